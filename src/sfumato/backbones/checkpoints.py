@@ -1,0 +1,166 @@
+"""What a checkpoint is, told from its content and before anything of it is loaded.
+
+A pickle runs code when it is read, so a weights file counts as safe only if its bytes are those of a safetensors file: a suffix
+proves nothing.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsupported
+
+FAMILIES = "Stable Diffusion 1.x, 2.x and XL, and CompVis text-to-image Latent Diffusion"
+PIPELINES = {  # pipeline class of a checkpoint, and the class that we load its components with
+    "StableDiffusionPipeline": "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+    "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLInpaintPipeline": "StableDiffusionXLPipeline",
+    "LDMTextToImagePipeline": "LDMTextToImagePipeline",
+}
+UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2"})
+LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion"})  # whose classes a checkpoint may name
+PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+
+FileKind = Literal["safetensors", "pickle", "unknown"]
+
+
+def file_kind(path: Path) -> FileKind:
+    """Tell a weights file by its first bytes.
+
+    A safetensors file is eight bytes of header length, little-endian, then JSON; a torch checkpoint is a zip or a pickle.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    length = int.from_bytes(head[:8], "little")
+    if head[8:] == b"{" and length <= min(MAX_HEADER, path.stat().st_size - 8):
+        return "safetensors"
+    is_pickle = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return "pickle" if is_pickle or head[:4] == b"PK\x03\x04" else "unknown"
+
+
+def check_file(path: Path, *, allow_pickle: bool = False) -> None:
+    """Refuse a weights file that is unsafe, damaged or misnamed.
+
+    Raises:
+        UnsafeCheckpoint: If it is a pickle and they are not allowed, or it is one under a safetensors name.
+        BackboneError: If it is neither, or is a safetensors file under another name.
+    """
+    kind = file_kind(path)
+    named_safetensors = path.suffix == ".safetensors"
+    if kind == "pickle" and named_safetensors:
+        raise UnsafeCheckpoint(
+            f"'{path}' is a pickle under a safetensors name, so it is not loaded; get it from its source again."
+        )
+    if kind == "pickle" and not allow_pickle:
+        raise UnsafeCheckpoint(
+            f"'{path}' is a pickle, which can run code when it is read; use a .safetensors file, or --allow-pickle "
+            "if you trust where it came from."
+        )
+    if kind == "unknown":
+        raise BackboneError(
+            f"'{path}' is damaged or not a checkpoint: its header is not that of a safetensors file; fetch it again."
+        )
+    if kind == "safetensors" and not named_safetensors:
+        raise BackboneError(f"'{path}' is a safetensors file under another name; rename it to end in .safetensors.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        BackboneError: If the file is missing, is not JSON or is not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"'{path}' cannot be read as JSON ({error}); fetch the model again.") from error
+    if not isinstance(content, dict):
+        raise BackboneError(f"'{path}' is not a JSON object; fetch the model again.")
+    return content
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """`model_index.json` of a folder in diffusers' format, once it is known to name only what we load.
+
+    Raises:
+        ModelNotFound: If there is none.
+        Unsupported: If the pipeline is of another family, or a component's class comes from code of its own.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise ModelNotFound(
+            f"Folder '{folder}' has no model_index.json, so it is not a model in diffusers' format; give the folder that "
+            "holds model_index.json, or a single .safetensors file."
+        )
+    index = read_json(folder / "model_index.json")
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise Unsupported(f"'{folder}' holds a {pipeline}, which is not supported; the supported families are {FAMILIES}.")
+    for component in components(index):
+        if index[component][0] not in LIBRARIES:
+            raise Unsupported(
+                f"Component '{component}' of '{folder}' comes from '{index[component][0]}', code outside diffusers and "
+                "transformers, which is never run; use a checkpoint without custom code."
+            )
+    return index
+
+
+def components(index: Mapping[str, Any]) -> list[str]:
+    """Names of the components that a `model_index.json` lists and that we load."""
+    return [
+        name
+        for name, origin in index.items()
+        if isinstance(origin, list) and len(origin) == 2 and origin[0] is not None and name not in UNUSED
+    ]
+
+
+def check_weights(folder: Path, index: Mapping[str, Any], *, allow_pickle: bool) -> None:
+    """Refuse a folder some component of which is missing, damaged, or there only as a pickle.
+
+    Raises:
+        UnsafeCheckpoint: If a component has only pickled weights and they are not allowed.
+        BackboneError: If a component has no weights, or a file of them is damaged.
+    """
+    for component in components(index):
+        if component in WEIGHTLESS:
+            continue
+        files = sorted(path for path in folder.glob(f"{component}/*") if path.suffix in {".safetensors", *PICKLE_SUFFIXES})
+        safe = [path for path in files if path.suffix == ".safetensors"]
+        if not files:
+            raise BackboneError(f"Component '{component}' of '{folder}' has no weights; fetch the model again.")
+        if not safe and not allow_pickle:
+            raise UnsafeCheckpoint(
+                f"Component '{component}' of '{folder}' has only pickled weights ({files[0].name}), which can run code when "
+                "they are read; use a safetensors version, or --allow-pickle if you trust where it came from."
+            )
+        for path in safe:
+            check_file(path)
+
+
+def variant(folder: Path) -> str | None:
+    """ "fp16" for a folder whose UNet is there in that variant only, else None."""
+    names = [path.name for path in folder.glob("unet/*.safetensors")]
+    return "fp16" if names and all(".fp16" in name for name in names) else None
+
+
+def unet_family(config: Mapping[str, Any]) -> str:
+    """ "sdxl", "sd2" or "sd1" from a UNet's configuration: only XL takes sizes, only 1.x projects by convolution."""
+    if config.get("addition_embed_type") == "text_time":
+        return "sdxl"
+    return "sd2" if config.get("use_linear_projection") else "sd1"
+
+
+def folder_family(folder: Path) -> str | None:
+    """Family of a model in a folder, or None if it is none that we edit with. Reads no weights."""
+    try:
+        index = read_index(folder)
+        if index["_class_name"] == "LDMTextToImagePipeline":
+            return "ldm"
+        return unet_family(read_json(folder / "unet" / "config.json"))
+    except BackboneError:
+        return None

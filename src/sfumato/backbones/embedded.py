@@ -1,0 +1,55 @@
+"""The model that ships with the package: Stable Diffusion's parts at a small size, with a closed vocabulary of whole words."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from sfumato.backbones.stable_diffusion import StableDiffusion, text_pipeline
+
+
+class Embedded(StableDiffusion):
+    """A UNet on a PatchAutoencoder's latents, told what to draw by a CLIP text encoder over whole words."""
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> "Embedded":
+        """Load the subfolders `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` of `folder` (diffusers' format)."""
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+        from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+        from sfumato.embedded.autoencoder import PatchAutoencoder
+
+        def part(kind: Any, subfolder: str) -> Any:
+            module = kind.from_pretrained(folder / subfolder, use_safetensors=True, local_files_only=True)
+            return module.to(device, dtype)
+
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
+        text_parts = SimpleNamespace(text_encoder=part(CLIPTextModel, "text_encoder"), tokenizer=tokenizer)
+        return cls(
+            text_pipeline(text_parts),
+            name=name,
+            family="embedded",
+            unet=part(UNet2DConditionModel, "unet"),
+            vae=part(PatchAutoencoder, "vae"),
+            scheduler_config=dict(DDIMScheduler.from_pretrained(folder / "scheduler").config),
+            device=device,
+        )
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the prompt that are outside the vocabulary, as the user wrote them, each once, in order."""
+        tokenizer = self._text.tokenizer
+        encoded = tokenizer(prompt, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False)
+        words = [
+            prompt[start:end]
+            for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            if token == tokenizer.unk_token_id
+        ]
+        return list(dict.fromkeys(word for word in words if any(map(str.isalnum, word))))
+
+    def known_words(self) -> list[str]:
+        """The vocabulary in the order of its tokens, without special tokens and punctuation."""
+        tokenizer = self._text.tokenizer
+        words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        return [word for word, token in words if token not in tokenizer.all_special_ids and any(map(str.isalnum, word))]

@@ -1,0 +1,97 @@
+"""Background reconstruction over the decoder's last convolution, in closed form."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.backbones.base import Backbone
+from sfumato.background.fitting import KEEP_WEIGHT, decode, private_autoencoder, trainable_inputs
+from sfumato.background.registry import Watch
+from sfumato.errors import Unsupported
+
+RIDGE = 1e-6
+"""Cost of a change of the weights, as a share of the mean eigenvalue of the normal equations, so that it has no unit.
+
+Small enough to cost the objective less than a per mille, large enough for features that are nearly copies of each other (or zero)
+not to be played off against each other: it damps only directions that carry less than a millionth of the features' energy.
+"""
+BAND_NUMBERS = 2**23  # float64 numbers per band of unfolded features: 64 MB
+
+
+def reconstruct(
+    backbone: Backbone, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
+) -> Tensor:
+    """The minimum of the paper's weighted objective over the weights and bias of `vae.decoder.conv_out`, which is linear in them.
+
+    Ours; the objective is the one of `fitting.weighted_error` (arXiv:2206.02779). With the unfolded features f_p that enter the
+    convolution at pixel p, the change d of its weights minimises sum_p W_p |D_p + d f_p - t_p|^2 + ridge |d|^2, where D is
+    the untouched picture, t the prediction inside the mask and the source outside, and W is 1 inside and 100 outside: a
+    ridge regression with 9 C + 1 unknowns per colour. It holds for every decoder to whose output the convolution's is added.
+
+    The arguments are those of `sfumato.background.registry.Reconstruct`. The backbone's weights are never written to.
+
+    Raises:
+        Unsupported: If the decoder does not end in a plain convolution.
+    """
+    results = []
+    with torch.inference_mode(False), torch.no_grad():
+        autoencoder = private_autoencoder(backbone.vae)
+        convolution = _last_convolution(autoencoder)
+        latents, decoded, source, mask = trainable_inputs(backbone, latents, decoded, source, mask)
+        weight = mask + KEEP_WEIGHT * (1 - mask)
+        for i in range(len(latents)):
+            features, picture = _features(backbone, autoencoder, convolution, latents[i : i + 1])
+            target = decoded[i : i + 1] * mask + source * (1 - mask)
+            kernel, bias = _solve(features, target - picture, weight, convolution)
+            results.append(picture + F.conv2d(features, kernel, bias, padding=convolution.padding))
+            if watch is not None:
+                watch(i + 1, len(latents))
+    return torch.cat(results).clamp(-1, 1)
+
+
+def _last_convolution(autoencoder: Any) -> nn.Conv2d:
+    convolution = getattr(autoencoder.decoder, "conv_out", None)
+    plain = isinstance(convolution, nn.Conv2d) and (
+        (convolution.stride, convolution.dilation, convolution.groups) == ((1, 1), (1, 1), 1)
+        and convolution.padding_mode == "zeros"
+        and convolution.padding == tuple(side // 2 for side in convolution.kernel_size)
+    )
+    if not plain:
+        raise Unsupported(
+            f"decoder-solve needs an autoencoder whose decoder ends in a plain convolution named conv_out, but "
+            f"{type(autoencoder).__name__} has none; use the background 'decoder' or 'poisson'."
+        )
+    assert isinstance(convolution, nn.Conv2d)
+    return convolution
+
+
+def _features(backbone: Backbone, autoencoder: Any, convolution: nn.Conv2d, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """What enters the last convolution, (1, C, H, W), and the decoded picture, (1, 3, H, W)."""
+    caught: list[Tensor] = []
+    hook = convolution.register_forward_hook(lambda module, inputs, output: caught.append(inputs[0]))
+    picture = decode(backbone, autoencoder, latents)
+    hook.remove()
+    return caught[0], picture
+
+
+def _solve(features: Tensor, residual: Tensor, weight: Tensor, convolution: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """The change of the convolution's kernel (3, C, k, k) and bias (3,) that best explains `residual` (1, 3, H, W)."""
+    channels, (height, width), (tall, wide) = features.shape[1], features.shape[2:], convolution.kernel_size
+    unknowns = channels * tall * wide + 1
+    device = torch.device("cpu") if features.device.type == "mps" else features.device  # MPS has no float64
+    padded = F.pad(features, (wide // 2, wide // 2, tall // 2, tall // 2))
+    gram = torch.zeros(unknowns, unknowns, dtype=torch.float64, device=device)
+    moment = torch.zeros(unknowns, residual.shape[1], dtype=torch.float64, device=device)
+    rows = max(1, BAND_NUMBERS // (unknowns * width))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        band = F.unfold(padded[:, :, top : bottom + tall - 1], (tall, wide))[0].to(device).double()  # (C k k, pixels)
+        band = torch.cat([band, torch.ones_like(band[:1])])
+        weighted = band * weight[0, 0, top:bottom].reshape(-1).to(device)
+        gram += weighted @ band.T
+        moment += weighted @ residual[0, :, top:bottom].flatten(1).T.to(device).double()
+    gram.diagonal().add_(RIDGE * gram.trace() / unknowns)
+    change = torch.cholesky_solve(moment, torch.linalg.cholesky(gram)).T.to(features)  # (3, C k k + 1)
+    return change[:, :-1].reshape(-1, channels, tall, wide), change[:, -1].contiguous()

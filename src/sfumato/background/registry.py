@@ -1,0 +1,84 @@
+"""The ways of restoring what surrounds the mask, as a table that can be listed without loading PyTorch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfumato.backbones.base import Backbone
+
+Watch = Callable[[int, int], None]
+"""Called after each unit of work with (units done, units in all); raises Cancelled to stop."""
+
+
+class Reconstruct(Protocol):
+    """The signature that all reconstructions share."""
+
+    def __call__(
+        self,
+        backbone: "Backbone",
+        latents: "Tensor",
+        decoded: "Tensor",
+        source: "Tensor",
+        mask: "Tensor",
+        watch: Watch | None = None,
+    ) -> "Tensor":
+        """Make the surroundings of the edit agree with the source.
+
+        Args:
+            backbone: Its `vae` and `unscale` are used; its weights are never changed.
+            latents: (B, C, h, w) clean scaled latents of the predictions.
+            decoded: (B, 3, H, W) what the backbone decodes them to, in [-1, 1], float32.
+            source: (1, 3, H, W) the picture being edited, in [-1, 1].
+            mask: (1, 1, H, W) in {0, 1}; 1 = edit.
+            watch: Told of progress; may raise Cancelled.
+
+        Returns:
+            (B, 3, H, W) pixels in [-1, 1], clamped.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundCard:
+    """The row of one reconstruction: where it lives, what it does and what it costs."""
+
+    module: str
+    description: str
+    cost: str
+
+    def load(self) -> Reconstruct:
+        """Import the module and give its function."""
+        function: Reconstruct = import_module(self.module).reconstruct
+        return function
+
+
+BACKGROUNDS: dict[str, BackgroundCard] = {
+    "paste": BackgroundCard(
+        module="sfumato.background.paste",
+        description="Puts the source's own pixels around the edit; exact outside, a seam may show.",
+        cost="free",
+    ),
+    "poisson": BackgroundCard(
+        module="sfumato.background.poisson",
+        description="Keeps the edit's gradients and the source's colours at the border; may tint the edit.",
+        cost="milliseconds per prediction, on the CPU",
+    ),
+    "latents": BackgroundCard(
+        module="sfumato.background.latent_optimisation",
+        description="Searches for latents whose picture has the source's surroundings; tends to blur them.",
+        cost="75 passes forth and back through the decoder per prediction, and a float32 copy of it",
+    ),
+    "decoder": BackgroundCard(
+        module="sfumato.background.decoder_tuning",
+        description="Fine-tunes a copy of the decoder on each prediction, as the paper does.",
+        cost="75 passes forth and back through the decoder per prediction, and a float32 copy of it with its Adam state",
+    ),
+    "decoder-solve": BackgroundCard(
+        module="sfumato.background.decoder_solve",
+        description="Solves the paper's objective exactly for the decoder's last convolution.",
+        cost="one decoding and one small linear system per prediction, and a float32 copy of the decoder",
+    ),
+}

@@ -1,0 +1,1 @@
+"""The command line: options in, files out. Everything else is the editor's."""

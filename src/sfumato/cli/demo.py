@@ -1,0 +1,62 @@
+"""`sfumato demo`: the bundled scene and a photograph, edited by the bundled model."""
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sfumato import examples
+from sfumato.cli.edit import Settings, describe, perform
+from sfumato.cli.staging import staged
+from sfumato.errors import ResourceError
+from sfumato.images import write
+from sfumato.request import EditRequest
+
+PREDICTIONS = 4
+PHOTOGRAPH = "photograph.png"
+
+
+def run(out: Path, *, force: bool) -> None:
+    """Copy the pictures into `out/input`, edit each into a folder of its own, and say how to do the same by hand.
+
+    Without scikit-image, which brings the photograph, only the rendered scene is edited.
+    """
+    inputs = out / "input"
+    with_photograph = _copy_pictures(inputs, force=force)
+    _edit(inputs / examples.SCENE.name, out / "scene", force, mask=inputs / examples.MASK.name)
+    if with_photograph:
+        _edit(inputs / PHOTOGRAPH, out / "photograph", force, box=examples.PHOTOGRAPH_BOX)
+    else:
+        typer.echo('note: to see a photograph edited too: pip install "sfumato[demo]"', err=True)
+
+
+def _copy_pictures(folder: Path, *, force: bool) -> bool:
+    """Put scene, mask and photograph into a folder; whether the photograph could be had."""
+    try:
+        photograph = examples.photograph()
+    except ResourceError:
+        photograph = None
+    bundled = (examples.SCENE, examples.MASK)
+    names = [path.name for path in bundled] + [PHOTOGRAPH] * (photograph is not None)
+    with staged(folder, names, {}, force=force) as staging:
+        for path in bundled:
+            shutil.copyfile(path, staging / path.name)
+        if photograph is not None:
+            write(photograph, staging / PHOTOGRAPH)
+    return photograph is not None
+
+
+def _edit(image: Path, out: Path, force: bool, **where: Any) -> None:
+    request = EditRequest(image=image, prompt=examples.PROMPT, n=PREDICTIONS, **where)
+    summary = perform(request, Settings(out=out, force=force))
+    typer.echo(f'{image}, "{request.prompt}", best first:')
+    describe(summary)
+    typer.echo(f"the same by hand: {_by_hand(request)}\n")
+
+
+def _by_hand(request: EditRequest) -> str:
+    """The `sfumato edit` command that makes the same predictions."""
+    where = ["--mask", str(request.mask)] if request.mask is not None else ["--box", ",".join(map(str, request.box or ()))]
+    return shlex.join(["sfumato", "edit", str(request.image), request.prompt, *where])

@@ -1,0 +1,109 @@
+"""`sfumato doctor`: what this machine has, and what is missing."""
+
+import json
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = (
+    "sfumato",
+    "torch",
+    "diffusers",
+    "transformers",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+)
+EXTRAS = {"demo": "skimage", "lora": "peft", "open-clip": "open_clip", "train": "numba"}  # extra: module it brings
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+CPU_FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "amx_fp16")
+GIGABYTE = 2**30
+
+
+def run(as_json: bool) -> None:
+    """Print the findings as a table, or as JSON."""
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps(findings, indent=2))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in findings.items():
+        table.add_row(name.replace("_", " "), _told(value))
+    Console().print(table)
+
+
+def examine() -> dict[str, Any]:
+    """Everything worth knowing in a bug report."""
+    import psutil
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(HF_HUB_CACHE)
+    memory = psutil.virtual_memory()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        **_hardware(),
+        "memory_gb": {"total": round(memory.total / GIGABYTE, 1), "free": round(memory.available / GIGABYTE, 1)},
+        "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / GIGABYTE, 1),
+        "cache": {"folder": str(cache), "gb": round(_size(cache) / GIGABYTE, 2)},
+        "offline": [f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ],
+        "embedded_model": _embedded_model(),
+        "missing_extras": [extra for extra, module in EXTRAS.items() if find_spec(module) is None],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    from sfumato.backbones.hardware import choose_device, choose_dtype
+
+    device = choose_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return {
+        "device": {"kind": str(device), "name": name, "dtype": str(choose_dtype(device)).removeprefix("torch.")},
+        "cpu": {
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "features": [flag for flag in CPU_FEATURES if capabilities.get(flag)],
+        },
+    }
+
+
+def _embedded_model() -> dict[str, Any]:
+    from sfumato.backbones.hub import WEIGHTS
+
+    return {"present": any(WEIGHTS.rglob("*.safetensors")), "mb": round(_size(WEIGHTS) / 2**20, 1)}
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a folder's files; links, which the hub's cache is full of, count once."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {_told(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "missing" if value is None else str(value)

@@ -1,0 +1,50 @@
+"""One clear sentence and one exit status for everything that can go wrong."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+from sfumato.errors import Cancelled, EditError, ResourceError
+
+
+@contextmanager
+def reported(as_json: bool = False, debug: bool = False) -> Iterator[None]:
+    """Turn exceptions into `error: sentence [code]` on stderr and the error's exit status.
+
+    Args:
+        as_json: Also print {"error": {"code", "message"}} on stdout.
+        debug: Let the traceback through; the environment variable SFUMATO_DEBUG=1 does the same.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if debug or os.environ.get("SFUMATO_DEBUG") == "1":
+            raise
+        _stop(_explain(error), as_json)
+
+
+def _explain(error: BaseException) -> EditError:
+    if isinstance(error, EditError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Cancelled("stopped; nothing was written.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError("the disk is full; free some space or choose another --out.", code="disk-full")
+    if isinstance(error, MemoryError):
+        return ResourceError("out of memory; ask for a smaller --batch-size or --size.", code="memory")
+    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return EditError(f"something unexpected happened ({cause}); run again with --debug to see where.", code="internal")
+
+
+def _stop(error: EditError, as_json: bool) -> NoReturn:
+    typer.echo(f"error: {error.message} [{error.code}]", err=True)
+    if as_json:
+        typer.echo(json.dumps({"error": {"code": error.code, "message": error.message}}))
+    raise typer.Exit(error.exit_status)

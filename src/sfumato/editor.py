@@ -1,0 +1,366 @@
+"""The one door: read, cut out the window, run the method, restore the background, rank, put back."""
+
+import gc
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import sfumato
+from sfumato import ranking
+from sfumato.backbones import loading
+from sfumato.backbones.base import Backbone, Conditioning
+from sfumato.background.registry import BACKGROUNDS
+from sfumato.defaults import PAPER_CLIP, Resolved, resolve
+from sfumato.errors import BackboneError, OptionError, ResourceError
+from sfumato.images import MAX_PIXELS, restore
+from sfumato.inputs import Inputs, prepare, to_uint8
+from sfumato.masks.feather import composite
+from sfumato.masks.window import paste_back
+from sfumato.methods import registry
+from sfumato.methods.base import EditTask, MethodCard
+from sfumato.request import EditRequest, EditResult, make_request
+from sfumato.saving import write_animation
+
+FIRST_BATCH_CELLS = 65_536  # latent cells tried at once before memory is known: 16 predictions of 512x512
+WORDS_SHOWN = 60
+LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where an edit is. Raise `sfumato.errors.Cancelled` from the callback to stop it.
+
+    Args:
+        stage: "load", "encode", "denoise", "background" or "rank".
+        step, total: Work done in this stage.
+        preview: Makes the current prediction as a picture of the window, when asked; None where there is none.
+    """
+
+    stage: str
+    step: int
+    total: int
+    preview: Callable[[], Image.Image] | None = None
+
+
+Listener = Callable[[Progress], None]
+
+
+@dataclass
+class _Clock:
+    """Seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Editor:
+    """Holds one loaded model and edits pictures with it.
+
+    Args:
+        model: "embedded", a hub id that is cached, a diffusers folder, or a .safetensors file.
+        method: Name of the method used when an edit does not name one.
+        device: "cpu", "cuda", "mps"; the best one present by default.
+        dtype: "float32", "bfloat16" or "float16"; the device's fastest good one by default.
+        offline: Never touch the network.
+        allow_pickle: Load pickled checkpoints too (with weights_only=True).
+        lora: LoRA files, each FILE or FILE:SCALE.
+        ranker: CLIP that orders predictions: "embedded", a transformers CLIP folder or id, or "open_clip:ARCH/WEIGHTS";
+            by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
+
+    Raises:
+        BackboneError: The model is absent, unsafe or not supported.
+    """
+
+    def __init__(
+        self,
+        model: str = "embedded",
+        method: str = "blended-latent-diffusion",
+        device: str | None = None,
+        dtype: str | None = None,
+        *,
+        offline: bool = False,
+        allow_pickle: bool = False,
+        lora: tuple[str, ...] = (),
+        ranker: str | None = None,
+    ) -> None:
+        registry.get(method)
+        self.method, self.device = method, loading.choose_device(device)
+        self.dtype = loading.choose_dtype(self.device, dtype)
+        self._loading: dict[str, Any] = {"offline": offline, "allow_pickle": allow_pickle}
+        self._ranker_name = ranker
+        self._scorer: ranking.Scorer | None = None
+        self.backbone: Backbone = self._load(model, lora)
+        self.model, self.lora = model, tuple(lora)
+
+    @classmethod
+    def from_pipe(cls, pipe: Any, *, method: str = "blended-latent-diffusion", ranker: str | None = None) -> "Editor":
+        """An editor around an already loaded diffusers pipeline, which keeps its device, dtype and weights."""
+        registry.get(method)
+        editor = cls.__new__(cls)
+        editor.backbone = loading.from_pipe(pipe)
+        editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
+        editor._loading, editor._ranker_name, editor._scorer = {}, ranker, None
+        editor.model, editor.lora = str(editor.backbone.name), ()
+        return editor
+
+    def _load(self, model: str, lora: tuple[str, ...]) -> Backbone:
+        return loading.load(model, device=self.device, dtype=self.dtype, lora=lora, **self._loading)
+
+    def _switch(self, request: EditRequest) -> None:
+        """Load the request's model if it is another one; the old one stays if that fails."""
+        if (request.model, request.lora) == (self.model, self.lora):
+            return
+        self.backbone = self._load(request.model, request.lora)
+        self.model, self.lora, self._scorer = request.model, request.lora, None
+
+    def edit(
+        self,
+        request: EditRequest | None = None,
+        *,
+        on_progress: Listener | None = None,
+        save_steps: Path | None = None,
+        **options: Any,
+    ) -> EditResult:
+        """Make the predictions of one request.
+
+        Args:
+            request: The edit; or give its fields as keyword arguments, with this editor's model and method as defaults.
+            on_progress: Called after every step.
+            save_steps: Write the first prediction's clean estimate of every step to this animated GIF.
+
+        Raises:
+            InputError, BackboneError, ResourceError, Cancelled: See `sfumato.errors`. The editor stays usable.
+        """
+        if request is None:
+            request = make_request({"model": self.model, "method": self.method, "lora": self.lora, **options})
+        elif options:
+            raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
+        clock, tell = _Clock(), on_progress or (lambda progress: None)
+        with clock.stage("load"):
+            tell(Progress(stage="load", step=0, total=1))
+            self._switch(request)
+            card = registry.get(request.method)
+            resolved = resolve(request, self.backbone, card)
+        with torch.inference_mode():
+            with clock.stage("encode"):
+                tell(Progress(stage="encode", step=0, total=1))
+                inputs = prepare(
+                    resolved.request,
+                    resolution=self.backbone.resolution,
+                    factor=self.backbone.factor,
+                    max_pixels=MAX_PIXELS,
+                )
+                run = _Run(self.backbone, card, resolved, inputs, clock, tell, keep_frames=save_steps is not None)
+            windows = run.predictions()
+        with clock.stage("rank"):
+            tell(Progress(stage="rank", step=0, total=1))
+            scores = self._rank(resolved.request, inputs, windows, run.notes)
+        order = [score.index for score in scores] if scores else list(range(len(windows)))
+        if save_steps is not None:
+            with torch.inference_mode():
+                pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
+            write_animation([_put_back(inputs, picture, resolved.request) for picture in pictures], save_steps)
+        request = resolved.request
+        return EditResult(
+            images=[_put_back(inputs, windows[i], request) for i in order],
+            seeds=[request.seed + i for i in order],
+            scores=[score.as_dict() for score in scores],
+            timings=clock.seconds,
+            request=request.model_copy(update={"batch_size": run.batch_size}),
+            mask=Image.fromarray(inputs.mask * 255),
+            notes=run.notes + self._vocabulary_notes(request.prompt),
+            facts=self._facts(inputs),
+        )
+
+    def _rank(self, request: EditRequest, inputs: Inputs, windows: np.ndarray, notes: list[str]) -> list[ranking.Score]:
+        if request.rank == "none":
+            return []
+        source = to_uint8(inputs.pixels[0])
+        mask = inputs.mask_pixels[0, 0].numpy().astype(np.uint8)
+        if self._scorer is None and request.rank != "whole":
+            self._scorer, note = self._load_scorer(request.rank)
+            notes += note
+        return ranking.rank(windows, source, mask, request.prompt, self._scorer, request.rank)
+
+    def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
+        """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
+        if self._ranker_name is not None or self.backbone.family == "embedded":
+            return ranking.load_scorer(self._ranker_name or "embedded", self.device), []
+        try:
+            return ranking.load_scorer(PAPER_CLIP, self.device), []
+        except BackboneError as error:
+            if mode == "region":
+                raise
+            return None, [f"Ranked without reading the prompt: {error.message}"]
+
+    def _vocabulary_notes(self, prompt: str) -> list[str]:
+        unknown = self.backbone.unknown_words(prompt)
+        if not unknown:
+            return []
+        known = ", ".join(self.backbone.known_words()[:WORDS_SHOWN])
+        return [f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]
+
+    def _facts(self, inputs: Inputs) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        return {
+            "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "machine": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "window": [inputs.window.left, inputs.window.top, inputs.window.width, inputs.window.height],
+            **inputs.hashes,
+        }
+
+
+class _Run:
+    """One edit on its way: what is encoded once, and the batches of predictions made from it."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        card: MethodCard,
+        resolved: Resolved,
+        inputs: Inputs,
+        clock: _Clock,
+        tell: Listener,
+        keep_frames: bool,
+    ) -> None:
+        self.backbone, self.card, self.resolved, self.inputs = backbone, card, resolved, inputs
+        self.clock, self.tell, self.request = clock, tell, resolved.request
+        self.notes: list[str] = []
+        self.frames: list[Tensor] = []  # the first prediction's clean estimates, for an animation
+        self.keep_frames = keep_frames
+        generator = torch.Generator().manual_seed(self.request.seed) if resolved.options.posterior_sample else None
+        self.source = backbone.encode(inputs.pixels, generator)
+        self.start = self.source if torch.equal(inputs.start, inputs.pixels) else backbone.encode(inputs.start, generator)
+        height, width = inputs.pixels.shape[-2:]
+        self.conditioning: Conditioning = backbone.encode_prompt(self.request.prompt, resolved.negative_prompt, (width, height))
+        cells = self.source.shape[-1] * self.source.shape[-2]
+        self.batch_size = min(self.request.n, self.request.batch_size or max(1, FIRST_BATCH_CELLS // cells))
+
+    def predictions(self) -> np.ndarray:
+        """All predictions as windows (n, h, w, 3) uint8, in the order of their seeds."""
+        done: list[np.ndarray] = []
+        while len(done) < self.request.n:
+            first = self.request.seed + len(done)
+            seeds = tuple(range(first, min(first + self.batch_size, self.request.seed + self.request.n)))
+            try:
+                done += list(self._batch(seeds))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve()
+        return np.stack(done)
+
+    def _halve(self) -> None:
+        """Free what a failed batch held and go on with half its size."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.batch_size == 1:
+            raise ResourceError(
+                "Out of memory with one prediction at a time: use a smaller --window or --size, or a smaller model.",
+                code="out-of-memory",
+            )
+        self.batch_size //= 2
+        self.notes.append(f"Memory ran out; went on with {self.batch_size} predictions per batch.")
+
+    def _batch(self, seeds: tuple[int, ...]) -> np.ndarray:
+        done = seeds[0] - self.request.seed
+        with self.clock.stage("denoise"):
+            latents = self.card.run(self.backbone, self._task(seeds), self._watch(done))
+            decoded = self.backbone.decode(latents)
+        with self.clock.stage("background"):
+            pixels = BACKGROUNDS[self.request.background or "paste"].load()(
+                self.backbone,
+                latents,
+                decoded,
+                self.inputs.pixels.to(decoded.device),
+                self.inputs.mask_pixels.to(decoded.device),
+                lambda step, total: self.tell(Progress(stage="background", step=step, total=total)),
+            )
+        return np.stack([to_uint8(image) for image in pixels])
+
+    def _task(self, seeds: tuple[int, ...]) -> EditTask:
+        request = self.request
+        assert request.steps
+        assert request.scheduler
+        return EditTask(
+            source=self.source,
+            start=self.start,
+            mask=self.inputs.mask_latent.to(self.source.device),
+            conditioning=self.conditioning,
+            seeds=seeds,
+            steps=request.steps,
+            guidance_scale=1.0 if request.guidance_scale is None else request.guidance_scale,
+            scheduler=request.scheduler,
+            start_fraction=request.start_fraction or 0.0,
+            start_sigma=request.start_sigma,
+            shrink=request.shrink == "on" or (request.shrink == "auto" and self.inputs.thin),
+            options=self.resolved.options,
+        )
+
+    def _watch(self, done: int) -> Callable[[int, int, Tensor], None]:
+        def watch(step: int, total: int, clean: Tensor) -> None:
+            if self.keep_frames and done == 0:
+                self.frames = [*self.frames[: step - 1], clean[:1]]
+            batches = -(-self.request.n // self.batch_size)
+            before = done // self.batch_size * total
+            self.tell(
+                Progress(
+                    stage="denoise",
+                    step=before + step,
+                    total=batches * total,
+                    preview=lambda: Image.fromarray(to_uint8(self.backbone.decode(clean[:1])[0])),
+                )
+            )
+
+        return watch
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:
+    """The edited window in the whole picture, in the source's own mode."""
+    canvas = paste_back(inputs.picture.rgb.copy(), inputs.window, window)
+    if request.keep_unmasked:
+        canvas = composite(inputs.picture.rgb, canvas, inputs.alpha)
+    transparency_is_mask = request.mask is None and request.box is None
+    return restore(canvas, inputs.picture, opaque=inputs.mask if transparency_is_mask else None)
+
+
+def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:
+    """Edit a picture: only what lies under the mask changes.
+
+    Args:
+        image: Path or PIL image.
+        mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead.
+        prompt: What should appear under the mask.
+        options: Fields of `EditRequest`, and `device`, `dtype`, `offline`, `allow_pickle`, `ranker` of `Editor`.
+
+    Returns:
+        EditResult, images best first.
+    """
+    names = ("model", "method", "device", "dtype", "offline", "allow_pickle", "lora", "ranker")
+    editor = Editor(**{name: options.pop(name) for name in names if name in options})
+    return editor.edit(image=image, mask=mask, prompt=prompt, **options)

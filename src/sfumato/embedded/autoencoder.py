@@ -1,0 +1,149 @@
+"""The embedded model's autoencoder: 8x8 patches projected on their principal components, refined by small convolutions.
+
+Both ends start as a linear projection (the best linear 8-channel code of 8x8 patches), and the convolutional branches start at
+zero, so training begins near 29 dB instead of at noise. The interface is diffusers': `encode(x).latent_dist`, `decode(z).sample`,
+`config.scaling_factor`, `config.shift_factor`, `decoder.conv_out`.
+"""
+
+import itertools
+
+from typing import cast
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LOG_VARIANCE = -30.0  # the code is deterministic; diffusers' posterior needs a variance all the same
+
+
+def _silence(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        _silence(self.conv2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class _Down(nn.Module):
+    """Strided convolution beside a space-to-channel shortcut (Deep Compression Autoencoder, arXiv:2410.10733)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 2, stride=2)
+        self.group = 4 * channels_in // channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + F.pixel_unshuffle(x, 2).unflatten(1, (-1, self.group)).mean(2)
+
+
+class _Up(nn.Module):
+    """Convolution and pixel shuffle beside a channel-to-space shortcut (arXiv:2410.10733)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, 4 * channels_out, 3, padding=1)
+        self.repeat = 4 * channels_out // channels_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x) + x.repeat_interleave(self.repeat, 1), 2)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, latent_channels: int, widths: list[int]) -> None:
+        super().__init__()
+        patch = 2 ** (len(widths) - 1)
+        self.linear = nn.Conv2d(3, latent_channels, patch, stride=patch)
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        blocks: list[nn.Module] = []
+        for i, (a, b) in enumerate(itertools.pairwise(widths)):
+            blocks += [_Residual(a)] if i else []  # none at full resolution: costly, and it bought nothing
+            blocks += [_Down(a, b)]
+        self.blocks = nn.Sequential(*blocks, _Residual(widths[-1]), _Residual(widths[-1]))
+        self.conv_out = nn.Conv2d(widths[-1], latent_channels, 3, padding=1)
+        _silence(self.conv_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.conv_out(F.silu(self.blocks(self.conv_in(x))))
+
+
+class _Decoder(nn.Module):
+    def __init__(self, latent_channels: int, widths: list[int]) -> None:
+        super().__init__()
+        patch = 2 ** (len(widths) - 1)
+        self.linear = nn.ConvTranspose2d(latent_channels, 3, patch, stride=patch)
+        self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)
+        blocks: list[nn.Module] = [_Residual(widths[-1]) for _ in range(3)]
+        for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            blocks += [_Up(a, b), _Residual(b), _Residual(b)]
+        self.blocks = nn.Sequential(*blocks)
+        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+        _silence(self.conv_out)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.linear(z) + self.conv_out(F.silu(self.blocks(self.conv_in(z))))
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):
+    """Autoencoder with a factor-8 (one patch) latent grid. Pixels are in [-1, 1].
+
+    Args:
+        latent_channels: Channels of the code.
+        block_out_channels: Widths from full resolution to the latent grid; one more than the number of halvings.
+        scaling_factor: `(z - shift_factor) * scaling_factor` has about unit variance.
+        shift_factor: Mean of the raw code over the training scenes.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 8,
+        block_out_channels: tuple[int, ...] = (32, 64, 128, 128),
+        scaling_factor: float = 1.0,
+        shift_factor: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = list(block_out_channels)
+        self.encoder = _Encoder(latent_channels, widths)
+        self.decoder = _Decoder(latent_channels, widths)
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+        """Pixels (B, 3, H, W) to a posterior whose mode is the code (B, C, H/8, W/8)."""
+        mean = self.encoder(x)
+        posterior = DiagonalGaussianDistribution(torch.cat([mean, torch.full_like(mean, LOG_VARIANCE)], 1))
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple[Tensor]:
+        """Code (B, C, h, w), unscaled, to pixels (B, 3, 8h, 8w)."""
+        x = self.decoder(z)
+        return DecoderOutput(sample=x) if return_dict else (x,)
+
+    @torch.no_grad()
+    def start_from_patches(self, pixels: Tensor) -> None:
+        """Set the linear ends to the principal components of the patches of `pixels` (B, 3, H, W).
+
+        Channels are divided by the square root of their standard deviation: enough for the small ones to be worth denoising,
+        without giving grain the weight of shape.
+        """
+        patch, channels = self.encoder.linear.kernel_size[0], self.config.latent_channels
+        flat = F.unfold(pixels, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch).double()
+        mean = flat.mean(0)
+        variances, basis = torch.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
+        basis, deviation = basis[:, -channels:], variances[-channels:].sqrt()
+        gain = deviation**-0.5
+        self.encoder.linear.weight.copy_((basis * gain).T.reshape_as(self.encoder.linear.weight))
+        cast(Tensor, self.encoder.linear.bias).copy_(-(mean @ basis) * gain)
+        self.decoder.linear.weight.copy_((basis / gain).T.reshape(channels, 3, patch, patch))
+        # the mean patch is nearly flat: one value per colour is its share
+        cast(Tensor, self.decoder.linear.bias).copy_(mean.reshape(3, -1).mean(1))

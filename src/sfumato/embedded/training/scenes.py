@@ -1,0 +1,55 @@
+"""Rendered scenes on disk, in shards: images, the owner of every pixel, and the scenes themselves.
+
+Shard `k` depends on `k` alone, so any number of processes can render a set together and a killed run resumes where it was.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato.embedded.world.scene import Scene, Thing, random_scene
+
+SHARD = 1000
+HELD_OUT = 10_000  # shards from here on are never trained on
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    return folder / f"scenes-{index:05d}.npz"
+
+
+def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) -> Path:
+    """Render one shard unless it is there; written to a temporary file and renamed."""
+    path = shard_path(folder, index)
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([index, 2023])
+    scenes = [random_scene(rng) for _ in range(count)]
+    drawn = [scene.render(size) for scene in scenes]
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=np.stack([image for image, _ in drawn]),
+            owners=np.stack([owner for _, owner in drawn]),
+            scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
+        )
+    temporary.rename(path)
+    return path
+
+
+def scene_from_dict(fields: dict[str, Any]) -> Scene:
+    """Undo `dataclasses.asdict`."""
+    things = tuple(Thing(**thing) for thing in fields["things"])
+    return Scene(**{**fields, "things": things, "light": tuple(fields["light"]), "camera": tuple(fields["camera"])})
+
+
+def load_shard(path: Path) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
+    """Images (n, size, size, 3) uint8, owners (n, size, size) int8 and the n scenes."""
+    with np.load(path, allow_pickle=False) as data:
+        scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
+        return data["images"], data["owners"], scenes

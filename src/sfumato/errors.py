@@ -1,0 +1,72 @@
+"""Everything that can go wrong, with a stable code, a process exit status and an HTTP status.
+
+EditError
+├── InputError                     the request is wrong: fix the input            exit 2
+│   ├── ImageError                 unreadable, not an image, too large            image-*
+│   ├── MaskError                  missing, empty, full, another size             mask-*
+│   └── OptionError                unknown method, scheduler, contradictory       option-*
+├── BackboneError                  the model is wrong or absent                   exit 3
+│   ├── ModelNotFound              no such folder, file or cached id              model-not-found, model-not-cached
+│   ├── UnsafeCheckpoint           pickled weights without --allow-pickle         model-unsafe
+│   └── Unsupported                this model cannot run this method              model-unsupported
+├── ResourceError                  memory, disk, a missing extra                  exit 4
+└── Cancelled                      the user stopped it                            exit 130
+"""
+
+
+class EditError(Exception):
+    """Base of all errors that are the user's to act on.
+
+    Args:
+        message: One sentence: what was given, what is allowed, what to do.
+        code: Stable machine-readable name; the class's default when omitted.
+    """
+
+    code = "error"
+    exit_status = 1
+    http_status = 500
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+
+
+class InputError(EditError):
+    code, exit_status, http_status = "input", 2, 422
+
+
+class ImageError(InputError):
+    code = "image-unreadable"
+
+
+class MaskError(InputError):
+    code = "mask-invalid"
+
+
+class OptionError(InputError):
+    code = "option-invalid"
+
+
+class BackboneError(EditError):
+    code, exit_status, http_status = "model-invalid", 3, 422
+
+
+class ModelNotFound(BackboneError):
+    code, http_status = "model-not-found", 404
+
+
+class UnsafeCheckpoint(BackboneError):
+    code, http_status = "model-unsafe", 403
+
+
+class Unsupported(BackboneError):
+    code = "model-unsupported"
+
+
+class ResourceError(EditError):
+    code, exit_status, http_status = "resource", 4, 507
+
+
+class Cancelled(EditError):
+    code, exit_status, http_status = "cancelled", 130, 499

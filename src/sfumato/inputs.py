@@ -1,0 +1,137 @@
+"""From a request to what a method works on: pictures read, mask understood, window cut out at the model's own resolution."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato.errors import ImageError, MaskError, OptionError
+from sfumato.images import Picture, read
+from sfumato.masks.feather import default_feather, soft_edge
+from sfumato.masks.fill import fill
+from sfumato.masks.latent import is_thin, to_latent
+from sfumato.masks.reading import is_full, read_mask
+from sfumato.masks.window import Window, choose_window, crop, resize, resize_mask, target_size
+from sfumato.request import EditRequest, ImageSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Everything about the pictures of one edit.
+
+    Args:
+        picture: The source at the output's size.
+        mask: (H, W) in {0, 1}, full size; 1 = edit.
+        alpha: (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
+        window: What the model sees, in pixels of the picture.
+        pixels: (1, 3, h, w) in [-1, 1]: the window at the model's size.
+        start: Like pixels, with fill and scribble under the mask.
+        mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
+        mask_latent: (1, 1, h/f, w/f) in {0, 1}.
+        thin: Whether the mask is thin at latent resolution.
+        hashes: SHA-256 of the files or pixels given.
+    """
+
+    picture: Picture
+    mask: np.ndarray
+    alpha: np.ndarray
+    window: Window
+    pixels: Tensor
+    start: Tensor
+    mask_pixels: Tensor
+    mask_latent: Tensor
+    thin: bool
+    hashes: dict[str, str]
+
+
+def sha256(source: ImageSource) -> str:
+    """Of the file's bytes, or of the pixels of a picture in memory."""
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(f"{source.mode}{source.size}".encode() + source.tobytes()).hexdigest()
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+
+
+def to_tensor(rgb: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """(3, H, W) in [-1, 1] to (H, W, 3) uint8, rounded."""
+    scaled = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round()
+    return scaled.byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
+    """The scribble over the picture, only under the mask; its transparency is respected."""
+    layer = read(scribble, max_pixels=max_pixels, what="scribble")
+    if layer.rgb.shape != rgb.shape:
+        raise ImageError(
+            f"The scribble is {layer.rgb.shape[1]}x{layer.rgb.shape[0]} but the image is {rgb.shape[1]}x{rgb.shape[0]}: "
+            "paint it on a picture of the image's size.",
+            code="scribble-size",
+        )
+    cover = mask[..., None] * (1.0 if layer.alpha is None else layer.alpha[..., None] / 255)
+    return np.rint(rgb * (1 - cover) + layer.rgb * cover).astype(np.uint8)
+
+
+def _read_pictures(request: EditRequest, max_pixels: int) -> tuple[Picture, np.ndarray, np.ndarray]:
+    """The source, its mask and its colours with the scribble on them, at the output's size."""
+    picture = read(request.image, max_pixels=max_pixels)
+    height, width = picture.rgb.shape[:2]
+    mask = read_mask(
+        (width, height),
+        request.mask,
+        request.box,
+        picture,
+        request.mask_mode,
+        request.invert_mask,
+        request.mask_grow,
+        max_pixels=max_pixels,
+    )
+    painted = picture.rgb if request.scribble is None else _paint(picture.rgb, mask, request.scribble, max_pixels)
+    if request.size is None or request.size == (width, height):
+        return picture, mask, painted
+    return picture.resized(request.size), resize_mask(mask, request.size), resize(painted, request.size)
+
+
+def prepare(request: EditRequest, *, resolution: int, factor: int, max_pixels: int) -> Inputs:
+    """Read and cut out everything a request names.
+
+    Raises:
+        ImageError, MaskError, OptionError: See `sfumato.errors`; nothing has been computed yet.
+    """
+    if not request.prompt.strip():
+        raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
+    picture, mask, painted = _read_pictures(request, max_pixels)
+    if is_full(mask):
+        raise MaskError(
+            "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
+        )
+    window = choose_window(mask, resolution, factor, request.window)
+    width, height = target_size(window, resolution, factor)
+    inside = resize_mask(crop(mask, window), (width, height))
+    pixels = resize(crop(picture.rgb, window), (width, height))
+    start = fill(
+        resize(crop(painted, window), (width, height)), inside, request.fill or "original", np.random.default_rng(request.seed)
+    )
+    mask_latent = to_latent(inside, factor)
+    feather = default_feather(mask) if request.mask_feather is None else request.mask_feather
+    hashes = {"image_sha256": sha256(request.image)}
+    hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
+    return Inputs(
+        picture=picture,
+        mask=mask,
+        alpha=soft_edge(mask, feather),
+        window=window,
+        pixels=to_tensor(pixels),
+        start=to_tensor(start),
+        mask_pixels=torch.from_numpy(inside.astype(np.float32))[None, None],
+        mask_latent=mask_latent,
+        thin=is_thin(mask_latent),
+        hashes=hashes,
+    )

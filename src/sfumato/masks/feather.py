@@ -1,0 +1,59 @@
+"""Soft edges inside the mask, and the final blend in pixels."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.masks.reading import Mask, distance
+
+
+def soft_edge(mask: Mask, width_px: float) -> NDArray[np.float32]:
+    """Opacity of the edit: 0 outside the mask, rising to 1 over `width_px` from its border inwards.
+
+    The ramp is a smoothstep of the distance to the mask's outline. It lies wholly inside, so that what is not masked stays
+    untouched. Where the mask meets the picture's border there is no ramp.
+
+    Args:
+        mask: (H, W) in {0, 1}.
+        width_px: Width of the ramp in pixels; up to 0.5 it gives the hard mask.
+
+    Returns:
+        (H, W) float32 in [0, 1], exactly 0 where the mask is.
+    """
+    # A pixel's centre lies half a pixel further in than the outline, so narrower ramps have no pixel on them.
+    if width_px <= 0.5:
+        return mask.astype(np.float32)
+    ramp = np.clip((distance(mask) - 0.5) / width_px, 0, 1)
+    opacity: NDArray[np.float32] = (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
+    return opacity
+
+
+def default_feather(mask: Mask) -> float:
+    """Width in pixels of a ramp that suits the mask's size: 4 % of the square root of its area, at most 12.
+
+    It is also at most a quarter of the largest inscribed radius, so that the middle of a thin mask stays fully edited.
+    """
+    radius = float(distance(mask).max()) - 0.5
+    return max(0.0, min(0.04 * math.sqrt(int(np.count_nonzero(mask))), 12.0, radius / 4))
+
+
+def composite(
+    source: NDArray[np.uint8], edited: NDArray[np.uint8], alpha: NDArray[np.float32] | NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Blend in pixels: source + alpha (edited - source), rounded; exact where alpha is 0 or 1.
+
+    Args:
+        source: (H, W, 3).
+        edited: (H, W, 3).
+        alpha: (H, W) in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8; the arguments are not changed.
+    """
+    result = source.copy()
+    inside = alpha > 0
+    below = source[inside].astype(np.float32)
+    opacity = alpha[inside].astype(np.float32)[:, None]
+    result[inside] = np.rint(below + opacity * (edited[inside].astype(np.float32) - below)).astype(np.uint8)
+    return result

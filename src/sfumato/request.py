@@ -1,0 +1,105 @@
+"""The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+
+from sfumato.errors import OptionError
+
+
+def _name_image(value: "Path | Image.Image") -> str:
+    return str(value) if isinstance(value, Path) else f"<{value.width}x{value.height} {value.mode} in memory>"
+
+
+ImageSource = Annotated[
+    Path | Image.Image, PlainSerializer(_name_image, return_type=str), WithJsonSchema({"type": "string", "format": "path"})
+]
+Box = tuple[int, int, int, int]
+
+
+class EditRequest(BaseModel):
+    """An edit: what is to change, where, and how. Unknown fields are refused.
+
+    A field that is None means "the best value for this model and method"; `EditResult.request` holds what was used.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    image: ImageSource = Field(description="Picture to edit: a path, or a PIL image in Python.")
+    mask: ImageSource | None = Field(None, description="Where to edit: white is changed, black is kept.")
+    box: Box | None = Field(None, description="Where to edit, as x,y,width,height in pixels, instead of a mask.")
+    mask_mode: Literal["auto", "grey", "alpha"] = Field(
+        "auto", description="How to read the mask: brightness, or transparency (transparent = edit). Auto: alpha when it varies."
+    )
+    invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
+    mask_grow: int = Field(0, ge=-512, le=512, description="Pixels to grow (or shrink, if negative) the mask.")
+    mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
+    prompt: str = Field(description="What should appear under the mask.")
+    negative_prompt: str | None = Field(None, description="What should not appear; added to the guard against letters.")
+    guard: bool = Field(True, description="Steer real models away from drawing the prompt as written letters.")
+    scribble: ImageSource | None = Field(
+        None, description="Picture of the image's size, painted over it under the mask before the edit."
+    )
+    fill: Literal["original", "blur", "neutral", "noise"] | None = Field(None, description="What the masked area starts from.")
+    method: str = Field("blended-latent-diffusion", description="Editing method; see `sfumato methods`.")
+    preset: str | None = Field(None, description="Named set of the method's options; see `sfumato methods`.")
+    model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
+    lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")
+    scheduler: str | None = Field(None, description="Solver: ddim, dpm++, unipc, euler or lcm.")
+    steps: int | None = Field(None, ge=1, le=1000, description="Steps of the full schedule.")
+    guidance_scale: float | None = Field(None, ge=0, le=50, description="Classifier-free guidance; 1 is none.")
+    start_fraction: float | None = Field(
+        None, ge=0, lt=1, description="Share of the steps that is skipped at the noisy end; higher keeps more of what is there."
+    )
+    start_sigma: float | None = Field(
+        None, gt=0, description="Start at this noise-to-signal ratio instead of at a share of the steps."
+    )
+    n: int = Field(4, ge=1, le=1024, description="Number of predictions.")
+    seed: int = Field(0, ge=0, lt=2**63 - 1024, description="Prediction i uses seed + i.")
+    batch_size: int | None = Field(None, ge=1, description="Predictions per batch; halved when memory runs out.")
+    window: Literal["auto", "whole"] | Box = Field(
+        "auto", description="Part of the image that the model sees: auto (mask with context), whole, or x,y,width,height."
+    )
+    shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
+    background: Literal["paste", "poisson", "latents", "decoder", "decoder-solve"] | None = Field(
+        None, description="How what surrounds the mask is restored after decoding."
+    )
+    keep_unmasked: bool = Field(True, description="Put the user's own pixels back outside the mask.")
+    rank: Literal["both", "region", "whole", "none"] = Field("both", description="How predictions are ordered.")
+    size: tuple[int, int] | None = Field(None, description="Output width and height; the image's own by default.")
+
+
+def make_request(fields: dict[str, Any]) -> EditRequest:
+    """An `EditRequest` from its fields.
+
+    Raises:
+        OptionError: Naming the first field that is unknown or has a value that it does not allow.
+    """
+    try:
+        return EditRequest(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][:1])
+        if first["type"] == "extra_forbidden":
+            message = f"Unknown option {name!r}; the options are: {', '.join(EditRequest.model_fields)}."
+            raise OptionError(message, code="option-unknown") from None
+        raise OptionError(f"{name}={first['input']!r} is not possible: {first['msg']}.") from None
+
+
+class EditResult(BaseModel):
+    """Predictions, best first, and everything needed to make them again."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    images: list[Any] = Field(description="PIL images of the source's size and mode.")
+    seeds: list[int] = Field(description="Seed of each image.")
+    scores: list[dict[str, float]] = Field(description="Per image: region, whole, total; higher is better. Empty if unranked.")
+    timings: dict[str, float] = Field(description="Seconds per stage.")
+    request: EditRequest = Field(description="The request with every default filled in.")
+    mask: Any = Field(description="The mask as it was understood, mode L, 255 = edit.")
+    notes: list[str] = Field(default_factory=list, description="What the user should know, such as unknown words.")
+    facts: dict[str, Any] = Field(
+        default_factory=dict, description="What a replay needs to check: versions, device, dtype, hashes, window."
+    )

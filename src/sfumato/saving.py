@@ -1,0 +1,136 @@
+"""Writing pictures and animations: a file is complete or not there at all."""
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from PIL import ExifTags, Image, PngImagePlugin
+
+from sfumato.errors import OptionError, ResourceError
+
+Format = Literal["PNG", "JPEG", "WEBP"]
+Name = TypeVar("Name", bound=str)
+
+SUFFIXES: dict[str, Format] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}
+EXIF_PREFIX = b"ASCII\0\0\0"
+
+_QUALITY: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "exact": True},
+}
+
+
+def write(
+    image: Image.Image,
+    path: Path,
+    *,
+    format: Format | None = None,
+    icc: bytes | None = None,
+    metadata: dict[str, str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a picture so that the file is complete or not there at all.
+
+    PNG and WebP are lossless; JPEG has quality 95 without chroma subsampling. Nothing of `image.info` is written but the
+    colour profile, so that no place or camera leaks into results.
+
+    Args:
+        image: Picture to write.
+        path: File to create; its suffix gives the format unless `format` does.
+        format: PNG, JPEG or WEBP.
+        icc: Colour profile; the one in `image.info` by default.
+        metadata: Stored as PNG text chunks, or as JSON in the EXIF user comment; see `read_metadata`.
+        overwrite: Replace an existing file.
+
+    Raises:
+        OptionError: output-exists, output-format (unknown, or it cannot hold this picture).
+        ResourceError: disk-full, output-unwritable.
+    """
+    _refuse_existing(path, overwrite)
+    chosen = format or _format_of(path, SUFFIXES)
+    _replace(path, _encode(image, path, chosen, icc or image.info.get("icc_profile"), metadata or {}))
+
+
+def write_animation(
+    frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 120, hold: int = 1500, overwrite: bool = False
+) -> None:
+    """Write frames of one size as an endless GIF, WebP or PNG animation, by the file's suffix.
+
+    Args:
+        frames: At least one picture.
+        path: File to create.
+        milliseconds: Time that each frame is shown.
+        hold: Time in milliseconds that the last one is shown.
+        overwrite: Replace an existing file.
+
+    Raises:
+        OptionError, ResourceError: As `write`.
+    """
+    _refuse_existing(path, overwrite)
+    chosen = _format_of(path, ANIMATED)
+    durations = [milliseconds] * (len(frames) - 1) + [hold]
+    buffer = BytesIO()
+    frames[0].save(buffer, chosen, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    _replace(path, buffer.getvalue())
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if os.path.lexists(path) and not (overwrite and path.is_file()):
+        advice = "give the name of a file" if path.is_dir() else "choose another name or ask to overwrite"
+        raise OptionError(f"{path} exists already; {advice}.", code="output-exists")
+
+
+def _format_of(path: Path, suffixes: Mapping[str, Name]) -> Name:
+    if path.suffix.lower() not in suffixes:
+        raise OptionError(f"{path} names no known format; end it in {', '.join(suffixes)}.", code="output-format")
+    return suffixes[path.suffix.lower()]
+
+
+def _encode(image: Image.Image, path: Path, format: Format, icc: bytes | None, metadata: dict[str, str]) -> bytes:
+    if format == "JPEG" and image.has_transparency_data:
+        raise OptionError(f"{path} cannot keep the transparency as JPEG; write PNG or WebP.", code="output-format")
+    bare = image.copy()
+    bare.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    options = dict(_QUALITY[format])
+    if format == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        for key, value in metadata.items():
+            options["pnginfo"].add_text(key, value)
+    elif metadata:
+        exif = Image.Exif()
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = EXIF_PREFIX + json.dumps(metadata).encode("ascii")
+        options["exif"] = exif.tobytes()
+    buffer = BytesIO()
+    try:
+        bare.save(buffer, format, icc_profile=icc, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise OptionError(f"{path} cannot be written as {format} ({error}); write PNG.", code="output-format") from error
+    return buffer.getvalue()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ResourceError(
+                f"{path} needs {len(data)} bytes, which its disk or quota does not have ({reason}); make room.", code="disk-full"
+            ) from error
+        raise ResourceError(
+            f"{path} cannot be written ({reason}); check that its folder exists and is yours.", code="output-unwritable"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,266 @@
+"""The three published Blended Latent Diffusion scripts, written out as plain arithmetic, against our presets.
+
+Reference: omriav/blended-latent-diffusion at 09565c5 (text_editing_LDM.py, text_editing_SD2.py, text_editing_SDXL.py). The loops
+below know only tables of abar in float64; they use neither our code nor a scheduler. Model: a tiny random UNet, float32.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from sfumato.backbones.base import Conditioning
+from sfumato.methods.base import EditTask
+from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, run
+from sfumato.solvers import Level, make_solver
+
+STEPS, BATCH, SHAPE = 50, 2, (4, 8, 8)
+TOLERANCE = 1e-4  # float32
+BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2
+ABAR = np.cumprod(1 - BETAS)
+CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+class TinyBackbone:
+    """A random UNet that predicts epsilon, with classifier-free guidance; counts its calls and keeps what it is shown."""
+
+    name, family, dtype, device = "tiny", "sd2", torch.float32, torch.device("cpu")
+    prediction_type, scheduler_config = "epsilon", CONFIG
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16,),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D",),
+            mid_block_type=None,
+            up_block_types=("CrossAttnUpBlock2D",),
+            cross_attention_dim=8,
+            attention_head_dim=4,
+            norm_num_groups=4,
+        ).eval()
+        self.states = torch.randn(2, 5, 8)
+        self.calls: list[tuple[float, Tensor]] = []
+
+    def eps(self, latents: Tensor, timestep: float, scale: float) -> Tensor:
+        unconditional, conditional = (
+            self.unet(latents, timestep, encoder_hidden_states=states.expand(len(latents), -1, -1)).sample
+            for states in self.states.split(1)
+        )
+        return unconditional + scale * (conditional - unconditional)
+
+    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        self.calls.append((timestep, latents))
+        return self.eps(latents, timestep, guidance_scale)
+
+
+class Draws:
+    """Noise drawn beforehand, handed out in order, standing in for NoiseStream."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(7)
+        self.taken = 0
+
+    def draw(self) -> Tensor:
+        self.taken += 1
+        return torch.randn((BATCH, *SHAPE), generator=self.generator)
+
+    def draw_shared(self) -> Tensor:
+        self.taken += 1
+        return torch.randn((1, *SHAPE), generator=self.generator)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> TinyBackbone:
+    return TinyBackbone()
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def source() -> Tensor:
+    return torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def mask() -> Tensor:
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 3:7] = 1
+    return mask
+
+
+def task(preset: str, source: Tensor, mask: Tensor, **changes: object) -> EditTask:
+    options = PRESETS[preset]
+    values: dict[str, object] = {
+        "source": source,
+        "start": source,
+        "mask": mask,
+        "conditioning": Conditioning(states=torch.zeros(2, 1, 1), extra={}),
+        "seeds": tuple(range(BATCH)),
+        "start_sigma": None,
+        "shrink": False,
+        "options": options,
+        **options.defaults,
+        **changes,
+    }
+    return EditTask(**values)  # type: ignore[arg-type]
+
+
+def reference_ldm(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+    """CompVis DDIM, eta 0; the source goes in before each call, one draw for the whole batch; no blend at the end."""
+    timesteps = [1 + i * (1000 // STEPS) for i in range(STEPS)]
+    previous = [ABAR[0]] + [ABAR[t] for t in timesteps[:-1]]
+    abar = ABAR[timesteps[-1]]
+    z = math.sqrt(abar) * source + math.sqrt(1 - abar) * draws.draw()
+    for t, abar_previous in zip(reversed(timesteps), reversed(previous), strict=True):
+        abar = ABAR[t]
+        background = math.sqrt(abar) * source + math.sqrt(1 - abar) * draws.draw_shared()
+        z = background * (1 - mask) + z * mask
+        eps = backbone.eps(z, t, 5.0)
+        clean = (z - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        z = math.sqrt(abar_previous) * clean + math.sqrt(1 - abar_previous) * eps
+    return z
+
+
+def reference_sd2(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+    """DDIM, leading, offset 0, set_alpha_to_one off; starts from noise alone; blends at the level before the step."""
+    timesteps = [i * (1000 // STEPS) for i in reversed(range(STEPS))]
+    z = draws.draw()
+    for t in timesteps[int(STEPS * 0.25) :]:
+        abar, abar_previous = ABAR[t], ABAR[max(t - 1000 // STEPS, 0)]
+        eps = backbone.eps(z, t, 7.5)
+        clean = (z - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        z = math.sqrt(abar_previous) * clean + math.sqrt(1 - abar_previous) * eps
+        background = math.sqrt(abar) * source + math.sqrt(1 - abar) * draws.draw()
+        z = z * mask + background * (1 - mask)
+    return z
+
+
+def sdxl_sigmas() -> tuple[np.ndarray, np.ndarray]:
+    """Leading timesteps, offset 1, and the sigmas interpolated at them, the clean end appended."""
+    timesteps = np.arange(STEPS)[::-1] * (1000 // STEPS) + 1.0
+    return timesteps, np.append(np.interp(timesteps, np.arange(1000), np.sqrt((1 - ABAR) / ABAR)), 0.0)
+
+
+def reference_sdxl(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+    """Euler in sigmas; starts from the noised source; blends at the level before the step."""
+    timesteps, sigmas = sdxl_sigmas()
+    first = int(STEPS * 0.25)
+    z = source + float(sigmas[first]) * draws.draw()
+    for i in range(first, STEPS):
+        sigma, sigma_next = float(sigmas[i]), float(sigmas[i + 1])
+        eps = backbone.eps(z / math.sqrt(sigma**2 + 1), float(timesteps[i]), 5.0)
+        z = z + (sigma_next - sigma) * eps
+        z = z * mask + (source + sigma * draws.draw()) * (1 - mask)
+    return z
+
+
+@pytest.mark.parametrize(
+    ("preset", "reference", "calls", "draws"),
+    [
+        ("official-ldm", reference_ldm, 50, 51),
+        ("official-sd2", reference_sd2, 38, 39),
+        ("official-sdxl", reference_sdxl, 38, 39),
+    ],
+)
+def test_preset_matches_the_script(preset, reference, calls, draws, backbone, source, mask):
+    expected = reference(backbone, source, mask, Draws())
+    backbone.calls.clear()
+    injected = Draws()
+    result = run(backbone, task(preset, source, mask), lambda *_: None, injected)
+    assert (result - expected).abs().max() < TOLERANCE
+    assert len(backbone.calls) == calls
+    assert injected.taken == draws
+    assert expected.std() > 0.1  # the reference is a picture, not a blow-up or a constant
+    assert expected.abs().max() < 100
+
+
+def test_presets_differ_from_one_another_by_more_than_the_tolerance(backbone, source, mask):
+    """Otherwise the parity above would prove nothing about order, level, start and end."""
+    results = [
+        run(backbone, task(preset, source, mask, steps=10, guidance_scale=5.0, scheduler="ddim"), lambda *_: None, Draws())
+        for preset in PRESETS
+    ]
+    for i, first in enumerate(results):
+        for second in results[:i]:
+            assert (first - second).abs().max() > 100 * TOLERANCE
+
+
+def test_reference_constants():
+    """The numbers of the specification, sheet 1.2."""
+    assert ABAR[0] == pytest.approx(0.999150, abs=1e-6)
+    assert math.sqrt(1 - ABAR[0]) == pytest.approx(0.02915, abs=1e-5)
+    assert ABAR[1] == pytest.approx(0.998296, abs=1e-6)
+    assert math.sqrt(1 - ABAR[1]) == pytest.approx(0.04128, abs=1e-5)
+    assert ABAR[20] == pytest.approx(0.98131, abs=1e-5)
+    assert ABAR[740] == pytest.approx(0.06084, abs=1e-5)
+    assert ABAR[981] == pytest.approx(0.005776, abs=1e-6)
+
+
+def test_sd2_plan_has_the_published_levels():
+    solver = make_solver("ddim", CONFIG, "epsilon", STEPS, 0.25, overrides=PRESETS["official-sd2"].schedule)
+    assert solver.timesteps == tuple(range(980, -1, -20))
+    assert solver.steps - solver.start == 38
+    assert solver.timesteps[solver.start] == 740
+    assert solver.before[solver.start] == pytest.approx(Level(0.2466, 0.9691), abs=1e-4)
+    assert solver.after[-1] == solver.before[-1]  # so the last call changes nothing
+
+
+def test_ldm_plan_has_the_published_levels():
+    solver = make_solver("ddim", CONFIG, "epsilon", STEPS, overrides=PRESETS["official-ldm"].schedule)
+    assert solver.timesteps == tuple(range(981, 0, -20))
+    assert solver.before[0].signal == pytest.approx(0.0760, abs=1e-4)
+    assert solver.after[-1] == pytest.approx(Level(math.sqrt(ABAR[0]), math.sqrt(1 - ABAR[0])), abs=1e-6)
+
+
+def test_sdxl_plan_has_the_published_sigmas():
+    solver = make_solver("euler", CONFIG, "epsilon", STEPS, 0.25, overrides=PRESETS["official-sdxl"].schedule)
+    sigma_at = {t: level.noise for t, level in zip(solver.timesteps, solver.before, strict=True)}
+    assert sigma_at[981] == pytest.approx(13.1204, abs=1e-4)
+    assert sigma_at[741] == pytest.approx(3.94569, abs=1e-5)
+    assert sigma_at[21] == pytest.approx(0.141464, abs=1e-6)
+    assert sigma_at[1] == pytest.approx(0.041314, abs=1e-6)
+    assert solver.after[-1] == Level(1.0, 0.0)
+    assert solver.timesteps[solver.start] == 741
+
+
+def test_last_call_of_the_sd2_script_is_wasted(backbone, source):
+    """With the mask everywhere, the output is what the last call was shown."""
+    backbone.calls.clear()
+    result = run(backbone, task("official-sd2", source, torch.ones(1, 1, 8, 8), start_fraction=0.8), lambda *_: None)
+    timestep, shown = backbone.calls[-1]
+    assert timestep == 0
+    assert (result - shown).abs().max() < 1e-5
+
+
+class OneByOne(TinyBackbone):
+    """The same model, evaluated on one prediction at a time: convolutions round differently in batches of different sizes."""
+
+    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        return torch.cat([self.eps(one, timestep, guidance_scale) for one in latents.split(1)])
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc", "euler", "lcm"])
+@pytest.mark.parametrize(("model", "tolerance"), [(OneByOne, 0.0), (TinyBackbone, 1e-5)])
+def test_a_prediction_does_not_depend_on_its_batch(model, tolerance, scheduler, source, mask):
+    """To the bit as far as the loop goes; with a batched model within 1e-5 of the latents' largest value."""
+    backbone = model()
+
+    def edit(*seeds: int) -> Tensor:
+        changes = {"seeds": seeds, "scheduler": scheduler, "steps": 5, "guidance_scale": 4.0}
+        return run(backbone, task("default", source, mask, **changes), lambda *_: None)
+
+    batch = edit(3, 4)
+    allowed = tolerance * batch.abs().max()
+    assert (batch - torch.cat([edit(3), edit(4)])).abs().max() <= allowed
+    assert (batch - edit(4, 3).flip(0)).abs().max() <= allowed
+    assert (batch[0] - batch[1]).abs().max() > 1e-2

@@ -1,0 +1,267 @@
+"""What must hold for every model, mask and solver, shown on perfect and on arbitrary denoisers that cost nothing."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sfumato import solvers
+from sfumato.backbones.base import Conditioning
+from sfumato.errors import BackboneError, Cancelled, OptionError
+from sfumato.methods import registry
+from sfumato.methods.base import EditTask
+from sfumato.methods.sampling.blended_latent_diffusion import CARD, PRESETS, Options, run
+from sfumato.solvers import SCHEDULERS, NoiseStream, make_solver, noised
+
+CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+ABAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2)
+
+
+class Denoiser:
+    """A model of any prediction type: perfect if it is given a target, else an arbitrary smooth function of its input."""
+
+    name, family, dtype, device = "denoiser", "sd1", torch.float32, torch.device("cpu")
+
+    def __init__(self, target: Tensor | None = None, prediction_type: str = "epsilon") -> None:
+        self.target, self.prediction_type = target, prediction_type
+        self.scheduler_config = CONFIG
+        self.timesteps: list[float] = []
+
+    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        self.timesteps.append(timestep)
+        if self.target is None:
+            return torch.tanh(latents.roll(1, -1) + timestep / 1000) + 0.3 * latents
+        abar = float(np.interp(timestep, np.arange(1000), ABAR))
+        eps = (latents - math.sqrt(abar) * self.target) / math.sqrt(1 - abar)
+        if self.prediction_type == "epsilon":
+            return eps
+        if self.prediction_type == "v_prediction":
+            return math.sqrt(abar) * eps - math.sqrt(1 - abar) * self.target
+        return self.target.expand_as(latents)
+
+
+def picture(seed: int, shape: tuple[int, ...] = (1, 4, 12, 12)) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def square(shape: tuple[int, int] = (12, 12)) -> Tensor:
+    mask = torch.zeros(1, 1, *shape)
+    mask[..., shape[0] // 4 : shape[0] // 2, shape[1] // 4 : shape[1] // 2] = 1
+    return mask
+
+
+def task(mask: Tensor, source: Tensor | None = None, preset: str = "default", **changes: object) -> EditTask:
+    source = picture(1) if source is None else source
+    values: dict[str, object] = {
+        "source": source,
+        "start": source,
+        "mask": mask,
+        "conditioning": Conditioning(states=torch.zeros(2, 1, 1), extra={}),
+        "seeds": (1, 2),
+        "steps": 8,
+        "guidance_scale": 1.0,
+        "scheduler": "ddim",
+        "start_fraction": 0.25,
+        "start_sigma": None,
+        "shrink": False,
+        "options": PRESETS[preset],
+        **changes,
+    }
+    return EditTask(**values)  # type: ignore[arg-type]
+
+
+def silent(*_: object) -> None:
+    """Watch nothing."""
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    bits=st.lists(st.booleans(), min_size=144, max_size=144),
+    scheduler=st.sampled_from(list(SCHEDULERS)),
+    prediction_type=st.sampled_from(["epsilon", "v_prediction", "sample"]),
+    steps=st.integers(1, 9),
+    start_fraction=st.floats(0, 0.99),
+    shrink=st.booleans(),
+)
+def test_the_source_stays_outside_any_mask_to_the_bit(bits, scheduler, prediction_type, steps, start_fraction, shrink):
+    mask = torch.tensor(bits, dtype=torch.float32).reshape(1, 1, 12, 12)
+    edit = task(mask, scheduler=scheduler, steps=steps, start_fraction=start_fraction, shrink=shrink)
+    result = run(Denoiser(prediction_type=prediction_type), edit, silent)
+    outside = (mask == 0).expand_as(result)
+    assert torch.equal(result[outside], edit.source.expand_as(result)[outside])
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_full_mask_is_plain_sampling_from_the_noised_start_to_the_bit(scheduler):
+    full, start = torch.ones(1, 1, 12, 12), picture(3)
+    model = Denoiser()
+    result = run(model, task(full, start=start, scheduler=scheduler), silent)
+
+    solver, noise = make_solver(scheduler, CONFIG, "epsilon", 8, 0.25), NoiseStream((1, 2), (4, 12, 12))
+    x = noised(start, solver.before[solver.start], noise.draw())
+    for i in range(solver.start, solver.steps):
+        output = model.predict(solver.scale_input(x, i), solver.timesteps[i], None, 1.0)
+        x, _ = solver.step(output, i, x, noise)
+    assert torch.equal(result, x)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_perfect_denoiser_reaches_its_target_inside_and_keeps_the_source_outside(scheduler, prediction_type):
+    target, mask = picture(2), square()
+    edit = task(mask, scheduler=scheduler, steps=20)
+    result = run(Denoiser(target, prediction_type), edit, silent)
+    expected = mask * target + (1 - mask) * edit.source
+    assert (result - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("preset", "scheduler", "low", "high"),
+    [
+        ("default", "ddim", 0.0, 1e-5),
+        ("default", "euler", 0.0, 1e-5),
+        ("default", "unipc", 0.0, 1e-5),
+        ("official-sd2", "ddim", 0.028, 0.031),
+        ("official-ldm", "ddim", 0.028, 0.031),
+        ("paper", "ddim", 0.040, 0.043),
+        ("official-sdxl", "euler", 0.040, 0.043),
+    ],
+)
+def test_noise_left_in_the_background_by_a_perfect_denoiser(preset, scheduler, low, high):
+    """None in the default; what the published scripts leave is their own schedule's last level (specification 1.2, 1.10)."""
+    source = picture(5, (1, 4, 48, 48))
+    edit = task(square((48, 48)), source, preset, steps=50, scheduler=scheduler)
+    result = run(Denoiser(source), edit, silent)
+    outside = (edit.mask == 0).expand_as(result)
+    residual = (result - source)[outside].std().item()
+    assert low <= residual <= high
+
+
+def test_the_scribble_survives_when_the_start_is_low_and_vanishes_from_pure_noise():
+    scribble = torch.full((1, 4, 12, 12), 3.0)
+    full = torch.ones(1, 1, 12, 12)
+
+    def distance(**changes: object) -> float:
+        return (
+            (run(Denoiser(), task(full, **changes), silent) - run(Denoiser(), task(full, start=scribble, **changes), silent))
+            .abs()
+            .max()
+            .item()
+        )
+
+    assert distance(start_fraction=0.75) > 1.0
+    assert distance(preset="official-sd2", start_fraction=0.75) == 0.0
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc"])
+def test_shrinking_starts_from_the_dilated_region_and_ends_with_the_mask(scheduler):
+    mask = torch.zeros(1, 1, 12, 12)
+    mask[..., 5, 2:10] = 1
+    seen: list[Tensor] = []
+    edit = task(mask, scheduler=scheduler, steps=8, start_fraction=0.0, shrink=True)
+    result = run(Denoiser(), edit, lambda done, total, clean: seen.append((clean != edit.source).any(1).sum((1, 2))))
+    areas = [int(area[0]) for area in seen]
+    assert areas == sorted(areas, reverse=True)
+    assert areas[0] > 3 * areas[-1] == 3 * int(mask.sum())
+    assert torch.equal(((result != edit.source).any(1, keepdim=True)).float(), mask.expand(2, -1, -1, -1))
+
+
+def test_fixed_noise_is_the_same_as_pinning_the_prediction():
+    """The identity of specification 5.6, on DDIM: tying the model's prediction to the source equals tying the latents."""
+    mask, source = square(), picture(1)
+    model = Denoiser()
+    result = run(model, task(mask, source), silent)
+    solver, noise = make_solver("ddim", CONFIG, "epsilon", 8, 0.25), NoiseStream((1, 2), (4, 12, 12))
+    x = noised(source, solver.before[solver.start], noise.draw())
+    for i in range(solver.start, solver.steps):
+        output = model.predict(solver.scale_input(x, i), solver.timesteps[i], None, 1.0)
+        x, _ = solver.step(mask * output + (1 - mask) * solver.output_for(source, i, x), i, x, noise)
+    assert (result - x).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
+def test_the_memory_of_multistep_solvers_holds_the_source_outside_the_mask(scheduler, monkeypatch):
+    made: list[solvers.Solver] = []
+    monkeypatch.setattr(solvers, "make_solver", lambda *arguments: made.append(make_solver(*arguments)) or made[0])
+    mask = square()
+
+    def check(done: int, total: int, clean: Tensor) -> None:
+        remembered = made[0].scheduler.model_outputs[-1]
+        assert ((1 - mask) * (remembered - picture(1))).abs().max() < 1e-4
+        assert (mask * (remembered - picture(1))).abs().max() > 0.1
+
+    run(Denoiser(), task(mask, scheduler=scheduler), check)
+    assert len(made) == 1
+
+
+def test_zero_terminal_snr_with_v_prediction_starts_from_pure_noise():
+    target = picture(2)
+    model = Denoiser(target, "v_prediction")
+    model.scheduler_config = {**CONFIG, "rescale_betas_zero_snr": True, "timestep_spacing": "leading"}
+    result = run(model, task(square(), start_fraction=0.0), silent)
+    assert model.timesteps[0] == 999
+    assert result.isfinite().all()
+
+
+def test_shared_noise_does_not_depend_on_the_batch():
+    edit = task(square(), preset="official-ldm", seeds=(1, 2))
+    both = run(Denoiser(), edit, silent)
+    second = run(Denoiser(), replace(edit, seeds=(2,)), silent)
+    assert (both[1:] - second).abs().max() < 1e-5
+
+
+def test_watch_sees_every_step_and_can_stop():
+    seen: list[tuple[int, int]] = []
+
+    def stop_at_three(done: int, total: int, clean: Tensor) -> None:
+        assert clean.shape == (2, 4, 12, 12)
+        seen.append((done, total))
+        if done == 3:
+            raise Cancelled("stopped")
+
+    model = Denoiser()
+    with pytest.raises(Cancelled):
+        run(model, task(square()), stop_at_three)
+    assert seen == [(1, 6), (2, 6), (3, 6)]
+    assert len(model.timesteps) == 3
+
+
+def test_nan_is_reported_with_its_step():
+    source = picture(1)
+    with pytest.raises(BackboneError, match=r"step 3 of 8.*float32") as error:
+        run(Denoiser(source * float("nan")), task(square(), source), silent)
+    assert error.value.code == "numerics"
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "default"])
+@pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
+def test_published_presets_refuse_multistep_solvers(preset, scheduler):
+    with pytest.raises(OptionError) as error:
+        run(Denoiser(), task(square(), preset=preset, scheduler=scheduler), silent)
+    assert error.value.code == "option-contradiction"
+
+
+def test_contradicting_options_are_refused():
+    with pytest.raises(OptionError) as error:
+        Options(order="pre")
+    assert error.value.code == "option-contradiction"
+
+
+def test_registry():
+    assert registry.get("blended-latent-diffusion") is CARD
+    assert all("default" in card.presets for card in registry.CARDS)
+    with pytest.raises(OptionError, match="blended-latent-diffusion") as error:
+        registry.get("copy-paste")
+    assert error.value.code == "method-unknown"
+
+
+def test_the_registry_does_not_import_torch():
+    code = "import sys, sfumato.methods.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,225 @@
+"""The backbones keep the protocol's promises, on tiny random models of the real classes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import LDMTextToImagePipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from sfumato.backbones.base import Backbone, Conditioning
+from sfumato.backbones.loading import from_pipe, load
+from sfumato.errors import Unsupported
+from tests import tiny_models
+
+BUILDERS = {
+    "sd1": tiny_models.tiny_sd1,
+    "sd2": tiny_models.tiny_sd2_v,
+    "sdxl": tiny_models.tiny_sdxl,
+    "ldm": tiny_models.tiny_ldm,
+    "embedded": tiny_models.tiny_embedded,
+}
+SIZE = (48, 32)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {family: build(root / family) for family, build in BUILDERS.items()}
+
+
+@pytest.fixture(scope="module")
+def backbones(folders: dict[str, Path]) -> dict[str, Backbone]:
+    return {family: load(str(folder), device="cpu", dtype="float32") for family, folder in folders.items()}
+
+
+@pytest.fixture(params=list(BUILDERS))
+def backbone(request: pytest.FixtureRequest, backbones: dict[str, Backbone]) -> Backbone:
+    return backbones[request.param]
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(batch: int, side: int = 32) -> torch.Tensor:
+    return draw(batch, 3, side, side).clamp(-1, 1)
+
+
+def latents(backbone: Backbone, batch: int) -> torch.Tensor:
+    return draw(batch, backbone.latent_channels, 8, 8, seed=1)
+
+
+def test_describes_itself(backbones: dict[str, Backbone]) -> None:
+    facts = {family: (b.family, b.prediction_type, b.factor, b.resolution, b.latent_channels) for family, b in backbones.items()}
+
+    assert facts == {
+        "sd1": ("sd1", "epsilon", 2, 32, 4),
+        "sd2": ("sd2", "v_prediction", 2, 32, 4),
+        "sdxl": ("sdxl", "epsilon", 2, 32, 4),
+        "ldm": ("ldm", "epsilon", 2, 32, 4),
+        "embedded": ("embedded", "v_prediction", 8, 64, 8),
+    }
+    assert backbones["sd1"].scheduler_config["beta_schedule"] == "scaled_linear"
+
+
+def test_encode_and_decode_shapes_and_ranges(backbone: Backbone) -> None:
+    encoded = backbone.encode(pixels(2))
+    decoded = backbone.decode(10 * encoded)
+
+    assert encoded.shape == (2, backbone.latent_channels, 32 // backbone.factor, 32 // backbone.factor)
+    assert encoded.dtype == decoded.dtype == torch.float32
+    assert decoded.shape == (2, 3, 32, 32)
+    assert decoded.abs().max() <= 1
+
+
+def test_encode_is_the_posterior_mean_shifted_and_scaled(backbone: Backbone) -> None:
+    config = backbone.vae.config
+    code = backbone.vae.encode(pixels(1)).latent_dist.mean
+    expected = (code - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
+
+    encoded = backbone.encode(pixels(1))
+
+    torch.testing.assert_close(encoded, expected)
+    torch.testing.assert_close(backbone.unscale(encoded), code, atol=1e-5, rtol=1e-5)
+
+
+def test_a_generator_draws_a_sample_of_the_posterior(backbones: dict[str, Backbone]) -> None:
+    model = backbones["sd1"]
+    mean = model.encode(pixels(1))
+    first, again = (model.encode(pixels(1), torch.Generator().manual_seed(3)) for _ in range(2))
+
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, mean)
+
+
+def test_guidance_combines_the_two_branches(backbone: Backbone) -> None:
+    both = backbone.encode_prompt("a red ball", "grass", SIZE)
+    only = [Conditioning(states=both.states[[i, i]], extra={k: v[[i, i]] for k, v in both.extra.items()}) for i in (0, 1)]
+    z = latents(backbone, 3)
+    unconditional, conditional = (backbone.predict(z, 301.0, one, 1.0) for one in only)
+
+    guided = backbone.predict(z, 301.0, both, 7.5)
+
+    torch.testing.assert_close(guided, unconditional + 7.5 * (conditional - unconditional), atol=1e-5, rtol=1e-4)
+    assert (conditional - unconditional).abs().max() > 1e-5
+    assert guided.shape == z.shape
+
+
+def test_a_prediction_does_not_depend_on_its_batch(backbone: Backbone) -> None:
+    conditioning = backbone.encode_prompt("a red ball", "", SIZE)
+    z = latents(backbone, 3)
+
+    together = backbone.predict(z, 500.0, conditioning, 3.0)
+    alone = torch.cat([backbone.predict(one[None], 500.0, conditioning, 3.0) for one in z])
+
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_without_guidance_only_the_prompt_is_run(backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = backbones["sd1"]
+    batches = []
+    forward = model.unet.forward
+    monkeypatch.setattr(model.unet, "forward", lambda x, *a, **k: batches.append(len(x)) or forward(x, *a, **k))
+    conditioning = model.encode_prompt("a red ball", "", SIZE)
+
+    model.predict(latents(model, 2), 10.0, conditioning, 1.0)
+    model.predict(latents(model, 2), 10.0, conditioning, 2.0)
+
+    assert batches == [2, 4]
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_prompts_are_encoded_as_diffusers_does(family: str, folders: dict[str, Path], backbones: dict[str, Backbone]) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(folders[family], safety_checker=None)
+    prompt, negative = pipe.encode_prompt("a red ball", "cpu", 1, True, "grass")
+
+    conditioning = backbones[family].encode_prompt("a red ball", "grass", SIZE)
+
+    torch.testing.assert_close(conditioning.states, torch.cat([negative, prompt]))
+    assert conditioning.extra == {}
+
+
+def test_sdxl_matches_a_step_of_its_own_pipeline(folders: dict[str, Path], backbones: dict[str, Backbone]) -> None:
+    pipe = StableDiffusionXLPipeline.from_pretrained(folders["sdxl"])
+    prompt, negative, pooled, negative_pooled = pipe.encode_prompt("a red ball", negative_prompt="grass")
+    time_ids = pipe._get_add_time_ids((32, 48), (0, 0), (32, 48), torch.float32, 32).repeat(2, 1)
+    z = latents(backbones["sdxl"], 1)
+    extra = {"text_embeds": torch.cat([negative_pooled, pooled]), "time_ids": time_ids}
+    with torch.no_grad():
+        states = torch.cat([negative, prompt])
+        uncond, cond = pipe.unet(z.repeat(2, 1, 1, 1), 301, encoder_hidden_states=states, added_cond_kwargs=extra).sample
+
+    model = backbones["sdxl"]
+    guided = model.predict(z, 301.0, model.encode_prompt("a red ball", "grass", (48, 32)), 5.0)
+
+    torch.testing.assert_close(guided[0], uncond + 5.0 * (cond - uncond), atol=1e-5, rtol=1e-4)
+
+
+def test_sdxl_is_told_the_size_and_zeroes_an_empty_negative_prompt(backbones: dict[str, Backbone]) -> None:
+    small = backbones["sdxl"].encode_prompt("a red ball", "", (48, 32))
+    large = backbones["sdxl"].encode_prompt("a red ball", "", (1024, 512))
+
+    assert small.states.shape == (2, 77, 64)
+    assert small.extra["text_embeds"].shape == (2, 32)
+    assert large.extra["time_ids"].tolist() == [[512, 1024, 0, 0, 512, 1024]] * 2
+    assert small.states[0].abs().max() == 0
+    assert small.extra["text_embeds"][0].abs().max() == 0
+    assert small.states[1].abs().max() > 0
+
+
+def test_ldm_matches_its_own_pipeline(folders: dict[str, Path], backbones: dict[str, Backbone]) -> None:
+    pipe = LDMTextToImagePipeline.from_pretrained(folders["ldm"])
+    pipe.set_progress_bar_config(disable=True)
+    start = draw(1, 4, 16, 16)
+    side = 8 * 16  # the pipeline believes in a factor of 8
+    options = {"num_inference_steps": 2, "guidance_scale": 5.0, "height": side, "width": side, "output_type": "pt"}
+    expected = pipe("a red ball", latents=start, **options)
+
+    model = backbones["ldm"]
+    conditioning = model.encode_prompt("a red ball", "", (32, 32))
+    z = start
+    for timestep in pipe.scheduler.timesteps:
+        z = pipe.scheduler.step(model.predict(z, float(timestep), conditioning, 5.0), timestep, z).prev_sample
+
+    torch.testing.assert_close(model.decode(z) / 2 + 0.5, expected.images, atol=1e-4, rtol=1e-4)
+
+
+def test_from_pipe_uses_the_pipelines_own_modules(folders: dict[str, Path], backbones: dict[str, Backbone]) -> None:
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(folders["sd1"], safety_checker=None)
+    model: Any = from_pipe(pipe)
+    z, conditioning = latents(model, 1), model.encode_prompt("a red ball", "", SIZE)
+
+    assert model.unet is pipe.unet
+    assert model.vae is pipe.vae
+    assert not any(p.requires_grad for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
+    assert model.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    expected = backbones["sd1"].predict(z, 301.0, conditioning, 4.0)
+    torch.testing.assert_close(model.predict(z, 301.0, conditioning, 4.0), expected)
+
+
+def test_an_inpainting_unet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="text-to-image checkpoint"):
+        load(str(tiny_models.tiny_inpainting(tmp_path)), device="cpu", dtype="float32")
+
+
+def test_half_precision_gives_float32_and_spares_the_overflowing_autoencoder(folders: dict[str, Path]) -> None:
+    pipe = StableDiffusionXLPipeline.from_pretrained(folders["sdxl"], dtype=torch.float16)
+    model: Any = from_pipe(pipe)
+    reduced = load(str(folders["sd1"]), device="cpu", dtype="bfloat16")
+    z = latents(reduced, 1)
+
+    assert (model.dtype, model.vae.dtype, pipe.vae.dtype) == (torch.float16, torch.float32, torch.float16)
+    assert reduced.vae.dtype == torch.bfloat16
+    assert reduced.encode(pixels(1)).dtype == reduced.decode(z).dtype == torch.float32
+    assert reduced.predict(z, 10.0, reduced.encode_prompt("a", "", SIZE), 2.0).dtype == torch.float32
+
+
+def test_the_embedded_model_knows_its_words(backbones: dict[str, Backbone]) -> None:
+    long = "a red ball on the grass, " * 4
+
+    assert backbones["embedded"].unknown_words("A red Ball, on GRASS") == []
+    assert backbones["embedded"].unknown_words(long + "a Zebra; zebra, of mars and a Zebra") == ["Zebra", "zebra", "mars", "and"]
+    assert backbones["sd1"].unknown_words("zebra") == []
+    assert backbones["embedded"].known_words() == ["a", "red", "blue", "ball", "cube", "on", "grass", "the", "of"]
+    assert backbones["sd1"].known_words() == []

@@ -1,0 +1,199 @@
+"""The door: what an edit promises whatever the model, on tiny random Stable Diffusion models."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato import Editor, EditRequest
+from sfumato.editor import Progress
+from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
+from tests import tiny_models
+
+FAST = {"steps": 3, "rank": "whole", "background": "paste", "n": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")
+
+
+@pytest.fixture(scope="module")
+def editor(folder: Path) -> Editor:
+    return Editor(str(folder), dtype="float32")
+
+
+@pytest.fixture
+def request_fields(picture_file: Path, mask_file: Path) -> dict[str, Any]:
+    return {"image": picture_file, "mask": mask_file, "prompt": "a red ball", **FAST}
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_only_what_is_under_the_mask_changes(editor: Editor, request_fields: dict[str, Any]) -> None:
+    result = editor.edit(**request_fields)
+    source, mask = pixels(Image.open(request_fields["image"])), np.asarray(result.mask) > 0
+    for image in result.images:
+        assert np.array_equal(pixels(image)[~mask], source[~mask])
+        assert np.abs(pixels(image)[mask] - source[mask]).mean() > 3
+
+
+def test_keep_unmasked_off_shows_the_raw_window(editor: Editor, request_fields: dict[str, Any]) -> None:
+    raw = editor.edit(**{**request_fields, "keep_unmasked": False, "window": "whole"} | {"background": "latents", "n": 1})
+    source, mask = pixels(Image.open(request_fields["image"])), np.asarray(raw.mask) > 0
+    assert not np.array_equal(pixels(raw.images[0])[~mask], source[~mask])
+
+
+def test_result_is_ordered_by_score_and_complete(editor: Editor, request_fields: dict[str, Any]) -> None:
+    result = editor.edit(**{**request_fields, "n": 3, "seed": 40})
+    totals = [score["total"] for score in result.scores]
+    assert totals == sorted(totals, reverse=True)
+    assert sorted(result.seeds) == [40, 41, 42]
+    assert {"load", "encode", "denoise", "background", "rank"} <= set(result.timings)
+    resolved = result.request.model_dump()
+    open_fields = {"box", "mask", "scribble", "size", "start_sigma", "mask_feather", "negative_prompt"}
+    assert not [name for name, value in resolved.items() if value is None and name not in open_fields]
+
+
+def test_same_request_same_pixels_whatever_the_batch(editor: Editor, request_fields: dict[str, Any]) -> None:
+    together = editor.edit(**{**request_fields, "n": 3, "rank": "none"})
+    apart = editor.edit(**{**request_fields, "n": 3, "rank": "none", "batch_size": 1})
+    alone = editor.edit(**{**request_fields, "n": 1, "rank": "none", "seed": 2})
+    for one, other in [*zip(together.images, apart.images, strict=True), (together.images[2], alone.images[0])]:
+        assert np.abs(pixels(one) - pixels(other)).max() <= 1  # convolutions round differently by batch size
+
+
+def test_asking_for_previews_changes_nothing(editor: Editor, request_fields: dict[str, Any]) -> None:
+    shown: list[Image.Image] = []
+
+    def look(progress: Progress) -> None:
+        if progress.preview is not None:
+            shown.append(progress.preview())
+
+    watched = editor.edit(**request_fields, on_progress=look)
+    plain = editor.edit(**request_fields)
+    assert len(shown) == 3
+    assert all(np.array_equal(pixels(a), pixels(b)) for a, b in zip(watched.images, plain.images, strict=True))
+
+
+def test_progress_counts_to_its_total(editor: Editor, request_fields: dict[str, Any]) -> None:
+    seen: list[tuple[int, int]] = []
+    editor.edit(
+        **{**request_fields, "n": 3, "batch_size": 2},
+        on_progress=lambda p: seen.append((p.step, p.total)) if p.stage == "denoise" else None,
+    )
+    assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
+    assert {total for _, total in seen} == {len(seen)}
+
+
+def test_cancelling_leaves_the_editor_usable(editor: Editor, request_fields: dict[str, Any]) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.stage == "denoise":
+            raise Cancelled("Stopped.")
+
+    with pytest.raises(Cancelled):
+        editor.edit(**request_fields, on_progress=stop)
+    assert len(editor.edit(**request_fields).images) == 2
+
+
+def test_weights_are_as_before_after_decoder_tuning(editor: Editor, request_fields: dict[str, Any]) -> None:
+    before = {k: v.clone() for k, v in editor.backbone.vae.state_dict().items()}
+    for background in ("decoder-solve", "decoder", "latents"):
+        editor.edit(**{**request_fields, "background": background, "n": 1, "steps": 1})
+    assert all(torch.equal(v, before[k]) for k, v in editor.backbone.vae.state_dict().items())
+
+
+def test_out_of_memory_halves_the_batch(editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    predict, sizes = editor.backbone.predict, []
+
+    def limited(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(len(latents))
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(latents, *rest)
+
+    monkeypatch.setattr(editor.backbone, "predict", limited)
+    result = editor.edit(**{**request_fields, "n": 4})
+    assert sizes[:3] == [4, 2, 1]
+    assert len(result.images) == 4
+    assert result.request.batch_size == 1
+    assert any("Memory ran out" in note for note in result.notes)
+
+
+def test_out_of_memory_with_one_prediction_says_what_to_do(
+    editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(editor.backbone, "predict", never)
+    with pytest.raises(ResourceError, match="smaller") as raised:
+        editor.edit(**request_fields)
+    assert raised.value.code == "out-of-memory"
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one(editor: Editor, request_fields: dict[str, Any]) -> None:
+    with pytest.raises(ModelNotFound):
+        editor.edit(EditRequest(**request_fields, model="no/such-model"))
+    assert len(editor.edit(**request_fields).images) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "code"),
+    [
+        ({"prompt": "  "}, OptionError, "prompt-empty"),
+        ({"colour": "red"}, OptionError, "option-unknown"),
+        ({"n": 0}, OptionError, "option-invalid"),
+        ({"method": "none-such"}, OptionError, "method-unknown"),
+        ({"preset": "none-such"}, OptionError, "preset-unknown"),
+        ({"scheduler": "none-such"}, OptionError, "scheduler-unknown"),
+        ({"mask": None, "box": (0, 0, 48, 32)}, MaskError, "mask-full"),
+        ({"mask": None}, MaskError, "mask-missing"),
+        ({"rank": "region"}, ModelNotFound, "model-not-cached"),
+    ],
+)
+def test_refusals(editor: Editor, request_fields: dict[str, Any], change: dict[str, Any], error: type, code: str) -> None:
+    with pytest.raises(error) as raised:
+        editor.edit(**{**request_fields, **change})
+    assert raised.value.code == code
+
+
+def test_a_method_refuses_models_it_cannot_run_on(
+    editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(editor.backbone, "family", "flow")
+    with pytest.raises(Unsupported, match="sdxl"):
+        editor.edit(**request_fields)
+
+
+def test_scribble_and_fill_change_what_the_edit_starts_from(editor: Editor, request_fields: dict[str, Any]) -> None:
+    late = {**request_fields, "n": 1, "steps": 10, "start_fraction": 0.9}
+    plain = editor.edit(**late)
+    blank = editor.edit(**late, fill="neutral")
+    layer = Image.new("RGBA", (48, 32), (255, 0, 0, 255))
+    painted = editor.edit(**late, scribble=layer)
+    assert not np.array_equal(pixels(plain.images[0]), pixels(blank.images[0]))
+    assert not np.array_equal(pixels(plain.images[0]), pixels(painted.images[0]))
+
+
+def test_the_guard_against_letters_can_be_switched_off(editor: Editor, request_fields: dict[str, Any]) -> None:
+    guarded, free = editor.edit(**request_fields), editor.edit(**request_fields, guard=False)
+    assert not np.array_equal(pixels(guarded.images[0]), pixels(free.images[0]))
+
+
+def test_size_gives_the_output_that_size(editor: Editor, request_fields: dict[str, Any]) -> None:
+    result = editor.edit(**request_fields, size=(96, 64))
+    assert result.images[0].size == (96, 64)
+    assert np.asarray(result.mask).shape == (64, 96)
+
+
+def test_around_a_loaded_pipeline(folder: Path, request_fields: dict[str, Any]) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    editor = Editor.from_pipe(StableDiffusionPipeline.from_pretrained(folder, safety_checker=None))
+    assert len(editor.edit(**request_fields).images) == 2
