@@ -51,7 +51,9 @@ def main() -> None:
     }
     for title, fields in cases.items():
         source = read(fields["image"]).rgb
-        console.print(f"\n{title}\n\n| background | seconds | outside, max | outside, dB | seam |\n| --- | --- | --- | --- | --- |")
+        console.print(
+            f"\n{title}\n\n| background | seconds | outside, max | outside, dB | seam |\n| --- | --- | --- | --- | --- |"
+        )
         for name in BACKGROUNDS:
             console.print(row(editor, name, fields, source))
 

@@ -1,6 +1,7 @@
 """The one door: read, cut out the window, run the method, restore the background, rank, put back."""
 
 import gc
+import inspect
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -80,6 +81,7 @@ class Editor:
         offline: Never touch the network.
         allow_pickle: Load pickled checkpoints too (with weights_only=True).
         lora: LoRA files, each FILE or FILE:SCALE.
+        max_pixels: Refuse larger pictures before decoding them.
         ranker: CLIP that orders predictions: "embedded", a transformers CLIP folder or id, or "open_clip:ARCH/WEIGHTS";
             by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
 
@@ -97,9 +99,11 @@ class Editor:
         offline: bool = False,
         allow_pickle: bool = False,
         lora: tuple[str, ...] = (),
+        max_pixels: int = MAX_PIXELS,
         ranker: str | None = None,
     ) -> None:
         registry.get(method)
+        self.max_pixels = max_pixels
         self.method, self.device = method, loading.choose_device(device)
         self.dtype = loading.choose_dtype(self.device, dtype)
         self._loading: dict[str, Any] = {"offline": offline, "allow_pickle": allow_pickle}
@@ -116,6 +120,7 @@ class Editor:
         editor.backbone = loading.from_pipe(pipe)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
         editor._loading, editor._ranker_name, editor._scorer = {}, ranker, None
+        editor.max_pixels = MAX_PIXELS
         editor.model, editor.lora = str(editor.backbone.name), ()
         return editor
 
@@ -164,7 +169,7 @@ class Editor:
                     resolved.request,
                     resolution=self.backbone.resolution,
                     factor=self.backbone.factor,
-                    max_pixels=MAX_PIXELS,
+                    max_pixels=self.max_pixels,
                 )
                 run = _Run(self.backbone, card, resolved, inputs, clock, tell, keep_frames=save_steps is not None)
             windows = run.predictions()
@@ -356,11 +361,11 @@ def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:
         image: Path or PIL image.
         mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead.
         prompt: What should appear under the mask.
-        options: Fields of `EditRequest`, and `device`, `dtype`, `offline`, `allow_pickle`, `ranker` of `Editor`.
+        options: Fields of `EditRequest`, and those of `Editor`.
 
     Returns:
         EditResult, images best first.
     """
-    names = ("model", "method", "device", "dtype", "offline", "allow_pickle", "lora", "ranker")
+    names = inspect.signature(Editor).parameters
     editor = Editor(**{name: options.pop(name) for name in names if name in options})
     return editor.edit(image=image, mask=mask, prompt=prompt, **options)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.errors import ImageError, MaskError, OptionError
-from sfumato.images import Picture, read
+from sfumato.images import MAX_PIXELS, Picture, read
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import is_thin, to_latent
@@ -79,8 +79,14 @@ def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels:
     return np.rint(rgb * (1 - cover) + layer.rgb * cover).astype(np.uint8)
 
 
-def _read_pictures(request: EditRequest, max_pixels: int) -> tuple[Picture, np.ndarray, np.ndarray]:
-    """The source, its mask and its colours with the scribble on them, at the output's size."""
+def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, np.ndarray, np.ndarray]:
+    """The source, its mask and its colours with the scribble on them, at the output's size.
+
+    Raises:
+        ImageError, MaskError, OptionError: Whatever is wrong with them or with the prompt, before any model is needed.
+    """
+    if not request.prompt.strip():
+        raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
     picture = read(request.image, max_pixels=max_pixels)
     height, width = picture.rgb.shape[:2]
     mask = read_mask(
@@ -93,6 +99,10 @@ def _read_pictures(request: EditRequest, max_pixels: int) -> tuple[Picture, np.n
         request.mask_grow,
         max_pixels=max_pixels,
     )
+    if is_full(mask):
+        raise MaskError(
+            "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
+        )
     painted = picture.rgb if request.scribble is None else _paint(picture.rgb, mask, request.scribble, max_pixels)
     if request.size is None or request.size == (width, height):
         return picture, mask, painted
@@ -105,13 +115,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, max_pixels: i
     Raises:
         ImageError, MaskError, OptionError: See `sfumato.errors`; nothing has been computed yet.
     """
-    if not request.prompt.strip():
-        raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
-    picture, mask, painted = _read_pictures(request, max_pixels)
-    if is_full(mask):
-        raise MaskError(
-            "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
-        )
+    picture, mask, painted = read_pictures(request, max_pixels)
     window = choose_window(mask, resolution, factor, request.window)
     width, height = target_size(window, resolution, factor)
     inside = resize_mask(crop(mask, window), (width, height))

@@ -22,8 +22,7 @@ class Embedded(StableDiffusion):
         from sfumato.embedded.autoencoder import PatchAutoencoder
 
         def part(kind: Any, subfolder: str) -> Any:
-            module = kind.from_pretrained(folder / subfolder, use_safetensors=True, local_files_only=True)
-            return module.to(device, dtype)
+            return kind.from_pretrained(folder / subfolder, use_safetensors=True, local_files_only=True, dtype=dtype).to(device)
 
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
         text_parts = SimpleNamespace(text_encoder=part(CLIPTextModel, "text_encoder"), tokenizer=tokenizer)

@@ -13,7 +13,7 @@ from sfumato.cli.options import build_request, request_parameters
 from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_results
 from sfumato.cli.staging import check_space, staged
 from sfumato.errors import OptionError
-from sfumato.images import Picture, read, write
+from sfumato.images import MAX_PIXELS, Picture, write
 from sfumato.request import EditRequest, EditResult
 from sfumato.saving import SUFFIXES
 
@@ -30,7 +30,7 @@ class Settings:
     Args:
         out: Folder of the predictions, the grid and the record.
         force: Replace existing files.
-        offline, allow_pickle, device, dtype, ranker: As in `sfumato.Editor`.
+        offline, allow_pickle, device, dtype, ranker, max_pixels: As in `sfumato.Editor`.
         save_mask: Also write the mask as it was understood, white = edit.
         save_steps: Also write the first prediction's steps as an animated GIF.
         format: Of the predictions; the source's by default.
@@ -44,6 +44,7 @@ class Settings:
     device: str | None = None
     dtype: str | None = None
     ranker: str | None = None
+    max_pixels: int = MAX_PIXELS
     save_mask: Path | None = None
     save_steps: Path | None = None
     format: FormatName | None = None
@@ -59,7 +60,9 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
     Raises:
         EditError: See `sfumato.errors`; nothing was written.
     """
-    source = read(request.image)
+    from sfumato.inputs import read_pictures  # loads torch: after the options are understood
+
+    source, _, _ = read_pictures(request, settings.max_pixels)
     file_format = format_of(settings.format, source)
     _check_extras(settings)
     wanted = {"mask.extra": settings.save_mask, "steps.gif": settings.save_steps}
@@ -90,6 +93,7 @@ def make(request: EditRequest, settings: Settings, save_steps: Path | None = Non
             allow_pickle=settings.allow_pickle,
             lora=request.lora,
             ranker=settings.ranker,
+            max_pixels=settings.max_pixels,
         )
         return editor.edit(request, on_progress=on_progress, save_steps=save_steps)
 
@@ -130,6 +134,7 @@ def edit(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the fastest by default.", metavar="NAME")] = None,
     dtype: Annotated[str | None, typer.Option(help="The fastest good one by default.", metavar=DTYPES)] = None,
     ranker: Annotated[str | None, typer.Option(help="CLIP that orders predictions: folder or cached id.", metavar="ID")] = None,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = MAX_PIXELS,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickled checkpoints too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
@@ -146,6 +151,7 @@ def edit(
             device=device,
             dtype=dtype,
             ranker=ranker,
+            max_pixels=max_pixels,
             save_mask=save_mask,
             save_steps=save_steps,
             format=_known_format(format),

@@ -6,7 +6,6 @@ zero, so training begins near 29 dB instead of at noise. The interface is diffus
 """
 
 import itertools
-
 from typing import cast
 
 import torch

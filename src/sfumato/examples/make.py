@@ -27,6 +27,12 @@ def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), kernel)
 
 
+def rounded_box(left: int, top: int, right: int, bottom: int, radius: int = 16) -> np.ndarray:
+    box = np.zeros((SIZE, SIZE), np.uint8)
+    box[top + radius : bottom - radius, left + radius : right - radius] = 1
+    return grown(box, radius)
+
+
 def save_mask(mask: np.ndarray, path: object) -> None:
     Image.fromarray((mask * 255).astype(np.uint8)).save(str(path), optimize=True)
 
@@ -34,11 +40,9 @@ def save_mask(mask: np.ndarray, path: object) -> None:
 def main() -> None:
     image, owner = STILL_LIFE.render(SIZE, samples=3)
     Image.fromarray(image).save(examples.SCENE, optimize=True)
-    save_mask(grown(owner == 0, 10), examples.MASK)
+    save_mask(rounded_box(76, 74, 168, 168), examples.MASK)  # the cube, its shadow, and room for other shapes
     save_mask(grown(owner >= 0, 4), examples.OBJECTS_MASK)
-    empty = np.zeros((SIZE, SIZE), np.uint8)
-    cv2.ellipse(empty, (76, 188), (42, 40), 0, 0, 360, 1, -1)
-    save_mask(empty, examples.EMPTY_MASK)
+    save_mask(rounded_box(30, 144, 122, 232), examples.EMPTY_MASK)
     thin = np.zeros((SIZE, SIZE), np.uint8)
     cv2.line(thin, (40, 205), (150, 215), 1, 5)
     save_mask(thin, examples.THIN_MASK)

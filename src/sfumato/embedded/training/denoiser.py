@@ -1,4 +1,8 @@
-"""Train the embedded denoiser and its text encoder together: v-prediction (arXiv:2202.00512) weighted by min-SNR (2303.09556)."""
+"""Train the embedded denoiser and its text encoder together: v-prediction (arXiv:2202.00512), zero terminal SNR (2305.08891).
+
+A thing of the world covers dozens of latent cells, which show its colour and shape through a lot of noise: the words are needed
+only at the noisiest levels. So these are trained most, without the weights that usually favour the cleaner ones.
+"""
 
 import argparse
 import os
@@ -17,7 +21,7 @@ from sfumato.embedded.training.loop import Run, progress, spawn, together, wait_
 from sfumato.embedded.world.captions import caption
 
 CAPTION_DROPOUT = 0.1
-MIN_SNR = 5.0
+NOISE_SHIFT = 2.0  # how much more the noisy levels are drawn: t = s u / (1 + (s - 1) u)
 MAIN_WEIGHT = 2.0  # how much more an error inside the captioned thing counts
 
 
@@ -28,6 +32,7 @@ def make_scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         clip_sample=False,
+        rescale_betas_zero_snr=True,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
     )
@@ -77,17 +82,15 @@ class Batches:
 
 
 def diffusion_loss(net: TextDenoiser, scheduler: DDIMScheduler, x: Tensor, main: Tensor, tokens: Tensor) -> Tensor:
-    """Weighted squared error of the velocity; errors inside the captioned thing count more."""
-    noise = torch.randn_like(x)
-    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),))
+    """Squared error of the velocity; errors inside the captioned thing count more."""
+    noise, u = torch.randn_like(x), torch.rand(len(x))
+    trained = scheduler.config.num_train_timesteps
+    timesteps = (trained * NOISE_SHIFT * u / (1 + (NOISE_SHIFT - 1) * u)).long().clamp(max=trained - 1)
     with torch.autocast("cpu", torch.bfloat16):
         predicted = net(scheduler.add_noise(x, noise, timesteps), timesteps, tokens).float()
-    cumulative = scheduler.alphas_cumprod[timesteps]
-    snr = cumulative / (1 - cumulative)
-    weight = (snr.clamp(max=MIN_SNR) / (snr + 1))[:, None, None, None]
     error = (predicted - scheduler.get_velocity(x, noise, timesteps)) ** 2
     place = 1 + MAIN_WEIGHT * main
-    return (weight * place * error).mean() / (weight.mean() * place.mean())
+    return (place * error).mean() / place.mean()
 
 
 def train(scenes: Path, vae_folder: Path, out: Path, minutes: float, batch_size: int, lr: float, cooldown: float) -> None:

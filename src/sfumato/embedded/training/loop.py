@@ -1,6 +1,8 @@
 """What every training run shares: a clock, a learning-rate schedule, an average of the weights, workers, and checkpoints."""
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,8 +45,9 @@ def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: in
         return
     folder.mkdir(parents=True, exist_ok=True)
     meeting = folder / f"meeting-{os.getpid()}"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exit takes the workers along
     try:
-        start_processes(_start_worker, (workers, str(meeting), function, arguments), nprocs=workers)
+        start_processes(_start_worker, (workers, str(meeting), function, arguments), nprocs=workers, daemon=True)
     finally:
         meeting.unlink(missing_ok=True)
 

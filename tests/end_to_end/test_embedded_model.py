@@ -1,0 +1,55 @@
+"""The model that ships: it does what is asked on the bundled examples, at its default settings."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato import Editor, examples
+from sfumato.backbones.hub import WEIGHTS
+
+COLOURS = {  # which channel leads, which follow, of sRGB in 0..255
+    "red": lambda r, g, b: (r > 1.5 * g) & (r > 1.5 * b),
+    "green": lambda r, g, b: (g > 1.25 * r) & (g > 1.25 * b),
+    "yellow": lambda r, g, b: (r > 1.4 * b) & (g > 1.4 * b) & (abs(r - g) < 70) & (r > 150),
+}
+
+
+@pytest.fixture(scope="module")
+def editor() -> Editor:
+    return Editor()
+
+
+def share_of(colour: str, image: Image.Image, mask: np.ndarray) -> float:
+    """Share of the masked pixels that have a colour."""
+    r, g, b = np.asarray(image.convert("RGB")).astype(float)[mask].T
+    return float(COLOURS[colour](r, g, b).mean())
+
+
+@pytest.mark.parametrize(
+    ("mask", "prompt", "colour"),
+    [
+        (examples.MASK, "a red ball", "red"),
+        (examples.MASK, "a yellow cylinder", "yellow"),
+        (examples.EMPTY_MASK, "a red cube", "red"),
+        (examples.EMPTY_MASK, "a green ball", "green"),
+    ],
+)
+def test_the_first_prediction_has_the_colour_asked_for(editor: Editor, mask: object, prompt: str, colour: str) -> None:
+    result = editor.edit(image=examples.SCENE, mask=mask, prompt=prompt)
+    where = np.asarray(result.mask) > 0
+    before = share_of(colour, Image.open(examples.SCENE), where)
+    after = share_of(colour, result.images[0], where)
+    assert after > max(0.25, 4 * before)
+
+
+def test_an_unknown_word_is_reported_with_what_is_known(editor: Editor) -> None:
+    result = editor.edit(image=examples.SCENE, mask=examples.MASK, prompt="a red zeppelin", n=1, steps=2)
+    note = next(note for note in result.notes if "zeppelin" in note)
+    assert "ball" in note
+    assert "'red'" not in note
+
+
+def test_the_weights_are_small_and_safe() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
+    assert {path.suffix for path in files if path.stat().st_size > 1e5} == {".safetensors"}
