@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
@@ -22,7 +23,7 @@ from sfumato.embedded.world.captions import caption
 
 CAPTION_DROPOUT = 0.1
 NOISE_SHIFT = 2.0  # how much more the noisy levels are drawn: t = s u / (1 + (s - 1) u)
-MAIN_WEIGHT = 2.0  # how much more an error inside the captioned thing counts
+SURROUNDINGS_WEIGHT = 0.25  # how much an error away from the captioned thing counts, against 1 on it and around its outline
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -82,14 +83,17 @@ class Batches:
 
 
 def diffusion_loss(net: TextDenoiser, scheduler: DDIMScheduler, x: Tensor, main: Tensor, tokens: Tensor) -> Tensor:
-    """Squared error of the velocity; errors inside the captioned thing count more."""
+    """Squared error of the velocity; errors on the captioned thing and along its outline count more."""
     noise, u = torch.randn_like(x), torch.rand(len(x))
     trained = scheduler.config.num_train_timesteps
     timesteps = (trained * NOISE_SHIFT * u / (1 + (NOISE_SHIFT - 1) * u)).long().clamp(max=trained - 1)
     with torch.autocast("cpu", torch.bfloat16):
         predicted = net(scheduler.add_noise(x, noise, timesteps), timesteps, tokens).float()
     error = (predicted - scheduler.get_velocity(x, noise, timesteps)) ** 2
-    place = 1 + MAIN_WEIGHT * main
+    near = F.max_pool2d(
+        main, 5, stride=1, padding=2
+    )  # the thing and two cells around it: shape is told by both sides of an outline
+    place = SURROUNDINGS_WEIGHT + (1 - SURROUNDINGS_WEIGHT) * near
     return (place * error).mean() / place.mean()
 
 
