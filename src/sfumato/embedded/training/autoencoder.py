@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training.loop import Run, progress
-from sfumato.embedded.training.scenes import load_shard, shard_path
+from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path
 
 CROP = 64
 
@@ -70,7 +70,7 @@ def finish(model: PatchAutoencoder, images: np.ndarray, scenes: Path, out: Path)
     """Record scale and shift, measure on held-out scenes, save in diffusers' folder format."""
     codes = torch.cat([model.encoder(to_pixels(images[i : i + 50])) for i in range(0, 500, 50)])
     model.register_to_config(scaling_factor=float(1 / codes.std()), shift_factor=float(codes.mean()))
-    held_out = to_pixels(load_shard(shard_path(scenes, 10_000))[0][:64])
+    held_out = to_pixels(load_shard(shard_path(scenes, HELD_OUT))[0][:64])
     print("held-out PSNR", psnr(model.decoder(model.encoder(held_out)), held_out), "per channel std", codes.std((0, 2, 3)))
     model.save_pretrained(out)
 

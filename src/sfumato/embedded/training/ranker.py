@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
 
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer, tell_words_apart, text_config
 from sfumato.embedded.training.loop import Run, progress, spawn
-from sfumato.embedded.training.scenes import load_shard, shard_path
+from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path
 from sfumato.embedded.world.captions import name
 from sfumato.embedded.world.scene import Scene, Thing
 
@@ -130,7 +130,7 @@ def train(scenes: Path, out: Path, minutes: float, batch_size: int, lr: float) -
 @torch.inference_mode()
 def accuracy(model: CLIPModel, scenes: Path, batches: int = 5) -> float:
     """Share of held-out views whose best caption of 64 fits them."""
-    views = Views([shard_path(scenes, 10_000), shard_path(scenes, 10_001)], 64)
+    views = Views([shard_path(scenes, HELD_OUT), shard_path(scenes, HELD_OUT + 1)], 64)
     views.rng = np.random.default_rng(0)
     hits = []
     for _ in range(batches):

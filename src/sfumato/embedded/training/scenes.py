@@ -3,7 +3,10 @@
 Shard `k` depends on `k` alone, so any number of processes can render a set together and a killed run resumes where it was.
 """
 
+import argparse
+import functools
 import json
+import multiprocessing
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -53,3 +56,16 @@ def load_shard(path: Path) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
     with np.load(path, allow_pickle=False) as data:
         scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
         return data["images"], data["owners"], scenes
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shards", type=int, default=12, help=f"of {SHARD} scenes each, to train on")
+    parser.add_argument("--held-out", type=int, default=2, help="shards that are never trained on")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    indices = [*range(HELD_OUT, HELD_OUT + arguments.held_out), *range(arguments.shards)]
+    with multiprocessing.Pool(arguments.workers) as pool:
+        for path in pool.imap_unordered(functools.partial(render_shard, arguments.out), indices):
+            print(path, flush=True)
