@@ -106,6 +106,7 @@ def task(preset: str, source: Tensor, mask: Tensor, **changes: object) -> EditTa
         "mask": mask,
         "conditioning": Conditioning(states=torch.zeros(2, 1, 1), extra={}),
         "seeds": tuple(range(BATCH)),
+        "start_fraction": 0.25,
         "start_sigma": None,
         "shrink": False,
         "options": options,

@@ -21,6 +21,7 @@ from sfumato.embedded.training.latents import LatentSet, cache_latents, load_lat
 from sfumato.embedded.training.loop import Run, progress, spawn, together, wait_for_all
 from sfumato.embedded.world.captions import caption
 
+SAMPLE_SIZE = 16  # latent cells a side
 CAPTION_DROPOUT = 0.1
 NOISE_SHIFT = 2.0  # how much more the noisy levels are drawn: t = s u / (1 + (s - 1) u)
 SURROUNDINGS_WEIGHT = 0.25  # how much an error away from the captioned thing counts, against 1 on it and around its outline
@@ -102,7 +103,7 @@ def train(scenes: Path, vae_folder: Path, out: Path, minutes: float, batch_size:
     wait_for_all()
     data = load_latents(caches, scenes)
     tokenizer = make_tokenizer()
-    net = TextDenoiser(tokenizer, data.latents.shape[1], data.latents.shape[2])
+    net = TextDenoiser(tokenizer, data.latents.shape[1], SAMPLE_SIZE)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Run(net, out / "checkpoint.pt", minutes, lr, cooldown)
     scheduler, batches, report = make_scheduler(), Batches(data, tokenizer, batch_size), progress(run)
@@ -114,9 +115,12 @@ def train(scenes: Path, vae_folder: Path, out: Path, minutes: float, batch_size:
 
 def export(checkpoint: Path, vae_folder: Path, out: Path) -> None:
     """Write the averaged weights as a diffusers folder, float16 safetensors."""
-    vae = PatchAutoencoder.from_pretrained(vae_folder)
+    loaded = PatchAutoencoder.from_pretrained(vae_folder)
+    # built anew, because what from_pretrained gives remembers its folder in the configuration
+    vae = PatchAutoencoder.from_config({key: value for key, value in loaded.config.items() if not key.startswith("_")})
+    vae.load_state_dict(loaded.state_dict())
     tokenizer = make_tokenizer()
-    net = TextDenoiser(tokenizer, vae.config.latent_channels, 16)
+    net = TextDenoiser(tokenizer, vae.config.latent_channels, SAMPLE_SIZE)
     net.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
     net.unet.half().save_pretrained(out / "unet")
     net.text.half().save_pretrained(out / "text_encoder")
