@@ -15,7 +15,7 @@ from sfumato.masks.feather import composite, default_feather, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import to_latent
 from sfumato.masks.reading import grow_mask
-from sfumato.masks.window import bounding_box, choose_window, crop, paste_back, resize, resize_mask, target_size
+from sfumato.masks.window import CONTEXT, bounding_box, choose_window, crop, paste_back, resize, resize_mask, target_size
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -113,11 +113,11 @@ def test_window_gives_small_masks_context_on_all_sides_it_can(box: tuple[int, in
     mask[y : y + box_height, x : x + box_width] = 1
     window = choose_window(mask, resolution, 4, "auto")
     assert window.width == window.height
-    assert 2 * max(box_width, box_height) <= window.width
+    assert CONTEXT * max(box_width, box_height) <= window.width
     assert resolution // 4 <= window.width
-    quarter = max(box_width, box_height) // 2 - 1
-    assert x - window.left >= min(quarter, x)
-    assert window.left + window.width - x - box_width >= min(quarter, 360 - x - box_width)
+    around = int((CONTEXT - 1) / 2 * max(box_width, box_height)) - 1
+    assert x - window.left >= min(around, x)
+    assert window.left + window.width - x - box_width >= min(around, 360 - x - box_width)
 
 
 @quick

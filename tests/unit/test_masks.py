@@ -124,12 +124,12 @@ def test_full_masks_are_seen() -> None:
 @pytest.mark.parametrize(
     ("mask", "expected"),
     [
-        (rectangle(600, 800, 300, 200, 100, 60), (250, 130, 200, 200)),  # twice the longer side, centred, whole cells
-        (rectangle(600, 800, 0, 0, 100, 60), (0, 0, 200, 200)),  # shifted inside
+        (rectangle(600, 800, 300, 200, 100, 60), (270, 150, 160, 160)),  # 1.6 times the longer side, centred, whole cells
+        (rectangle(600, 800, 0, 0, 100, 60), (0, 0, 160, 160)),  # shifted inside
         (rectangle(600, 800, 790, 590, 1, 1), (672, 472, 128, 128)),  # never below a quarter of 512
         (rectangle(600, 800, 100, 100, 400, 100), (0, 0, 600, 600)),  # cut to the largest square
         (rectangle(600, 800, 50, 100, 700, 100), (0, 0, 800, 600)),  # no square holds it
-        (rectangle(500, 4000, 1000, 0, 600, 100), (700, 0, 1200, 500)),  # a strip keeps its context only
+        (rectangle(500, 4000, 1000, 0, 600, 100), (820, 0, 960, 500)),  # a strip keeps its context only
         (rectangle(40, 30, 3, 3, 2, 2), (0, 0, 30, 30)),  # small pictures
     ],
 )

@@ -12,6 +12,9 @@ from sfumato.errors import MaskError, OptionError
 from sfumato.masks.reading import Box, Mask
 
 
+CONTEXT = 1.6  # side of the window, in longer sides of the mask's bounding box
+
+
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """A rectangle inside the picture, in image pixels."""
@@ -30,7 +33,7 @@ class Window:
 def choose_window(mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box) -> Window:
     """Choose what the model sees, so that a small mask is worked on at the model's own resolution.
 
-    "auto" is a square of twice the longer side of the mask's bounding box, centred on it and shifted into the picture. It is
+    "auto" is a square of 1.6 times the longer side of the mask's bounding box, centred on it and shifted into the picture. It is
     at least a quarter of the model's resolution, so that tiny masks keep context, and is cut to the picture's sides: to the
     largest square if that still holds the bounding box, otherwise each side on its own.
 
@@ -54,7 +57,7 @@ def choose_window(mask: Mask, resolution: int, factor: int, setting: Literal["au
     if setting != "auto":
         return _given_window(setting, (x, y, box_width, box_height), (width, height))
     longer = max(box_width, box_height)
-    side = math.ceil(max(2 * longer, resolution // 4) / factor) * factor
+    side = math.ceil(max(CONTEXT * longer, resolution // 4) / factor) * factor
     shorter = min(width, height)
     if longer <= shorter:
         side = min(side, shorter)

@@ -24,7 +24,7 @@ from sfumato.embedded.world.captions import caption
 SAMPLE_SIZE = 16  # latent cells a side
 CAPTION_DROPOUT = 0.1
 NOISE_SHIFT = 2.0  # how much more the noisy levels are drawn: t = s u / (1 + (s - 1) u)
-SURROUNDINGS_WEIGHT = 0.25  # how much an error away from the captioned thing counts, against 1 on it and around its outline
+SURROUNDINGS_WEIGHT = 0.5  # how much an error away from the captioned thing counts, against 1 on it and around its outline
 
 
 def make_scheduler() -> DDIMScheduler:
