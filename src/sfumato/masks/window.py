@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sfumato.errors import MaskError, OptionError
 from sfumato.masks.reading import Box, Mask
 
-
 CONTEXT = 1.6  # side of the window, in longer sides of the mask's bounding box
 
 
