@@ -48,7 +48,7 @@ def main() -> None:
     editor = Editor()
     cases: dict[str, dict[str, Any]] = {
         "scene": {"image": examples.SCENE, "mask": examples.MASK, "prompt": examples.PROMPT},
-        "photograph": {"image": examples.photograph(), "box": examples.PHOTOGRAPH_BOX, "prompt": examples.PROMPT},
+        "photograph": {"image": examples.photograph(), "box": examples.PHOTOGRAPH_BOX, "prompt": examples.PHOTOGRAPH_PROMPT},
     }
     for title, fields in cases.items():
         source = read(fields["image"]).rgb

@@ -25,9 +25,9 @@ def run(out: Path, *, force: bool) -> None:
     """
     inputs = out / "input"
     with_photograph = _copy_pictures(inputs, force=force)
-    _edit(inputs / examples.SCENE.name, out / "scene", force, mask=inputs / examples.MASK.name)
+    _edit(inputs / examples.SCENE.name, examples.PROMPT, out / "scene", force, mask=inputs / examples.MASK.name)
     if with_photograph:
-        _edit(inputs / PHOTOGRAPH, out / "photograph", force, box=examples.PHOTOGRAPH_BOX)
+        _edit(inputs / PHOTOGRAPH, examples.PHOTOGRAPH_PROMPT, out / "photograph", force, box=examples.PHOTOGRAPH_BOX)
     else:
         typer.echo('note: to see a photograph edited too: pip install "sfumato[demo]"', err=True)
 
@@ -48,8 +48,8 @@ def _copy_pictures(folder: Path, *, force: bool) -> bool:
     return photograph is not None
 
 
-def _edit(image: Path, out: Path, force: bool, **where: Any) -> None:
-    request = EditRequest(image=image, prompt=examples.PROMPT, n=PREDICTIONS, **where)
+def _edit(image: Path, prompt: str, out: Path, force: bool, **where: Any) -> None:
+    request = EditRequest(image=image, prompt=prompt, n=PREDICTIONS, **where)
     summary = perform(request, Settings(out=out, force=force))
     typer.echo(f'{image}, "{request.prompt}", best first:')
     describe(summary)

@@ -32,3 +32,4 @@ def photograph() -> Image.Image:
 
 
 PHOTOGRAPH_BOX = (430, 250, 130, 120)  # bare table beside the cup
+PHOTOGRAPH_PROMPT = "a green cone"
