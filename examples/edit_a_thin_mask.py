@@ -1,4 +1,4 @@
-"""Edit under a thin mask: a stroke five pixels wide, less than a latent cell.
+"""Edit under a thin mask: a narrow stroke, less than two latent cells wide.
 
 Progressive mask shrinking starts from a wider mask, so that the model has room to begin; for masks as thin as this one it is on
 by itself.

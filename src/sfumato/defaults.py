@@ -53,7 +53,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
     options = card.presets[preset]
     values = SHARED_DEFAULTS | FAMILY_DEFAULTS[backbone.family] | {"preset": preset} | options.defaults
     if request.scribble is not None:
-        values["start_fraction"] = SCRIBBLE_START
+        values |= {"start_fraction": SCRIBBLE_START, "fill": "original"}
     filled = {name: value for name, value in values.items() if getattr(request, name) is None}
     guard = GUARD if request.guard and backbone.family != "embedded" else ""
     negative = ", ".join(part for part in (request.negative_prompt, guard) if part)

@@ -41,10 +41,10 @@ def main() -> None:
     image, owner = STILL_LIFE.render(SIZE, samples=3)
     Image.fromarray(image).save(examples.SCENE, optimize=True)
     save_mask(rounded_box(76, 74, 168, 168), examples.MASK)  # the cube, its shadow, and room for other shapes
-    save_mask(grown(owner >= 0, 4), examples.OBJECTS_MASK)
+    save_mask(grown(owner >= 0, 1), examples.OBJECTS_MASK)
     save_mask(rounded_box(30, 144, 122, 232), examples.EMPTY_MASK)
     thin = np.zeros((SIZE, SIZE), np.uint8)
-    cv2.line(thin, (40, 205), (150, 215), 1, 5)
+    cv2.line(thin, (70, 150), (76, 222), 1, 13)
     save_mask(thin, examples.THIN_MASK)
     scribble = np.zeros((SIZE, SIZE, 4), np.uint8)
     cv2.circle(scribble, (76, 188), 27, (190, 25, 20, 255), -1)
