@@ -1,73 +1,31 @@
 """The one door: read, cut out the window, run the method, restore the background, rank, put back."""
 
-import gc
 import inspect
 import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 import sfumato
 from sfumato import ranking
 from sfumato.backbones import loading
-from sfumato.backbones.base import Backbone, Conditioning
-from sfumato.background.registry import BACKGROUNDS
-from sfumato.defaults import PAPER_CLIP, Resolved, resolve
-from sfumato.errors import BackboneError, OptionError, ResourceError
+from sfumato.backbones.base import Backbone
+from sfumato.defaults import PAPER_CLIP, resolve
+from sfumato.errors import BackboneError, OptionError
 from sfumato.images import MAX_PIXELS, restore
 from sfumato.inputs import Inputs, prepare, to_uint8
 from sfumato.masks.feather import composite
 from sfumato.masks.window import paste_back
 from sfumato.methods import registry
-from sfumato.methods.base import EditTask, MethodCard
 from sfumato.request import EditRequest, EditResult, make_request
+from sfumato.run import Clock, Listener, Progress, Run
 from sfumato.saving import write_animation
 
-FIRST_BATCH_CELLS = 65_536  # latent cells tried at once before memory is known: 16 predictions of 512x512
 WORDS_SHOWN = 60
 LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where an edit is. Raise `sfumato.errors.Cancelled` from the callback to stop it.
-
-    Args:
-        stage: "load", "encode", "denoise", "background" or "rank".
-        step, total: Work done in this stage.
-        preview: Makes the current prediction as a picture of the window, when asked; None where there is none.
-    """
-
-    stage: str
-    step: int
-    total: int
-    preview: Callable[[], Image.Image] | None = None
-
-
-Listener = Callable[[Progress], None]
-
-
-@dataclass
-class _Clock:
-    """Seconds per stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 class Editor:
@@ -156,7 +114,7 @@ class Editor:
             request = make_request({"model": self.model, "method": self.method, "lora": self.lora, **options})
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
-        clock, tell = _Clock(), on_progress or (lambda progress: None)
+        clock, tell = Clock(), on_progress or (lambda progress: None)
         with clock.stage("load"):
             tell(Progress(stage="load", step=0, total=1))
             self._switch(request)
@@ -171,7 +129,7 @@ class Editor:
                     factor=self.backbone.factor,
                     max_pixels=self.max_pixels,
                 )
-                run = _Run(self.backbone, card, resolved, inputs, clock, tell, keep_frames=save_steps is not None)
+                run = Run(self.backbone, card, resolved, inputs, clock, tell, keep_frames=save_steps is not None)
             windows = run.predictions()
         with clock.stage("rank"):
             tell(Progress(stage="rank", step=0, total=1))
@@ -233,116 +191,6 @@ class Editor:
             "window": [inputs.window.left, inputs.window.top, inputs.window.width, inputs.window.height],
             **inputs.hashes,
         }
-
-
-class _Run:
-    """One edit on its way: what is encoded once, and the batches of predictions made from it."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        card: MethodCard,
-        resolved: Resolved,
-        inputs: Inputs,
-        clock: _Clock,
-        tell: Listener,
-        keep_frames: bool,
-    ) -> None:
-        self.backbone, self.card, self.resolved, self.inputs = backbone, card, resolved, inputs
-        self.clock, self.tell, self.request = clock, tell, resolved.request
-        self.notes: list[str] = []
-        self.frames: list[Tensor] = []  # the first prediction's clean estimates, for an animation
-        self.keep_frames = keep_frames
-        generator = torch.Generator().manual_seed(self.request.seed) if resolved.options.posterior_sample else None
-        self.source = backbone.encode(inputs.pixels, generator)
-        self.start = self.source if torch.equal(inputs.start, inputs.pixels) else backbone.encode(inputs.start, generator)
-        height, width = inputs.pixels.shape[-2:]
-        self.conditioning: Conditioning = backbone.encode_prompt(self.request.prompt, resolved.negative_prompt, (width, height))
-        cells = self.source.shape[-1] * self.source.shape[-2]
-        self.batch_size = min(self.request.n, self.request.batch_size or max(1, FIRST_BATCH_CELLS // cells))
-
-    def predictions(self) -> np.ndarray:
-        """All predictions as windows (n, h, w, 3) uint8, in the order of their seeds."""
-        done: list[np.ndarray] = []
-        while len(done) < self.request.n:
-            first = self.request.seed + len(done)
-            seeds = tuple(range(first, min(first + self.batch_size, self.request.seed + self.request.n)))
-            try:
-                done += list(self._batch(seeds))
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self._halve()
-        return np.stack(done)
-
-    def _halve(self) -> None:
-        """Free what a failed batch held and go on with half its size."""
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self.batch_size == 1:
-            raise ResourceError(
-                "Out of memory with one prediction at a time: use a smaller --window or --size, or a smaller model.",
-                code="out-of-memory",
-            )
-        self.batch_size //= 2
-        self.notes.append(f"Memory ran out; went on with {self.batch_size} predictions per batch.")
-
-    def _batch(self, seeds: tuple[int, ...]) -> np.ndarray:
-        done = seeds[0] - self.request.seed
-        with self.clock.stage("denoise"):
-            latents = self.card.run(self.backbone, self._task(seeds), self._watch(done))
-            decoded = self.backbone.decode(latents)
-        with self.clock.stage("background"):
-            pixels = BACKGROUNDS[self.request.background or "paste"].load()(
-                self.backbone,
-                latents,
-                decoded,
-                self.inputs.pixels.to(decoded.device),
-                self.inputs.mask_pixels.to(decoded.device),
-                lambda step, total: self.tell(Progress(stage="background", step=step, total=total)),
-            )
-        return np.stack([to_uint8(image) for image in pixels])
-
-    def _task(self, seeds: tuple[int, ...]) -> EditTask:
-        request = self.request
-        assert request.steps
-        assert request.scheduler
-        return EditTask(
-            source=self.source,
-            start=self.start,
-            mask=self.inputs.mask_latent.to(self.source.device),
-            conditioning=self.conditioning,
-            seeds=seeds,
-            steps=request.steps,
-            guidance_scale=1.0 if request.guidance_scale is None else request.guidance_scale,
-            scheduler=request.scheduler,
-            start_fraction=request.start_fraction or 0.0,
-            start_sigma=request.start_sigma,
-            shrink=request.shrink == "on" or (request.shrink == "auto" and self.inputs.thin),
-            options=self.resolved.options,
-        )
-
-    def _watch(self, done: int) -> Callable[[int, int, Tensor], None]:
-        def watch(step: int, total: int, clean: Tensor) -> None:
-            if self.keep_frames and done == 0:
-                self.frames = [*self.frames[: step - 1], clean[:1]]
-            batches = -(-self.request.n // self.batch_size)
-            before = done // self.batch_size * total
-            self.tell(
-                Progress(
-                    stage="denoise",
-                    step=before + step,
-                    total=batches * total,
-                    preview=lambda: Image.fromarray(to_uint8(self.backbone.decode(clean[:1])[0])),
-                )
-            )
-
-        return watch
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:

@@ -21,8 +21,8 @@ from sfumato import examples
 from sfumato.cli import demo
 from sfumato.cli.main import app
 from sfumato.defaults import FAMILY_DEFAULTS
-from sfumato.editor import Progress
 from sfumato.images import read
+from sfumato.run import Progress
 
 FAST = ("--steps", "3", "--background", "paste")
 SCENE, MASK = str(examples.SCENE), str(examples.MASK)

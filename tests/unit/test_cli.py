@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner, Result
 
 import sfumato.editor
+import sfumato.run
 from sfumato.cli import progress, staging
 from sfumato.cli.edit import command
 from sfumato.cli.main import app
@@ -344,8 +345,8 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with progress.progress_bar() as show:
         assert show is not None
         for step in range(3):
-            show(sfumato.editor.Progress(stage="denoise", step=step, total=20))
-        show(sfumato.editor.Progress(stage="rank", step=1, total=1))
+            show(sfumato.run.Progress(stage="denoise", step=step, total=20))
+        show(sfumato.run.Progress(stage="rank", step=1, total=1))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "rank" in captured.err

@@ -10,8 +10,8 @@ from PIL import Image
 
 from sfumato import Editor, EditRequest
 from sfumato.background import fitting
-from sfumato.editor import Progress
 from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
+from sfumato.run import Progress
 from tests import tiny_models
 
 FAST = {"steps": 3, "rank": "whole", "background": "paste", "n": 2}

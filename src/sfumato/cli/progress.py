@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from sfumato.editor import Progress as EditProgress
+    from sfumato.run import Progress as EditProgress
 
 
 @contextmanager
