@@ -156,7 +156,7 @@ class Editor:
             return []
         source = to_uint8(inputs.pixels[0])
         mask = inputs.mask_pixels[0, 0].numpy().astype(np.uint8)
-        if self._scorer is None and request.rank != "whole":
+        if self._scorer is None:
             self._scorer, note = self._load_scorer(request.rank)
             notes += note
         return ranking.rank(windows, source, mask, request.prompt, self._scorer, request.rank)

@@ -94,13 +94,21 @@ class Run:
         while len(done) < self.request.n:
             first = self.request.seed + len(done)
             seeds = tuple(range(first, min(first + self.batch_size, self.request.seed + self.request.n)))
-            try:
-                done += list(self._batch(seeds))
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
+            batch = self._batch_if_it_fits(seeds)
+            if batch is None:
                 self._halve()
+            else:
+                done += list(batch)
         return np.stack(done)
+
+    def _batch_if_it_fits(self, seeds: tuple[int, ...]) -> np.ndarray | None:
+        """None when memory ran out; the error, and with it all that its frames hold, is gone by then."""
+        try:
+            return self._batch(seeds)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
 
     def _halve(self) -> None:
         """Free what a failed batch held and go on with half its size."""

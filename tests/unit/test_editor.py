@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato import Editor, EditRequest
+from sfumato import Editor, EditRequest, ranking
 from sfumato.background import fitting
 from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
 from sfumato.run import Progress
@@ -127,6 +127,24 @@ def test_out_of_memory_halves_the_batch(editor: Editor, request_fields: dict[str
     assert len(result.images) == 4
     assert result.request.batch_size == 1
     assert any("Memory ran out" in note for note in result.notes)
+
+
+def test_ranking_does_not_depend_on_earlier_edits(
+    folder: Path, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ByBrightness:
+        def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+            mean = images.mean((1, 2, 3))
+            return torch.stack([mean.cos(), mean.sin()], dim=1)
+
+        def embed_text(self, prompts: list[str]) -> torch.Tensor:
+            return torch.tensor([[0.0, 1.0]]).repeat(len(prompts), 1)
+
+    monkeypatch.setattr(ranking, "load_scorer", lambda *_: ByBrightness())
+    editor = Editor(str(folder), dtype="float32")
+    before = editor.edit(**request_fields).scores
+    editor.edit(**{**request_fields, "rank": "both"})
+    assert editor.edit(**request_fields).scores == before
 
 
 def test_out_of_memory_with_one_prediction_says_what_to_do(
