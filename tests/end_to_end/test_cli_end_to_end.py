@@ -200,6 +200,22 @@ def test_interrupt_signal(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_interrupt_while_generated_code_runs(tmp_path: Path) -> None:
+    (tmp_path / "stopped.py").write_text("""
+import typer
+from sfumato.cli.failures import reported
+
+def stopped():
+    with reported():
+        exec("raise KeyboardInterrupt")
+
+typer.run(stopped)
+""")
+    command = [sys.executable, "-m", "stopped"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert finished.returncode == 130, finished.stderr
+
+
 def test_settings_reach_the_editor(sfumato: Callable[..., Result], tmp_path: Path) -> None:
     assert edit_scene(sfumato, "-n", 1, "--device", "cpu", "--dtype", "float32", "--offline").exit_code == 0
     facts = json.loads((tmp_path / "out" / "result.json").read_text())["facts"]

@@ -27,7 +27,17 @@ def reported(as_json: bool = False, debug: bool = False) -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         if debug or os.environ.get("SFUMATO_DEBUG") == "1":
             raise
+        _forget_interrupt()
         _stop(_explain(error), as_json)
+
+
+def _forget_interrupt() -> None:
+    """Let the process end with its own exit status.
+
+    An interrupt that passes through exec(string), which dataclasses and namedtuples use while modules are imported, leaves
+    CPython bound to end by SIGINT whatever exit status is asked for; the next exec clears that.
+    """
+    exec("")
 
 
 def _explain(error: BaseException) -> EditError:
