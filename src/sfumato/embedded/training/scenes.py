@@ -1,4 +1,4 @@
-"""Rendered scenes on disk, in shards: images, the owner of every pixel, and the scenes themselves.
+"""Rendered scenes of the learned part of the world on disk, in shards: images, the owner of every pixel, and the scenes.
 
 Shard `k` depends on `k` alone, so any number of processes can render a set together and a killed run resumes where it was.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
+from sfumato.embedded.world.split import LEARNED
 
 SHARD = 1000
 HELD_OUT = 10_000  # shards from here on are never trained on
@@ -31,7 +32,7 @@ def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) 
         return path
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([index, 2023])
-    scenes = [random_scene(rng) for _ in range(count)]
+    scenes = [random_scene(rng, LEARNED) for _ in range(count)]
     drawn = [scene.render(size) for scene in scenes]
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("wb") as file:
