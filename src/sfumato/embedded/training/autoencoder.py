@@ -3,17 +3,20 @@
 Half of the crops are recoloured and a fifth are dead leaves, so that the code carries photographs too, not only the world.
 """
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
-from sfumato.embedded.training.loop import Run, progress
+from sfumato.embedded.training.loop import Run, Tell
+from sfumato.embedded.training.samples import tiled
 from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path
+from sfumato.images import write
+from sfumato.inputs import to_uint8
 
 CROP = 64
 CODE_NOISE = 0.05
@@ -70,8 +73,28 @@ def psnr(x: Tensor, y: Tensor) -> float:
 
 
 def train(
-    scenes: Path, out: Path, minutes: float, start_from: Path | None = None, batch_size: int = 32, lr: float = 1.5e-3
+    *,
+    scenes: Path,
+    out: Path,
+    minutes: float,
+    device: str = "cpu",
+    start_from: Path | None = None,
+    batch_size: int = 32,
+    lr: float = 1.5e-3,
+    cooldown: float = 1.0,
+    tell: Tell = print,
 ) -> None:
+    """Train on crops of the rendered shards in `scenes`.
+
+    Args:
+        scenes: Folder of rendered shards.
+        out: Gets `checkpoint.pt`, sheets of reconstructions, and the averaged weights in diffusers' format in `model`.
+        minutes: Of this call.
+        device: cpu or cuda.
+        start_from: Folder of saved weights to begin with, if there is no checkpoint.
+        batch_size, lr, cooldown: See `loop.Run`.
+        tell: Hears how it goes.
+    """
     paths = [p for i in range(HELD_OUT) if (p := shard_path(scenes, i)).exists()]
     images = np.concatenate([load_shard(p)[0] for p in paths])
     rng = np.random.default_rng()
@@ -81,44 +104,28 @@ def train(
         model.start_from_patches(crops(images, 512, rng))
     else:
         model = PatchAutoencoder.from_pretrained(start_from).float()
-    model.to(memory_format=torch.channels_last)
-    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown=1.0)
-    report = progress(run)
+    model.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
     for _ in run.steps():
-        x = crops(images, batch_size, rng, leaves).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        x = crops(images, batch_size, rng, leaves).to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16):
             z = model.encoder(x)
             y = model.decoder(z + CODE_NOISE * torch.randn_like(z))
         y = y.float()
-        loss = (y - x).abs().mean() + gradients(y, x) + 1e-4 * (z.float() ** 2).mean()
-        run.update(loss, batch_size)
-        report(loss.item())
+        run.update((y - x).abs().mean() + gradients(y, x) + 1e-4 * (z.float() ** 2).mean(), batch_size)
     if run.leader:
-        model.load_state_dict(run.average)
-        finish(model, images, scenes, out)
+        run.use_average()
+        finish(model.cpu(), images, scenes, out, tell)
 
 
 @torch.inference_mode()
-def finish(model: PatchAutoencoder, images: np.ndarray, scenes: Path, out: Path) -> None:
-    """Record scale and shift, measure on held-out scenes, save in diffusers' folder format."""
+def finish(model: PatchAutoencoder, images: np.ndarray, scenes: Path, out: Path, tell: Tell) -> None:
+    """Record scale and shift, measure on held-out scenes, draw a sheet of them, save in diffusers' folder format."""
     codes = torch.cat([model.encoder(to_pixels(images[i : i + 50])) for i in range(0, 500, 50)])
     model.register_to_config(scaling_factor=float(1 / codes.std()), shift_factor=float(codes.mean()))
     held_out = to_pixels(load_shard(shard_path(scenes, HELD_OUT))[0][:64])
-    print("held-out PSNR", psnr(model.decoder(model.encoder(held_out)), held_out), "per channel std", codes.std((0, 2, 3)))
-    model.save_pretrained(out)
-
-
-if __name__ == "__main__":
-    import argparse
-
-    from sfumato.embedded.training.loop import spawn
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start-from", type=Path)
-    parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    a = parser.parse_args()
-    spawn(train, (a.scenes, a.out, a.minutes, a.start_from, 32, a.lr), a.workers, a.out)
+    again = model.decoder(model.encoder(held_out))
+    tell(f"held-out scenes: {psnr(again, held_out):.2f} dB")
+    model.save_pretrained(out / "model")
+    sheet = tiled([np.stack([to_uint8(pixels) for pixels in row[:8]]) for row in (held_out, again)])
+    write(Image.fromarray(sheet), out / "held-out.png", format="PNG")
