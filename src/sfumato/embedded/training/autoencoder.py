@@ -14,7 +14,7 @@ from torch import Tensor
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.samples import tiled
-from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path
+from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 from sfumato.images import write
 from sfumato.inputs import to_uint8
 
@@ -95,8 +95,7 @@ def train(
         batch_size, lr, cooldown: See `loop.Run`.
         tell: Hears how it goes.
     """
-    paths = [p for i in range(HELD_OUT) if (p := shard_path(scenes, i)).exists()]
-    images = np.concatenate([load_shard(p)[0] for p in paths])
+    images = np.concatenate([load_shard(p)[0] for p in training_shards(scenes)])
     rng = np.random.default_rng()
     leaves = np.stack([dead_leaves(rng) for _ in range(LEAVES)])
     if start_from is None:
@@ -121,7 +120,7 @@ def train(
 @torch.inference_mode()
 def finish(model: PatchAutoencoder, images: np.ndarray, scenes: Path, out: Path, tell: Tell) -> None:
     """Record scale and shift, measure on held-out scenes, draw a sheet of them, save in diffusers' folder format."""
-    codes = torch.cat([model.encoder(to_pixels(images[i : i + 50])) for i in range(0, 500, 50)])
+    codes = torch.cat([model.encoder(to_pixels(images[i : i + 50])) for i in range(0, min(500, len(images)), 50)])
     model.register_to_config(scaling_factor=float(1 / codes.std()), shift_factor=float(codes.mean()))
     held_out = to_pixels(load_shard(shard_path(scenes, HELD_OUT))[0][:64])
     again = model.decoder(model.encoder(held_out))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training.autoencoder import to_pixels
 from sfumato.embedded.training.loop import save_atomically
-from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path
+from sfumato.embedded.training.scenes import load_shard, training_shards
 from sfumato.embedded.training.workers import together, wait_for_all
 from sfumato.embedded.world.captions import caption
 from sfumato.errors import InputError
@@ -57,9 +57,7 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
     Raises:
         InputError: no-scenes.
     """
-    shards = [p for i in range(HELD_OUT) if (p := shard_path(scenes, i)).exists()]
-    if not shards:
-        raise InputError(f"There are no scenes in {scenes}; render them with: sfumato train world", code="no-scenes")
+    shards = training_shards(scenes)
     caches = [vae_folder / "latents" / f"{p.stem}.pt" for p in shards]
     rank, workers = together()
     vae = _load_vae(vae_folder)

@@ -15,7 +15,7 @@ from sfumato.embedded.training.muon import Muon, split
 from sfumato.embedded.training.workers import together
 from sfumato.errors import BackboneError, ResourceError
 
-SAVE_EVERY_S = 180.0
+SAVE_EVERY_S = 300.0
 AGREE_EVERY_S = 15.0
 REPORT_EVERY_S = 10.0
 AVERAGE = 0.9985  # share of the old average that each step keeps

@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer, tell_words_apart, text_config
 from sfumato.embedded.training.denoiser import quick_attention
 from sfumato.embedded.training.loop import Run, Tell
-from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path
+from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 from sfumato.embedded.world.captions import name
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, unseen
@@ -142,7 +142,7 @@ def train(
     tell: Tell = print,
 ) -> None:
     """Train on the rendered shards in `scenes`; `out` gets `checkpoint.pt` and the averaged weights in `model`."""
-    views = Views([p for i in range(HELD_OUT) if (p := shard_path(scenes, i)).exists()], batch_size)
+    views = Views(training_shards(scenes), batch_size)
     place = torch.device(device)
     model = make_ranker().to(place)
     run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)

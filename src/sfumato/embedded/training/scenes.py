@@ -15,6 +15,7 @@ import numpy as np
 
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
 from sfumato.embedded.world.split import LEARNED
+from sfumato.errors import InputError
 
 SHARD = 1000
 HELD_OUT = 10_000  # shards from here on are never trained on
@@ -22,6 +23,18 @@ HELD_OUT = 10_000  # shards from here on are never trained on
 
 def shard_path(folder: Path, index: int) -> Path:
     return folder / f"scenes-{index:05d}.npz"
+
+
+def training_shards(folder: Path) -> list[Path]:
+    """The shards to train on.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    shards = [p for i in range(HELD_OUT) if (p := shard_path(folder, i)).exists()]
+    if not shards:
+        raise InputError(f"There are no scenes in {folder}; render them with: sfumato train world", code="no-scenes")
+    return shards
 
 
 def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) -> Path:
