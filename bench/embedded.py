@@ -19,7 +19,10 @@ from sfumato import Editor, examples
 from sfumato.inputs import to_tensor
 
 TILE = 128
-PROMPTS = ("a red ball", "a yellow cube", "a blue cylinder", "a green cone", "a purple ring", "an orange star")
+PROMPTS = (
+    *("a red ball", "a yellow cube", "a blue cylinder", "a green cone", "a purple ring", "an orange star"),
+    *("a pink heart", "a turquoise mushroom"),
+)
 
 
 def main(path: Path) -> None:

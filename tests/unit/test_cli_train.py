@@ -40,6 +40,7 @@ def render_few(folder: Path) -> None:
         (("ranker", "--data", "."), "option-contradiction", "--data"),
         (("denoiser",), "no-autoencoder", "sfumato train autoencoder"),
         (("denoiser", "--start-from", "embedded"), "no-scenes", "sfumato train world"),
+        (("distilled",), "no-denoiser", "sfumato train denoiser"),
         (("autoencoder",), "no-scenes", "sfumato train world"),
         (("ranker",), "no-scenes", "sfumato train world"),
     ],
@@ -64,7 +65,7 @@ def test_a_checkpoint_is_not_trained_over(train: Callable[..., Result], tmp_path
 def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "training"
     render_few(folder)
-    for part in ("autoencoder", "denoiser", "ranker"):
+    for part in ("autoencoder", "denoiser", "distilled", "ranker"):
         result = train(part, *SHORT, "--debug")
         assert result.exit_code == 0, result.stderr
         assert "samples" in result.stdout

@@ -117,7 +117,7 @@ def replay(
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="world, autoencoder, denoiser, ranker or judge.", metavar="PART")],
+    part: Annotated[str, typer.Argument(help="world, autoencoder, denoiser, distilled or ranker.", metavar="PART")],
     folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(
         "training"
     ),

@@ -9,9 +9,9 @@ import typer
 
 from sfumato.errors import InputError, OptionError, ResourceError
 
-PARTS = ("world", "autoencoder", "denoiser", "ranker")
+PARTS = ("world", "autoencoder", "denoiser", "distilled", "ranker")
 SIZES = ("small", "large")
-MINUTES = {"autoencoder": 8.0, "denoiser": 60.0, "ranker": 10.0}
+MINUTES = {"autoencoder": 8.0, "denoiser": 60.0, "distilled": 30.0, "ranker": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def run(part: str, settings: Settings) -> None:
 
     Raises:
         OptionError: part-unknown, size-unknown, option-contradiction, checkpoint-exists.
-        InputError: no-scenes, no-autoencoder.
+        InputError: no-scenes, no-autoencoder, no-denoiser.
         BackboneError: checkpoint-mismatch.
         ResourceError: disk-full, extra-missing, no-device.
     """
@@ -85,16 +85,19 @@ def _train(part: str, settings: Settings) -> None:
     elif part == "denoiser":
         from sfumato.embedded.training import denoiser
 
-        start_from = _weights(settings)
         denoiser.train(
             vae=_autoencoder(settings),
             scenes=folder / "scenes",
             data=settings.data,
             size=denoiser.SIZES[settings.size],
-            start_from=start_from,
+            start_from=_weights(settings),
             tell=typer.echo,
             **common,
         )
+    elif part == "distilled":
+        from sfumato.embedded.training import distilled
+
+        distilled.train(model=_teacher(settings), vae=_autoencoder(settings), scenes=folder / "scenes", tell=typer.echo, **common)
     else:
         from sfumato.embedded.training import ranker
 
@@ -107,6 +110,16 @@ def _weights(settings: Settings, part: str = "") -> Path | None:
     from sfumato.backbones.hub import WEIGHTS
 
     return (WEIGHTS if settings.start_from == "embedded" else Path(settings.start_from)) / part
+
+
+def _teacher(settings: Settings) -> Path:
+    teacher = _weights(settings) or settings.folder / "denoiser" / "model"
+    if not (teacher / "unet").exists():
+        raise InputError(
+            f"There is no denoiser in {teacher}: train one with `sfumato train denoiser`, or pass --start-from embedded.",
+            code="no-denoiser",
+        )
+    return teacher
 
 
 def _autoencoder(settings: Settings) -> Path:
