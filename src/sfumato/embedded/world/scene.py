@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from sfumato.embedded.world import split
 from sfumato.embedded.world.shapes import KINDS, ROW
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 
@@ -44,6 +46,19 @@ class Scene:
         """The counterfactual in which one thing was never there."""
         return replace(self, things=self.things[:index] + self.things[index + 1 :])
 
+    def replaced(self, index: int, **changes: Any) -> "Scene":
+        """The counterfactual in which one thing's fields are others."""
+        things = (*self.things[:index], replace(self.things[index], **changes), *self.things[index + 1 :])
+        return replace(self, things=things)
+
+    def on(self, ground: str) -> "Scene":
+        """The counterfactual on another ground."""
+        return replace(self, ground=ground)
+
+    def with_thing(self, thing: Thing) -> "Scene":
+        """The counterfactual with one more thing."""
+        return replace(self, things=(*self.things, thing))
+
     def render(self, size: int = 128, samples: int = 2) -> tuple[np.ndarray, np.ndarray]:
         """Draw the scene.
 
@@ -72,12 +87,14 @@ def _thing(rng: np.random.Generator, x: float, y: float, size: float) -> Thing:
     )
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
+def random_scene(rng: np.random.Generator, unseen: bool = False) -> Scene:
     """A scene with one main thing that fills about a third to a half of the frame, and up to two others around it.
 
     One scene in twenty is empty, so that a model learns what the ground looks like under an object.
     """
     main = _thing(rng, 0.0, 0.0, rng.uniform(0.8, 1.0))
+    while unseen and not split.unseen(main.kind, main.colour, main.material):
+        main = _thing(rng, 0.0, 0.0, main.size)
     things = [main] if rng.random() > 0.05 else []
     for _ in range(int(rng.choice(3, p=(0.55, 0.32, 0.13)))):
         for _attempt in range(20):
