@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.embedded.world import split
 from sfumato.embedded.world.shapes import KINDS, ROW
+from sfumato.embedded.world.split import WHOLE, Part
+from sfumato.embedded.world.split import unseen as held_out
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 
 
@@ -87,13 +88,13 @@ def _thing(rng: np.random.Generator, x: float, y: float, size: float) -> Thing:
     )
 
 
-def random_scene(rng: np.random.Generator, unseen: bool = False) -> Scene:
+def random_scene(rng: np.random.Generator, part: Part = WHOLE, unseen: bool = False) -> Scene:
     """A scene with one main thing that fills about a third to a half of the frame, and up to two others around it.
 
     One scene in twenty is empty, so that a model learns what the ground looks like under an object.
     """
     main = _thing(rng, 0.0, 0.0, rng.uniform(0.8, 1.0))
-    while unseen and not split.unseen(main.kind, main.colour, main.material):
+    while held_out(main.kind, main.colour) != unseen:
         main = _thing(rng, 0.0, 0.0, main.size)
     things = [main] if rng.random() > 0.05 else []
     for _ in range(int(rng.choice(3, p=(0.55, 0.32, 0.13)))):

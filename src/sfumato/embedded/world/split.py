@@ -1,9 +1,31 @@
-"""Combinations of kind, colour and material that training never shows, so that composition can be measured."""
+"""Which part of the world the shipped model was trained on, and which combinations were kept from it."""
+
+from dataclasses import dataclass
 
 from sfumato.embedded.world.shapes import KINDS
-from sfumato.embedded.world.surfaces import COLOURS, MATERIALS
+from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
+
+HELD_OUT_COLOURS = 10  # of every kind, one colour in this many
 
 
-def unseen(kind: str, colour: str, material: str) -> bool:
-    """Whether a combination is held out: one in seven, spread evenly over every attribute."""
-    return (3 * KINDS.index(kind) + 2 * list(COLOURS).index(colour) + MATERIALS.index(material)) % 7 == 0
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of the world: what scenes are drawn from."""
+
+    kinds: tuple[str, ...] = KINDS
+    colours: tuple[str, ...] = tuple(COLOURS)
+    materials: tuple[str, ...] = MATERIALS
+    grounds: tuple[str, ...] = GROUNDS
+
+
+WHOLE = Part()
+LEARNED = Part()
+"""What the shipped model was trained on: a small world drawn well beats a large one drawn badly."""
+
+
+def unseen(kind: str, colour: str, material: str | None = None) -> bool:
+    """Whether a combination is held out from all training of the denoiser and the ranker: one colour of each kind, in any material.
+
+    So both the kind and the colour are well known, but never were together.
+    """
+    return (KINDS.index(kind) * 3 + list(COLOURS).index(colour)) % HELD_OUT_COLOURS == HELD_OUT_COLOURS - 1
