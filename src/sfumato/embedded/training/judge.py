@@ -1,8 +1,9 @@
 """Train the judge on renders that nothing else is trained on: `python -m sfumato.embedded.training.judge --out RUN --export FOLDER`.
 
 Each scene is rendered with and without its main thing, so that a picture can be put together as an edit makes it: the thing
-inside a mask, the place without it around; or the empty place under the mask of a thing. Predictions of a small model are softer,
-blotchier and less exact in colour than renders, so views are made so at random, inside the mask alone or everywhere.
+inside a mask, the place without it around; or the empty place under the mask of a thing. A mask often has the outline of another
+thing than the one under it, so that its shape tells nothing. Predictions of a small model are softer, blotchier and less exact
+in colour than renders, so views are made so at random, inside the mask alone or everywhere.
 """
 
 import argparse
@@ -96,19 +97,40 @@ class View:
     truth: dict[str, str]
 
 
-def thing_view(pair: Pair, rng: np.random.Generator) -> View:
-    """The main thing or another, under a mask with some room; the main thing one time in two as an edit would put it there."""
+def thing_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) -> View:
+    """The main thing or another, under a mask with some room; the main thing one time in two as an edit would put it there.
+
+    Args:
+        pair: What is shown.
+        shape: (H, W), outline of some other thing, that the mask takes instead of the thing's own, or joins to it.
+        rng: Decides.
+    """
     index = 0
     if rng.random() < 0.25:
         others = [i for i in range(1, len(pair.scene.things)) if (pair.owner == i).mean() > LEAST_SHARE]
         index = int(rng.choice(others)) if others else 0
-    mask = _mask(pair.owner == index, rng)
+    outline = pair.owner == index
+    chance = rng.random()
+    if chance < 0.7:
+        borrowed = fitted(shape, outline, rng)
+        outline = outline | borrowed if chance < 0.4 else borrowed
+    mask = _mask(outline, rng)
     as_edit = index == 0 and rng.random() < 0.5
     image = np.where(mask[..., None], pair.full, pair.bare) if as_edit else pair.full
     return View(image, mask, _attributes(pair.scene.things[index]) | {"ground": pair.scene.ground})
 
 
-def stroke_view(pair: Pair, rng: np.random.Generator) -> View:
+def fitted(shape: NDArray[np.bool_], outline: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """One outline (H, W) brought to about the place and size of another."""
+    left, top, width, height = cv2.boundingRect(shape.astype(np.uint8))
+    x, y, w, h = cv2.boundingRect(outline.astype(np.uint8))
+    sx, sy = w / width * rng.uniform(0.95, 1.2), h / height * rng.uniform(0.95, 1.2)
+    matrix = np.array([[sx, 0, x + w / 2 - sx * (left + width / 2)], [0, sy, y + h / 2 - sy * (top + height / 2)]])
+    moved = cv2.warpAffine(shape.astype(np.uint8), matrix, shape.shape[::-1], flags=cv2.INTER_NEAREST).astype(bool)
+    return moved if moved.any() else outline
+
+
+def stroke_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) -> View:
     """The main thing inside a thin stroke alone: its colour can be read, its shape cannot."""
     mask = stroke(pair.owner == 0, rng.uniform(0.03, 0.09) * len(pair.owner), rng).astype(bool)
     image = np.where(mask[..., None], pair.full, pair.bare)
@@ -116,7 +138,7 @@ def stroke_view(pair: Pair, rng: np.random.Generator) -> View:
     return View(image, mask, truth)
 
 
-def empty_view(pair: Pair, rng: np.random.Generator) -> View:
+def empty_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) -> View:
     """Where the main thing was taken away, or a mask of everything but the things."""
     nothing = {"kind": NOTHING, "colour": "", "material": "", "ground": pair.scene.ground}
     if rng.random() < 0.35:
@@ -154,11 +176,11 @@ def worn(image: Image, rng: np.random.Generator) -> Image:
     return np.clip(picture, 0, 255).round().astype(np.uint8)
 
 
-def view(pair: Pair, rng: np.random.Generator, wear: bool = True) -> View:
+def view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator, wear: bool = True) -> View:
     """A random view of a pair, worn inside the mask, everywhere, or not at all; flipped one time in two."""
     chance = rng.random()
     make = thing_view if chance < 0.62 else stroke_view if chance < 0.72 else empty_view
-    shown = make(pair, rng)
+    shown = make(pair, shape, rng)
     image = shown.image
     if wear and rng.random() < 0.75:
         everywhere = rng.random() < 0.4
@@ -169,7 +191,7 @@ def view(pair: Pair, rng: np.random.Generator, wear: bool = True) -> View:
 
 def batch(judge: Judge, pairs: list[Pair], count: int, rng: np.random.Generator, wear: bool = True) -> tuple[Tensor, Tensor]:
     """Crops (B, 4, SIDE, SIDE) and labels (B, attributes), UNREAD where nothing is to be read."""
-    views = [view(pairs[i], rng, wear) for i in rng.integers(0, len(pairs), count)]
+    views = [view(pairs[i], pairs[j].owner == 0, rng, wear) for i, j in rng.integers(0, len(pairs), (count, 2))]
     crops = np.stack([crop(shown.image, shown.mask, rng.uniform(1.15, 1.45) if wear else 1.25) for shown in views])
     labels = [[_label(judge, name, shown.truth[name]) for name in ATTRIBUTES] for shown in views]
     return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
