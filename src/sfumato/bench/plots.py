@@ -22,7 +22,9 @@ def colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[Value | None]]], title: str, line: float | None = None) -> str:
+def bars(
+    groups: Sequence[str], series: Sequence[tuple[str, Sequence[Value | None]]], title: str, line: float | None = None
+) -> str:
     """One group of bars per name in `groups`, one bar per series.
 
     Args:
@@ -45,7 +47,7 @@ def bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[Value | Non
             x = middle - len(series) * BAR / 2 + s * BAR + 2
             y = _y(value.value, 0, top)
             parts.append(
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{BAR - 4}" height="{max(0.0, HEIGHT - BOTTOM - y):.1f}" fill="{colour(s)}">'
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{BAR - 4}" height="{HEIGHT - BOTTOM - y:.1f}" fill="{colour(s)}">'
                 f"<title>{escape(label)}, {escape(name)}: {value.value:.3g} [{value.low:.3g}, {value.high:.3g}]</title></rect>"
             )
             parts.append(_whisker(x + BAR / 2 - 2, _y(value.low, 0, top), _y(value.high, 0, top)))
@@ -65,8 +67,8 @@ def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str,
     def across(value: float) -> float:
         return LEFT + value / x_top * (width - LEFT - RIGHT)
 
-    for i in range(5):
-        parts.append(_text(across(x_top * i / 4), HEIGHT - BOTTOM + 14, f"{x_top * i / 4:.3g}", "middle"))
+    ticks = [x_top * i / 4 for i in range(5)]
+    parts += [_text(across(tick), HEIGHT - BOTTOM + 14, f"{tick:.3g}", "middle") for tick in ticks]
     parts.append(_text(width - RIGHT, HEIGHT - 2, x_name, "end"))
     parts.append(_text(LEFT + 4, TOP - 3, y_name, "start"))
     for i, (label, x, y) in enumerate(points):
@@ -87,7 +89,9 @@ def legend(labels: Sequence[str]) -> str:
 
 
 def _frame(width: float, title: str) -> list[str]:
-    return [f'<svg viewBox="0 0 {width:.0f} {HEIGHT}" width="{width:.0f}" height="{HEIGHT}" role="img" aria-label="{escape(title)}">']
+    return [
+        f'<svg viewBox="0 0 {width:.0f} {HEIGHT}" width="{width:.0f}" height="{HEIGHT}" role="img" aria-label="{escape(title)}">'
+    ]
 
 
 def _y(value: float, bottom: float, top: float) -> float:
@@ -117,4 +121,6 @@ def _ceiling(values: Sequence[Value], line: float | None) -> float:
     """A round number above everything that is drawn."""
     highest = max([*(value.high for value in values), line or 0.0, 1e-6])
     scale = 10.0 ** int(f"{highest:e}".partition("e")[2])
-    return next(step * scale for step in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * scale >= highest * (1 - 1e-9))
+    return next(
+        step * scale for step in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * scale >= highest * (1 - 1e-9)
+    )

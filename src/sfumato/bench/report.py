@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from sfumato.bench.plots import Value, bars, legend, scatter
-from sfumato.bench.summary import EVERY_TASK, METRICS
+from sfumato.bench.summary import METRICS
+from sfumato.bench.tables import Rows, label_of, series_of
 from sfumato.bench.tasks import Example
 
 LARGEST = 4_500_000  # bytes; fewer examples are shown until it fits
@@ -29,9 +30,6 @@ BARS = {  # what is plotted, and where a perfect result lies
     "background_psnr_raw": None,
     "seconds": None,
 }
-TABLE = ("precision_first", "precision_all", "diversity", "background_max", "seam_ratio", "texture_ratio", "counterfactual_psnr")
-COSTS = ("text_match", "seconds", "model_calls", "peak_memory_mb")
-Rows = list[dict[str, Any]]
 
 
 def build(results: dict[str, Any], out: Path, make: Callable[[str], Example]) -> str:
@@ -76,22 +74,14 @@ def _facts(results: dict[str, Any]) -> str:
     notes = "".join(f"<p>Note: {html.escape(note)}</p>" for note in results["notes"])
     return (
         f"<p><code>{html.escape(results['command'])}</code></p>"
-        f"<p class=soft>Made {html.escape(results['date'])} on: {listed(results['machine'])}.<br>With: {listed(results['versions'])}.</p>"
+        f"<p class=soft>Made {html.escape(results['date'])} on: {listed(results['machine'])}.<br>"
+        f"With: {listed(results['versions'])}.</p>"
         f"{notes}<p class=soft>Brackets hold the 95 % interval of the mean, by bootstrap over the examples.</p>"
     )
 
 
-def _series(rows: Rows) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((row["method"], row["model"]) for row in rows))
-
-
-def _label(key: tuple[str, str], keys: Sequence[tuple[str, str]]) -> str:
-    """The method; with its model where models differ."""
-    return key[0] if len({model for _, model in keys}) == 1 else f"{key[0]} on {key[1]}"
-
-
 def _table(rows: Rows) -> str:
-    keys, metrics = _series(rows), [m for m in METRICS if any(row["metric"] == m for row in rows)]
+    keys, metrics = series_of(rows), [m for m in METRICS if any(row["metric"] == m for row in rows)]
     cells = {(row["task"], row["method"], row["model"], row["metric"]): row for row in rows}
     head = "".join(f'<th title="{html.escape(METRICS[m].about)}">{html.escape(METRICS[m].title)}</th>' for m in metrics)
     lines = []
@@ -100,8 +90,10 @@ def _table(rows: Rows) -> str:
             found = [cells.get((task, *key, metric)) for metric in metrics]
             n = max((row["n"] for row in found if row), default=0)
             line = "".join(f"<td>{_cell(row)}</td>" for row in found)
-            lines.append(f"<tr><td>{task}</td><td class=left>{html.escape(_label(key, keys))}</td><td>{n}</td>{line}</tr>")
-    return f'<div class=wide><table><tr><th>task</th><th class=left>method</th><th>n</th>{head}</tr>{"".join(lines)}</table></div>'
+            lines.append(f"<tr><td>{task}</td><td class=left>{html.escape(label_of(key, keys))}</td><td>{n}</td>{line}</tr>")
+    return (
+        f"<div class=wide><table><tr><th>task</th><th class=left>method</th><th>n</th>{head}</tr>{''.join(lines)}</table></div>"
+    )
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -114,30 +106,33 @@ def _cell(row: dict[str, Any] | None) -> str:
 def _comparisons(rows: Rows) -> str:
     if not rows:
         return ""
+    keys = [tuple(rows[0]["against"]), *series_of(rows)]
     lines = []
     for row in rows:
         d = METRICS[row["metric"]].decimals + 1
         verdict = "exceeds noise" if row["exceeds_noise"] else "within noise"
         lines.append(
-            f"<tr{'' if row['exceeds_noise'] else ' class=noise'}><td>{row['task']}</td><td class=left>{html.escape(row['method'])}"
-            f"{'' if row['against'].endswith(' on ' + row['model']) else ' on ' + html.escape(row['model'])}</td>"
+            f"<tr{'' if row['exceeds_noise'] else ' class=noise'}><td>{row['task']}</td>"
+            f"<td class=left>{html.escape(label_of((row['method'], row['model']), keys))}</td>"
             f"<td class=left>{html.escape(METRICS[row['metric']].title)}</td><td>{row['difference']:+.{d}f}</td>"
             f"<td>[{row['ci_low']:+.{d}f}, {row['ci_high']:+.{d}f}]</td><td>{row['n']}</td><td class=left>{verdict}</td></tr>"
         )
     return (
-        f"<h2>Differences from {html.escape(rows[0]['against'])}</h2><p class=soft>Paired bootstrap on the same examples and seeds. "
-        "A difference exceeds noise when its 95 % interval leaves out zero; of twenty comparisons without any difference, "
-        "one does so by chance.</p><div class=wide><table><tr><th>task</th><th class=left>method</th><th class=left>metric</th>"
+        f"<h2>Differences from {html.escape(label_of(keys[0], keys))}</h2>"
+        "<p class=soft>Paired bootstrap on the same examples and seeds. A difference exceeds noise when its 95 % interval leaves "
+        "out zero; of twenty comparisons without any difference, one does so by chance.</p>"
+        "<div class=wide><table><tr><th>task</th><th class=left>method</th><th class=left>metric</th>"
         f"<th>difference</th><th>interval</th><th>n</th><th class=left>verdict</th></tr>{''.join(lines)}</table></div>"
     )
 
 
 def _plots(rows: Rows) -> str:
-    keys, tasks = _series(rows), list(dict.fromkeys(row["task"] for row in rows))
+    keys, tasks = series_of(rows), list(dict.fromkeys(row["task"] for row in rows))
     values = {
-        (row["task"], row["method"], row["model"], row["metric"]): Value(row["value"], row["ci_low"], row["ci_high"]) for row in rows
+        (row["task"], row["method"], row["model"], row["metric"]): Value(row["value"], row["ci_low"], row["ci_high"])
+        for row in rows
     }
-    labels = [_label(key, keys) for key in keys]
+    labels = [label_of(key, keys) for key in keys]
     plots = []
     for metric, ideal in BARS.items():
         series = [(label, [values.get((task, *key, metric)) for task in tasks]) for label, key in zip(labels, keys, strict=True)]
@@ -145,7 +140,11 @@ def _plots(rows: Rows) -> str:
             title = METRICS[metric].title
             plots.append(f"<div><h3>{html.escape(title)}</h3>{bars(tasks, series, title, ideal)}</div>")
     points = [
-        (label, _mean([values.get((t, *key, "seconds")) for t in tasks]), _mean([values.get((t, *key, "precision_first")) for t in tasks]))
+        (
+            label,
+            _mean([values.get((t, *key, "seconds")) for t in tasks]),
+            _mean([values.get((t, *key, "precision_first")) for t in tasks]),
+        )
         for label, key in zip(labels, keys, strict=True)
     ]
     drawn = [(label, x, y) for label, x, y in points if x and y]
@@ -167,7 +166,7 @@ def _mean(values: Sequence[Value | None]) -> Value | None:
 
 
 def _pictures(items: Rows, out: Path, make: Callable[[str], Example], shown: int) -> str:
-    keys = _series(items)
+    keys = series_of(items)
     parts = []
     for task in dict.fromkeys(item["task"] for item in items):
         names = list(dict.fromkeys(item["name"] for item in items if item["task"] == task))[:shown]
@@ -193,7 +192,10 @@ def _example(example: Example, made: Rows, keys: Sequence[tuple[str, str]], out:
         strip = np.asarray(Image.open(out / item["picture"]).convert("RGB"))
         tiles = [strip[:, x : x + width] for x in range(0, strip.shape[1], width)]
         figures = [_figure(tile, *_verdict(item, i)) for i, tile in enumerate(tiles)]
-        lines.append(f"<div class=strip><span>{html.escape(_label((item['method'], item['model']), keys))}</span>{''.join(figures)}</div>")
+        lines.append(
+            f"<div class=strip><span>{html.escape(label_of((item['method'], item['model']), keys))}</span>"
+            f"{''.join(figures)}</div>"
+        )
     return "".join([*lines, "</div>"])
 
 
@@ -234,42 +236,3 @@ def _figure(picture: np.ndarray, caption: str, kind: str = "soft") -> str:
 def _glossary(rows: Rows) -> str:
     metrics = [m for m in METRICS if any(row["metric"] == m for row in rows)]
     return "<dl>" + "".join(f"<dt><b>{m}</b></dt><dd>{html.escape(METRICS[m].about)}</dd>" for m in metrics) + "</dl>"
-
-
-def terminal_tables(results: dict[str, Any]) -> list[Any]:
-    """The summary, the costs and the differences as rich tables."""
-    from rich.table import Table
-
-    rows = results["summary"]
-    keys = _series(rows)
-    cells = {(row["task"], row["method"], row["model"], row["metric"]): row for row in rows}
-    present = [m for m in METRICS if any(row["metric"] == m for row in rows)]
-    chosen = ([m for m in TABLE if m in present] or [m for m in present if m not in COSTS], [m for m in COSTS if m in present])
-    tables = []
-    for metrics in chosen:
-        table = Table("task", "method", *(METRICS[m].title for m in metrics), box=None, header_style="bold")
-        for task in dict.fromkeys(row["task"] for row in rows):
-            for key in keys:
-                table.add_row(task, _label(key, keys), *(_plain(cells.get((task, *key, m))) for m in metrics))
-        tables.append(table)
-    if results["comparisons"]:
-        table = Table(
-            "task", "method", "metric", "difference", "interval", box=None, header_style="bold",
-            title=f"differences from {results['comparisons'][0]['against']} that exceed noise", title_justify="left",
-        )  # fmt: skip
-        for row in results["comparisons"]:
-            if row["exceeds_noise"]:
-                d = METRICS[row["metric"]].decimals + 1
-                interval = f"{row['ci_low']:+.{d}f} to {row['ci_high']:+.{d}f}"
-                task = "all tasks" if row["task"] == EVERY_TASK else row["task"]
-                table.add_row(task, row["method"], METRICS[row["metric"]].title, f"{row['difference']:+.{d}f}", interval)
-        tables.append(table)
-    return tables
-
-
-def _plain(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    d = METRICS[row["metric"]].decimals
-    half = (row["ci_high"] - row["ci_low"]) / 2
-    return f"{row['value']:.{d}f}" + (f" ±{half:.{d}f}" if half else "")

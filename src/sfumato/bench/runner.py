@@ -118,9 +118,7 @@ def run(
     return [finished[i, name] for i in range(len(variants)) for name in plan.names], device
 
 
-def _one(
-    editor: Editor, example: Example, variant: Variant, plan: Plan, instruments: Instruments, path: Path
-) -> dict[str, Any]:
+def _one(editor: Editor, example: Example, variant: Variant, plan: Plan, instruments: Instruments, path: Path) -> dict[str, Any]:
     """Make, measure and keep one edit; the record is written last."""
     seed = plan.seed + 1000 * (zlib.crc32(example.name.encode()) % SEED_SPREAD)
     with costs(editor.backbone) as cost:

@@ -19,7 +19,9 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "precision_first": Metric("precision, first", 2, "share of examples whose first-ranked prediction shows all that was asked for"),
+    "precision_first": Metric(
+        "precision, first", 2, "share of examples whose first-ranked prediction shows all that was asked for"
+    ),
     "precision_all": Metric("precision, all", 2, "the same of all predictions: what ranking adds is the difference"),
     "kind_first": Metric("kind", 2, "share of first-ranked predictions of the right kind"),
     "colour_first": Metric("colour", 2, "the same of colour"),
@@ -32,7 +34,11 @@ METRICS: dict[str, Metric] = {
     "background_psnr_raw": Metric("raw background, dB", 1, "PSNR outside the mask, in the model's window, before put-back"),
     "seam_ratio": Metric("seam", 2, "steepness across the mask's border against the source's; 1 is as smooth"),
     "seam_elsewhere": Metric("seam, elsewhere", 2, "the same against the same outline at random places of the result"),
-    "texture_ratio": Metric("texture", 2, "grain just inside the mask against that just outside; 1 is as it should be, less is smoother"),
+    "texture_ratio": Metric(
+        "texture",
+        2,
+        "grain just inside the mask against just outside, over the same of the true picture; less than 1 is too smooth",
+    ),
     "counterfactual_psnr": Metric("truth, dB", 1, "PSNR under the mask against the true picture"),
     "text_match": Metric("text match", 3, "cosine of the prompt and the region, by the ranker"),
     "clip_score": Metric("CLIP", 2, "100 times the cosine of the prompt and the whole picture"),
@@ -76,8 +82,8 @@ def compare(items: Sequence[dict[str, Any]], keys: Sequence[tuple[str, str]]) ->
         keys: (method, model) of the variants, the one to compare with first.
 
     Returns:
-        Rows with task, metric, method, model, against, difference, ci_low, ci_high, n and exceeds_noise: whether the interval of the
-        paired differences leaves out zero.
+        Rows with task, metric, method, model, against, difference, ci_low, ci_high, n and exceeds_noise: whether the interval of
+        the paired differences leaves out zero.
     """
     by_key: dict[tuple[str, str], dict[str, dict[str, Any]]] = {key: {} for key in keys}
     for item in items:
@@ -94,7 +100,7 @@ def compare(items: Sequence[dict[str, Any]], keys: Sequence[tuple[str, str]]) ->
                 difference = paired_difference(first, second)
                 if difference is not None:
                     rows.append(
-                        {"task": task, "metric": metric, "method": key[0], "model": key[1], "against": " on ".join(base)}
+                        {"task": task, "metric": metric, "method": key[0], "model": key[1], "against": list(base)}
                         | {"difference": difference.value, "ci_low": difference.low, "ci_high": difference.high}
                         | {"n": difference.n, "exceeds_noise": difference.excludes_zero}
                     )

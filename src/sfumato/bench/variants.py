@@ -114,6 +114,7 @@ def check_distinct(variants: list[Variant]) -> None:
     for variant in variants:
         if (variant.title, variant.model) in seen:
             raise OptionError(
-                f"{variant.title!r} on {variant.model!r} is there twice: give each its own NAME: in front.", code="variant-invalid"
+                f"{variant.title!r} on {variant.model!r} is there twice: give each its own NAME: in front.",
+                code="variant-invalid",
             )
         seen.add((variant.title, variant.model))

@@ -70,7 +70,7 @@ def run(settings: Settings) -> None:
             items, device = runner.run(plan, variants, instruments, settings.out, loading, force=settings.force, tell=tell)
     except KeyboardInterrupt:
         raise Cancelled(
-            f"stopped after {where[0]} of {where[1]} edits, which are kept in {settings.out}; the same command goes on from there."
+            f"stopped after {where[0]} of {where[1]} edits, which are kept in {settings.out}; the same command goes on there."
         ) from None
     command = shlex.join(["sfumato", *sys.argv[1:]])
     found = results.finish(
@@ -86,7 +86,8 @@ def _choose(settings: Settings) -> tuple[Settings, list["Variant"]]:
     from sfumato.bench.variants import check_distinct, parse
 
     if settings.protocol not in PROTOCOLS:
-        raise OptionError(f"Unknown protocol {settings.protocol!r}: choose one of {', '.join(PROTOCOLS)}.", code="protocol-unknown")
+        allowed = ", ".join(PROTOCOLS)
+        raise OptionError(f"Unknown protocol {settings.protocol!r}: choose one of {allowed}.", code="protocol-unknown")
     check_tasks(settings.tasks)
     base = parse(settings.options or "default", settings.model, settings.method)
     texts = settings.compare
@@ -129,8 +130,8 @@ def _prepare(settings: Settings) -> tuple["Plan", "Instruments", str]:
 
 
 def _show(found: dict[str, Any], settings: Settings) -> None:
-    from sfumato.bench.report import terminal_tables
     from sfumato.bench.results import REPORT, RESULTS
+    from sfumato.bench.tables import terminal_tables
 
     if settings.as_json:
         typer.echo(json.dumps({"summary": found["summary"], "comparisons": found["comparisons"], "directory": str(settings.out)}))

@@ -126,8 +126,12 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def bench(
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; may be repeated.", metavar="NAME")] = None,
-    suite: Annotated[str | None, typer.Option(help="An ablation: background|shrinking|ranking|start|guidance.", metavar="NAME")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", "-t", help="Only this task; may be repeated.", metavar="NAME")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="An ablation: background|shrinking|ranking|start|guidance.", metavar="NAME")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="8 examples of each task instead of 32.")] = False,
     examples: Annotated[int | None, typer.Option(min=1, help="Examples of each task.", metavar="INT")] = None,
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of the rendered scenes in pixels.", metavar="INT")] = 128,
@@ -137,7 +141,9 @@ def bench(
     options: Annotated[str | None, typer.Option(help="Fields of the request for all edits.", metavar="KEY=VALUE,...")] = None,
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Two methods, models or sets of options, each NAME, KEY=VALUE,... or NAME:KEY=VALUE,...", metavar="A B"),
+        typer.Option(
+            help="Two methods, models or sets of options, each NAME, KEY=VALUE,... or NAME:KEY=VALUE,...", metavar="A B"
+        ),
     ] = None,
     also: Annotated[list[str] | None, typer.Option(help="One more to compare; may be repeated.", metavar="C")] = None,
     protocol: Annotated[str, typer.Option(help="scenes, paper, brushbench or editbench.", metavar="NAME")] = "scenes",

@@ -59,23 +59,24 @@ def crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], context: float = CON
     side = max(8.0, context * max(width, height))
     scale = SIDE / side
     x, y = left + width / 2 - side / 2, top + height / 2 - side / 2
+    cover = mask.astype(np.float32)
     if scale < 1:  # area averaging first, because warping alone would skip pixels
-        image, mask, x, y, scale = _shrunk(image, mask, x, y, scale)
+        image, cover, x, y, scale = _shrunk(image, cover, x, y, scale)
     matrix = np.array([[scale, 0, -x * scale + 0.5 * scale - 0.5], [0, scale, -y * scale + 0.5 * scale - 0.5]])
     colours = cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    cover = cv2.warpAffine(np.asarray(mask, np.float32), matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    cover = np.asarray(cv2.warpAffine(cover, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.float32)
     return np.concatenate([colours.astype(np.float32) / 127.5 - 1, cover[..., None]], axis=-1)
 
 
 def _shrunk(
-    image: NDArray[np.uint8], mask: NDArray[np.bool_], x: float, y: float, scale: float
+    image: NDArray[np.uint8], cover: NDArray[np.float32], x: float, y: float, scale: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], float, float, float]:
     """Picture and mask at about the crop's resolution, and the crop's corner and scale there."""
-    height, width = mask.shape
+    height, width = cover.shape
     size = max(1, round(width * scale)), max(1, round(height * scale))
     share_x, share_y = size[0] / width, size[1] / height
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    cover = np.asarray(cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32)
+    cover = np.asarray(cv2.resize(cover, size, interpolation=cv2.INTER_AREA), np.float32)
     return small, cover, x * share_x, y * share_y, scale / share_x
 
 
@@ -127,9 +128,9 @@ class Judge(ModelMixin, ConfigMixin):
         """
         folder = folder or WEIGHTS
         if not (folder / "config.json").is_file():
+            where = "this installation" if folder == WEIGHTS else folder
             raise ModelNotFound(
-                f"There is no judge in {folder}; train one with: python -m sfumato.embedded.training.judge --out RUN --export {folder}",
-                code="judge-missing",
+                f"There is no judge in {where}; train one with: python -m sfumato.embedded.training.judge", code="judge-missing"
             )
         judge: Judge = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32)
         return judge.to(device).eval()
@@ -145,7 +146,7 @@ class Judge(ModelMixin, ConfigMixin):
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
         """Crops (B, 4, SIDE, SIDE) to logits (B, labels) by attribute."""
         x = F.silu(self.norm(self.stages_of(crops)[-1]))
-        cover = F.adaptive_avg_pool2d(crops[:, 3:], x.shape[-2:])
+        cover = F.adaptive_avg_pool2d(crops[:, 3:], x.shape[-1])
         under = (x * cover).sum((2, 3)) / cover.sum((2, 3)).clamp(min=1e-3)
         logits = self.heads(torch.cat([x.mean((2, 3)), under], 1))
         return dict(zip(self.labels, logits.split([len(names) for names in self.labels.values()], 1), strict=True))

@@ -1,8 +1,8 @@
 """Diversity: how much the right predictions of one edit differ (the paper's mean pairwise LPIPS, arXiv:1801.03924).
 
-LPIPS compares unit-length feature vectors of a trained network, place by place. The published networks and their weights are large
-and come from elsewhere; where they are not at hand, the features are those of the embedded judge: the same formula without learnt
-channel weights. Its numbers compare with each other only, so results name the distance they were made with.
+LPIPS compares unit-length feature vectors of a trained network, place by place. The published networks and their weights are
+large and come from elsewhere; where they are not at hand, the features are those of the embedded judge: the same formula without
+learnt channel weights. Its numbers compare with each other only, so results name the distance they were made with.
 """
 
 import itertools
@@ -73,7 +73,9 @@ class PublishedLPIPS:
             raise ResourceError("The published LPIPS needs: pip install lpips torchvision", code="extra-missing")
         weights = Path(torch.hub.get_dir()) / "checkpoints" / TRUNKS[network]
         if not weights.is_file():
-            raise ModelNotFound(f"The published LPIPS needs torchvision's {TRUNKS[network]} in {weights.parent}.", code="model-not-cached")
+            raise ModelNotFound(
+                f"The published LPIPS needs torchvision's {TRUNKS[network]} in {weights.parent}.", code="model-not-cached"
+            )
         from lpips import LPIPS
 
         self.name = f"LPIPS ({network})"
@@ -120,5 +122,6 @@ def _region(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Tensor:
     part = np.where(mask[..., None], picture, 0)[y : y + height, x : x + width].astype(np.float32)
     factor = LEAST_SIDE / min(width, height)
     if factor > 1:
-        part = cv2.resize(part, (max(LEAST_SIDE, round(width * factor)), max(LEAST_SIDE, round(height * factor))))
+        size = max(LEAST_SIDE, round(width * factor)), max(LEAST_SIDE, round(height * factor))
+        part = np.asarray(cv2.resize(part, size), np.float32)
     return torch.from_numpy(part).permute(2, 0, 1) / 127.5 - 1

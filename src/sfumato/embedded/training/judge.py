@@ -1,4 +1,4 @@
-"""Train the judge on renders that nothing else is trained on: `python -m sfumato.embedded.training.judge --out RUN --export FOLDER`.
+"""Train the judge on renders that nothing else is trained on.
 
 Each scene is rendered with and without its main thing, so that a picture can be put together as an edit makes it: the thing
 inside a mask, the place without it around; or the empty place under the mask of a thing. A mask often has the outline of another
@@ -162,11 +162,11 @@ def worn(image: Image, rng: np.random.Generator) -> Image:
     """A softer, blotchier, slightly recoloured picture, as small models make them."""
     picture = image.astype(np.float32)
     if rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.5) * len(image) / 128)
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.5) * len(image) / 128), np.float32)
     if rng.random() < 0.35:  # detail finer than the model draws is gone
         small = round(len(image) * rng.uniform(0.4, 0.8))
         coarse = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(coarse, (len(image), len(image)), interpolation=cv2.INTER_CUBIC)
+        picture = np.asarray(cv2.resize(coarse, (len(image), len(image)), interpolation=cv2.INTER_CUBIC), np.float32)
     if rng.random() < 0.4:
         cells = int(rng.integers(4, 20))
         blotches = rng.normal(0, rng.uniform(2, 9), (cells, cells, 3)).astype(np.float32)
@@ -234,7 +234,8 @@ def train(folder: Path, out: Path, minutes: float, batch_size: int = 64, lr: flo
 def accuracy(judge: Judge, folder: Path, count: int = 2000, wear: bool = False) -> dict[str, float]:
     """Share of held-out views that are read rightly, by attribute, with the number of views under "views"."""
     pairs = load_pairs([path for path in sorted(folder.glob("pairs-*.npz")) if path.name >= shard_path(folder, HELD_OUT).name])
-    rng, hits = np.random.default_rng(0), {name: [] for name in ATTRIBUTES}
+    rng = np.random.default_rng(0)
+    hits: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     judge.eval()
     for _ in range(count // 50):
         crops, labels = batch(judge, pairs, 50, rng, wear)
