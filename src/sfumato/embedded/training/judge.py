@@ -213,7 +213,10 @@ def make_judge() -> Judge:
 
 
 def train(folder: Path, out: Path, minutes: float, batch_size: int = 64, lr: float = 1.5e-3) -> None:
-    """Train on the shards in `folder`, go on from `out`'s checkpoint if there is one, and print the held-out accuracy."""
+    """Train on the shards in `folder`, go on from `out`'s checkpoint if there is one, and print the held-out accuracy.
+
+    Held-out pairs are rendered from seeds of their own; worn views are softened and recoloured as in training.
+    """
     pairs = load_pairs([path for path in sorted(folder.glob("pairs-*.npz")) if path.name < shard_path(folder, HELD_OUT).name])
     judge = make_judge().to(memory_format=torch.channels_last)
     run = Run(judge, out / "checkpoint.pt", minutes, lr, cooldown=0.7)
@@ -227,7 +230,9 @@ def train(folder: Path, out: Path, minutes: float, batch_size: int = 64, lr: flo
         run.update(loss, batch_size)
         report(loss.item())
     judge.load_state_dict(run.average)
-    print(json.dumps(accuracy(judge, folder)))
+    if run.leader:
+        print("held-out accuracy", json.dumps(accuracy(judge, folder)))
+        print("of worn views", json.dumps(accuracy(judge, folder, wear=True)))
 
 
 @torch.inference_mode()
