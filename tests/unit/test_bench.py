@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sfumato.bench import plots, report, results, runner, scenes, suites
-from sfumato.bench.counting import costs
+from sfumato.bench.counting import Cost, costs
 from sfumato.bench.measuring import Made, Measured, SceneInstruments, cost_values, precision_values
 from sfumato.bench.summary import METRICS, compare, tidy
 from sfumato.bench.tables import terminal_tables
@@ -291,6 +291,26 @@ def test_a_half_written_item_is_made_again(tmp_path: Path, loading: runner.Loadi
     assert len(FakeEditor.made) == (1 + 2 * 3) + (1 + 2 * 2)
 
 
+def test_names_of_data_stay_inside_the_run_s_folder(tmp_path: Path, loading: runner.Loading) -> None:
+    build = tiny_plan().make
+
+    def named(name: str) -> Example:
+        return Example(**{**vars(build("add-0")), "name": name})
+
+    plan = runner.Plan(identity={}, names=["../../x", "a.b"], make=named, predictions=1)
+    items, _ = runner.run(plan, variants("default"), instruments(), tmp_path / "run", loading)
+    assert all((tmp_path / "run" / item["picture"]).is_file() for item in items)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert runner.run(plan, variants("default"), instruments(), tmp_path / "run", loading) == (items, None)
+
+
+def test_a_run_without_examples_is_refused(tmp_path: Path, loading: runner.Loading) -> None:
+    with pytest.raises(OptionError, match="no examples"):
+        runner.run(
+            runner.Plan(identity={}, names=[], make=tiny_plan().make), variants("default"), instruments(), tmp_path, loading
+        )
+
+
 def test_another_run_in_the_folder_is_refused_unless_forced(tmp_path: Path, loading: runner.Loading) -> None:
     runner.run(tiny_plan(), variants("default"), instruments(), tmp_path, loading)
     with pytest.raises(OptionError, match=r"differs in variants.*--force"):
@@ -431,7 +451,7 @@ def test_measured_prediction_records() -> None:
         raw=np.zeros((8, 8, 3), np.uint8),
         seen=np.ones((8, 8), bool),
         seeds=[0, 1],
-        cost=SimpleNamespace(seconds=1.0, model_calls=3, peak_memory_mb=5.0),  # type: ignore[arg-type]
+        cost=Cost(seconds=1.0, model_calls=3, peak_memory_mb=5.0),
     )
     mask = np.zeros((8, 8), np.uint8)
     mask[2:6, 2:6] = 1

@@ -135,7 +135,7 @@ def test_a_missing_judge_says_how_to_train_one(tmp_path) -> None:
 def test_the_shipped_judge_is_right(tmp_path) -> None:
     judge = Judge.load()
     assert judge.labels["kind"] == (*KINDS, NOTHING)
-    training.render_pairs(tmp_path, training.HELD_OUT + 100, count=60, size=96)
-    found = training.accuracy(judge, tmp_path, count=300)
-    assert found["kind"] >= 0.95  # of 300; the card has the figure of thousands
-    assert found["colour"] >= 0.95
+    training.render_pairs(tmp_path, training.HELD_OUT + 100, count=40, size=96)
+    found = training.accuracy(judge, tmp_path, count=200)
+    assert found["kind"] >= 0.93  # of 200 views of 40 scenes; the card has the figure of thousands
+    assert found["colour"] >= 0.96

@@ -22,11 +22,13 @@ class Cost:
     Args:
         model_calls: Calls of the denoiser, each on a whole batch.
         seconds: Wall clock.
+        cpu_seconds: Processor time of all threads of this process: what other work on the machine changes least.
         peak_memory_mb: Most memory held: the device's on CUDA, otherwise the process's, in MiB.
     """
 
     model_calls: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_memory_mb: float = 0.0
 
 
@@ -41,7 +43,7 @@ def costs(backbone: Backbone) -> Iterator[Cost]:
 
     had_own = "predict" in vars(backbone)
     _forget_peak(backbone.device)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     vars(backbone)["predict"] = counted
     try:
         yield cost
@@ -52,7 +54,7 @@ def costs(backbone: Backbone) -> Iterator[Cost]:
             del vars(backbone)["predict"]
         if backbone.device.type == "cuda":
             torch.cuda.synchronize(backbone.device)
-        cost.seconds = time.perf_counter() - start
+        cost.seconds, cost.cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
         cost.peak_memory_mb = _peak(backbone.device) / MEBIBYTE
 
 

@@ -116,7 +116,12 @@ def precision_values(hits: Sequence[bool]) -> Values:
 
 
 def cost_values(cost: Cost) -> Values:
-    return {"seconds": cost.seconds, "model_calls": float(cost.model_calls), "peak_memory_mb": cost.peak_memory_mb}
+    return {
+        "seconds": cost.seconds,
+        "cpu_seconds": cost.cpu_seconds,
+        "model_calls": float(cost.model_calls),
+        "peak_memory_mb": cost.peak_memory_mb,
+    }
 
 
 def surroundings(example: Example, made: Made) -> Values:

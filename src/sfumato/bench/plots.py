@@ -122,5 +122,5 @@ def _ceiling(values: Sequence[Value], line: float | None) -> float:
     highest = max([*(value.high for value in values), line or 0.0, 1e-6])
     scale = 10.0 ** int(f"{highest:e}".partition("e")[2])
     return next(
-        step * scale for step in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * scale >= highest * (1 - 1e-9)
+        step * scale for step in (1.0, 1.2, 1.6, 2.0, 2.4, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * scale >= highest * (1 - 1e-9)
     )

@@ -181,10 +181,10 @@ def _pictures(items: Rows, out: Path, make: Callable[[str], Example], shown: int
 
 def _example(example: Example, made: Rows, keys: Sequence[tuple[str, str]], out: Path) -> str:
     truth = "" if example.truth is None else _figure(example.truth, "true picture")
-    wanted = ", ".join(example.wanted.values())
+    wanted = f"; to be read: {', '.join(example.wanted.values())}" if example.wanted else ""
     lines = [
-        f"<div class=example><p><b>{html.escape(example.prompt)}</b> <span class=soft>{html.escape(example.name)}; "
-        f"to be read: {html.escape(wanted)}</span></p>",
+        f"<div class=example><p><b>{html.escape(example.prompt)}</b> "
+        f"<span class=soft>{html.escape(example.name + wanted)}</span></p>",
         f"<div class=strip><span>given</span>{_figure(given(example), 'source, mask')}{truth}</div>",
     ]
     width = example.image.shape[1]

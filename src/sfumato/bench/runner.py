@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -144,7 +145,7 @@ def _one(editor: Editor, example: Example, variant: Variant, plan: Plan, instrum
         "seeds": result.seeds,
         "readings": measured.readings,
         "values": measured.values,
-        "picture": f"{path.parent.parent.name}/{path.parent.name}/{path.stem}.png",
+        "picture": path.with_suffix(".png").relative_to(path.parents[2]).as_posix(),
     }
     _make_folder(path.parent)
     write(Image.fromarray(np.concatenate(made.predictions[:SHOWN], axis=1)), path.with_suffix(".png"), overwrite=True)
@@ -177,7 +178,7 @@ def _window(box: Sequence[int] | None, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _path(out: Path, variant: int, name: str) -> Path:
-    return out / ITEMS / f"v{variant}" / f"{name}.json"
+    return out / ITEMS / f"v{variant}" / f"{quote(name, safe='')}.json"  # names of other data sets may be anything
 
 
 def _read(out: Path, variant: int, name: str) -> dict[str, Any] | None:
@@ -201,6 +202,8 @@ def _make_folder(folder: Path) -> None:
 
 def _open_run(plan: Plan, variants: Sequence[Variant], out: Path, force: bool) -> None:
     """Begin a run in the folder, or make sure that the one there is the same."""
+    if not plan.names:
+        raise OptionError("There is nothing to edit: the data holds no examples.", code="data-invalid")
     wanted = json.loads(json.dumps(_identity(plan, variants), default=str))
     path = out / RUN
     if force:

@@ -50,6 +50,7 @@ METRICS: dict[str, Metric] = {
     "hps": Metric("HPS", 2, "100 times HPS v2.1"),
     "aesthetic": Metric("aesthetic", 2, "LAION's linear head on CLIP ViT-L/14"),
     "seconds": Metric("seconds", 2, "of an edit, all its predictions"),
+    "cpu_seconds": Metric("CPU seconds", 2, "processor time of an edit; other work on the machine changes it least"),
     "model_calls": Metric("model calls", 0, "calls of the denoiser in an edit"),
     "peak_memory_mb": Metric("memory, MiB", 0, "most memory held during an edit"),
 }

@@ -8,7 +8,7 @@ from rich.table import Table
 from sfumato.bench.summary import EVERY_TASK, METRICS
 
 TABLE = ("precision_first", "precision_all", "diversity", "background_max", "seam_ratio", "texture_ratio", "counterfactual_psnr")
-COSTS = ("text_match", "seconds", "model_calls", "peak_memory_mb")
+COSTS = ("text_match", "seconds", "cpu_seconds", "model_calls", "peak_memory_mb")
 Rows = list[dict[str, Any]]
 
 

@@ -8,7 +8,7 @@ from sfumato.errors import OptionError
 from sfumato.methods import registry
 from sfumato.request import EditRequest, make_request
 
-GIVEN = ("image", "mask", "box", "prompt", "seed", "invert_mask")  # by the examples
+GIVEN = ("image", "mask", "box", "prompt", "seed", "size", "invert_mask")  # by the examples
 DEFAULT = "default"
 
 

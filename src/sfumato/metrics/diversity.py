@@ -49,10 +49,8 @@ class FeatureDistance:
 
     @torch.inference_mode()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        total = torch.zeros(len(a))
-        for mine, other in zip(self._maps(a), self._maps(b), strict=True):
-            total += (mine - other).square().sum(1).mean((1, 2)).cpu()
-        return total
+        pairs = zip(self._maps(a), self._maps(b), strict=True)
+        return torch.stack([(mine - other).square().sum(1).mean((1, 2)) for mine, other in pairs]).mean(0).cpu()
 
     def _maps(self, pictures: Tensor) -> list[Tensor]:
         fitted = F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)

@@ -116,7 +116,7 @@ def thing_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) -
         outline = outline | borrowed if chance < 0.4 else borrowed
     mask = _mask(outline, rng)
     as_edit = index == 0 and rng.random() < 0.5
-    image = np.where(mask[..., None], pair.full, pair.bare) if as_edit else pair.full
+    image = np.where(mask[..., None], _faint(pair, rng), pair.bare) if as_edit else pair.full
     return View(image, mask, _attributes(pair.scene.things[index]) | {"ground": pair.scene.ground})
 
 
@@ -154,13 +154,26 @@ def _mask(outline: NDArray[np.bool_], rng: np.random.Generator, grown_only: bool
     return draw(outline, style, rng).astype(bool)
 
 
+def _faint(pair: Pair, rng: np.random.Generator) -> Image:
+    """The thing, one time in three with the empty place shining through here and there."""
+    if rng.random() > 1 / 3:
+        return pair.full
+    cells = int(rng.integers(3, 8))
+    size = len(pair.full), len(pair.full)
+    strength = np.asarray(cv2.resize(rng.uniform(0.5, 1.3, (cells, cells)).astype(np.float32), size), np.float32)
+    cover = np.clip(strength, 0, 1)[..., None]
+    return (pair.bare + cover * (pair.full.astype(np.float32) - pair.bare)).round().astype(np.uint8)
+
+
 def _attributes(thing: Thing) -> dict[str, str]:
     return {"kind": thing.kind, "colour": thing.colour, "material": thing.material}
 
 
 def worn(image: Image, rng: np.random.Generator) -> Image:
-    """A softer, blotchier, slightly recoloured picture, as small models make them."""
+    """A softer, blotchier, slightly recoloured picture with unsteady outlines, as small models make them."""
     picture = image.astype(np.float32)
+    if rng.random() < 0.5:
+        picture = wobbled(picture, rng)
     if rng.random() < 0.5:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.5) * len(image) / 128), np.float32)
     if rng.random() < 0.35:  # detail finer than the model draws is gone
@@ -174,6 +187,17 @@ def worn(image: Image, rng: np.random.Generator) -> Image:
     if rng.random() < 0.5:
         picture = picture * rng.uniform(0.9, 1.1, 3).astype(np.float32) + rng.uniform(-8, 8)
     return np.clip(picture, 0, 255).round().astype(np.uint8)
+
+
+def wobbled(picture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """The picture (S, S, 3) with its pixels moved smoothly by up to a few hundredths of its side: a ring stays a ring."""
+    side, cells = len(picture), int(rng.integers(5, 14))
+    reach = rng.uniform(0.004, 0.016) * side
+    coarse = rng.normal(0, reach, (cells, cells, 2)).astype(np.float32)
+    shift = np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
+    ys, xs = np.mgrid[0:side, 0:side].astype(np.float32)
+    moved = cv2.remap(picture, xs + shift[..., 0], ys + shift[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return np.asarray(moved, np.float32)
 
 
 def view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator, wear: bool = True) -> View:
