@@ -8,10 +8,12 @@ import torch
 
 from sfumato.embedded.judge import ATTRIBUTES, NOTHING, SIDE, WEIGHTS, Judge, crop
 from sfumato.embedded.training import judge as training
+from sfumato.embedded.training import pairs as scenes
+from sfumato.embedded.training import views
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
-from sfumato.errors import ModelNotFound
+from sfumato.errors import InputError, ModelNotFound
 
 
 def boxed(size: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -40,13 +42,13 @@ def test_what_lies_beyond_the_picture_is_outside_the_mask() -> None:
     assert seen[:, :4, 3].max() == 0
 
 
-def pairs() -> list[training.Pair]:
+def pairs() -> list[scenes.Pair]:
     made = []
     for i, colour in enumerate(("red", "blue")):
         thing = Thing(kind=KINDS[i], colour=colour, material=MATERIALS[0], x=0, y=0, size=1)
         scene = Scene(things=(thing,), ground=GROUNDS[i])
         full, owner = scene.render(48)
-        made.append(training.Pair(scene, full, scene.without(0).render(48)[0], owner))
+        made.append(scenes.Pair(scene, full, scene.without(0).render(48)[0], owner))
     return made
 
 
@@ -62,14 +64,14 @@ def test_views_show_what_they_say() -> None:
     rng = np.random.default_rng(0)
     pair, other = pairs()
     for _ in range(10):
-        thing = training.thing_view(pair, other.owner == 0, rng)
+        thing = views.thing_view(pair, other.owner == 0, rng)
         assert (thing.truth["kind"], thing.truth["colour"]) == (KINDS[0], "red")
         assert (thing.mask & (pair.owner == 0)).sum() > 0.4 * (pair.owner == 0).sum()
         assert np.array_equal(thing.image[thing.mask], pair.full[thing.mask])
-        empty = training.empty_view(pair, other.owner == 0, rng)
+        empty = views.empty_view(pair, other.owner == 0, rng)
         assert empty.truth["kind"] == NOTHING
         assert not (empty.mask & (pair.owner == 0)).any() or np.array_equal(empty.image, pair.bare)
-        line = training.stroke_view(pair, other.owner == 0, rng)
+        line = views.stroke_view(pair, other.owner == 0, rng)
         assert line.truth["kind"] == ""
         assert line.mask.mean() < 0.2
 
@@ -78,7 +80,7 @@ def test_a_mask_can_have_the_outline_of_another_thing() -> None:
     """Otherwise the judge would read the kind from the mask, and praise edits that drew nothing."""
     rng = np.random.default_rng(0)
     a, b = (pair.owner == 0 for pair in pairs())
-    moved = training.fitted(b, a, rng)
+    moved = views.fitted(b, a, rng)
     overlap = (moved & a).sum() / (moved | a).sum()
     assert 0.5 < overlap < 1
     assert not np.array_equal(moved, a)
@@ -108,7 +110,7 @@ def test_it_learns_two_pairs_and_reads_them_back(tmp_path) -> None:
     judge.half().save_pretrained(tmp_path)
     loaded = Judge.load(tmp_path)
     assert loaded.dtype == torch.float32
-    masks = np.stack([training.draw(pair.owner == 0, "box", rng) > 0 for pair in data])
+    masks = np.stack([views.draw(pair.owner == 0, "box", rng) > 0 for pair in data])
     there = loaded.read(np.stack([pair.full for pair in data]), masks)
     gone = loaded.read(np.stack([pair.bare for pair in data]), masks)
     assert [(r.kind, r.colour, r.ground) for r in there] == [(KINDS[0], "red", GROUNDS[0]), (KINDS[1], "blue", GROUNDS[1])]
@@ -118,12 +120,27 @@ def test_it_learns_two_pairs_and_reads_them_back(tmp_path) -> None:
 
 
 def test_pairs_are_rendered_once_and_differ_by_the_main_thing(tmp_path) -> None:
-    path = training.render_pairs(tmp_path, 3, count=4, size=32)
+    path = scenes.render_pairs(tmp_path, 3, count=4, size=32)
     before = path.stat().st_mtime_ns
-    assert training.render_pairs(tmp_path, 3, count=4, size=32).stat().st_mtime_ns == before
-    for pair in training.load_pairs([path]):
+    assert scenes.render_pairs(tmp_path, 3, count=4, size=32).stat().st_mtime_ns == before
+    for pair in scenes.load_pairs([path]):
         assert not np.array_equal(pair.full, pair.bare)
         assert np.array_equal(pair.scene.render(32)[0], pair.full)
+
+
+def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path) -> None:
+    for index in (0, scenes.HELD_OUT):
+        scenes.render_pairs(tmp_path, index, count=4, size=32)
+    told: list[str] = []
+    training.train(pairs=tmp_path, out=tmp_path / "run", minutes=0.001, batch_size=2, tell=told.append)
+    assert Judge.load(tmp_path / "run" / "model").labels["kind"] == (*KINDS, NOTHING)
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    assert "held-out views, worn: kind" in told[-1]
+
+
+def test_without_renders_there_is_nothing_to_train_on(tmp_path) -> None:
+    with pytest.raises(InputError, match="no pairs"):
+        training.train(pairs=tmp_path, out=tmp_path, minutes=0.001)
 
 
 def test_a_missing_judge_says_how_to_train_one(tmp_path) -> None:
@@ -135,7 +152,7 @@ def test_a_missing_judge_says_how_to_train_one(tmp_path) -> None:
 def test_the_shipped_judge_is_right(tmp_path) -> None:
     judge = Judge.load()
     assert judge.labels["kind"] == (*KINDS, NOTHING)
-    training.render_pairs(tmp_path, training.HELD_OUT + 100, count=40, size=96)
+    scenes.render_pairs(tmp_path, scenes.HELD_OUT + 100, count=40, size=96)
     found = training.accuracy(judge, tmp_path, count=200)
     assert found["kind"] >= 0.93  # of 200 views of 40 scenes; the card has the figure of thousands
     assert found["colour"] >= 0.96

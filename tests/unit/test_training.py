@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
-from sfumato.embedded.text import make_tokenizer
+from sfumato.embedded.text import MAX_TOKENS, make_tokenizer
 from sfumato.embedded.training.denoiser import TextDenoiser, diffusion_loss, make_scheduler
 from sfumato.embedded.training.ranker import contrastive_loss, fits
 from sfumato.embedded.world.scene import Thing
@@ -25,8 +25,8 @@ def test_the_autoencoder_starts_as_a_good_linear_code() -> None:
 def test_one_batch_can_be_learnt() -> None:
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
-    net = TextDenoiser(tokenizer, 4, 8)
-    tokens = tokenizer(["a red ball"] * 4, padding="max_length", return_tensors="pt").input_ids
+    net = TextDenoiser(tokenizer, 4)
+    tokens = tokenizer(["a red ball"] * 4, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
     x, main = torch.randn(4, 4, 8, 8), torch.zeros(4, 1, 8, 8)
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     losses = []

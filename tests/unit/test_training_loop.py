@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.embedded.training.loop import Run, save_atomically, spawn
+from sfumato.embedded.training.loop import Run, save_atomically
+from sfumato.embedded.training.muon import orthogonalised
+from sfumato.embedded.training.workers import spawn
+from sfumato.errors import BackboneError, ResourceError
 
 
 def fit(path: Path, minutes: float) -> Run:
@@ -49,3 +52,56 @@ def test_saving_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="pickle"):
         save_atomically({"a": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    path = tmp_path / "state.pt"
+    save_atomically({"a": 1}, path)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ResourceError, match="--resume") as error:
+        save_atomically({"a": 2}, path)
+    assert error.value.code == "disk-full"
+    monkeypatch.undo()
+    assert torch.load(path, weights_only=True) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    fit(tmp_path / "checkpoint.pt", 0.002)
+    with pytest.raises(BackboneError, match=r"weight is \(4, 4\) instead of \(3, 4\)") as error:
+        Run(nn.Linear(4, 3), tmp_path / "checkpoint.pt", 1, lr=0.01)
+    assert error.value.code == "checkpoint-mismatch"
+
+
+def test_muons_update_has_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((24, 64), (64, 24)):
+        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+        assert (values - 1).abs().max() < 0.25
+
+
+def test_matrices_are_trained_by_muon_and_the_rest_by_adamw(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(9, 16, 3), nn.GroupNorm(2, 16))
+    adamw, muon = Run(model, tmp_path / "checkpoint.pt", 1, lr=0.01).optimizers
+    assert [p.shape for p in muon.param_groups[0]["params"]] == [model[0].weight.shape]
+    assert len(adamw.param_groups[0]["params"]) == 3
+
+
+def test_samples_are_drawn_with_the_average_and_training_goes_on_without_it(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4)
+    seen: list[bool] = []
+
+    def on_save(run: Run) -> None:
+        seen.append(torch.equal(model.weight, run.average["weight"]) and not model.training)
+
+    run = Run(model, tmp_path / "checkpoint.pt", 0.002, lr=0.1, on_save=on_save)
+    for _ in run.steps():
+        run.update((model(torch.ones(2, 4)) ** 2).mean(), samples=2)
+    assert seen == [True]
+    assert model.training
+    assert not torch.equal(model.weight, run.average["weight"])

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from sfumato.embedded.training.scenes import load_shard, render_shard
-from sfumato.embedded.world.captions import caption, vocabulary
+from sfumato.embedded.world.captions import COLOUR_WORDS, caption, relation, vocabulary
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
 from sfumato.embedded.world.shapes import KINDS
-from sfumato.embedded.world.surfaces import COLOURS, GROUNDS
+from sfumato.embedded.world.split import LEARNED, unseen
+from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 
 
 def lone(kind: str = "ball", colour: str = "red", ground: str = "sand") -> Scene:
@@ -45,6 +46,43 @@ def test_the_counterfactual_differs_only_near_the_thing_that_is_gone() -> None:
     assert np.array_equal(image[:5], without[:5])  # far above it nothing changed
 
 
+def test_counterfactuals_change_one_thing_and_leave_the_original() -> None:
+    scene = lone()
+    recoloured, moved = scene.replaced(0, colour="blue"), scene.on("grass")
+    assert (scene.things[0].colour, recoloured.things[0].colour, recoloured.things[0].kind) == ("red", "blue", "ball")
+    assert (scene.ground, moved.ground, moved.things) == ("sand", "grass", scene.things)
+    (_, owner), (_, same) = scene.render(48), recoloured.render(48)
+    assert np.array_equal(owner, same)
+    more = scene.with_thing(Thing(kind="cube", colour="blue", material="matte", x=2, y=1, size=0.8))
+    assert (more.render(48)[1] == 1).any()
+
+
+@pytest.mark.parametrize("material", MATERIALS)
+def test_materials_look_different(material: str) -> None:
+    image, owner = lone().replaced(0, material=material).render(48)
+    others = [lone().replaced(0, material=other).render(48)[0] for other in MATERIALS if other != material]
+    assert all(np.abs(image.astype(int) - other)[owner == 0].mean() > 1.5 for other in others)
+
+
+def test_held_out_combinations_appear_only_when_asked_for() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        assert not any(unseen(thing.kind, thing.colour) for thing in random_scene(rng).things)
+        main = random_scene(rng, LEARNED, unseen=True).things[0]
+        assert unseen(main.kind, main.colour)
+        assert main.kind in LEARNED.kinds
+    for kind in KINDS:
+        assert sum(unseen(kind, colour) for colour in COLOURS) == 1
+
+
+def test_relations_are_what_the_camera_sees() -> None:
+    scene = lone().with_thing(Thing(kind="cube", colour="blue", material="matte", x=2, y=0.5, size=0.8))
+    _, owner = scene.render(48)
+    assert np.nonzero(owner == 1)[1].mean() > np.nonzero(owner == 0)[1].mean()
+    told = {relation(scene.things[1], scene.things[0], np.random.default_rng(seed)) for seed in range(20)}
+    assert told == {"right of", "beside", "next to"}
+
+
 def test_grounds_look_different() -> None:
     means = [lone(ground=ground).without(0).render(32)[0][16:].reshape(-1, 3).mean(0) for ground in GROUNDS]
     distances = [np.abs(a - b).max() for i, a in enumerate(means) for b in means[:i]]
@@ -59,7 +97,7 @@ def test_captions_name_the_first_thing_in_known_words() -> None:
         text = caption(scene, rng)
         assert set(text.split()) <= words
         if scene.things and (told := set(text.split()) & set(COLOURS)):
-            assert told & {thing.colour for thing in scene.things} or scene.things[0].colour == "purple"
+            assert told & {thing.colour for thing in scene.things} or scene.things[0].colour in COLOUR_WORDS
 
 
 def test_a_shard_is_written_once_and_read_back(tmp_path) -> None:

@@ -116,6 +116,46 @@ def replay(
 
 
 @app.command()
+def train(
+    part: Annotated[str, typer.Argument(help="world, autoencoder, denoiser, ranker or judge.", metavar="PART")],
+    folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(
+        "training"
+    ),
+    minutes: Annotated[float | None, typer.Option(help="Length of this call.", metavar="NUMBER")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.", metavar="NAME")] = "cpu",
+    size: Annotated[str, typer.Option(help="small for CPU cores, large for a GPU.", metavar="small|large")] = "small",
+    data: Annotated[Path | None, typer.Option(help="Your pictures with captions, for the denoiser.", metavar="DIR")] = None,
+    start_from: Annotated[str | None, typer.Option(help="Weights to begin with.", metavar="embedded|DIR")] = None,
+    shards: Annotated[int, typer.Option(min=1, help="Thousands of scenes to render.", metavar="INT")] = 16,
+    held_out: Annotated[int, typer.Option(min=1, help="Thousands of scenes to measure on.", metavar="INT")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.", metavar="INT")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", metavar="NUMBER")] = None,
+    cooldown: Annotated[float | None, typer.Option(help="Share of the time with a falling rate.", metavar="NUMBER")] = None,
+    debug: Debug = False,
+) -> None:
+    """Make the embedded model, or fine-tune it on your own pictures."""
+    with reported(debug=debug):
+        from sfumato.cli.train import Settings, run
+
+        settings = Settings(
+            folder=folder,
+            minutes=minutes,
+            resume=resume,
+            device=device,
+            size=size,
+            data=data,
+            start_from=start_from,
+            shards=shards,
+            held_out=held_out,
+            workers=workers,
+            lr=lr,
+            cooldown=cooldown,
+        )
+        run(part, settings)
+
+
+@app.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Say what this machine has and what is missing."""
     with reported(as_json, debug):

@@ -5,7 +5,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from sfumato.embedded.world.captions import vocabulary
 
-MAX_TOKENS = 16
+MAX_TOKENS = 24
 SPECIAL = ("[PAD]", "[UNK]", "[START]", "[END]")
 
 

@@ -1,17 +1,27 @@
-"""Train the embedded autoencoder: L1 and gradient loss on 64x64 crops, a little noise on the code so that it becomes smooth."""
+"""Train the embedded autoencoder: L1 and gradient loss on 64x64 crops, a little noise on the code so that it becomes smooth.
 
-import argparse
+Half of the crops are recoloured and a fifth are dead leaves, so that the code carries photographs too, not only the world.
+"""
+
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
-from sfumato.embedded.training.loop import Run, progress
-from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path
+from sfumato.embedded.training.loop import Run, Tell
+from sfumato.embedded.training.samples import tiled
+from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
+from sfumato.images import write
+from sfumato.inputs import to_uint8
 
 CROP = 64
+CODE_NOISE = 0.05
+LEAVES = 512  # pictures of dead leaves
+LEAVES_SHARE = 0.2
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
@@ -19,13 +29,32 @@ def to_pixels(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def crops(images: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:
-    """Random crops, half of them recoloured (channels shuffled, contrast changed) so that the code carries any photograph."""
+def dead_leaves(rng: np.random.Generator, size: int = 128) -> np.ndarray:
+    """A picture with the statistics of photographs: overlapping shapes of all sizes (Lee, Mumford, Huang, IJCV 2001), with grain.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    picture = np.empty((size, size, 3), np.uint8)
+    picture[:] = np.clip(rng.uniform(20, 235) + rng.normal(0, 25, 3), 0, 255)
+    for radius in np.sort(1 / rng.uniform(1 / 60, 1 / 3, 160))[::-1]:  # the large ones first; sizes fall off as 1 / r^2
+        x, y = rng.integers(0, size, 2).tolist()
+        axes = (max(1, int(radius)), max(1, int(radius * rng.uniform(0.3, 1))))
+        colour = np.clip(picture[y, x] + rng.normal(0, 45) + rng.normal(0, 12, 3), 0, 255)  # photographs vary in light most
+        cv2.ellipse(picture, (x, y), axes, rng.uniform(0, 180), 0, 360, colour.tolist(), -1, lineType=cv2.LINE_AA)
+    coarse = cv2.resize(rng.normal(0, 1, (size // 4, size // 4)), (size, size), interpolation=cv2.INTER_CUBIC)
+    grain = rng.uniform(0, 12) * (coarse + rng.normal(0, 0.6, (size, size)))
+    soft = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.9))
+    return np.clip(soft + grain[..., None], 0, 255).astype(np.uint8)
+
+
+def crops(images: np.ndarray, count: int, rng: np.random.Generator, leaves: np.ndarray | None = None) -> Tensor:
+    """Random crops (count, 3, CROP, CROP) in [-1, 1], half of them recoloured (channels shuffled, contrast changed)."""
     out = np.empty((count, CROP, CROP, 3), np.float32)
-    high = images.shape[1] - CROP
     for i in range(count):
-        y, x = rng.integers(0, high + 1, 2)
-        crop = images[rng.integers(len(images)), y : y + CROP, x : x + CROP, ::1]
+        pool = images if leaves is None or rng.random() > LEAVES_SHARE else leaves
+        y, x = rng.integers(0, pool.shape[1] - CROP + 1, 2)
+        crop = pool[rng.integers(len(pool)), y : y + CROP, x : x + CROP]
         out[i] = crop[:, :: (1 if rng.random() < 0.5 else -1)] / 127.5 - 1
         if rng.random() < 0.5:
             out[i] = np.clip(out[i][..., rng.permutation(3)] * rng.uniform(0.5, 1.3) + rng.uniform(-0.3, 0.3), -1, 1)
@@ -43,42 +72,59 @@ def psnr(x: Tensor, y: Tensor) -> float:
     return float(-10 * torch.log10(((x.clamp(-1, 1) - y) ** 2).mean() / 4))
 
 
-def train(scenes: Path, out: Path, minutes: float, batch_size: int = 32, lr: float = 1.5e-3) -> None:
-    paths = [p for i in range(1000) if (p := shard_path(scenes, i)).exists()]
-    images = np.concatenate([load_shard(p)[0] for p in paths])
+def train(
+    *,
+    scenes: Path,
+    out: Path,
+    minutes: float,
+    device: str = "cpu",
+    start_from: Path | None = None,
+    batch_size: int = 32,
+    lr: float = 1.5e-3,
+    cooldown: float = 1.0,
+    tell: Tell = print,
+) -> None:
+    """Train on crops of the rendered shards in `scenes`.
+
+    Args:
+        scenes: Folder of rendered shards.
+        out: Gets `checkpoint.pt`, sheets of reconstructions, and the averaged weights in diffusers' format in `model`.
+        minutes: Of this call.
+        device: cpu or cuda.
+        start_from: Folder of saved weights to begin with, if there is no checkpoint.
+        batch_size, lr, cooldown: See `loop.Run`.
+        tell: Hears how it goes.
+    """
+    images = np.concatenate([load_shard(p)[0] for p in training_shards(scenes)])
     rng = np.random.default_rng()
-    model = PatchAutoencoder()
-    model.start_from_patches(crops(images, 512, rng))
-    model.to(memory_format=torch.channels_last)
-    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown=1.0)
-    report = progress(run)
+    leaves = np.stack([dead_leaves(rng) for _ in range(LEAVES)])
+    if start_from is None:
+        model = PatchAutoencoder()
+        model.start_from_patches(crops(images, 512, rng))
+    else:
+        model = PatchAutoencoder.from_pretrained(start_from).float()
+    model.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
     for _ in run.steps():
-        x = crops(images, batch_size, rng).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        x = crops(images, batch_size, rng, leaves).to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16):
             z = model.encoder(x)
-            y = model.decoder(z + 0.05 * torch.randn_like(z))
+            y = model.decoder(z + CODE_NOISE * torch.randn_like(z))
         y = y.float()
-        loss = (y - x).abs().mean() + gradients(y, x) + 1e-4 * (z.float() ** 2).mean()
-        run.update(loss, batch_size)
-        report(loss.item())
-    model.load_state_dict(run.average)
-    finish(model, images, scenes, out)
+        run.update((y - x).abs().mean() + gradients(y, x) + 1e-4 * (z.float() ** 2).mean(), batch_size)
+    if run.leader:
+        run.use_average()
+        finish(model.cpu(), images, scenes, out, tell)
 
 
 @torch.inference_mode()
-def finish(model: PatchAutoencoder, images: np.ndarray, scenes: Path, out: Path) -> None:
-    """Record scale and shift, measure on held-out scenes, save in diffusers' folder format."""
-    codes = torch.cat([model.encoder(to_pixels(images[i : i + 50])) for i in range(0, 500, 50)])
+def finish(model: PatchAutoencoder, images: np.ndarray, scenes: Path, out: Path, tell: Tell) -> None:
+    """Record scale and shift, measure on held-out scenes, draw a sheet of them, save in diffusers' folder format."""
+    codes = torch.cat([model.encoder(to_pixels(images[i : i + 50])) for i in range(0, min(500, len(images)), 50)])
     model.register_to_config(scaling_factor=float(1 / codes.std()), shift_factor=float(codes.mean()))
     held_out = to_pixels(load_shard(shard_path(scenes, HELD_OUT))[0][:64])
-    print("held-out PSNR", psnr(model.decoder(model.encoder(held_out)), held_out), "per channel std", codes.std((0, 2, 3)))
-    model.save_pretrained(out)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=6)
-    arguments = parser.parse_args()
-    train(arguments.scenes, arguments.out, arguments.minutes)
+    again = model.decoder(model.encoder(held_out))
+    tell(f"held-out scenes: {psnr(again, held_out):.2f} dB")
+    model.save_pretrained(out / "model")
+    sheet = tiled([np.stack([to_uint8(pixels) for pixels in row[:8]]) for row in (held_out, again)])
+    write(Image.fromarray(sheet), out / "held-out.png", format="PNG")

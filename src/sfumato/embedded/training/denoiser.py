@@ -4,27 +4,54 @@ A thing of the world covers dozens of latent cells, which show its colour and sh
 only at the noisiest levels. So these are trained most, without the weights that usually favour the cleaner ones.
 """
 
-import argparse
-import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_text_encoder, make_tokenizer
-from sfumato.embedded.training.latents import LatentSet, cache_latents, load_latents
-from sfumato.embedded.training.loop import Run, progress, spawn, together, wait_for_all
-from sfumato.embedded.world.captions import caption
+from sfumato.embedded.training.latents import LatentSet, load_folder_latents, load_scene_latents
+from sfumato.embedded.training.loop import Run, Tell
 
-SAMPLE_SIZE = 16  # latent cells a side
 CAPTION_DROPOUT = 0.1
 NOISE_SHIFT = 2.0  # how much more the noisy levels are drawn: t = s u / (1 + (s - 1) u)
 SURROUNDINGS_WEIGHT = 0.5  # how much an error away from the captioned thing counts, against 1 on it and around its outline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a denoiser is, and how it is trained.
+
+    Args:
+        image: Side of the pictures in pixels.
+        widths: Channels of the UNet from the latent grid inwards.
+        layers: Residual blocks per level.
+        batch: Samples per step and worker.
+        lr: Peak learning rate.
+    """
+
+    image: int
+    widths: tuple[int, int, int]
+    layers: int
+    batch: int
+    lr: float
+
+
+SIZES = {
+    "small": Size(image=128, widths=(96, 144, 192), layers=1, batch=32, lr=1e-3),  # for two CPU cores
+    "large": Size(image=256, widths=(160, 256, 384), layers=2, batch=256, lr=1e-3),  # for a GPU
+}
+LATENT_FACTOR = 8
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -43,15 +70,15 @@ def make_scheduler() -> DDIMScheduler:
 class TextDenoiser(nn.Module):
     """UNet and text encoder as one module, so that one optimizer and one checkpoint hold both."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, channels: int, sample_size: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, channels: int, size: Size = SIZES["small"]) -> None:
         super().__init__()
         self.text: CLIPTextModel = make_text_encoder(tokenizer)
         self.unet = UNet2DConditionModel(
-            sample_size=sample_size,
+            sample_size=size.image // LATENT_FACTOR,
             in_channels=channels,
             out_channels=channels,
-            layers_per_block=1,
-            block_out_channels=(96, 144, 192),
+            layers_per_block=size.layers,
+            block_out_channels=size.widths,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=self.text.config.hidden_size,
@@ -70,78 +97,122 @@ class TextDenoiser(nn.Module):
 class Batches:
     """Random latents with fresh captions."""
 
-    def __init__(self, data: LatentSet, tokenizer: PreTrainedTokenizerFast, batch_size: int) -> None:
-        self.data, self.tokenizer, self.batch_size = data, tokenizer, batch_size
+    def __init__(self, data: LatentSet, tokenizer: PreTrainedTokenizerFast, batch_size: int, device: torch.device) -> None:
+        self.data, self.tokenizer, self.batch_size, self.device = data, tokenizer, batch_size, device
         self.rng = np.random.default_rng()
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (B, C, h, w), cover of the main thing (B, 1, h, w), tokens (B, T)."""
-        index = self.rng.integers(0, len(self.data.scenes), self.batch_size)
-        texts = ["" if self.rng.random() < CAPTION_DROPOUT else caption(self.data.scenes[i], self.rng) for i in index]
+        index = self.rng.integers(0, len(self.data.captions), self.batch_size)
+        texts = ["" if self.rng.random() < CAPTION_DROPOUT else self.data.captions[i](self.rng) for i in index]
         tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         x = self.data.latents[index].float().contiguous(memory_format=torch.channels_last)
-        return x, self.data.main[index].float(), tokens.input_ids
+        main = self.data.main[index].float()
+        return x.to(self.device), main.to(self.device), tokens.input_ids.to(self.device)
 
 
-def diffusion_loss(net: TextDenoiser, scheduler: DDIMScheduler, x: Tensor, main: Tensor, tokens: Tensor) -> Tensor:
+def quick_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Plain matrix products on a CPU: its fused attention is slow backwards at a hundred tokens."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, main: Tensor, tokens: Tensor) -> Tensor:
     """Squared error of the velocity; errors on the captioned thing and along its outline count more."""
-    noise, u = torch.randn_like(x), torch.rand(len(x))
+    noise, u = torch.randn_like(x), torch.rand(len(x), device=x.device)
     trained = scheduler.config.num_train_timesteps
     timesteps = (trained * NOISE_SHIFT * u / (1 + (NOISE_SHIFT - 1) * u)).long().clamp(max=trained - 1)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16), quick_attention(x.device):
         predicted = net(scheduler.add_noise(x, noise, timesteps), timesteps, tokens).float()
     error = (predicted - scheduler.get_velocity(x, noise, timesteps)) ** 2
-    near = F.max_pool2d(
-        main, 5, stride=1, padding=2
-    )  # the thing and two cells around it: shape is told by both sides of an outline
+    # the thing and two cells around it: shape is told by both sides of an outline
+    near = F.max_pool2d(main, 5, stride=1, padding=2)
     place = SURROUNDINGS_WEIGHT + (1 - SURROUNDINGS_WEIGHT) * near
     return (place * error).mean() / place.mean()
 
 
-def train(scenes: Path, vae_folder: Path, out: Path, minutes: float, batch_size: int, lr: float, cooldown: float) -> None:
-    caches = cache_latents(vae_folder, scenes, *together())
-    wait_for_all()
-    data = load_latents(caches, scenes)
-    tokenizer = make_tokenizer()
-    net = TextDenoiser(tokenizer, data.latents.shape[1], SAMPLE_SIZE)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(net, out / "checkpoint.pt", minutes, lr, cooldown)
-    scheduler, batches, report = make_scheduler(), Batches(data, tokenizer, batch_size), progress(run)
+def start_from_weights(net: TextDenoiser, folder: Path) -> None:
+    """Begin with the weights of a saved model; words that it did not know begin as they are.
+
+    Args:
+        net: Of the same size as what was saved.
+        folder: With `unet`, `text_encoder` and `tokenizer`.
+    """
+    net.unet.load_state_dict({k: v.float() for k, v in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items()})
+    saved = load_file(folder / "text_encoder/model.safetensors")
+    earlier = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True).get_vocab()
+    state = net.text.state_dict()
+    for name, weight in saved.items():
+        if "token_embedding" in name:
+            for word, row in make_tokenizer().get_vocab().items():
+                if word in earlier:
+                    state[name][row] = weight[earlier[word]].float()
+        elif "position_embedding.weight" in name:
+            state[name][: len(weight)] = weight.float()
+        elif state[name].shape == weight.shape:
+            state[name] = weight.to(state[name].dtype)
+    net.text.load_state_dict(state)
+
+
+def train(
+    *,
+    vae: Path,
+    out: Path,
+    minutes: float,
+    scenes: Path | None = None,
+    data: Path | None = None,
+    size: Size = SIZES["small"],
+    device: str = "cpu",
+    cooldown: float = 0.3,
+    lr: float | None = None,
+    start_from: Path | None = None,
+    tell: Tell = print,
+) -> None:
+    """Train on rendered scenes, or on a user's folder of pictures with captions.
+
+    Args:
+        vae: Folder of the autoencoder.
+        out: Gets `checkpoint.pt`, sheets of samples, and the averaged weights in diffusers' format in `model`.
+        minutes: Of this call.
+        scenes, data: Rendered shards, or a folder of pictures (see `latents.load_folder_latents`).
+        size: Architecture and batch.
+        device: cpu or cuda.
+        cooldown: Share of the minutes over which the learning rate falls.
+        lr: Peak learning rate; the size's by default.
+        start_from: Folder of a saved model to begin with, if there is no checkpoint.
+        tell: Hears how it goes.
+    """
+    from sfumato.embedded.training.samples import write_sheet
+
+    latents = load_folder_latents(vae, data, size.image) if data else load_scene_latents(vae, scenes or out.parent / "scenes")
+    tokenizer, place = make_tokenizer(), torch.device(device)
+    net = TextDenoiser(tokenizer, latents.latents.shape[1], size)
+    if start_from is not None:
+        start_from_weights(net, start_from)
+    net.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def on_save(run: Run) -> None:
+        export(net, vae, out / "model")
+        write_sheet(out / "model", out / f"samples-{run.samples:08d}.png", place)
+
+    run = Run(net, out / "checkpoint.pt", minutes, lr or size.lr, cooldown, on_save, tell)
+    network: Any = torch.compile(net) if place.type == "cuda" else net
+    scheduler, batches = make_scheduler(), Batches(latents, tokenizer, size.batch, place)
     for _ in run.steps():
-        loss = diffusion_loss(net, scheduler, *batches.draw())
-        run.update(loss, batch_size)
-        report(loss.item())
+        run.update(diffusion_loss(network, scheduler, *batches.draw()), size.batch)
 
 
-def export(checkpoint: Path, vae_folder: Path, out: Path) -> None:
-    """Write the averaged weights as a diffusers folder, float16 safetensors."""
+def export(net: TextDenoiser, vae_folder: Path, out: Path) -> None:
+    """Write the weights as a diffusers folder, float16 safetensors."""
     loaded = PatchAutoencoder.from_pretrained(vae_folder)
     # built anew, because what from_pretrained gives remembers its folder in the configuration
     vae = PatchAutoencoder.from_config({key: value for key, value in loaded.config.items() if not key.startswith("_")})
     vae.load_state_dict(loaded.state_dict())
     tokenizer = make_tokenizer()
-    net = TextDenoiser(tokenizer, vae.config.latent_channels, SAMPLE_SIZE)
-    net.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
-    net.unet.half().save_pretrained(out / "unet")
-    net.text.half().save_pretrained(out / "text_encoder")
+    copy = TextDenoiser(tokenizer, vae.config.latent_channels)
+    copy.unet = UNet2DConditionModel.from_config(net.unet.config)
+    copy.load_state_dict(net.state_dict())
+    copy.unet.half().save_pretrained(out / "unet")
+    copy.text.half().save_pretrained(out / "text_encoder")
     tokenizer.save_pretrained(out / "tokenizer")
     make_scheduler().save_pretrained(out / "scheduler")
     vae.half().save_pretrained(out / "vae")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--cooldown", type=float, default=0.3)
-    parser.add_argument("--export", type=Path, help="only write the checkpoint's averaged weights to this folder")
-    a = parser.parse_args()
-    if a.export:
-        export(a.out / "checkpoint.pt", a.vae, a.export)
-    else:
-        spawn(train, (a.scenes, a.vae, a.out, a.minutes, a.batch_size, a.lr, a.cooldown), a.workers, a.out)

@@ -1,6 +1,9 @@
-"""Scenes encoded once: what the denoiser is trained on."""
+"""Pictures encoded once, with what can be said about each: what the denoiser is trained on."""
 
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +14,24 @@ from torch.nn import functional as F
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training.autoencoder import to_pixels
 from sfumato.embedded.training.loop import save_atomically
-from sfumato.embedded.training.scenes import load_shard, shard_path
-from sfumato.embedded.world.scene import Scene
+from sfumato.embedded.training.scenes import load_shard, training_shards
+from sfumato.embedded.training.workers import together, wait_for_all
+from sfumato.embedded.world.captions import caption
+from sfumato.errors import InputError
 
 BATCH = 16
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+Caption = Callable[[np.random.Generator], str]
 
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Scaled latents (n, C, h, w) bfloat16, share of each cell that the main thing covers (n, 1, h, w), and the scenes."""
+    """Scaled latents (n, C, h, w) bfloat16, share of each cell that the main thing covers (n, 1, h, w), and n captions."""
 
     latents: Tensor
     main: Tensor
-    scenes: list[Scene]
+    captions: Sequence[Caption]
 
 
 @torch.inference_mode()
@@ -35,23 +43,84 @@ def encode(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
     return ((codes - vae.config.shift_factor) * vae.config.scaling_factor).bfloat16()
 
 
-def cache_latents(vae_folder: Path, scenes: Path, rank: int = 0, workers: int = 1) -> list[Path]:
-    """Encode every `workers`-th shard that has not been encoded; returns the caches of all shards."""
-    vae = PatchAutoencoder.from_pretrained(vae_folder).eval().to(memory_format=torch.channels_last)
-    shards = [p for i in range(1000) if (p := shard_path(scenes, i)).exists()]
+def _encode_all(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
+    return torch.cat([encode(vae, images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+
+
+def _load_vae(folder: Path) -> PatchAutoencoder:
+    return PatchAutoencoder.from_pretrained(folder).float().eval().to(memory_format=torch.channels_last)
+
+
+def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
+    """Latents of all rendered shards, encoded by the workers together unless they are cached beside the autoencoder.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    shards = training_shards(scenes)
     caches = [vae_folder / "latents" / f"{p.stem}.pt" for p in shards]
+    rank, workers = together()
+    vae = _load_vae(vae_folder)
     for shard, cache in list(zip(shards, caches, strict=True))[rank::workers]:
         if not cache.exists():
             images, owners, _ = load_shard(shard)
-            latents = torch.cat([encode(vae, images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+            latents = _encode_all(vae, images)
             cover = torch.from_numpy((owners == 0).astype(np.float32))[:, None]
             main = F.avg_pool2d(cover, images.shape[1] // latents.shape[-1]).bfloat16()
             save_atomically({"latents": latents, "main": main}, cache)
-    return caches
-
-
-def load_latents(caches: list[Path], scenes: Path) -> LatentSet:
-    """Read what `cache_latents` wrote."""
+    wait_for_all()
     parts = [torch.load(cache, weights_only=True) for cache in caches]
-    found = [scene for cache in caches for scene in load_shard(scenes / f"{cache.stem}.npz")[2]]
-    return LatentSet(torch.cat([p["latents"] for p in parts]), torch.cat([p["main"] for p in parts]), found)
+    captions = [partial(caption, scene) for shard in shards for scene in load_shard(shard)[2]]
+    return LatentSet(torch.cat([p["latents"] for p in parts]), torch.cat([p["main"] for p in parts]), captions)
+
+
+def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
+    """Latents of a user's own pictures, cut square and brought to `size`.
+
+    Captions are in a text file beside each picture with the same name, or in `metadata.jsonl`, one
+    {"file_name": ..., "text": ...} a line.
+
+    Raises:
+        InputError: no-pictures, no-caption.
+    """
+    from sfumato.images import read
+
+    texts = _captions(folder)
+    images = []
+    for name in texts:
+        rgb = read(folder / name).rgb
+        side = min(rgb.shape[:2])
+        top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
+        images.append(_resized(rgb[top : top + side, left : left + side], size))
+    vae = _load_vae(vae_folder)
+    latents = _encode_all(vae, np.stack(images))
+    return LatentSet(latents, torch.ones_like(latents[:, :1]), [partial(_always, text) for text in texts.values()])
+
+
+def _resized(square: np.ndarray, size: int) -> np.ndarray:
+    import cv2
+
+    return np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _always(text: str, rng: np.random.Generator) -> str:
+    return text
+
+
+def _captions(folder: Path) -> dict[str, str]:
+    """Name of each picture in the folder, and its caption."""
+    pictures = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
+    if not pictures:
+        raise InputError(f"{folder} holds no pictures ({', '.join(PICTURES)}).", code="no-pictures")
+    listed: dict[str, str] = {}
+    if (folder / "metadata.jsonl").exists():
+        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        listed = {row["file_name"]: row["text"] for row in map(json.loads, filter(str.strip, lines))}
+    texts = {}
+    for picture in pictures:
+        beside = picture.with_suffix(".txt")
+        text = beside.read_text(encoding="utf-8").strip() if beside.exists() else listed.get(picture.name)
+        if not text:
+            raise InputError(f"{picture} has no caption: write it to {beside.name} or to metadata.jsonl.", code="no-caption")
+        texts[picture.name] = text
+    return texts

@@ -1,8 +1,7 @@
-"""What every training run shares: a clock, a learning-rate schedule, an average of the weights, workers, and checkpoints."""
+"""What every training run shares: a clock, a learning-rate schedule, an average of the weights, and checkpoints."""
 
+import errno
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,114 +10,154 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn as start_processes
 
-SAVE_EVERY_S = 120.0
+from sfumato.embedded.training.muon import Muon, split
+from sfumato.embedded.training.workers import together
+from sfumato.errors import BackboneError, ResourceError
+
+SAVE_EVERY_S = 300.0
 AGREE_EVERY_S = 15.0
+REPORT_EVERY_S = 10.0
+AVERAGE = 0.9985  # share of the old average that each step keeps
+DIFFERENCES_SHOWN = 3
+
+Tell = Callable[[str], None]
 
 
 def save_atomically(state: object, path: Path) -> None:
-    """`torch.save` to a temporary file beside `path`, then rename."""
+    """`torch.save` to a temporary file beside `path`, then rename.
+
+    Raises:
+        ResourceError: disk-full; what was there before is untouched.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    temporary.rename(path)
-
-
-def _start_worker(rank: int, workers: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
-    function(*arguments)
-
-
-def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: int, folder: Path) -> None:
-    """Run `function(*arguments)` in `workers` single-threaded processes, one a core, that `Run` keeps in agreement.
-
-    They average their weights every few seconds instead of their gradients every step (post-local SGD, arXiv:1808.07217),
-    so a core that other work slows down does not slow the others.
-    """
-    if workers == 1:
-        function(*arguments)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    meeting = folder / f"meeting-{os.getpid()}"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exit takes the workers along
     try:
-        start_processes(_start_worker, (workers, str(meeting), function, arguments), nprocs=workers, daemon=True)
-    finally:
-        meeting.unlink(missing_ok=True)
+        torch.save(state, temporary)
+        temporary.rename(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not isinstance(error, RuntimeError):  # as which torch's writer reports a full disk
+            raise
+        raise ResourceError(
+            f"{path} could not be written ({error}); free some space and go on with --resume: what was there is intact.",
+            code="disk-full",
+        ) from None
 
 
-def together() -> tuple[int, int]:
-    """This worker's number, and how many there are."""
-    if not torch.distributed.is_initialized():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+def check_fits(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:
+    """Refuse weights of another architecture, and say what differs.
 
-
-def wait_for_all() -> None:
-    """Return when every worker has come here."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    Raises:
+        BackboneError: checkpoint-mismatch.
+    """
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in state.items()}
+    differences = [
+        f"{name} is {found.get(name, 'absent')} instead of {expected.get(name, 'absent')}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    if differences:
+        more = f", and {len(differences) - DIFFERENCES_SHOWN} more" if len(differences) > DIFFERENCES_SHOWN else ""
+        raise BackboneError(
+            f"{path} is of another architecture: {'; '.join(differences[:DIFFERENCES_SHOWN])}{more}. "
+            "Choose the --size it was made with, or another --dir.",
+            code="checkpoint-mismatch",
+        )
 
 
 class Run:
     """A training run of a given number of minutes that can be killed and resumed.
 
-    The learning rate warms up over 100 steps, stays, and falls linearly to zero over the last `cooldown` share of the minutes:
-    a run resumed later goes on from its weights at the full rate again.
+    Matrices are trained with Muon, everything else with AdamW. The learning rate warms up over 100 steps, stays, and falls
+    linearly to zero over the last `cooldown` share of the minutes: a run resumed later goes on from its weights at the full rate.
 
     Args:
-        model: Trained in place.
+        model: Trained in place, on the device it is on.
         path: Checkpoint; read when it exists.
         minutes: Length of this call, not of the whole run.
-        lr: Peak learning rate of AdamW.
+        lr: Peak learning rate.
         cooldown: Share of `minutes` over which the rate falls; 0 keeps it.
+        on_save: Called with the run after each checkpoint, with the averaged weights in the model; for sheets of samples.
+        tell: Hears how it goes, a line at a time.
     """
 
-    def __init__(self, model: nn.Module, path: Path, minutes: float, lr: float, cooldown: float = 0.3) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        path: Path,
+        minutes: float,
+        lr: float,
+        cooldown: float = 0.3,
+        on_save: Callable[["Run"], None] | None = None,
+        tell: Tell = print,
+    ) -> None:
         self.model, self.path, self.seconds, self.lr, self.cooldown = model, path, minutes * 60, lr, cooldown
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.on_save, self.tell = on_save, tell
+        matrices, others = split(model)
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0.01)]
+        if matrices:
+            self.optimizers.append(Muon(matrices, lr))
         rank, self.workers = together()
         self.leader = rank == 0
         self.step = 0  # of this worker
         self.samples = 0  # of all workers
         self.trained_s = 0.0
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         if path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.average, self.step = state["average"], state["step"]
-            self.samples, self.trained_s = state["samples"], state["trained_s"]
+            self._load()
         self._fresh = 0.0  # samples of this worker since the last agreement
+        self._losses: list[float] = []
+
+    def _load(self) -> None:
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        check_fits(state["model"], self.model, self.path)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        device = next(self.model.parameters()).device
+        self.average = {k: v.to(device) for k, v in state["average"].items()}
+        self.step, self.samples, self.trained_s = state["step"], state["samples"], state["trained_s"]
 
     def save(self) -> None:
         if not self.leader:
             return
-        state = {
+        state: dict[str, Any] = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average,
             "step": self.step,
             "samples": self.samples,
             "trained_s": self.trained_s,
         }
         save_atomically(state, self.path)
+        if self.on_save is not None:
+            current = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self.use_average()
+            self.on_save(self)
+            self.model.load_state_dict(current)
+            self.model.train()
+
+    def use_average(self) -> None:
+        """Put the averaged weights into the model, ready for use."""
+        self.model.load_state_dict(self.average)
+        self.model.eval()
 
     def steps(self) -> Iterator[int]:
-        """Step numbers until the minutes are over; sets the learning rate, agrees with the other workers, saves."""
-        first = self.step
-        start = last = last_save = agreed = time.monotonic()
+        """Step numbers until the minutes are over; sets the learning rate, agrees with the other workers, saves, reports."""
+        first, first_samples = self.step, self.samples
+        start = last = last_save = agreed = reported = time.monotonic()
         while True:
             now = time.monotonic()
             if now - agreed > AGREE_EVERY_S or now - start > self.seconds:
                 over = self._agree(now - start > self.seconds)
                 agreed = time.monotonic()
                 self.trained_s, last = self.trained_s + agreed - last, agreed
+                if self.leader and (agreed - reported > REPORT_EVERY_S or over):
+                    self._report((self.samples - first_samples) / (agreed - start), max(0.0, self.seconds - (agreed - start)))
+                    reported = agreed
                 if over:
                     break
                 if agreed - last_save > SAVE_EVERY_S:
@@ -126,10 +165,15 @@ class Run:
                     last_save = agreed
             left = max(0.0, 1 - (now - start) / self.seconds)
             rate = self.lr * min(1, (self.step - first + 1) / 100) * (min(1, left / self.cooldown) if self.cooldown else 1)
-            for group in self.optimizer.param_groups:
+            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
                 group["lr"] = rate
             yield self.step
         self.save()
+
+    def _report(self, speed: float, left_s: float) -> None:
+        loss = sum(self._losses) / max(len(self._losses), 1)
+        self._losses.clear()
+        self.tell(f"step {self.step}  samples {self.samples}  loss {loss:.4f}  {speed:.1f} samples/s  {left_s / 60:.1f} min left")
 
     @torch.no_grad()
     def _agree(self, over: bool) -> bool:
@@ -152,30 +196,14 @@ class Run:
         """One optimizer step on `loss` over `samples` images, and the moving average of the weights."""
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.model.zero_grad(set_to_none=True)
         self.step += 1
         self._fresh += samples
-        keep = min(0.9985, (1 + self.step) / (10 + self.step))
+        self._losses.append(loss.item())
+        keep = min(AVERAGE, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             current = self.model.state_dict()
             floats = [k for k, v in current.items() if v.is_floating_point()]
             torch._foreach_lerp_([self.average[k] for k in floats], [current[k] for k in floats], 1 - keep)
-
-
-def progress(run: Run, every: int = 50) -> Callable[[float], None]:
-    """A function to call with each step's loss; prints the smoothed loss and the speed of all workers."""
-    start, first = time.monotonic(), run.samples
-    smooth: list[float] = []
-
-    def report(loss: float) -> None:
-        smooth[:] = [loss if not smooth else 0.98 * smooth[0] + 0.02 * loss]
-        if run.leader and run.step % every == 0:
-            passed = time.monotonic() - start
-            speed, left = (run.samples - first) / passed, max(0.0, run.seconds - passed)
-            print(
-                f"step {run.step}  samples {run.samples}  loss {smooth[0]:.4f}  {speed:.1f} images/s  {left:.0f} s left",
-                flush=True,
-            )
-
-    return report

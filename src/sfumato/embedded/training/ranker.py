@@ -1,12 +1,12 @@
 """Train the embedded ranker: a small CLIP (arXiv:2103.00020) that reads what is under a mask, all else black.
 
-Captions of a batch often fit several images, so every fitting pair is a positive; images that differ in one told attribute are
-the hard negatives that a small world provides by itself.
+Captions of a batch often fit several images, so every fitting pair is a positive. Beside each caption stands a hard negative:
+what would be said of the same thing with one attribute changed.
 """
 
-import argparse
-import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +15,12 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
 
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer, tell_words_apart, text_config
-from sfumato.embedded.training.loop import Run, progress, spawn
-from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path
+from sfumato.embedded.training.denoiser import quick_attention
+from sfumato.embedded.training.loop import Run, Tell
+from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 from sfumato.embedded.world.captions import name
 from sfumato.embedded.world.scene import Scene, Thing
+from sfumato.embedded.world.split import LEARNED, unseen
 
 SIZE = 64
 MEAN = STD = 0.5
@@ -66,11 +68,28 @@ def fits(told: frozenset[str], described: Thing, seen: Thing) -> bool:
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
-    """Softmax over rows and over columns with several positives each. Both arguments (images, texts)."""
+    """Softmax over rows and over those columns that fit any row, with several positives each.
+
+    Args:
+        logits: (images, texts).
+        positive: (images, texts) bool; every row has a positive.
+    """
     held = logits.masked_fill(~positive, -torch.inf)
     rows = logits.logsumexp(1) - held.logsumexp(1)
-    columns = logits.logsumexp(0) - held.logsumexp(0)
+    fitting = positive.any(0)
+    columns = (logits.logsumexp(0) - held.logsumexp(0))[fitting]
     return (rows.mean() + columns.mean()) / 2
+
+
+def changed(thing: Thing, told: frozenset[str], rng: np.random.Generator) -> Thing:
+    """The thing with one of the told attributes changed, to no combination that is held out."""
+    values: dict[str, tuple[str, ...]] = {"kind": LEARNED.kinds, "colour": LEARNED.colours, "material": LEARNED.materials}
+    while True:
+        attribute = str(rng.choice(sorted(told)))
+        change: dict[str, Any] = {attribute: str(rng.choice(values[attribute]))}
+        other = replace(thing, **change)
+        if other != thing and not unseen(other.kind, other.colour):
+            return other
 
 
 class Views:
@@ -88,20 +107,22 @@ class Views:
         self.rng = np.random.default_rng()
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (B, 3, S, S) normalised, tokens (B, T), positives (B, B)."""
-        views, texts, told, things = [], [], [], []
+        """Pixels (B, 3, S, S) normalised, tokens (2 B, T) of right captions and hard negatives, positives (B, 2 B)."""
+        views, things, captions = [], [], []
         for k in self.rng.integers(0, len(self.index), self.batch_size):
             images, owners, scenes = self.shards[self.index[k][0]]
             i = self.index[k][1]
             scene: Scene = scenes[i]
             views.append(masked_view(images[i], owners[i], self.rng))
-            text, attributes = name(scene.things[0], self.rng)
-            texts.append(text)
-            told.append(attributes)
             things.append(scene.things[0])
+            captions.append((*name(scene.things[0], self.rng), scene.things[0]))
+        for _, told, thing in list(captions):
+            other = changed(thing, told, self.rng)
+            captions.append((*name(other, self.rng), other))
         pixels = (torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
+        texts = [text for text, _, _ in captions]
         tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-        positive = torch.tensor([[fits(told[j], things[j], seen) for j in range(len(things))] for seen in things])
+        positive = torch.tensor([[fits(told, described, seen) for _, told, described in captions] for seen in things])
         return pixels, tokens.input_ids, positive
 
 
@@ -109,28 +130,37 @@ def logits_of(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Tensor:
     return model(input_ids=tokens, pixel_values=pixels).logits_per_image
 
 
-def train(scenes: Path, out: Path, minutes: float, batch_size: int, lr: float) -> None:
-    views = Views([p for i in range(1000) if (p := shard_path(scenes, i)).exists()], batch_size)
-    model = make_ranker()
-    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown=0.6)
-    report = progress(run)
+def train(
+    *,
+    scenes: Path,
+    out: Path,
+    minutes: float,
+    device: str = "cpu",
+    batch_size: int = 96,
+    lr: float = 1e-3,
+    cooldown: float = 0.6,
+    tell: Tell = print,
+) -> None:
+    """Train on the rendered shards in `scenes`; `out` gets `checkpoint.pt` and the averaged weights in `model`."""
+    views = Views(training_shards(scenes), batch_size)
+    place = torch.device(device)
+    model = make_ranker().to(place)
+    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
     for _ in run.steps():
-        pixels, tokens, positive = views.draw()
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels, tokens, positive = (tensor.to(place) for tensor in views.draw())
+        with torch.autocast(place.type, torch.bfloat16), quick_attention(place):
             logits = logits_of(model, pixels, tokens)
-        loss = contrastive_loss(logits.float(), positive)
-        run.update(loss, batch_size)
-        report(loss.item())
+        run.update(contrastive_loss(logits.float(), positive), batch_size)
     if run.leader:
-        model.load_state_dict(run.average)
-        print("held-out accuracy", accuracy(model.eval(), scenes))
-        model.save_pretrained(out)
+        run.use_average()
+        tell(f"the best of 64 captions fits {accuracy(model.cpu(), scenes):.1%} of held-out views")
+        export(model, out / "model")
 
 
 @torch.inference_mode()
-def accuracy(model: CLIPModel, scenes: Path, batches: int = 5) -> float:
-    """Share of held-out views whose best caption of 64 fits them."""
-    views = Views([shard_path(scenes, HELD_OUT), shard_path(scenes, HELD_OUT + 1)], 64)
+def accuracy(model: CLIPModel, scenes: Path, batches: int = 10) -> float:
+    """Share of held-out views whose best caption, of 32 right ones and 32 hard negatives, fits them."""
+    views = Views([p for i in range(2) if (p := shard_path(scenes, HELD_OUT + i)).exists()], 32)
     views.rng = np.random.default_rng(0)
     hits = []
     for _ in range(batches):
@@ -140,30 +170,14 @@ def accuracy(model: CLIPModel, scenes: Path, batches: int = 5) -> float:
     return float(np.mean(hits))
 
 
-def export(checkpoint: Path, out: Path) -> None:
-    """Write the averaged weights in transformers' CLIPModel format, float16 safetensors, with tokenizer and preprocessing."""
+def export(model: CLIPModel, out: Path) -> None:
+    """Write the weights in transformers' CLIPModel format, float16 safetensors, with tokenizer and preprocessing."""
     from transformers import CLIPImageProcessorPil
 
-    model = make_ranker()
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
-    model.half().save_pretrained(out)
+    copy = make_ranker()
+    copy.load_state_dict(model.state_dict())
+    copy.half().save_pretrained(out)
     make_tokenizer().save_pretrained(out)
     CLIPImageProcessorPil(
         size={"height": SIZE, "width": SIZE}, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3
     ).save_pretrained(out)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--batch-size", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=6e-4)
-    parser.add_argument("--export", type=Path, help="only write the checkpoint's averaged weights to this folder")
-    a = parser.parse_args()
-    if a.export:
-        export(a.out / "checkpoint.pt", a.export)
-    else:
-        spawn(train, (a.scenes, a.out, a.minutes, a.batch_size, a.lr), a.workers, a.out)

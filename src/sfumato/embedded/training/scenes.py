@@ -1,9 +1,8 @@
-"""Rendered scenes on disk, in shards: images, the owner of every pixel, and the scenes themselves.
+"""Rendered scenes of the learned part of the world on disk, in shards: images, the owner of every pixel, and the scenes.
 
 Shard `k` depends on `k` alone, so any number of processes can render a set together and a killed run resumes where it was.
 """
 
-import argparse
 import functools
 import json
 import multiprocessing
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
+from sfumato.embedded.world.split import LEARNED
+from sfumato.errors import InputError
 
 SHARD = 1000
 HELD_OUT = 10_000  # shards from here on are never trained on
@@ -24,6 +25,18 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"scenes-{index:05d}.npz"
 
 
+def training_shards(folder: Path) -> list[Path]:
+    """The shards to train on.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    shards = [p for i in range(HELD_OUT) if (p := shard_path(folder, i)).exists()]
+    if not shards:
+        raise InputError(f"There are no scenes in {folder}; render them with: sfumato train world", code="no-scenes")
+    return shards
+
+
 def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) -> Path:
     """Render one shard unless it is there; written to a temporary file and renamed."""
     path = shard_path(folder, index)
@@ -31,18 +44,36 @@ def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) 
         return path
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([index, 2023])
-    scenes = [random_scene(rng) for _ in range(count)]
+    scenes = [random_scene(rng, LEARNED) for _ in range(count)]
     drawn = [scene.render(size) for scene in scenes]
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(
-            file,
-            images=np.stack([image for image, _ in drawn]),
-            owners=np.stack([owner for _, owner in drawn]),
-            scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
-        )
-    temporary.rename(path)
+    try:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                images=np.stack([image for image, _ in drawn]),
+                owners=np.stack([owner for _, owner in drawn]),
+                scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
+            )
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def render(folder: Path, shards: int, held_out: int, size: int, workers: int, tell: Any = print) -> None:
+    """Render the first `shards` shards to train on and `held_out` shards that are never trained on, those that are missing.
+
+    Args:
+        folder: Gets the shards.
+        size: Side of the pictures in pixels.
+        workers: Processes.
+        tell: Hears of each shard that is there.
+    """
+    indices = [*range(HELD_OUT, HELD_OUT + held_out), *range(shards)]
+    with multiprocessing.Pool(workers) as pool:
+        for path in pool.imap_unordered(functools.partial(render_shard, folder, size=size), indices):
+            tell(str(path))
 
 
 def scene_from_dict(fields: dict[str, Any]) -> Scene:
@@ -56,16 +87,3 @@ def load_shard(path: Path) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
     with np.load(path, allow_pickle=False) as data:
         scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
         return data["images"], data["owners"], scenes
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shards", type=int, default=12, help=f"of {SHARD} scenes each, to train on")
-    parser.add_argument("--held-out", type=int, default=2, help="shards that are never trained on")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args()
-    indices = [*range(HELD_OUT, HELD_OUT + arguments.held_out), *range(arguments.shards)]
-    with multiprocessing.Pool(arguments.workers) as pool:
-        for path in pool.imap_unordered(functools.partial(render_shard, arguments.out), indices):
-            print(path, flush=True)

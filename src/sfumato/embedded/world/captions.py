@@ -3,61 +3,103 @@
 import numpy as np
 
 from sfumato.embedded.world.scene import Scene, Thing
+from sfumato.embedded.world.surfaces import COLOURS
 
-KIND_WORDS: dict[str, tuple[str, ...]] = {
-    "ball": ("ball", "ball", "sphere"),
-    "cube": ("cube", "cube", "box", "block"),
-    "cylinder": ("cylinder", "cylinder", "can"),
+KIND_WORDS: dict[str, tuple[str, ...]] = {  # the first word is the commonest
+    "ball": ("ball", "sphere"),
+    "cube": ("cube", "box", "block"),
+    "cylinder": ("cylinder", "can"),
     "cone": ("cone",),
-    "ring": ("ring", "ring", "donut", "torus"),
+    "ring": ("ring", "donut", "torus"),
     "star": ("star",),
+    "heart": ("heart",),
+    "mushroom": ("mushroom", "toadstool"),
+    "capsule": ("capsule", "pill"),
+    "pyramid": ("pyramid",),
+    "mug": ("mug", "cup"),
+    "bottle": ("bottle", "flask"),
+    "snowman": ("snowman",),
+    "tree": ("tree", "fir"),
+    "house": ("house", "hut", "cottage"),
+    "duck": ("duck", "rubber duck"),
 }
-COLOUR_WORDS: dict[str, tuple[str, ...]] = {"purple": ("purple", "purple", "violet")}
+COLOUR_WORDS: dict[str, tuple[str, ...]] = {"purple": ("purple", "violet"), "turquoise": ("turquoise", "cyan", "teal")}
 MATERIAL_WORDS: dict[str, tuple[str, ...]] = {
     "matte": ("matte", "dull"),
     "shiny": ("shiny", "glossy"),
-    "metal": ("metal", "metallic", "metal", "steel"),
+    "metal": ("metal", "metallic", "steel"),
+    "wooden": ("wooden", "timber"),
 }
-GROUND_WORDS: dict[str, tuple[str, ...]] = {
-    "wood": ("wood", "wooden table", "planks"),
-    "grass": ("grass", "lawn"),
-    "sand": ("sand", "beach"),
-    "marble": ("marble",),
-    "tiles": ("tiles", "tiled floor"),
+GROUND_WORDS: dict[str, tuple[str, ...]] = {  # after "on", unless they begin with a preposition of their own
+    "wood": ("wood", "a wooden table", "planks", "the wooden floor"),
+    "grass": ("grass", "the lawn", "a meadow"),
+    "sand": ("sand", "the beach"),
+    "marble": ("marble", "a marble table"),
+    "tiles": ("tiles", "a tiled floor"),
+    "snow": ("snow", "the snow"),
+    "water": ("water", "a lake", "the sea"),
+    "night": ("at night", "in the dark", "in the night"),
 }
-GLUE = ("a", "an", "the", "and", "on", "of", "with", "in", "photo", "picture", "empty", "nothing", "only", "floor", "table")
+RELATIONS = ("left of", "right of", "behind", "in front of", "beside", "next to")
+GLUE = ("a", "an", "the", "and", "on", "of", "with", "in", "at", "photo", "picture", "photograph", "empty", "nothing", "only")
 
 
 def vocabulary() -> list[str]:
     """Every word that captions use, sorted."""
-    from sfumato.embedded.world.surfaces import COLOURS
+    tables = (KIND_WORDS, MATERIAL_WORDS, GROUND_WORDS, COLOUR_WORDS)
+    phrases = [phrase for table in tables for phrases in table.values() for phrase in phrases]
+    return sorted({word for phrase in (*phrases, *COLOURS, *GLUE, *RELATIONS) for word in phrase.split()})
 
-    phrases = [w for table in (KIND_WORDS, MATERIAL_WORDS, GROUND_WORDS, COLOUR_WORDS) for words in table.values() for w in words]
-    return sorted({word for phrase in (*phrases, *COLOURS, *GLUE) for word in phrase.split()})
+
+def _word(words: tuple[str, ...], rng: np.random.Generator) -> str:
+    """The commonest word half of the time, otherwise any of them."""
+    return words[0] if rng.random() < 0.5 else str(rng.choice(words))
 
 
 def name(thing: Thing, rng: np.random.Generator) -> tuple[str, frozenset[str]]:
     """A noun phrase for one thing, and which of its attributes the phrase tells ("kind" always, "colour", "material")."""
     words, told = [], {"kind"}
-    if rng.random() < 0.4:
-        words.append(str(rng.choice(MATERIAL_WORDS[thing.material])))
-        told.add("material")
     if rng.random() < 0.93:
-        words.append(str(rng.choice(COLOUR_WORDS.get(thing.colour, (thing.colour,)))))
+        words.append(_word(COLOUR_WORDS.get(thing.colour, (thing.colour,)), rng))
         told.add("colour")
-    words.append(str(rng.choice(KIND_WORDS[thing.kind])))
+    if rng.random() < 0.4:  # "a shiny red ball", but mostly "a red wooden ball"
+        last = thing.material in ("metal", "wooden") and rng.random() < 0.7
+        words.insert(len(words) if last else 0, _word(MATERIAL_WORDS[thing.material], rng))
+        told.add("material")
+    words.append(_word(KIND_WORDS[thing.kind], rng))
     article = rng.choice([("an" if words[0][0] in "aeiou" else "a"), "the", ""], p=(0.8, 0.1, 0.1))
     return f"{article} {' '.join(words)}".strip(), frozenset(told)
 
 
+def place(ground: str, rng: np.random.Generator) -> str:
+    """Where something is, as a phrase that can follow its name: "on grass", "at night"."""
+    phrase = _word(GROUND_WORDS[ground], rng)
+    return phrase if phrase.startswith(("at ", "in ")) else f"on {phrase}"
+
+
+def relation(thing: Thing, other: Thing, rng: np.random.Generator) -> str:
+    """Where the first thing is as seen from the second, by the camera."""
+    dx, dy = thing.x - other.x, thing.y - other.y
+    if rng.random() < 0.2:
+        return str(rng.choice(["beside", "next to"]))
+    if abs(dx) > abs(dy):
+        return "left of" if dx < 0 else "right of"
+    return "in front of" if dy < 0 else "behind"
+
+
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One way to describe the scene: its main thing, sometimes the ground, sometimes the other things."""
-    ground = str(rng.choice(GROUND_WORDS[scene.ground]))
-    if not scene.things:
-        return str(rng.choice([f"empty {ground}", f"{ground}", f"only {ground}", "nothing"]))
-    text = name(scene.things[0], rng)[0]
-    if rng.random() < 0.2:
-        text = " and ".join([text, *(name(thing, rng)[0] for thing in scene.things[1:])])
+    if not scene.things or rng.random() < 0.03:
+        where = place(scene.ground, rng)
+        return str(rng.choice([where, where.removeprefix("on "), f"nothing {where}", f"empty {where.split()[-1]}"]))
+    main, *others = scene.things
+    text = name(main, rng)[0]
+    if others and rng.random() < 0.3:
+        if rng.random() < 0.5:
+            text = " and ".join([text, *(name(thing, rng)[0] for thing in others)])
+        else:
+            other = others[int(rng.integers(len(others)))]
+            text = f"{text} {relation(main, other, rng)} {name(other, rng)[0]}"
     if rng.random() < 0.35:
-        text += f" on {'the ' if rng.random() < 0.3 else ''}{ground}"
-    return text if rng.random() < 0.85 else f"a {rng.choice(['photo', 'picture'])} of {text}"
+        text += f" {place(scene.ground, rng)}"
+    return text if rng.random() < 0.85 else f"a {rng.choice(['photo', 'picture', 'photograph'])} of {text}"

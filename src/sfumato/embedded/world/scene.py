@@ -7,14 +7,23 @@ from typing import Any
 import numpy as np
 
 from sfumato.embedded.world.shapes import KINDS, ROW
-from sfumato.embedded.world.split import WHOLE, Part
-from sfumato.embedded.world.split import unseen as held_out
+from sfumato.embedded.world.split import WHOLE, Part, unseen
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
+
+EMPTY = 0.05  # share of scenes without anything
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One object resting on the ground."""
+    """One object resting on the ground.
+
+    Args:
+        kind, colour, material: Of `shapes.KINDS`, `surfaces.COLOURS` and `surfaces.MATERIALS`.
+        x, y: Place on the ground; the camera looks along +y.
+        size: About half its height.
+        turn: Around the vertical, in radians.
+        shade: Factor on the albedo.
+    """
 
     kind: str
     colour: str
@@ -23,7 +32,7 @@ class Thing:
     y: float
     size: float
     turn: float = 0.0
-    shade: float = 1.0  # factor on the albedo
+    shade: float = 1.0
 
     def row(self) -> list[float]:
         r, g, b = (min(1.0, c * self.shade) for c in COLOURS[self.colour])
@@ -33,7 +42,16 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Things on a ground. The first thing is the one that captions are about."""
+    """Things on a ground. The first thing is the one that captions are about.
+
+    Args:
+        things: What stands there.
+        ground: Of `surfaces.GROUNDS`.
+        ground_phase, ground_turn: Which piece of the ground, turned by how many radians.
+        warmth: Of the sky, in [0, 1].
+        light: Unit vector towards the light.
+        camera: Position, the point it looks at, and its focal length in half frames.
+    """
 
     things: tuple[Thing, ...]
     ground: str
@@ -48,20 +66,25 @@ class Scene:
         return replace(self, things=self.things[:index] + self.things[index + 1 :])
 
     def replaced(self, index: int, **changes: Any) -> "Scene":
-        """The counterfactual in which one thing's fields are others."""
-        things = (*self.things[:index], replace(self.things[index], **changes), *self.things[index + 1 :])
-        return replace(self, things=things)
+        """The counterfactual in which one thing has another kind, colour, material or place."""
+        things = list(self.things)
+        things[index] = replace(things[index], **changes)
+        return replace(self, things=tuple(things))
 
     def on(self, ground: str) -> "Scene":
         """The counterfactual on another ground."""
         return replace(self, ground=ground)
 
     def with_thing(self, thing: Thing) -> "Scene":
-        """The counterfactual with one more thing."""
+        """The counterfactual with one thing more, the last one."""
         return replace(self, things=(*self.things, thing))
 
     def render(self, size: int = 128, samples: int = 2) -> tuple[np.ndarray, np.ndarray]:
         """Draw the scene.
+
+        Args:
+            size: Side in pixels.
+            samples: Anti-aliasing grid per axis.
 
         Returns:
             image (size, size, 3) uint8 sRGB, and owner (size, size) int8: index of the thing in each pixel, -1 ground, -2 sky.
@@ -75,11 +98,15 @@ class Scene:
         return image, owner
 
 
-def _thing(rng: np.random.Generator, x: float, y: float, size: float) -> Thing:
+def _thing(rng: np.random.Generator, x: float, y: float, size: float, part: Part, held_out: bool) -> Thing:
+    while True:
+        kind, colour = str(rng.choice(part.kinds)), str(rng.choice(part.colours))
+        if unseen(kind, colour) == held_out:
+            break
     return Thing(
-        kind=str(rng.choice(KINDS)),
-        colour=str(rng.choice(list(COLOURS))),
-        material=str(rng.choice(MATERIALS)),
+        kind=kind,
+        colour=colour,
+        material=str(rng.choice(part.materials)),
         x=x,
         y=y,
         size=size,
@@ -89,24 +116,27 @@ def _thing(rng: np.random.Generator, x: float, y: float, size: float) -> Thing:
 
 
 def random_scene(rng: np.random.Generator, part: Part = WHOLE, unseen: bool = False) -> Scene:
-    """A scene with one main thing that fills about a third to a half of the frame, and up to two others around it.
+    """A scene with one main thing that fills a third to three fifths of the frame, and up to two others around it.
 
     One scene in twenty is empty, so that a model learns what the ground looks like under an object.
+
+    Args:
+        rng: Decides everything.
+        part: What may appear.
+        unseen: Draw a main thing whose combination is held out from training; otherwise no such thing appears.
     """
-    main = _thing(rng, 0.0, 0.0, rng.uniform(0.8, 1.0))
-    while held_out(main.kind, main.colour) != unseen:
-        main = _thing(rng, 0.0, 0.0, main.size)
-    things = [main] if rng.random() > 0.05 else []
+    main = _thing(rng, 0.0, 0.0, rng.uniform(0.8, 1.0), part, unseen)
+    things = [main] if unseen or rng.random() > EMPTY else []
     for _ in range(int(rng.choice(3, p=(0.55, 0.32, 0.13)))):
         for _attempt in range(20):
             x, y, size = rng.uniform(-3.4, 3.4), rng.uniform(-1.4, 4.0), rng.uniform(0.65, 1.0)
             if all(math.hypot(x - t.x, y - t.y) > 1.15 * (size + t.size) for t in (main, *things[1:])):
-                things.append(_thing(rng, x, y, size))
+                things.append(_thing(rng, x, y, size, part, False))
                 break
     azimuth, elevation = rng.uniform(-2.5, -0.65), rng.uniform(0.6, 1.1)
     light = (math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation), math.sin(elevation))
-    orbit, distance, pitch = rng.uniform(-0.2, 0.2) - math.pi / 2, rng.uniform(4.0, 6.4), rng.uniform(0.3, 0.6)
-    tx, tz = rng.uniform(-0.7, 0.7), rng.uniform(0.45, 1.1)
+    orbit, distance, pitch = rng.uniform(-0.2, 0.2) - math.pi / 2, rng.uniform(3.5, 5.4), rng.uniform(0.3, 0.6)
+    tx, tz = rng.uniform(-0.55, 0.55), rng.uniform(0.55, 1.1)
     camera = (
         tx + math.cos(orbit) * math.cos(pitch) * distance,
         math.sin(orbit) * math.cos(pitch) * distance,
@@ -118,7 +148,7 @@ def random_scene(rng: np.random.Generator, part: Part = WHOLE, unseen: bool = Fa
     )
     return Scene(
         things=tuple(things),
-        ground=str(rng.choice(GROUNDS)),
+        ground=str(rng.choice(part.grounds)),
         ground_phase=rng.uniform(0, 50),
         ground_turn=rng.uniform(-0.5, 0.5),
         warmth=rng.uniform(),

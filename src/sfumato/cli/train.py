@@ -1,0 +1,150 @@
+"""`sfumato train`: make the embedded model, or fine-tune it on your own pictures."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sfumato.errors import InputError, OptionError, ResourceError
+
+PARTS = ("world", "autoencoder", "denoiser", "ranker")
+SIZES = ("small", "large")
+MINUTES = {"autoencoder": 8.0, "denoiser": 60.0, "ranker": 10.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a part is trained.
+
+    Args:
+        folder: Holds `scenes` and a folder for each part.
+        minutes: Of this call; each part has its own default.
+        resume: Go on from the part's checkpoint.
+        device: cpu or cuda.
+        size: Of the denoiser and the scenes: small for two CPU cores (128 px), large for a GPU (256 px).
+        data: Folder of pictures with captions to train the denoiser on, instead of scenes.
+        start_from: Folder of weights to begin with; the shipped ones are "embedded".
+        shards, held_out: Thousands of scenes to train on, and to measure on.
+        workers: Processes; one a core by default.
+        lr: Peak learning rate; each part has its own default.
+        cooldown: Share of the minutes over which the learning rate falls.
+    """
+
+    folder: Path
+    minutes: float | None
+    resume: bool
+    device: str
+    size: str
+    data: Path | None
+    start_from: str | None
+    shards: int
+    held_out: int
+    workers: int | None
+    lr: float | None
+    cooldown: float | None
+
+
+def run(part: str, settings: Settings) -> None:
+    """Train one part.
+
+    Raises:
+        OptionError: part-unknown, size-unknown, option-contradiction, checkpoint-exists.
+        InputError: no-scenes, no-autoencoder.
+        BackboneError: checkpoint-mismatch.
+        ResourceError: disk-full, extra-missing, no-device.
+    """
+    _check(part, settings)
+    workers = settings.workers or (1 if settings.device != "cpu" else os.cpu_count() or 1)
+    if part == "world":
+        from sfumato.embedded.training.denoiser import SIZES as SHAPES
+        from sfumato.embedded.training.scenes import render
+
+        size = SHAPES[settings.size].image
+        render(settings.folder / "scenes", settings.shards, settings.held_out, size, workers, typer.echo)
+        return
+    from sfumato.embedded.training.workers import spawn
+
+    out = settings.folder / part
+    out.mkdir(parents=True, exist_ok=True)
+    spawn(_train, (part, settings), workers, out)
+    typer.echo(f"{out / 'model'}  trained {part}")
+
+
+def _train(part: str, settings: Settings) -> None:
+    """What each worker does."""
+    folder = settings.folder
+    chosen: dict[str, Any] = {"lr": settings.lr, "cooldown": settings.cooldown}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    common = {"out": folder / part, "minutes": settings.minutes or MINUTES[part], "device": settings.device, **given}
+    if part == "autoencoder":
+        from sfumato.embedded.training import autoencoder
+
+        autoencoder.train(scenes=folder / "scenes", start_from=_weights(settings, "vae"), tell=typer.echo, **common)
+    elif part == "denoiser":
+        from sfumato.embedded.training import denoiser
+
+        start_from = _weights(settings)
+        denoiser.train(
+            vae=_autoencoder(settings),
+            scenes=folder / "scenes",
+            data=settings.data,
+            size=denoiser.SIZES[settings.size],
+            start_from=start_from,
+            tell=typer.echo,
+            **common,
+        )
+    else:
+        from sfumato.embedded.training import ranker
+
+        ranker.train(scenes=folder / "scenes", tell=typer.echo, **common)
+
+
+def _weights(settings: Settings, part: str = "") -> Path | None:
+    if settings.start_from is None:
+        return None
+    from sfumato.backbones.hub import WEIGHTS
+
+    return (WEIGHTS if settings.start_from == "embedded" else Path(settings.start_from)) / part
+
+
+def _autoencoder(settings: Settings) -> Path:
+    """The autoencoder that was trained in this folder, or the one that belongs to the weights to start from."""
+    trained = settings.folder / "autoencoder" / "model"
+    found = trained if trained.exists() else _weights(settings, "vae")
+    if found is None or not found.exists():
+        raise InputError(
+            f"There is no autoencoder in {trained}: train one with `sfumato train autoencoder`, or pass --start-from embedded.",
+            code="no-autoencoder",
+        )
+    return found
+
+
+def _check(part: str, settings: Settings) -> None:
+    if part not in PARTS:
+        raise OptionError(f"Unknown part {part!r}; choose one of: {', '.join(PARTS)}.", code="part-unknown")
+    if settings.size not in SIZES:
+        raise OptionError(f"Unknown size {settings.size!r}; choose one of: {', '.join(SIZES)}.", code="size-unknown")
+    if settings.data is not None and part != "denoiser":
+        raise OptionError("--data is for the denoiser; the other parts are trained on scenes.", code="option-contradiction")
+    checkpoint = settings.folder / part / "checkpoint.pt"
+    if checkpoint.exists() and not settings.resume:
+        raise OptionError(
+            f"{checkpoint} is there already: go on from it with --resume, or choose another --dir.", code="checkpoint-exists"
+        )
+    _check_installed(settings.device)
+
+
+def _check_installed(device: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("numba") is None:
+        raise ResourceError(
+            "Training needs an optional package; install it with: pip install 'sfumato[train]'", code="extra-missing"
+        )
+    if device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ResourceError(f"There is no device {device!r} here; train with --device cpu.", code="no-device")

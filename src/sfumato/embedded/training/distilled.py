@@ -1,0 +1,126 @@
+"""Distil the embedded denoiser into one that needs four steps and no guidance: latent consistency (arXiv:2310.04378).
+
+The student f(x, t) predicts the clean latents. It learns to say at one level what its own average says at the next, cleaner one,
+to which the teacher takes it with one guided DDIM step; at the cleanest level it is right by itself.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+from sfumato.embedded.text import MAX_TOKENS
+from sfumato.embedded.training.denoiser import Batches, make_scheduler, quick_attention
+from sfumato.embedded.training.latents import load_scene_latents
+from sfumato.embedded.training.loop import Run, Tell
+
+STEPS = 50  # levels that the teacher walks down, of which diffusers' LCMScheduler chooses those of an edit
+GUIDANCE = 4.0  # that the student has built in
+TARGET_AVERAGE = 0.95  # share of the target network that each step keeps
+HUBER = 0.03
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Signal and noise of the levels of the walk, cleanest first; each (STEPS,) float32, and their timesteps (STEPS,)."""
+
+    timesteps: Tensor
+    signal: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Levels":
+        scheduler = make_scheduler()
+        trained = scheduler.config.num_train_timesteps
+        timesteps = torch.arange(1, STEPS + 1) * (trained // STEPS) - 1
+        bar = scheduler.alphas_cumprod.double()[timesteps]
+        return cls(timesteps.to(device), bar.sqrt().float().to(device), (1 - bar).sqrt().float().to(device))
+
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise (B, 1, 1, 1) of levels (B,); below the first the latents are clean."""
+        first = index.clamp(min=0)
+        clean = (index < 0).float()
+        signal, noise = self.signal[first] * (1 - clean) + clean, self.noise[first] * (1 - clean)
+        return signal.view(-1, 1, 1, 1), noise.view(-1, 1, 1, 1)
+
+
+def clean_of(velocity: Tensor, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """Clean latents by v prediction (arXiv:2202.00512, appendix D)."""
+    return signal * x - noise * velocity
+
+
+@torch.no_grad()
+def teacher_step(
+    teacher: UNet2DConditionModel, levels: Levels, x: Tensor, index: Tensor, states: Tensor, empty: Tensor
+) -> Tensor:
+    """One guided DDIM step of the teacher from level `index` to the next cleaner one. x (B, C, h, w), index (B,)."""
+    timesteps = levels.timesteps[index]
+    both = teacher(
+        torch.cat([x, x]), torch.cat([timesteps, timesteps]), torch.cat([empty.expand_as(states), states])
+    ).sample.float()
+    without, conditional = both.chunk(2)
+    velocity = without + GUIDANCE * (conditional - without)
+    signal, noise = levels.at(index)
+    clean, eps = clean_of(velocity, x, signal, noise), noise * x + signal * velocity
+    signal, noise = levels.at(index - 1)
+    return signal * clean + noise * eps
+
+
+def consistency_loss(student: nn.Module, target: nn.Module, teacher: Any, levels: Levels, x: Tensor, texts: Any) -> Tensor:
+    """Pseudo-Huber distance of the student's clean latents at a level and its target's at the next (arXiv:2310.14189)."""
+    states, empty = texts
+    index = torch.randint(0, STEPS, (len(x),), device=x.device)
+    signal, noise = levels.at(index)
+    noisy = signal * x + noise * torch.randn_like(x)
+    nearer = teacher_step(teacher, levels, noisy, index, states, empty)
+    predicted = clean_of(student(noisy, levels.timesteps[index], states).sample.float(), noisy, signal, noise)
+    with torch.no_grad():
+        signal, noise = levels.at(index - 1)
+        below = levels.timesteps[(index - 1).clamp(min=0)]
+        wanted = clean_of(target(nearer, below, states).sample.float(), nearer, signal, noise)  # at level -1: nearer itself
+    return (((predicted - wanted) ** 2 + HUBER**2).sqrt() - HUBER).mean()
+
+
+def train(
+    *,
+    model: Path,
+    vae: Path,
+    scenes: Path,
+    out: Path,
+    minutes: float,
+    device: str = "cpu",
+    batch_size: int = 16,
+    lr: float = 3e-4,
+    cooldown: float = 0.5,
+    tell: Tell = print,
+) -> None:
+    """Distil the denoiser in the folder `model`; `out` gets `checkpoint.pt`, and the student in `model/unet`."""
+    place = torch.device(device)
+    teacher = UNet2DConditionModel.from_pretrained(model / "unet").float().requires_grad_(False).eval().to(place)
+    text = CLIPTextModel.from_pretrained(model / "text_encoder").float().eval().to(place)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model / "tokenizer", local_files_only=True)
+    for network in (teacher, text):
+        network.to(memory_format=torch.channels_last)
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    run = Run(student, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
+    target = copy.deepcopy(student).requires_grad_(False)
+    levels, batches = Levels.of(place), Batches(load_scene_latents(vae, scenes), tokenizer, batch_size, place)
+    none = tokenizer([""], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids.to(place)
+    for _ in run.steps():
+        x, _, tokens = batches.draw()
+        with torch.autocast(place.type, torch.bfloat16), quick_attention(place):
+            with torch.no_grad():
+                states, empty = (text(ids).last_hidden_state.float() for ids in (tokens, none))
+            loss = consistency_loss(student, target, teacher, levels, x, (states, empty))
+        run.update(loss, batch_size)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(target.parameters()), list(student.parameters()), 1 - TARGET_AVERAGE)
+    if run.leader:
+        run.use_average()
+        student.cpu().half().save_pretrained(out / "model" / "unet")
+        tell(f"distilled over {run.samples} samples")

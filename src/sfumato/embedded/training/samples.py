@@ -1,0 +1,45 @@
+"""Sheets of samples, to be looked at while a model trains."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sfumato.images import write
+from sfumato.inputs import to_uint8
+from sfumato.solvers import NoiseStream, make_solver
+
+PROMPTS = (
+    *("a red ball", "a blue cube on grass", "a yellow cylinder on snow", "a green cone on sand"),
+    *("a purple ring on marble", "an orange star on water", "a pink heart at night", "a turquoise mushroom on wood"),
+)
+PER_PROMPT = 3
+STEPS = 20
+GUIDANCE = 4.0
+
+
+def tiled(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows of pictures (n, h, w, 3) as one picture."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+@torch.inference_mode()
+def write_sheet(folder: Path, path: Path, device: torch.device, prompts: tuple[str, ...] = PROMPTS) -> None:
+    """Draw each prompt a few times with the model in `folder`, from the same noise on every call; one column a prompt."""
+    from sfumato.backbones.embedded import Embedded
+
+    model = Embedded.from_folder(folder, name="training", device=device, dtype=torch.float32)
+    columns = []
+    for prompt in prompts:
+        solver = make_solver("ddim", model.scheduler_config, model.prediction_type, STEPS)
+        side = model.resolution // model.factor
+        noise = NoiseStream(tuple(range(PER_PROMPT)), (model.latent_channels, side, side), device)
+        latents = noise.draw()
+        conditioning = model.encode_prompt(prompt, "", (model.resolution, model.resolution))
+        for i in range(solver.steps):
+            output = model.predict(latents, solver.timesteps[i], conditioning, GUIDANCE)
+            latents, _ = solver.step(output, i, latents, noise)
+        columns.append(np.stack([to_uint8(pixels) for pixels in model.decode(latents)]))
+    sheet = tiled([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)])
+    write(Image.fromarray(sheet), path, format="PNG")

@@ -1,0 +1,52 @@
+"""Several single-threaded workers, one a core, that train one model together."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from torch.multiprocessing.spawn import spawn as start_processes
+
+
+def _start_worker(rank: int, workers: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    function(*arguments)
+
+
+def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: int, folder: Path) -> None:
+    """Run `function(*arguments)` in `workers` single-threaded processes, one a core, that `loop.Run` keeps in agreement.
+
+    They average their weights every few seconds instead of their gradients every step (post-local SGD, arXiv:1808.07217),
+    so a core that other work slows down does not slow the others.
+    """
+    if workers == 1:
+        function(*arguments)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    meeting = folder / f"meeting-{os.getpid()}"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exit takes the workers along
+    try:
+        start_processes(_start_worker, (workers, str(meeting), function, arguments), nprocs=workers, daemon=True)
+    finally:
+        meeting.unlink(missing_ok=True)
+
+
+def together() -> tuple[int, int]:
+    """This worker's number, and how many there are."""
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def wait_for_all() -> None:
+    """Return when every worker has come here."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()

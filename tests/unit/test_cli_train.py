@@ -1,0 +1,113 @@
+"""`sfumato train`: what it refuses, and one short run of each part on a few scenes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from sfumato import Editor
+from sfumato.cli.main import app
+from sfumato.embedded.training import distilled, samples
+from sfumato.embedded.training.scenes import HELD_OUT, render_shard
+from sfumato.images import read
+
+SHORT = ("--minutes", "0.01", "--workers", "1")
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run `sfumato train` in an empty folder, with small sheets of samples."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(samples, "STEPS", 2)
+    monkeypatch.setattr(samples, "PER_PROMPT", 1)
+    return lambda *arguments: CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+def render_few(folder: Path) -> None:
+    for index in (0, HELD_OUT, HELD_OUT + 1):
+        render_shard(folder / "scenes", index, count=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (("moon",), "part-unknown", "world, autoencoder, denoiser"),
+        (("denoiser", "--size", "huge"), "size-unknown", "small, large"),
+        (("ranker", "--data", "."), "option-contradiction", "--data"),
+        (("denoiser",), "no-autoencoder", "sfumato train autoencoder"),
+        (("denoiser", "--start-from", "embedded"), "no-scenes", "sfumato train world"),
+        (("autoencoder",), "no-scenes", "sfumato train world"),
+        (("ranker",), "no-scenes", "sfumato train world"),
+    ],
+)
+def test_what_cannot_work_is_refused(train: Callable[..., Result], arguments: tuple[str, ...], code: str, named: str) -> None:
+    result = train(*arguments, "--workers", "1")
+    assert result.exit_code == 2
+    assert f"[{code}]" in result.stderr
+    assert named in result.stderr
+
+
+def test_a_checkpoint_is_not_trained_over(train: Callable[..., Result], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "training" / "ranker" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"weights")
+    result = train("ranker")
+    assert "[checkpoint-exists]" in result.stderr
+    assert "--resume" in result.stderr
+    assert checkpoint.read_bytes() == b"weights"
+
+
+def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "training"
+    render_few(folder)
+    for part in ("autoencoder", "denoiser", "ranker"):
+        result = train(part, *SHORT, "--debug")
+        assert result.exit_code == 0, result.stderr
+        assert "samples" in result.stdout
+    assert read(folder / "autoencoder" / "held-out.png").size == (8 * 128, 2 * 128)
+    sheets = list((folder / "denoiser").glob("samples-*.png"))
+    assert [read(sheet).size for sheet in sheets] == [(8 * 128, 128)]
+    resumed = train("denoiser", "--resume", *SHORT)
+    assert resumed.exit_code == 0, resumed.stderr
+    editor = Editor(model=str(folder / "denoiser" / "model"), device="cpu", dtype="float32")
+    image = Image.new("RGB", (128, 128), "white")
+    edited = editor.edit(image=image, box=(32, 32, 64, 64), prompt="a red ball", n=1, steps=2, rank="none")
+    assert edited.images[0].size == (128, 128)
+
+
+def test_a_users_pictures_are_trained_on(train: Callable[..., Result], tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i, name in enumerate(("one", "two")):
+        Image.fromarray(np.full((150, 200, 3), 90 * i, np.uint8)).save(pictures / f"{name}.png")
+    (pictures / "one.txt").write_text("a black cube")
+    arguments = ("denoiser", "--data", pictures, "--start-from", "embedded")
+    missing = train(*arguments, *SHORT)
+    assert "two.png has no caption" in missing.stderr
+    (pictures / "metadata.jsonl").write_text('{"file_name": "two.png", "text": "a white ball"}\n')
+    result = train(*arguments, *SHORT)
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "training" / "denoiser" / "model" / "unet" / "config.json").exists()
+
+
+def test_the_teachers_step_ends_at_the_next_level() -> None:
+    """With a teacher that knows the clean latents, one step down keeps them and the noise, and the last one is clean."""
+    levels = distilled.Levels.of(torch.device("cpu"))
+    clean, eps = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    index = torch.tensor([0, 30])
+    signal, noise = levels.at(index)
+
+    class Oracle:
+        def __call__(self, x: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> "Oracle":
+            self.sample = torch.cat([signal * eps - noise * clean] * 2)
+            return self
+
+    states = torch.zeros(2, 1, 1)
+    nearer = distilled.teacher_step(Oracle(), levels, signal * clean + noise * eps, index, states, states[:1])
+    signal, noise = levels.at(index - 1)
+    assert torch.allclose(nearer, signal * clean + noise * eps, atol=1e-5)
+    assert torch.allclose(nearer[0], clean[0], atol=1e-5)
