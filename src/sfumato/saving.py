@@ -81,6 +81,15 @@ def write_animation(
     _replace(path, buffer.getvalue())
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write or replace a text file (UTF-8) so that it is complete or as it was.
+
+    Raises:
+        ResourceError: As `write`.
+    """
+    _replace(path, text.encode("utf-8"))
+
+
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     if os.path.lexists(path) and not (overwrite and path.is_file()):
         advice = "give the name of a file" if path.is_dir() else "choose another name or ask to overwrite"

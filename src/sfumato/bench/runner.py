@@ -1,0 +1,250 @@
+"""Running a plan: every example with every variant, each finished one a file, so that a run can be stopped and taken up again."""
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from sfumato.backbones.hub import WEIGHTS
+from sfumato.bench.counting import costs
+from sfumato.bench.measuring import Instruments, Made
+from sfumato.bench.tasks import Example
+from sfumato.bench.variants import Variant, check_distinct
+from sfumato.editor import Editor
+from sfumato.errors import OptionError, ResourceError
+from sfumato.saving import write, write_text
+
+RUN, ITEMS = "run.json", "items"
+SHOWN = 4  # predictions kept as pictures, best first
+SEED_SPREAD = 1_000_000  # examples get seeds a thousand apart, so that no two share noise
+
+Tell = Callable[[int, int, str], None]
+"""Called before each edit with (edits done, edits in all, what comes now)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which examples are edited.
+
+    Args:
+        identity: What a run that is taken up again must agree with: protocol, tasks, sizes, data.
+        names: Of the examples, in order.
+        make: An example by its name; called once per name and model.
+        predictions: How many, for variants that do not say.
+        seed: All seeds follow from it and the examples' names.
+    """
+
+    identity: dict[str, Any]
+    names: list[str]
+    make: Callable[[str], Example]
+    predictions: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How models are loaded: as in `sfumato.Editor`."""
+
+    device: str | None = None
+    dtype: str | None = None
+    offline: bool = False
+    make_editor: Callable[..., Editor] = field(default=Editor, repr=False)
+
+    def editor(self, variant: Variant) -> Editor:
+        lora = tuple(variant.fields.get("lora", ()))
+        return self.make_editor(
+            model=variant.model, method=variant.method, device=self.device, dtype=self.dtype, offline=self.offline, lora=lora
+        )
+
+
+def run(
+    plan: Plan,
+    variants: Sequence[Variant],
+    instruments: Instruments,
+    out: Path,
+    loading: Loading,
+    *,
+    force: bool = False,
+    tell: Tell = lambda done, total, what: None,
+) -> tuple[list[dict[str, Any]], Any]:
+    """Make and measure what is not finished yet.
+
+    Args:
+        plan: The examples.
+        variants: Each is run on all of them.
+        instruments: What to measure with.
+        out: Folder of the run; a run of the same plan and variants that is there is taken up.
+        loading: How to load models.
+        force: Start anew, whatever is there.
+        tell: Hears of every edit.
+
+    Returns:
+        The records of all edits, and the device they were made on (None if all were there already).
+
+    Raises:
+        OptionError: bench-other-run, variant-invalid.
+        EditError: As the editor; what was finished before stays.
+    """
+    check_distinct(list(variants))
+    _open_run(plan, variants, out, force)
+    total, done, device = len(plan.names) * len(variants), 0, None
+    finished = {(i, name): record for i in range(len(variants)) for name in plan.names if (record := _read(out, i, name))}
+    for model in dict.fromkeys((variant.model, tuple(variant.fields.get("lora", ()))) for variant in variants):
+        mine = [i for i, v in enumerate(variants) if (v.model, tuple(v.fields.get("lora", ()))) == model]
+        editor: Editor | None = None
+        for name in plan.names:
+            missing = [i for i in mine if (i, name) not in finished]
+            done += len(mine) - len(missing)
+            if not missing:
+                continue
+            example = plan.make(name)
+            if editor is None:
+                tell(done, total, f"loading {model[0]}")
+                editor = loading.editor(variants[missing[0]])
+                device = editor.device
+                _edit(editor, example, variants[missing[0]], seed=plan.seed, n=1)  # the first edit loads and warms up
+            for i in missing:
+                tell(done, total, f"{name} {variants[i].title}")
+                finished[i, name] = _one(editor, example, variants[i], plan, instruments, _path(out, i, name))
+                done += 1
+    tell(total, total, "done")
+    return [finished[i, name] for i in range(len(variants)) for name in plan.names], device
+
+
+def _one(editor: Editor, example: Example, variant: Variant, plan: Plan, instruments: Instruments, path: Path) -> dict[str, Any]:
+    """Make, measure and keep one edit; the record is written last."""
+    seed = plan.seed + 1000 * (zlib.crc32(example.name.encode()) % SEED_SPREAD)
+    with costs(editor.backbone) as cost:
+        result = _edit(editor, example, variant, seed=seed, n=variant.fields.get("n", plan.predictions))
+    # the same prediction once more, as it was before the user's own pixels were put back
+    bare = {"n": 1, "seed": result.seeds[0], "keep_unmasked": False, "rank": "none"}
+    raw = _edit(editor, example, variant, **bare)
+    made = Made(
+        predictions=[_rgb(image) for image in result.images],
+        raw=_rgb(raw.images[0]),
+        seen=_window(raw.facts.get("window"), example.mask.shape),
+        seeds=result.seeds,
+        cost=cost,
+    )
+    measured = instruments.measure(example, made)
+    record = {
+        "name": example.name,
+        "task": example.task,
+        "method": variant.title,
+        "model": variant.model,
+        "prompt": example.prompt,
+        "wanted": dict(example.wanted),
+        "seeds": result.seeds,
+        "readings": measured.readings,
+        "values": measured.values,
+        "picture": path.with_suffix(".png").relative_to(path.parents[2]).as_posix(),
+    }
+    _make_folder(path.parent)
+    write(Image.fromarray(np.concatenate(made.predictions[:SHOWN], axis=1)), path.with_suffix(".png"), overwrite=True)
+    write_text(json.dumps(record, allow_nan=False), path)
+    return record
+
+
+def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) -> Any:
+    fields = {"mask_mode": "grey", **example.fields, **variant.fields, **changes}
+    return editor.edit(
+        image=Image.fromarray(example.image),
+        mask=Image.fromarray(example.mask * np.uint8(255)),
+        prompt=example.prompt,
+        **{"model": variant.model, "method": variant.method, **fields},
+    )
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB"))
+
+
+def _window(box: Sequence[int] | None, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W), true where the model's window was; everywhere if it is not known."""
+    if box is None:
+        return np.ones(shape, bool)
+    left, top, width, height = box
+    seen = np.zeros(shape, bool)
+    seen[top : top + height, left : left + width] = True
+    return seen
+
+
+def _path(out: Path, variant: int, name: str) -> Path:
+    return out / ITEMS / f"v{variant}" / f"{quote(name, safe='')}.json"  # names of other data sets may be anything
+
+
+def _read(out: Path, variant: int, name: str) -> dict[str, Any] | None:
+    """A finished record, if it and its picture are there."""
+    path = _path(out, variant, name)
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if path.with_suffix(".png").is_file() else None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder} cannot be made ({error.strerror or error}); choose another --out.", code="output-unwritable"
+        ) from error
+
+
+def _open_run(plan: Plan, variants: Sequence[Variant], out: Path, force: bool) -> None:
+    """Begin a run in the folder, or make sure that the one there is the same."""
+    if not plan.names:
+        raise OptionError("There is nothing to edit: the data holds no examples.", code="data-invalid")
+    wanted = json.loads(json.dumps(_identity(plan, variants), default=str))
+    path = out / RUN
+    if force:
+        shutil.rmtree(out / ITEMS, ignore_errors=True)
+    elif path.is_file():
+        found = _load(path)
+        differing = [key for key in wanted if found.get(key) != wanted[key]]
+        if differing:
+            raise OptionError(
+                f"{out} holds a run that differs in {', '.join(differing)}; choose another --out, or --force to start anew.",
+                code="bench-other-run",
+            )
+        return
+    _make_folder(out)
+    write_text(json.dumps(wanted, indent=1), path)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _identity(plan: Plan, variants: Sequence[Variant]) -> dict[str, Any]:
+    """Everything that decides the results: a run is only taken up by its like."""
+    first = plan.make(plan.names[0])
+    return {
+        **plan.identity,
+        "seed": plan.seed,
+        "predictions": plan.predictions,
+        "variants": [asdict(variant) for variant in variants],
+        "first_example": hashlib.sha256(first.image.tobytes() + first.mask.tobytes() + first.prompt.encode()).hexdigest(),
+        "weights": _fingerprint(sorted(path for path in WEIGHTS.rglob("*.safetensors"))),
+    }
+
+
+def _fingerprint(paths: Iterable[Path]) -> str:
+    """Of the embedded models: their weights may be trained anew."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

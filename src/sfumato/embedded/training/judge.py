@@ -1,0 +1,132 @@
+"""Train the judge (`embedded/judge.py`) on renders that nothing else is trained on."""
+
+import argparse
+import functools
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato.embedded.judge import ATTRIBUTES, CONTEXT, Judge, crop
+from sfumato.embedded.training.loop import Run, Tell
+from sfumato.embedded.training.pairs import SHARD, Pair, load_pairs, render, shards_of
+from sfumato.embedded.training.views import view
+from sfumato.embedded.training.workers import spawn
+from sfumato.embedded.world.shapes import KINDS
+from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
+
+UNREAD = -100  # the label of what a view does not show
+LEAST_CONTEXT, MOST_CONTEXT = 1.15, 1.45  # of the crops that are trained on
+
+
+def batch(judge: Judge, pairs: list[Pair], count: int, rng: np.random.Generator, wear: bool = True) -> tuple[Tensor, Tensor]:
+    """Crops (B, 4, SIDE, SIDE) and labels (B, attributes), UNREAD where nothing is to be read."""
+    views = [view(pairs[i], pairs[j].owner == 0, rng, wear) for i, j in rng.integers(0, len(pairs), (count, 2))]
+    crops = np.stack(
+        [crop(shown.image, shown.mask, rng.uniform(LEAST_CONTEXT, MOST_CONTEXT) if wear else CONTEXT) for shown in views]
+    )
+    labels = [[_label(judge, name, shown.truth[name]) for name in ATTRIBUTES] for shown in views]
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+def _label(judge: Judge, attribute: str, name: str) -> int:
+    return list(judge.labels[attribute]).index(name) if name else UNREAD
+
+
+def loss_of(logits: dict[str, Tensor], labels: Tensor) -> Tensor:
+    """Sum over the attributes of the cross entropies of what can be read."""
+    parts = [F.cross_entropy(logits[name].float(), labels[:, i], ignore_index=UNREAD) for i, name in enumerate(ATTRIBUTES)]
+    return torch.stack([part for part in parts if part.isfinite()]).sum()
+
+
+def make_judge() -> Judge:
+    """An untrained judge of today's world."""
+    return Judge(kinds=list(KINDS), colours=list(COLOURS), materials=list(MATERIALS), grounds=list(GROUNDS))
+
+
+def train(
+    *,
+    pairs: Path,
+    out: Path,
+    minutes: float,
+    device: str = "cpu",
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    cooldown: float = 0.7,
+    tell: Tell = print,
+) -> None:
+    """Train on the rendered shards in `pairs`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
+
+    Told at the end is the accuracy on held-out pairs, which are rendered from seeds of their own: as they are, and worn as in
+    training.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    data = load_pairs(shards_of(pairs, held_out=False))
+    place = torch.device(device)
+    judge = make_judge().to(place, memory_format=torch.channels_last)
+    run = Run(judge, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
+    rng = np.random.default_rng(time.time_ns())
+    for _ in run.steps():
+        crops, labels = batch(judge, data, batch_size, rng)
+        with torch.autocast(place.type, torch.bfloat16):
+            logits = judge(crops.to(place, memory_format=torch.channels_last))
+        run.update(loss_of(logits, labels.to(place)), batch_size)
+    if run.leader:
+        run.use_average()
+        judge.cpu()
+        for name, wear in (("held-out views", False), ("held-out views, worn", True)):
+            found = accuracy(judge, pairs, wear=wear)
+            tell(f"{name}: " + ", ".join(f"{attribute} {found[attribute]:.1%}" for attribute in ATTRIBUTES))
+        export(judge, out / "model")
+
+
+@torch.inference_mode()
+def accuracy(judge: Judge, folder: Path, count: int = 2000, wear: bool = False) -> dict[str, float]:
+    """Share of held-out views that are read rightly, by attribute, with the number of views under "views"."""
+    pairs = load_pairs(shards_of(folder, held_out=True))
+    rng = np.random.default_rng(0)
+    hits: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
+    judge.eval()
+    for _ in range(count // 50):
+        crops, labels = batch(judge, pairs, 50, rng, wear)
+        logits = judge(crops)
+        for i, name in enumerate(ATTRIBUTES):
+            read = labels[:, i] != UNREAD
+            hits[name] += (logits[name].argmax(1) == labels[:, i])[read].tolist()
+    return {name: round(float(np.mean(values)), 4) for name, values in hits.items()} | {"views": float(count)}
+
+
+def export(judge: Judge, out: Path) -> None:
+    """Write the weights as a folder that `Judge.load` reads, float16 safetensors."""
+    copy = make_judge()
+    copy.load_state_dict(judge.state_dict())
+    copy.half().save_pretrained(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=Path, required=True, help="folder of the rendered pairs; missing shards are rendered")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="gets checkpoint.pt, from which the same command goes on, and model"
+    )
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--shards", type=int, default=40, help=f"of {SHARD} pairs each, to train on")
+    parser.add_argument("--held-out", type=int, default=4, help="shards that are never trained on")
+    parser.add_argument("--size", type=int, default=128, help="of the renders, in pixels")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="cpu")
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    render(a.pairs, a.shards, a.held_out, a.size, a.workers)
+    function = functools.partial(train, pairs=a.pairs, out=a.out, minutes=a.minutes, device=a.device)
+    spawn(function, (), a.workers if a.device == "cpu" else 1, a.out)
+
+
+if __name__ == "__main__":
+    main()

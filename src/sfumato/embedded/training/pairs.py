@@ -1,0 +1,96 @@
+"""Rendered scenes for the judge alone: each with its main thing and without, in shards that depend on their number alone."""
+
+import functools
+import json
+import multiprocessing
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.embedded.training.loop import Tell
+from sfumato.embedded.training.scenes import scene_from_dict
+from sfumato.embedded.world.scene import Scene, random_scene
+from sfumato.errors import InputError
+
+SHARD = 250
+SEED = 7919  # of the judge's own scenes; nothing else uses it
+HELD_OUT = 10_000  # shards from here on are never trained on
+LEAST_SHARE = 0.01  # of the picture that a thing must cover to be asked about
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A scene with its main thing and without, and which thing each pixel shows."""
+
+    scene: Scene
+    full: Image
+    bare: Image
+    owner: NDArray[np.int8]
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    return folder / f"pairs-{index:05d}.npz"
+
+
+def render_pairs(folder: Path, index: int, count: int = SHARD, size: int = 128) -> Path:
+    """Render one shard unless it is there; written to a temporary file and renamed."""
+    path = shard_path(folder, index)
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([index, SEED])
+    scenes: list[Scene] = []
+    while len(scenes) < count:  # as many with combinations that the other models never see: the judge has to know all
+        scene = random_scene(rng, unseen=bool(len(scenes) % 2))
+        scenes += [scene] * bool(scene.things)
+    drawn = [scene.render(size) for scene in scenes]
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                full=np.stack([image for image, _ in drawn]),
+                owner=np.stack([owner for _, owner in drawn]),
+                bare=np.stack([scene.without(0).render(size)[0] for scene in scenes]),
+                scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
+            )
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def render(folder: Path, shards: int, held_out: int, size: int, workers: int, tell: Tell = print) -> None:
+    """Render the first `shards` shards to train on and `held_out` shards that are never trained on, those that are missing."""
+    indices = [*range(HELD_OUT, HELD_OUT + held_out), *range(shards)]
+    with multiprocessing.Pool(workers) as pool:
+        for path in pool.imap_unordered(functools.partial(render_pairs, folder, size=size), indices):
+            tell(str(path))
+
+
+def shards_of(folder: Path, held_out: bool) -> list[Path]:
+    """The shards to train on, or those to measure on.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    first = shard_path(folder, HELD_OUT).name
+    found = [path for path in sorted(folder.glob("pairs-*.npz")) if (path.name >= first) == held_out]
+    if not found:
+        raise InputError(f"There are no pairs of scenes in {folder}; render them first.", code="no-scenes")
+    return found
+
+
+def load_pairs(paths: list[Path]) -> list[Pair]:
+    """Every pair whose main thing can be seen."""
+    pairs = []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as data:
+            scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
+            full, bare, owner = data["full"], data["bare"], data["owner"]
+        pairs += [Pair(*parts) for parts in zip(scenes, full, bare, owner, strict=True) if (parts[3] == 0).mean() > LEAST_SHARE]
+    return pairs

@@ -1,0 +1,54 @@
+"""How sure a mean is, and whether two differ: the bootstrap over examples (Efron 1979)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 4000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over examples with its 95 % interval.
+
+    Args:
+        value, low, high: The mean, and the ends of the interval.
+        n: Examples it was taken over.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def estimate(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> Estimate:
+    """Mean of one value per example, and the percentile interval of the means of examples drawn again with replacement.
+
+    Raises:
+        ValueError: Without values.
+    """
+    if not values:
+        raise ValueError("nothing to take the mean of")
+    array = np.asarray(values, np.float64)
+    places = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
+    means = array[places].mean(1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value=float(array.mean()), low=float(low), high=float(high), n=len(array))
+
+
+def paired_difference(first: Sequence[float | None], second: Sequence[float | None], seed: int = 0) -> Estimate | None:
+    """Second minus first over the examples that both have a value for; None if there are none.
+
+    Args:
+        first, second: One value per example, in the same order; None where there is none.
+        seed: Of the bootstrap.
+    """
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    return estimate([b - a for a, b in pairs], seed) if pairs else None

@@ -1,0 +1,336 @@
+"""The protocols on a user's own data: layouts are read as published, measures agree with their definitions."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from sfumato.bench import brushbench, editbench, paper, protocols, quality
+from sfumato.bench.counting import Cost
+from sfumato.bench.measuring import Made
+from sfumato.bench.reading import from_runs, to_runs
+from sfumato.bench.tasks import Example
+from sfumato.cli.main import app
+from sfumato.errors import ModelNotFound, OptionError
+
+SIZE = (24, 32)  # height, width: not square, so that swapped axes show
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 200, (*SIZE, 3), np.uint8)
+
+
+def rectangle() -> np.ndarray:
+    mask = np.zeros(SIZE, np.uint8)
+    mask[3:9, 17:29] = 1
+    return mask
+
+
+def made(image: np.ndarray, raw: np.ndarray | None = None, n: int = 1) -> Made:
+    cost = Cost(model_calls=2, seconds=0.5, peak_memory_mb=9)
+    return Made(
+        predictions=[image] * n, raw=image if raw is None else raw, seen=np.ones(SIZE, bool), seeds=list(range(n)), cost=cost
+    )
+
+
+# -- run lengths
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_run_lengths_go_there_and_back(first: int) -> None:
+    rng = np.random.default_rng(0)
+    for density in (0.0, 0.3, 1.0):
+        mask = (rng.random(SIZE) < density).astype(np.uint8)
+        assert np.array_equal(from_runs(to_runs(mask, first), SIZE, first), mask)
+
+
+def test_run_lengths_count_from_one_along_the_rows() -> None:
+    mask = from_runs([18 + 3 * 32, 12], SIZE)
+    assert np.array_equal(np.argwhere(mask), [[3, x] for x in range(17, 29)])
+
+
+@pytest.mark.parametrize("runs", [[0, 3], [760, 30], [5], [5, -1]])
+def test_run_lengths_that_do_not_fit(runs: list[int]) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        from_runs(runs, SIZE)
+
+
+# -- BrushBench
+
+
+def brush_folder(folder: Path) -> Path:
+    (folder / "images").mkdir(parents=True)
+    Image.fromarray(picture()).save(folder / "images" / "a.png")
+    entry = {
+        "image": "images/a.png",
+        "caption": "a cat on a sofa",
+        "inpainting_mask": to_runs(rectangle()),
+        "outpainting_mask": to_runs(1 - rectangle()),
+    }
+    (folder / "mapping_file.json").write_text(json.dumps({"000": entry, "001": entry}))
+    return folder
+
+
+def test_brushbench_is_read(tmp_path: Path) -> None:
+    plan, instruments, about = protocols.prepare("brushbench", brush_folder(tmp_path), limit=1)
+    assert plan.names == ["000-inside", "000-outside"]
+    assert plan.predictions == 1
+    inside, outside = (plan.make(name) for name in plan.names)
+    assert np.array_equal(inside.mask, rectangle())
+    assert np.array_equal(outside.mask, 1 - rectangle())
+    assert (inside.task, inside.prompt) == ("inside", "a cat on a sofa")
+    assert np.array_equal(inside.image, picture())
+    assert "1 pictures" in about
+    left_out = " ".join(instruments.notes)
+    assert all(name in left_out for name in ("CLIP", "LPIPS", "ImageReward", "HPS", "aesthetic"))  # none is installed here
+
+
+def test_brushbench_measures_the_raw_kept_part(tmp_path: Path) -> None:
+    plan, instruments, _ = protocols.prepare("brushbench", brush_folder(tmp_path))
+    example = plan.make("000-inside")
+    raw = example.image + np.uint8(10)
+    values = instruments.measure(example, made(example.image, raw)).values
+    assert values["mse_kept"] == pytest.approx(1000 * 3 * (10 / 255) ** 2)
+    assert values["background_max"] == 0
+    assert values["background_max_raw"] == 10
+    only_inside = np.where(example.mask[..., None] > 0, np.uint8(7), example.image)
+    values = instruments.measure(example, made(only_inside)).values
+    assert (values["mse_kept"], values["psnr_kept"]) == (0, 1000)
+
+
+def test_brushbench_s_psnr_lies_below_the_usual_one() -> None:
+    source, keep = picture(), np.ones(SIZE, bool)
+    _, decibels = quality.kept_error(source + np.uint8(5), source, keep)
+    assert decibels == pytest.approx(20 * np.log10(255 / 5) - 10 * np.log10(3))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("[]", "mapping"), ("{", "cannot be read"), ('{"a": {"image": "x"}}', "lacks caption, inpainting_mask, outpainting_mask")],
+)
+def test_a_broken_mapping_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "mapping_file.json").write_text(content)
+    with pytest.raises(OptionError, match=words):
+        brushbench.prepare(tmp_path)
+
+
+# -- EditBench
+
+
+def edit_folder(folder: Path) -> Path:
+    for which in ("natural", "generated"):
+        for part, content in (("references", picture()), ("masks", 255 * np.repeat(rectangle()[..., None], 3, -1))):
+            (folder / f"{part}_{which}").mkdir()
+            Image.fromarray(content).save(folder / f"{part}_{which}" / f"x_{which}.png")
+        with (folder / f"annotations_{which}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["aos", "prompt_full", "prompt_mask-simple", "prompt_mask-rich"])
+            writer.writerow([f"x_{which}", "a cat, beside a lamp", "a lamp", "a tall red lamp"])
+    return folder
+
+
+def test_editbench_is_read(tmp_path: Path) -> None:
+    plan, instruments, _ = protocols.prepare("editbench", edit_folder(tmp_path))
+    assert plan.names == ["natural-x_natural", "generated-x_generated"]
+    found = plan.make("natural-x_natural")
+    assert np.array_equal(found.mask, rectangle())
+    assert (found.prompt, found.task) == ("a tall red lamp", "natural")
+    assert protocols.prepare("editbench", tmp_path, prompts="full")[0].make(plan.names[0]).prompt == "a cat, beside a lamp"
+    assert "R-precision" in instruments.notes[0]
+    values = instruments.measure(found, made(found.image)).values
+    assert "clip_score" not in values
+    assert values["seconds"] == 0.5
+
+
+def test_editbench_s_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="annotations_natural"):
+        editbench.prepare(tmp_path, "full")
+    with pytest.raises(OptionError, match=r"mask-rich, mask-simple, full"):
+        editbench.prepare(tmp_path, "long")
+    (tmp_path / "annotations_natural.csv").write_text("aos,prompt_full\n1,x\n")
+    with pytest.raises(OptionError, match="lacks the column prompt_mask-rich"):
+        editbench.prepare(tmp_path, "mask-rich")
+
+
+class Colours:
+    """A scorer whose space is RGB: pictures by their mean, words by their colour."""
+
+    WORDS = {"red": (1.0, 0, 0), "green": (0, 1.0, 0), "blue": (0, 0, 1.0)}  # noqa: RUF012
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(images.mean((2, 3)), dim=1)
+
+    def embed_text(self, prompts: list[str]) -> torch.Tensor:
+        return torch.tensor([self.WORDS[prompt] for prompt in prompts])
+
+
+def test_clip_score_and_r_precision() -> None:
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    scorer: Any = Colours()
+    assert quality.clip_score(scorer, red, "red") == pytest.approx(100)
+    assert quality.clip_score(scorer, red, "blue") == 0
+    assert quality.r_precision(scorer, red, "red", ["red", "green", "blue"]) == 1
+    assert quality.r_precision(scorer, red, "blue", ["red", "green", "blue"]) == 0
+
+
+def test_lpips_of_the_kept_part_is_blind_to_the_rest() -> None:
+    class Squares:
+        name = "squares"
+
+        def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            assert a.min() >= -1
+            return (a - b).square().mean((1, 2, 3))
+
+    source, keep = picture(), rectangle() == 0
+    inside = np.where(keep[..., None], source, np.uint8(0))
+    assert quality.kept_lpips(Squares(), inside, source, keep) == 0
+    assert quality.kept_lpips(Squares(), inside, source, ~keep) > 0
+
+
+def test_the_aesthetic_head_is_linear(tmp_path: Path) -> None:
+    scorer: Any = Colours()
+    with pytest.raises(ModelNotFound, match="sa_0_4_vit_l_14_linear"):
+        quality.load_aesthetic(scorer, tmp_path)
+    torch.save({"weight": torch.tensor([[2.0, 0, 0]]), "bias": torch.tensor([1.0])}, tmp_path / quality.AESTHETIC)
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    assert quality.load_aesthetic(scorer, tmp_path)(red, "") == pytest.approx(3)
+
+
+# -- the paper's protocol
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny classifier of random weights over eight classes."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    names = ("tabby, tabby cat", "goldfish", "zebra", "piano", "lamp", "sofa", "tench", "lemon")
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=8,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+    )
+    folder = tmp_path_factory.mktemp("classifier")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        ViTForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+def labelled(folder: Path, *rows: str) -> Path:
+    Image.fromarray(picture()).save(folder / "a.png")
+    (folder / "labels.csv").write_text("\n".join(["file,label,box", *rows]) + "\n")
+    return folder
+
+
+def test_the_paper_s_protocol(tmp_path: Path, classifier: Path) -> None:
+    data = labelled(tmp_path, 'a.png,tabby cat,"4,2,10,8"', "a.png,zebra,")
+    plan, instruments, _ = protocols.prepare("paper", data, classifier=str(classifier))
+    assert plan.predictions == 24
+    boxed, free = (plan.make(name) for name in plan.names)
+    assert boxed.mask.sum() == 80
+    assert boxed.mask[2:10, 4:14].all()
+    assert boxed.prompt == "tabby cat"
+    ys, xs = np.nonzero(free.mask)
+    assert free.mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].all()
+    assert 1 / 5 - 0.03 <= (np.ptp(ys) + 1) / SIZE[0] <= 0.5 + 0.03
+    assert np.array_equal(free.mask, plan.make(plan.names[1]).mask)
+    measured = instruments.measure(boxed, made(picture(3), n=3))
+    reader = paper.Classifier(str(classifier))
+    crop = picture(3)[2:10, 4:14]
+    right = 0 in reader.first([crop])[0]
+    assert [reading["right"] for reading in measured.readings] == [right] * 3
+    assert measured.values["precision_first"] == measured.values["precision_all"] == float(right)
+    assert any("Text match is left out" in note for note in instruments.notes)
+
+
+def test_five_of_eight_classes_are_right(classifier: Path) -> None:
+    """Over all classes as labels, a prediction is right exactly five times."""
+    reader = paper.Classifier(str(classifier))
+    found = reader.first([picture()])[0]
+    assert len(set(found)) == 5
+    assert reader.place_of(" Tabby Cat ") == reader.place_of("tabby") == 0
+
+
+def test_one_folder_per_class(tmp_path: Path, classifier: Path) -> None:
+    (tmp_path / "tabby_cat").mkdir()
+    Image.fromarray(picture()).save(tmp_path / "tabby_cat" / "1.jpg")
+    plan, *_ = protocols.prepare("paper", tmp_path, classifier=str(classifier), predictions=2)
+    example: Example = plan.make(plan.names[0])
+    assert (example.prompt, plan.predictions) == ("tabby cat", 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("a.png,tabbi,", r"no class 'tabbi'.*tabby"),
+        ("b.png,zebra,", r"b\.png is not there"),
+    ],
+)
+def test_bad_labels_are_found_before_anything_runs(tmp_path: Path, classifier: Path, row: str, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        protocols.prepare("paper", labelled(tmp_path, row), classifier=str(classifier))
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "30,2,10,8"])
+def test_bad_boxes(tmp_path: Path, classifier: Path, box: str) -> None:
+    plan, *_ = protocols.prepare("paper", labelled(tmp_path, f'a.png,zebra,"{box}"'), classifier=str(classifier))
+    with pytest.raises(OptionError, match="box"):
+        plan.make(plan.names[0])
+
+
+def test_a_classifier_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="sfumato models pull google/none"):
+        protocols.prepare("paper", labelled(tmp_path, "a.png,zebra,"), classifier="google/none")
+
+
+# -- the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--task", "fly"), "replace, add, remove"),
+        (("--suite", "speed"), "background, shrinking, ranking, start, guidance"),
+        (("--protocol", "coco"), "scenes, paper, brushbench, editbench"),
+        (("--protocol", "paper"), "--data"),
+        (("--suite", "start", "--compare", "steps=3", "steps=4"), "leave --compare"),
+        (("--compare", "steps=3", "steps=3"), "twice"),
+        (("--options", "stepz=3"), "the options are"),
+    ],
+)
+def test_what_the_command_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfumato.bench import runner
+
+    def interrupted(*arguments: Any, tell: Any, **options: Any) -> None:
+        tell(3, 8, "add-003")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    result = CliRunner().invoke(app, ["bench", "--task", "add", "--quick", "--out", str(tmp_path)])
+    assert result.exit_code == 130
+    assert "3 of 8 edits" in result.stderr
