@@ -146,7 +146,7 @@ class Editor:
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
             request=request.model_copy(update={"batch_size": run.batch_size}),
-            mask=Image.fromarray(inputs.mask * 255),
+            mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
             notes=run.notes + self._vocabulary_notes(request.prompt),
             facts=self._facts(inputs),
         )

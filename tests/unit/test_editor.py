@@ -11,6 +11,7 @@ from PIL import Image
 from sfumato import Editor, EditRequest, ranking
 from sfumato.background import fitting
 from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
+from sfumato.methods import registry
 from sfumato.run import Progress
 from tests import tiny_models
 
@@ -57,7 +58,8 @@ def test_result_is_ordered_by_score_and_complete(editor: Editor, request_fields:
     assert sorted(result.seeds) == [40, 41, 42]
     assert {"load", "encode", "denoise", "background", "rank"} <= set(result.timings)
     resolved = result.request.model_dump()
-    open_fields = {"box", "mask", "scribble", "size", "start_sigma", "mask_feather", "negative_prompt"}
+    open_fields = {"box", "mask", "scribble", "size", "start_sigma", "mask_feather", "negative_prompt", "guidance_embedding"}
+    open_fields |= registry.method_options() - set(registry.get("blended-latent-diffusion").options)
     assert not [name for name, value in resolved.items() if value is None and name not in open_fields]
 
 
@@ -219,3 +221,25 @@ def test_around_a_loaded_pipeline(folder: Path, request_fields: dict[str, Any]) 
 
     editor = Editor.from_pipe(StableDiffusionPipeline.from_pretrained(folder, safety_checker=None))
     assert len(editor.edit(**request_fields).images) == 2
+
+
+def test_a_soft_mask_of_black_and_white_is_the_hard_mask_to_the_bit(editor: Editor, request_fields: dict[str, Any]) -> None:
+    hard, soft = editor.edit(**request_fields), editor.edit(**request_fields, soft_mask=True)
+    assert all(np.array_equal(pixels(a), pixels(b)) for a, b in zip(hard.images, soft.images, strict=True))
+    assert np.array_equal(np.asarray(hard.mask), np.asarray(soft.mask))
+
+
+def test_greys_of_a_soft_mask_change_less_and_black_nothing(editor: Editor, request_fields: dict[str, Any]) -> None:
+    grey = np.zeros((32, 48), np.uint8)
+    grey[:, 16:], grey[:, 32:] = 90, 255
+    fields = {**request_fields, "mask": Image.fromarray(grey), "steps": 6, "n": 1, "mask_feather": 0, "window": "whole"}
+    result = editor.edit(**fields, soft_mask=True)
+    change = np.abs(pixels(result.images[0]) - pixels(Image.open(request_fields["image"])))
+    assert not change[:, :16].any()
+    assert 0 < change[:, 20:28].mean() < 0.8 * change[:, 36:].mean()
+    assert np.array_equal(np.asarray(result.mask), grey)
+
+
+def test_a_soft_mask_cannot_be_grown(editor: Editor, request_fields: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="grown"):
+        editor.edit(**request_fields, soft_mask=True, mask_grow=3)

@@ -53,6 +53,7 @@ class LatentUNet(ABC):
         self.unet = _freeze(unet)
         self.vae = _freeze(copy.deepcopy(vae).float() if overflows else vae)
         self.scheduler_config = dict(scheduler_config)
+        self.guidance_embedding = False
         self.prediction_type = str(scheduler_config.get("prediction_type", "epsilon"))
         self.latent_channels = channels
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -113,6 +114,10 @@ class LatentUNet(ABC):
     @abstractmethod
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
         """See `Backbone.encode_prompt`."""
+
+    def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
+        """See `Backbone.schedule`."""
+        return {}
 
     def unknown_words(self, prompt: str) -> list[str]:
         """None: the text encoders of these models split any word into pieces that they know."""

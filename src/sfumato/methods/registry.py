@@ -10,6 +10,11 @@ from sfumato.methods.sampling.blended_latent_diffusion import CARD as BLENDED_LA
 CARDS: tuple[MethodCard, ...] = (BLENDED_LATENT_DIFFUSION,)
 
 
+def method_options() -> set[str]:
+    """Fields of EditRequest that some methods understand and others do not."""
+    return {option for card in CARDS for option in card.options}
+
+
 def get(name: str) -> MethodCard:
     """Card of a method.
 
