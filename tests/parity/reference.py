@@ -20,7 +20,7 @@ CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
 class TinyBackbone:
     """A random UNet whose output is taken for `prediction_type`, with classifier-free guidance; counts its calls."""
 
-    name, family, dtype, device = "tiny", "sd2", torch.float32, torch.device("cpu")
+    name, family, dtype, device, factor = "tiny", "sd2", torch.float32, torch.device("cpu"), 8
 
     def __init__(self, prediction_type: str = "epsilon") -> None:
         torch.manual_seed(0)

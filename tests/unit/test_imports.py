@@ -18,7 +18,7 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("run",),
     ("defaults", "inputs"),
     ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
-    ("masks", "backbones", "images", "solvers", "noise"),
+    ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
     ("saving", "pixel_modes", "embedded"),
     ("errors", "request", "__init__"),
 )
