@@ -192,8 +192,8 @@ def tiny_ldm(folder: Path) -> Path:
     return folder
 
 
-def tiny_embedded(folder: Path) -> Path:
-    """The layout of the model that ships, with ten words."""
+def tiny_embedded(folder: Path, scheduler: Any = None) -> Path:
+    """The layout of the model that ships, with ten words; with a flow-matching scheduler, a model of that kind."""
     from transformers import CLIPTextModel
 
     from sfumato.embedded.autoencoder import PatchAutoencoder
@@ -207,7 +207,7 @@ def tiny_embedded(folder: Path) -> Path:
             "unet": tiny_unet(sample_size=8, in_channels=8, out_channels=8),
             "text_encoder": CLIPTextModel(config),
             "tokenizer": tokenizer,
-            "scheduler": _scheduler(prediction_type="v_prediction"),
+            "scheduler": scheduler or _scheduler(prediction_type="v_prediction"),
         }
     for name, part in parts.items():
         part.save_pretrained(folder / name)
