@@ -333,3 +333,91 @@ def hub_cache(cache: Path, repository: str, folder: Path) -> Path:
 def rewrite_json(path: Path, **changes: Any) -> None:
     """Change values of a JSON file, in place."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def tiny_ddpm(folder: Path) -> Path:
+    """An unconditional pixel model in diffusers' format, 64 pixels."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    with _seeded(7):
+        unet = UNet2DModel(
+            sample_size=64,
+            block_out_channels=(16, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=8,
+        )
+        DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+def tiny_guided_diffusion(file: Path | None, architecture: Any) -> Any:
+    """An OpenAI guided-diffusion checkpoint of random weights under its published names, saved as a pickle as published.
+
+    Without a file, the state dict itself on the meta device, of any size.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    time, device = 4 * architecture.model_channels, "cpu" if file else "meta"
+
+    def layer(name: str, *shape: int) -> None:
+        weights[f"{name}.weight"] = (
+            torch.randn(shape, device=device) / max(1, 3 * len(shape))
+            if len(shape) > 1
+            else 1 + (torch.randn(shape, device=device) / 10)
+        )
+        weights[f"{name}.bias"] = torch.randn(shape[0], device=device) / 10
+
+    def residual(name: str, inside: int, outside: int) -> None:
+        layer(f"{name}.in_layers.0", inside)
+        layer(f"{name}.in_layers.2", outside, inside, 3, 3)
+        layer(f"{name}.emb_layers.1", 2 * outside, time)
+        layer(f"{name}.out_layers.0", outside)
+        layer(f"{name}.out_layers.3", outside, outside, 3, 3)
+        if inside != outside:
+            layer(f"{name}.skip_connection", outside, inside, 1, 1)
+
+    def attention(name: str, channels: int) -> None:
+        layer(f"{name}.norm", channels)
+        layer(f"{name}.qkv", 3 * channels, channels, 1)
+        layer(f"{name}.proj_out", channels, channels, 1)
+
+    with _seeded(8):
+        layer("time_embed.0", time, architecture.model_channels)
+        layer("time_embed.2", time, time)
+        if architecture.classes:
+            weights["label_emb.weight"] = torch.randn(architecture.classes, time, device=device)
+        channels, i = architecture.widths[0], 1
+        layer("input_blocks.0.0", channels, 3, 3, 3)
+        kept = [channels]
+        for level, (width, attends) in enumerate(zip(architecture.widths, architecture.attention, strict=True)):
+            for _ in range(2):
+                residual(f"input_blocks.{i}.0", channels, width)
+                if attends:
+                    attention(f"input_blocks.{i}.1", width)
+                channels, i = width, i + 1
+                kept.append(channels)
+            if level < len(architecture.widths) - 1:
+                residual(f"input_blocks.{i}.0", channels, channels)
+                i += 1
+                kept.append(channels)
+        residual("middle_block.0", channels, channels)
+        attention("middle_block.1", channels)
+        residual("middle_block.2", channels, channels)
+        i, levels = 0, len(architecture.widths)
+        for level in reversed(range(levels)):
+            for k in range(3):
+                width, attends = architecture.widths[level], architecture.attention[level]
+                residual(f"output_blocks.{i}.0", channels + kept.pop(), width)
+                channels = width
+                if attends:
+                    attention(f"output_blocks.{i}.1", width)
+                if k == 2 and level:
+                    residual(f"output_blocks.{i}.{2 if attends else 1}", width, width)
+                i += 1
+        layer("out.0", channels)
+        layer("out.2", architecture.out_channels, channels, 3, 3)
+    if file is None:
+        return weights
+    torch.save(weights, file)
+    return file

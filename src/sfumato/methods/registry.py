@@ -5,10 +5,11 @@ Method modules import torch inside their functions only, so that listing the met
 
 from sfumato.errors import OptionError
 from sfumato.methods.base import MethodCard
+from sfumato.methods.sampling.blended_diffusion import CARD as BLENDED_DIFFUSION
 from sfumato.methods.sampling.blended_latent_diffusion import CARD as BLENDED_LATENT_DIFFUSION
 from sfumato.methods.sampling.repaint import CARD as REPAINT
 
-CARDS: tuple[MethodCard, ...] = (BLENDED_LATENT_DIFFUSION, REPAINT)
+CARDS: tuple[MethodCard, ...] = (BLENDED_LATENT_DIFFUSION, BLENDED_DIFFUSION, REPAINT)
 
 
 def method_options() -> set[str]:
