@@ -358,66 +358,63 @@ def tiny_guided_diffusion(file: Path | None, architecture: Any) -> Any:
     Without a file, the state dict itself on the meta device, of any size.
     """
     weights: dict[str, torch.Tensor] = {}
-    time, device = 4 * architecture.model_channels, "cpu" if file else "meta"
-
-    def layer(name: str, *shape: int) -> None:
-        weights[f"{name}.weight"] = (
-            torch.randn(shape, device=device) / max(1, 3 * len(shape))
-            if len(shape) > 1
-            else 1 + (torch.randn(shape, device=device) / 10)
-        )
-        weights[f"{name}.bias"] = torch.randn(shape[0], device=device) / 10
-
-    def residual(name: str, inside: int, outside: int) -> None:
-        layer(f"{name}.in_layers.0", inside)
-        layer(f"{name}.in_layers.2", outside, inside, 3, 3)
-        layer(f"{name}.emb_layers.1", 2 * outside, time)
-        layer(f"{name}.out_layers.0", outside)
-        layer(f"{name}.out_layers.3", outside, outside, 3, 3)
-        if inside != outside:
-            layer(f"{name}.skip_connection", outside, inside, 1, 1)
-
-    def attention(name: str, channels: int) -> None:
-        layer(f"{name}.norm", channels)
-        layer(f"{name}.qkv", 3 * channels, channels, 1)
-        layer(f"{name}.proj_out", channels, channels, 1)
-
-    with _seeded(8):
-        layer("time_embed.0", time, architecture.model_channels)
-        layer("time_embed.2", time, time)
-        if architecture.classes:
-            weights["label_emb.weight"] = torch.randn(architecture.classes, time, device=device)
-        channels, i = architecture.widths[0], 1
-        layer("input_blocks.0.0", channels, 3, 3, 3)
-        kept = [channels]
-        for level, (width, attends) in enumerate(zip(architecture.widths, architecture.attention, strict=True)):
-            for _ in range(2):
-                residual(f"input_blocks.{i}.0", channels, width)
-                if attends:
-                    attention(f"input_blocks.{i}.1", width)
-                channels, i = width, i + 1
-                kept.append(channels)
-            if level < len(architecture.widths) - 1:
-                residual(f"input_blocks.{i}.0", channels, channels)
-                i += 1
-                kept.append(channels)
-        residual("middle_block.0", channels, channels)
-        attention("middle_block.1", channels)
-        residual("middle_block.2", channels, channels)
-        i, levels = 0, len(architecture.widths)
-        for level in reversed(range(levels)):
-            for k in range(3):
-                width, attends = architecture.widths[level], architecture.attention[level]
-                residual(f"output_blocks.{i}.0", channels + kept.pop(), width)
-                channels = width
-                if attends:
-                    attention(f"output_blocks.{i}.1", width)
-                if k == 2 and level:
-                    residual(f"output_blocks.{i}.{2 if attends else 1}", width, width)
-                i += 1
-        layer("out.0", channels)
-        layer("out.2", architecture.out_channels, channels, 3, 3)
+    with _seeded(8), torch.device("cpu" if file else "meta"):
+        for name, *shape in _published_layers(architecture):
+            around, spread = (1.0, 0.1) if len(shape) == 1 else (0.0, 0.1)
+            weights[f"{name}.weight"] = around + spread * torch.randn(shape)
+            if name != "label_emb":
+                weights[f"{name}.bias"] = 0.1 * torch.randn(shape[0])
     if file is None:
         return weights
     torch.save(weights, file)
     return file
+
+
+def _published_layers(architecture: Any) -> Iterator[tuple[Any, ...]]:
+    """Name and weight shape of every layer of guided-diffusion's UNet."""
+    time = 4 * architecture.model_channels
+    yield "time_embed.0", time, architecture.model_channels
+    yield "time_embed.2", time, time
+    if architecture.classes:
+        yield "label_emb", architecture.classes, time
+    yield "input_blocks.0.0", architecture.widths[0], 3, 3, 3
+    yield "out.0", architecture.widths[0]
+    yield "out.2", architecture.out_channels, architecture.widths[0], 3, 3
+    for name, inside, outside in _published_blocks(architecture):
+        if outside is None:
+            yield f"{name}.norm", inside
+            yield f"{name}.qkv", 3 * inside, inside, 1
+            yield f"{name}.proj_out", inside, inside, 1
+            continue
+        yield f"{name}.in_layers.0", inside
+        yield f"{name}.in_layers.2", outside, inside, 3, 3
+        yield f"{name}.emb_layers.1", 2 * outside, time
+        yield f"{name}.out_layers.0", outside
+        yield f"{name}.out_layers.3", outside, outside, 3, 3
+        if inside != outside:
+            yield f"{name}.skip_connection", outside, inside, 1, 1
+
+
+def _published_blocks(architecture: Any) -> Iterator[tuple[str, int, int | None]]:
+    """Name and channels in and out of every residual block; of an attention, its channels and None."""
+    channels, last = architecture.widths[0], len(architecture.widths) - 1
+    kept, i = [channels], 1
+    for level, (width, attends) in enumerate(zip(architecture.widths, architecture.attention, strict=True)):
+        for down in (False, False, True)[: 3 if level < last else 2]:
+            yield f"input_blocks.{i}.0", channels, width
+            if attends and not down:
+                yield f"input_blocks.{i}.1", width, None
+            channels, i = width, i + 1
+            kept.append(channels)
+    yield "middle_block.0", channels, channels
+    yield "middle_block.1", channels, None
+    yield "middle_block.2", channels, channels
+    for i in range(3 * (last + 1)):
+        level = last - i // 3
+        width, attends = architecture.widths[level], architecture.attention[level]
+        yield f"output_blocks.{i}.0", channels + kept.pop(), width
+        channels = width
+        if attends:
+            yield f"output_blocks.{i}.1", width, None
+        if i % 3 == 2 and level:
+            yield f"output_blocks.{i}.{2 if attends else 1}", width, width

@@ -37,56 +37,61 @@ FULL = {
 }
 
 
-def published_network(w: dict[str, Tensor], a: Architecture, x: Tensor, t: float) -> Tensor:
-    """Guided-diffusion's UNet as plain functions of its flat state dict (Dhariwal and Nichol, arXiv:2105.05233, appendix)."""
+class Published:
+    """Guided-diffusion's UNet as plain functions of its flat state dict (Dhariwal and Nichol, arXiv:2105.05233)."""
 
-    def norm(name: str, h: Tensor) -> Tensor:
-        return F.group_norm(h, 32, w[f"{name}.weight"], w[f"{name}.bias"])
+    def __init__(self, weights: dict[str, Tensor], architecture: Architecture) -> None:
+        self.w, self.a = weights, architecture
 
-    def conv(name: str, h: Tensor) -> Tensor:
-        return F.conv2d(h, w[f"{name}.weight"], w[f"{name}.bias"], padding=w[f"{name}.weight"].shape[-1] // 2)
+    def norm(self, name: str, h: Tensor) -> Tensor:
+        return F.group_norm(h, 32, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
 
-    def residual(name: str, h: Tensor, resample: Any = lambda y: y) -> Tensor:
-        inner = conv(f"{name}.in_layers.2", resample(F.silu(norm(f"{name}.in_layers.0", h))))
-        scale, shift = F.linear(F.silu(emb), w[f"{name}.emb_layers.1.weight"], w[f"{name}.emb_layers.1.bias"]).chunk(2, 1)
-        inner = norm(f"{name}.out_layers.0", inner) * (1 + scale[..., None, None]) + shift[..., None, None]
-        inner, h = conv(f"{name}.out_layers.3", F.silu(inner)), resample(h)
-        return inner + (conv(f"{name}.skip_connection", h) if f"{name}.skip_connection.weight" in w else h)
+    def conv(self, name: str, h: Tensor) -> Tensor:
+        weight = self.w[f"{name}.weight"]
+        return F.conv2d(h, weight, self.w[f"{name}.bias"], padding=weight.shape[-1] // 2)
 
-    def attention(name: str, h: Tensor) -> Tensor:
-        flat = norm(f"{name}.norm", h).flatten(2)
-        qkv = F.conv1d(flat, w[f"{name}.qkv.weight"], w[f"{name}.qkv.bias"])
-        q, k, v = qkv.unflatten(1, (-1, 3, a.head_channels)).unbind(2)  # (B, heads, channels, places)
-        mix = (torch.einsum("bhcq,bhck->bhqk", q, k) / math.sqrt(a.head_channels)).softmax(-1)
+    def linear(self, name: str, h: Tensor) -> Tensor:
+        return F.linear(h, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
+
+    def residual(self, name: str, h: Tensor, resample: Any = lambda y: y) -> Tensor:
+        inner = self.conv(f"{name}.in_layers.2", resample(F.silu(self.norm(f"{name}.in_layers.0", h))))
+        scale, shift = self.linear(f"{name}.emb_layers.1", F.silu(self.emb))[..., None, None].chunk(2, 1)
+        inner = self.norm(f"{name}.out_layers.0", inner) * (1 + scale) + shift
+        inner, h = self.conv(f"{name}.out_layers.3", F.silu(inner)), resample(h)
+        skip = f"{name}.skip_connection"
+        return inner + (self.conv(skip, h) if f"{skip}.weight" in self.w else h)
+
+    def attention(self, name: str, h: Tensor) -> Tensor:
+        if f"{name}.qkv.weight" not in self.w:
+            return h
+        qkv = F.conv1d(self.norm(f"{name}.norm", h).flatten(2), self.w[f"{name}.qkv.weight"], self.w[f"{name}.qkv.bias"])
+        q, k, v = qkv.unflatten(1, (-1, 3, self.a.head_channels)).unbind(2)  # (B, heads, channels, places)
+        mix = (torch.einsum("bhcq,bhck->bhqk", q, k) / math.sqrt(self.a.head_channels)).softmax(-1)
         joined = torch.einsum("bhqk,bhck->bhcq", mix, v).flatten(1, 2)
-        return h + F.conv1d(joined, w[f"{name}.proj_out.weight"], w[f"{name}.proj_out.bias"]).view_as(h)
+        return h + F.conv1d(joined, self.w[f"{name}.proj_out.weight"], self.w[f"{name}.proj_out.bias"]).view_as(h)
 
-    half = a.model_channels // 2
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half) / half) * t
-    emb = torch.cat([frequencies.cos(), frequencies.sin()])[None]
-    emb = F.linear(F.silu(F.linear(emb, w["time_embed.0.weight"], w["time_embed.0.bias"])), w["time_embed.2.weight"])
-    emb = emb + w["time_embed.2.bias"]
-
-    h = conv("input_blocks.0.0", x)
-    kept, i = [h], 1
-    for level, attends in enumerate(a.attention):
-        for _ in range(2):
-            h = residual(f"input_blocks.{i}.0", h)
-            h = attention(f"input_blocks.{i}.1", h) if attends else h
-            kept, i = [*kept, h], i + 1
-        if level < len(a.widths) - 1:
-            h = residual(f"input_blocks.{i}.0", h, lambda y: F.avg_pool2d(y, 2))
-            kept, i = [*kept, h], i + 1
-    h = residual("middle_block.2", attention("middle_block.1", residual("middle_block.0", h)))
-    i = 0
-    for up, attends in enumerate(reversed(a.attention)):
-        for k in range(3):
-            h = residual(f"output_blocks.{i}.0", torch.cat([h, kept.pop()], 1))
-            h = attention(f"output_blocks.{i}.1", h) if attends else h
-            if k == 2 and up < len(a.widths) - 1:
-                h = residual(f"output_blocks.{i}.{2 if attends else 1}", h, lambda y: F.interpolate(y, scale_factor=2.0))
-            i += 1
-    return conv("out.2", F.silu(norm("out.0", h)))
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        half, last = self.a.model_channels // 2, len(self.a.widths) - 1
+        angles = t * torch.exp(-math.log(10000) * torch.arange(half) / half)
+        self.emb = self.linear("time_embed.0", torch.cat([angles.cos(), angles.sin()])[None])
+        self.emb = self.linear("time_embed.2", F.silu(self.emb))
+        h = self.conv("input_blocks.0.0", x)
+        kept = [h]
+        for i in range(1, 3 * (last + 1)):
+            if i % 3 == 0:
+                h = self.residual(f"input_blocks.{i}.0", h, lambda y: F.avg_pool2d(y, 2))
+            else:
+                h = self.attention(f"input_blocks.{i}.1", self.residual(f"input_blocks.{i}.0", h))
+            kept.append(h)
+        h = self.attention("middle_block.1", self.residual("middle_block.0", h))
+        h = self.residual("middle_block.2", h)
+        for i in range(3 * (last + 1)):
+            block = f"output_blocks.{i}"
+            h = self.attention(f"{block}.1", self.residual(f"{block}.0", torch.cat([h, kept.pop()], 1)))
+            if i % 3 == 2 and i // 3 < last:
+                after = 2 if f"{block}.1.qkv.weight" in self.w else 1
+                h = self.residual(f"{block}.{after}", h, lambda y: F.interpolate(y, scale_factor=2.0))
+        return self.conv("out.2", F.silu(self.norm("out.0", h)))
 
 
 def test_the_network_is_the_published_one(tmp_path: Path) -> None:
@@ -95,7 +100,7 @@ def test_the_network_is_the_published_one(tmp_path: Path) -> None:
     unet = make_unet(TINY).eval()
     unet.load_state_dict(to_diffusers(weights, TINY))
     with torch.no_grad():
-        expected = published_network(weights, TINY, x, 313.0)
+        expected = Published(weights, TINY)(x, 313.0)
         result = unet(x, torch.tensor(313.0)).sample
     assert expected.std() > 1e-2
     assert (result - expected).abs().max() < 1e-5
@@ -122,8 +127,7 @@ def test_the_published_names_tell_the_architecture(size: int) -> None:
 
 
 def test_converting_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "FIRST_ATTENTION", 16)  # the tiny model attends at 16 pixels, in heads of 16
-    monkeypatch.setattr(layout, "HEAD_CHANNELS", 64)
+    monkeypatch.setattr(layout, "FIRST_ATTENTION", 16)  # pixels
     architecture = Architecture(image_size=32, model_channels=64, widths=(32, 64), attention=(False, True))
     file = tiny_guided_diffusion(tmp_path / "uncond.pt", architecture)
     out = tmp_path / "converted"

@@ -143,7 +143,7 @@ def clip_distance(picture: Tensor, mask: Tensor, guide: Guide, augment: Augment,
     views = augment(seen, count, generators)  # (count, B, 3, S, S)
     vectors = scorer.features(standardise(views.flatten(0, 1), scorer.mean, scorer.std))
     angle = ((vectors - guide.text).norm(dim=-1) / 2).asin()
-    return (2 * angle**2).view(count, -1).mean(0).sum()
+    return (2 * angle**2).view(len(views), -1).mean(0).sum()
 
 
 def out_of_range(clean: Tensor) -> Tensor:
