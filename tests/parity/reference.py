@@ -1,5 +1,6 @@
 """What the parity tests share: a tiny random UNet behind the Backbone interface, noise drawn beforehand, tables in float64."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,20 @@ class TinyBackbone:
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         self.calls.append(timestep)
         return self.output(latents, timestep, guidance_scale)
+
+
+class Gaussian:
+    """The perfect model of pairs of cells, correlated by `rho`: the posterior mean is linear in x."""
+
+    name, family, dtype, device = "gaussian", "sd1", torch.float32, torch.device("cpu")
+    prediction_type, scheduler_config, factor = "sample", CONFIG, 8
+    rho = 0.9
+
+    def predict(self, latents: Tensor, timestep: float, *_: Any) -> Tensor:
+        abar = float(ABAR[int(timestep)])
+        covariance = torch.tensor([[1.0, self.rho], [self.rho, 1.0]])
+        gain = math.sqrt(abar) * covariance @ torch.linalg.inv(abar * covariance + (1 - abar) * torch.eye(2))
+        return torch.einsum("ij,bchj->bchi", gain, latents)
 
 
 class Draws:

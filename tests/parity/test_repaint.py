@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.methods.sampling.repaint import PRESETS, Options, level_path, model_calls, run
-from tests.parity.reference import ABAR, CONFIG, TOLERANCE, Draws, TinyBackbone, make_task, picture, silent, square
+from tests.parity.reference import ABAR, TOLERANCE, Draws, Gaussian, TinyBackbone, make_task, picture, silent, square
 
 STEPS, JUMP, RESAMPLES = 12, 3, 3
 
@@ -119,20 +119,6 @@ def test_learned_variance_lies_between_the_posteriors_and_beta() -> None:
     assert (low - fixed).abs().max() < TOLERANCE
     assert (high - fixed).abs().max() > 100 * TOLERANCE
     assert fixed.abs().max() <= 1  # pixels are clamped
-
-
-class Gaussian:
-    """The perfect model of pairs of cells, correlated by `rho`: the posterior mean is linear in x."""
-
-    name, family, dtype, device = "gaussian", "sd1", torch.float32, torch.device("cpu")
-    prediction_type, scheduler_config, factor = "sample", CONFIG, 8
-    rho = 0.9
-
-    def predict(self, latents: Tensor, timestep: float, *_: Any) -> Tensor:
-        abar = float(ABAR[int(timestep)])
-        covariance = torch.tensor([[1.0, self.rho], [self.rho, 1.0]])
-        gain = math.sqrt(abar) * covariance @ torch.linalg.inv(abar * covariance + (1 - abar) * torch.eye(2))
-        return torch.einsum("ij,bchj->bchi", gain, latents)
 
 
 def test_resampling_makes_the_filling_agree_with_the_source() -> None:
