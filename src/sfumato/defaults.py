@@ -13,7 +13,7 @@ GUARD = "text, letters, words, writing, caption, watermark"
 """Added to the negative prompt of real models: the paper notes that prompts are sometimes drawn as written letters."""
 
 PAPER_CLIP = "openai/clip-vit-base-patch16"
-"""Ranks the predictions of real models, as in the paper, when it is cached."""
+"""Ranks the predictions of real models, as in the paper, when it is cached; and guides Blended Diffusion."""
 
 FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     # Chosen by eye on the bundled pictures. What was there shows through much noise, so the embedded model starts from its
@@ -39,7 +39,7 @@ FLOW_DEFAULTS: dict[str, Any] = {"scheduler": "flow-euler", "start_sigma": 3.94,
 GUIDANCE_EMBEDDING = 3.5  # of FLUX.1-dev's pipeline
 SHARED_DEFAULTS: dict[str, Any] = {"scheduler": "ddim", "fill": "original", "background": "poisson", "preset": "default"}
 SCRIBBLE_START = 0.4  # a scribble must survive the noise it starts from
-SCRIBBLE_SIGMA = 2.1  # the same on Stable Diffusion's schedule, as a noise-to-signal ratio
+SCRIBBLE_SIGMA = 2.28  # the same on Stable Diffusion's schedule, as a noise-to-signal ratio
 WITHOUT_DECODER = (*PIXEL_FAMILIES, "qwen-image")  # nothing to fit, or a video decoder
 
 
@@ -72,7 +72,14 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
         )
     _check_options(request, backbone, card)
     options = _own_options(request, card, card.presets[preset])
-    values = _values(request, backbone) | {"preset": preset} | options.defaults
+    values = _family_values(backbone) | {"preset": preset} | options.defaults
+    if request.scribble is not None:
+        flow = backbone.family in FLOW_FAMILIES
+        values |= {"fill": "original", **({"start_sigma": SCRIBBLE_SIGMA} if flow else {"start_fraction": SCRIBBLE_START})}
+    if request.start_fraction is not None:  # what the user says goes before a default in other units
+        values.pop("start_sigma", None)
+    if card.guided:
+        values["clip_model"] = "embedded" if backbone.family.startswith("embedded") else PAPER_CLIP
     values |= {name: getattr(options, name) for name in card.options if hasattr(options, name)}
     unknown = method_options() - set(card.options)
     filled = {name: value for name, value in values.items() if getattr(request, name) is None and name not in unknown}
@@ -104,15 +111,8 @@ def _own_options(request: EditRequest, card: MethodCard, preset: Any) -> Any:
     return replace(preset, **{name: value for name, value in own.items() if value is not None})
 
 
-def _values(request: EditRequest, backbone: Backbone) -> dict[str, Any]:
-    """Defaults of the model's family, and of a scribble."""
-    flow = backbone.family in FLOW_FAMILIES
-    values = SHARED_DEFAULTS | (FLOW_DEFAULTS if flow else {}) | FAMILY_DEFAULTS[backbone.family]
-    if backbone.guidance_embedding:
-        values |= {"guidance_embedding": GUIDANCE_EMBEDDING}
-    if request.scribble is not None:
-        values |= {"start_sigma": SCRIBBLE_SIGMA} if flow else {"start_fraction": SCRIBBLE_START}
-        values |= {"fill": "original"}
-    if request.start_fraction is not None:  # what the user says goes before a default in other units
-        values.pop("start_sigma", None)
-    return values
+def _family_values(backbone: Backbone) -> dict[str, Any]:
+    """Defaults of the model's family."""
+    flow = FLOW_DEFAULTS if backbone.family in FLOW_FAMILIES else {}
+    told = {"guidance_embedding": GUIDANCE_EMBEDDING} if backbone.guidance_embedding else {}
+    return SHARED_DEFAULTS | flow | FAMILY_DEFAULTS[backbone.family] | told

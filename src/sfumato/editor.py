@@ -156,7 +156,7 @@ class Editor:
 
     def _make_guide(self, request: EditRequest) -> Guide:
         """The CLIP that guides, kept for further edits, and the prompt in its space."""
-        name = request.clip_model or ("embedded" if self.backbone.family.startswith("embedded") else PAPER_CLIP)
+        name = str(request.clip_model)
         if self._guide_scorer is None or self._guide_scorer[0] != name:
             with torch.inference_mode(False):  # its weights take part in gradients
                 self._guide_scorer = name, ranking.load_scorer(name, self.device)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.errors import BackboneError
 from sfumato.methods.sampling.repaint import PRESETS, Options, level_path, model_calls, run
 from tests.parity.reference import ABAR, TOLERANCE, Draws, Gaussian, TinyBackbone, make_task, picture, silent, square
 
@@ -142,3 +143,9 @@ def test_presets_have_few_or_the_published_calls(preset: str) -> None:
     options = PRESETS[preset]
     calls = model_calls(options.defaults["steps"], options.jump_length, options.jump_resamples)
     assert calls == {"default": 140, "fast": 55, "paper": 2410}[preset]
+
+
+def test_a_nan_stops_with_its_step_and_format() -> None:
+    with pytest.raises(BackboneError, match=r"step 2 of 4.*float32") as error:
+        run(TinyBackbone(), make_task(Options(), picture() * float("nan"), square(), steps=4), silent)
+    assert error.value.code == "numerics"

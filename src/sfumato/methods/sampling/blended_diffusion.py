@@ -33,7 +33,6 @@ class Options:
     Args:
         clip_guidance_scale: Weight of CLIP's distance, lambda.
         clip_augmentations: Views of the picture that CLIP sees, the plain one among them; the paper has 16, the code 8.
-        clip_model: The CLIP that guides; None for the best at hand.
         range_weight: Weight of what the predicted clean picture is outside [-1, 1].
         background_level: Put the source in at the level reached ("next"), or the one left, one step too noisy ("current").
         share_noise: Whether all predictions get the same background noise.
@@ -42,7 +41,6 @@ class Options:
 
     clip_guidance_scale: float = 1000.0
     clip_augmentations: int = 8
-    clip_model: str | None = None
     range_weight: float = 50.0
     background_level: Literal["next", "current"] = "next"
     share_noise: bool = False
