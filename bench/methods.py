@@ -1,7 +1,7 @@
 """Training-free methods side by side on the embedded model, at like numbers of model calls: `python bench/methods.py SHEET.png`.
 
-Printed is a table in Markdown: what docs/methods/README.md shows. On the sheet is one row per setting: four predictions, best first,
-of the first and of the last prompt. Takes about half an hour on two cores.
+Printed is a table in Markdown: what docs/methods/README.md shows. On the sheet is one row per setting: four predictions, best
+first, of the first and of the last prompt. Takes about half an hour on two cores.
 """
 
 import sys
@@ -22,6 +22,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"method": "blended-latent-diffusion", "steps": 60},
     {"method": "repaint", "steps": 30, "jump_length": 5, "jump_resamples": 2},
     {"method": "lanpaint", "steps": 20, "langevin_steps": 2, "start_fraction": 0.1},
+    {"method": "lanpaint", "steps": 10, "langevin_steps": 5, "start_fraction": 0.1},
 ]
 TASKS = (
     (examples.MASK, "a red ball"),
@@ -42,7 +43,8 @@ def main(path: Path) -> None:
         best = numbers[..., 0].max(1).mean()
         print(f"| {name} | {calls} | {region:.3f} | {best:.3f} | {seam:.3f} | {light:.1f} |")
         rows.append(np.concatenate([*pictures[0][:SHOWN], *pictures[-1][:SHOWN]], axis=1))
-    Image.fromarray(np.concatenate(rows)).save(path)
+    sheet = Image.fromarray(np.concatenate(rows))
+    sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(path)
 
 
 def measure(editor: Editor, setting: dict[str, Any]) -> tuple[np.ndarray, int, list[list[np.ndarray]]]:

@@ -27,7 +27,7 @@ class Embedded(StableDiffusion):
         from sfumato.embedded.autoencoder import PatchAutoencoder
 
         def home(subfolder: str) -> Path:
-            return next(path for path in (folder / subfolder, hub.WEIGHTS / subfolder) if path.is_dir())
+            return folder / subfolder if (folder / subfolder).is_dir() else hub.WEIGHTS / subfolder
 
         def part(kind: Any, subfolder: str) -> Any:
             return kind.from_pretrained(home(subfolder), use_safetensors=True, local_files_only=True, dtype=dtype).to(device)
