@@ -1,13 +1,12 @@
 """Flow-matching transformers: Stable Diffusion 3, FLUX.1, FLUX.2 [klein], Z-Image and Qwen-Image.
 
-They are trained on x = (1 - s) z0 + s eps to say v = eps - z0 (Lipman et al., arXiv:2210.02747; Esser et al., arXiv:2403.03206).
-The networks and the encoding of prompts are diffusers' own; this module says how each family is called. Latents stay unpacked
+They are trained on x = (1 - s) z0 + s eps to say v = eps - z0 (arXiv:2210.02747; arXiv:2403.03206). The networks and the encoding of prompts are diffusers' own; this module says how each family is called. Latents stay unpacked
 between calls, so that a mask keeps its cells: packing 2x2 of them into tokens is part of the call.
 """
 
 import math
 from abc import abstractmethod
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,16 +138,14 @@ class StableDiffusion3(FlowTransformer):
         return Conditioning(states=torch.cat([negative, positive]).to(self.dtype), extra=extra)
 
     def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        return cast(
-            Tensor,
-            self.transformer(
-                hidden_states=x,
-                timestep=1000 * sigma,
-                encoder_hidden_states=_text(conditioning, branch, len(x)),
-                pooled_projections=conditioning.extra["pooled"][branch : branch + 1].expand(len(x), -1),
-                return_dict=False,
-            )[0],
-        )
+        velocity: Tensor = self.transformer(
+            hidden_states=x,
+            timestep=1000 * sigma,
+            encoder_hidden_states=_text(conditioning, branch, len(x)),
+            pooled_projections=conditioning.extra["pooled"][branch : branch + 1].expand(len(x), -1),
+            return_dict=False,
+        )[0]
+        return velocity
 
 
 class Flux(FlowTransformer):
@@ -284,8 +281,8 @@ class QwenImage(FlowTransformer):
         return (code.squeeze(2) - mean) / std
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.vae.config
-        return tuple(like.new_tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std))  # type: ignore[return-value]
+        mean, std = like.new_tensor(self.vae.config.latents_mean), like.new_tensor(self.vae.config.latents_std)
+        return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
     def _to_vae(self, pixels: Tensor) -> Tensor:
         return pixels.unsqueeze(2)
