@@ -1,7 +1,8 @@
 """Flow-matching transformers: Stable Diffusion 3, FLUX.1, FLUX.2 [klein], Z-Image and Qwen-Image.
 
-They are trained on x = (1 - s) z0 + s eps to say v = eps - z0 (arXiv:2210.02747; arXiv:2403.03206). The networks and the encoding of prompts are diffusers' own; this module says how each family is called. Latents stay unpacked
-between calls, so that a mask keeps its cells: packing 2x2 of them into tokens is part of the call.
+They are trained on x = (1 - s) z0 + s eps to say v = eps - z0 (arXiv:2210.02747; arXiv:2403.03206). The networks and the
+encoding of prompts are diffusers' own; this module says how each is called. Latents stay unpacked between calls, so that a mask
+keeps its cells: packing 2x2 of them into tokens is part of the call.
 """
 
 import math
