@@ -16,7 +16,7 @@ from rich import print
 from skimage import data
 
 from sfumato import Editor, examples
-from sfumato.inputs import to_tensor
+from sfumato.pixels import to_tensor
 
 TILE = 128
 PROMPTS = (

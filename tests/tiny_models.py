@@ -192,8 +192,8 @@ def tiny_ldm(folder: Path) -> Path:
     return folder
 
 
-def tiny_embedded(folder: Path) -> Path:
-    """The layout of the model that ships, with ten words."""
+def tiny_embedded(folder: Path, scheduler: Any = None) -> Path:
+    """The layout of the model that ships, with ten words; with a flow-matching scheduler, a model of that kind."""
     from transformers import CLIPTextModel
 
     from sfumato.embedded.autoencoder import PatchAutoencoder
@@ -207,7 +207,7 @@ def tiny_embedded(folder: Path) -> Path:
             "unet": tiny_unet(sample_size=8, in_channels=8, out_channels=8),
             "text_encoder": CLIPTextModel(config),
             "tokenizer": tokenizer,
-            "scheduler": _scheduler(prediction_type="v_prediction"),
+            "scheduler": scheduler or _scheduler(prediction_type="v_prediction"),
         }
     for name, part in parts.items():
         part.save_pretrained(folder / name)
@@ -333,3 +333,88 @@ def hub_cache(cache: Path, repository: str, folder: Path) -> Path:
 def rewrite_json(path: Path, **changes: Any) -> None:
     """Change values of a JSON file, in place."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def tiny_ddpm(folder: Path) -> Path:
+    """An unconditional pixel model in diffusers' format, 64 pixels."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    with _seeded(7):
+        unet = UNet2DModel(
+            sample_size=64,
+            block_out_channels=(16, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=8,
+        )
+        DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+def tiny_guided_diffusion(file: Path | None, architecture: Any) -> Any:
+    """An OpenAI guided-diffusion checkpoint of random weights under its published names, saved as a pickle as published.
+
+    Without a file, the state dict itself on the meta device, of any size.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    with _seeded(8), torch.device("cpu" if file else "meta"):
+        for name, *shape in _published_layers(architecture):
+            around, spread = (1.0, 0.1) if len(shape) == 1 else (0.0, 0.1)
+            weights[f"{name}.weight"] = around + spread * torch.randn(shape)
+            if name != "label_emb":
+                weights[f"{name}.bias"] = 0.1 * torch.randn(shape[0])
+    if file is None:
+        return weights
+    torch.save(weights, file)
+    return file
+
+
+def _published_layers(architecture: Any) -> Iterator[tuple[Any, ...]]:
+    """Name and weight shape of every layer of guided-diffusion's UNet."""
+    time = 4 * architecture.model_channels
+    yield "time_embed.0", time, architecture.model_channels
+    yield "time_embed.2", time, time
+    if architecture.classes:
+        yield "label_emb", architecture.classes, time
+    yield "input_blocks.0.0", architecture.widths[0], 3, 3, 3
+    yield "out.0", architecture.widths[0]
+    yield "out.2", architecture.out_channels, architecture.widths[0], 3, 3
+    for name, inside, outside in _published_blocks(architecture):
+        if outside is None:
+            yield f"{name}.norm", inside
+            yield f"{name}.qkv", 3 * inside, inside, 1
+            yield f"{name}.proj_out", inside, inside, 1
+            continue
+        yield f"{name}.in_layers.0", inside
+        yield f"{name}.in_layers.2", outside, inside, 3, 3
+        yield f"{name}.emb_layers.1", 2 * outside, time
+        yield f"{name}.out_layers.0", outside
+        yield f"{name}.out_layers.3", outside, outside, 3, 3
+        if inside != outside:
+            yield f"{name}.skip_connection", outside, inside, 1, 1
+
+
+def _published_blocks(architecture: Any) -> Iterator[tuple[str, int, int | None]]:
+    """Name and channels in and out of every residual block; of an attention, its channels and None."""
+    channels, last = architecture.widths[0], len(architecture.widths) - 1
+    kept, i = [channels], 1
+    for level, (width, attends) in enumerate(zip(architecture.widths, architecture.attention, strict=True)):
+        for down in (False, False, True)[: 3 if level < last else 2]:
+            yield f"input_blocks.{i}.0", channels, width
+            if attends and not down:
+                yield f"input_blocks.{i}.1", width, None
+            channels, i = width, i + 1
+            kept.append(channels)
+    yield "middle_block.0", channels, channels
+    yield "middle_block.1", channels, None
+    yield "middle_block.2", channels, channels
+    for i in range(3 * (last + 1)):
+        level = last - i // 3
+        width, attends = architecture.widths[level], architecture.attention[level]
+        yield f"output_blocks.{i}.0", channels + kept.pop(), width
+        channels = width
+        if attends:
+            yield f"output_blocks.{i}.1", width, None
+        if i % 3 == 2 and level:
+            yield f"output_blocks.{i}.{2 if attends else 1}", width, width

@@ -1,18 +1,19 @@
 """The best value for every option that a request leaves open, by model and method."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sfumato.backbones.base import Backbone
 from sfumato.errors import OptionError, Unsupported
-from sfumato.methods.base import MethodCard
+from sfumato.methods.base import FLOW_FAMILIES, PIXEL_FAMILIES, TEXT_OPTIONS, MethodCard
+from sfumato.methods.registry import CARDS, method_options
 from sfumato.request import EditRequest
 
 GUARD = "text, letters, words, writing, caption, watermark"
 """Added to the negative prompt of real models: the paper notes that prompts are sometimes drawn as written letters."""
 
 PAPER_CLIP = "openai/clip-vit-base-patch16"
-"""Ranks the predictions of real models, as in the paper, when it is cached."""
+"""Ranks the predictions of real models, as in the paper, when it is cached; and guides Blended Diffusion."""
 
 FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     # Chosen by eye on the bundled pictures. What was there shows through much noise, so the embedded model starts from its
@@ -22,9 +23,24 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "sd2": {"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
     "sdxl": {"steps": 30, "guidance_scale": 5.0, "start_fraction": 0.25},
     "ldm": {"steps": 50, "guidance_scale": 5.0, "start_fraction": 0.0},
+    # Steps and guidance of each model's own pipeline in diffusers. Guidance 1 and a guidance embedding is for distilled models.
+    "sd3": {"steps": 28, "guidance_scale": 7.0},
+    "flux": {"steps": 28, "guidance_scale": 1.0},
+    "flux2": {"steps": 4, "guidance_scale": 1.0},
+    "z-image": {"steps": 9, "guidance_scale": 1.0},
+    "qwen-image": {"steps": 50, "guidance_scale": 4.0},
+    "embedded-flow": {"steps": 30, "guidance_scale": 6.0, "start_sigma": 20.0, "fill": "blur"},
+    "pixel": {"steps": 100},
+    "embedded-pixel": {"steps": 100},
 }
+# A quarter of Stable Diffusion's steps ends at this noise-to-signal ratio. Schedules of flow matching are shifted to the noisy
+# end, some with the picture's size, so there a share of the steps would say little.
+FLOW_DEFAULTS: dict[str, Any] = {"scheduler": "flow-euler", "start_sigma": 3.94, "start_fraction": 0.0}
+GUIDANCE_EMBEDDING = 3.5  # of FLUX.1-dev's pipeline
 SHARED_DEFAULTS: dict[str, Any] = {"scheduler": "ddim", "fill": "original", "background": "poisson", "preset": "default"}
 SCRIBBLE_START = 0.4  # a scribble must survive the noise it starts from
+SCRIBBLE_SIGMA = 2.28  # the same on Stable Diffusion's schedule, as a noise-to-signal ratio
+WITHOUT_DECODER = (*PIXEL_FAMILIES, "qwen-image")  # nothing to fit, or a video decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +56,63 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
     """Fill in what the request leaves open: the preset's values first, then the model family's, then the shared ones.
 
     Raises:
-        Unsupported: The method cannot run on this model.
-        OptionError: Unknown preset.
+        Unsupported: The method, or an option, cannot run on this model.
+        OptionError: Unknown preset, or an option that the method does not have.
     """
     if backbone.family not in card.needs:
-        raise Unsupported(f"{card.name} cannot run on {backbone.name} ({backbone.family}); it runs on: {', '.join(card.needs)}.")
+        able = [other.name for other in CARDS if backbone.family in other.needs]
+        raise Unsupported(
+            f"{card.name} cannot run on {backbone.name} ({backbone.family}); it runs on: {', '.join(card.needs)}. "
+            f"On {backbone.family} you can use: {', '.join(able)}."
+        )
     preset = request.preset or SHARED_DEFAULTS["preset"]
     if preset not in card.presets:
         raise OptionError(
             f"Unknown preset {preset!r} of {card.name}; choose one of: {', '.join(card.presets)}.", code="preset-unknown"
         )
-    options = card.presets[preset]
-    values = SHARED_DEFAULTS | FAMILY_DEFAULTS[backbone.family] | {"preset": preset} | options.defaults
+    _check_options(request, backbone, card)
+    options = _own_options(request, card, card.presets[preset])
+    values = _family_values(backbone) | {"preset": preset} | options.defaults
     if request.scribble is not None:
-        values |= {"start_fraction": SCRIBBLE_START, "fill": "original"}
-    filled = {name: value for name, value in values.items() if getattr(request, name) is None}
-    guard = GUARD if request.guard and backbone.family != "embedded" else ""
+        flow = backbone.family in FLOW_FAMILIES
+        values |= {"fill": "original", **({"start_sigma": SCRIBBLE_SIGMA} if flow else {"start_fraction": SCRIBBLE_START})}
+    if request.start_fraction is not None:  # what the user says goes before a default in other units
+        values.pop("start_sigma", None)
+    if card.guided:
+        values["clip_model"] = "embedded" if backbone.family.startswith("embedded") else PAPER_CLIP
+    values |= {name: getattr(options, name) for name in card.options if hasattr(options, name)}
+    unknown = method_options() - set(card.options)
+    filled = {name: value for name, value in values.items() if getattr(request, name) is None and name not in unknown}
+    reads_text = backbone.family not in (*PIXEL_FAMILIES, "embedded", "embedded-flow")
+    guard = GUARD if request.guard and reads_text else ""
     negative = ", ".join(part for part in (request.negative_prompt, guard) if part)
     return Resolved(request=request.model_copy(update=filled), options=options, negative_prompt=negative)
+
+
+def _check_options(request: EditRequest, backbone: Backbone, card: MethodCard) -> None:
+    """Refuse what the user asked for and would not get."""
+    given = {name for name in method_options() if getattr(request, name) != EditRequest.model_fields[name].default}
+    for name in sorted(given - set(card.options)):
+        raise OptionError(
+            f"{card.name} has no option {name}; its options are: {', '.join(sorted(card.options))}.", code="option-unsupported"
+        )
+    textless = given & set(TEXT_OPTIONS) if backbone.family in PIXEL_FAMILIES else set()
+    for name in sorted(textless):
+        raise Unsupported(f"{backbone.name} reads no text, so {name} would do nothing; leave it out.")
+    if "guidance_embedding" in given and not backbone.guidance_embedding:
+        raise Unsupported(f"{backbone.name} has no guidance embedding; use guidance_scale.")
+    if backbone.family in WITHOUT_DECODER and request.background not in (None, "paste", "poisson"):
+        raise Unsupported(f"background={request.background} needs an image decoder, which {backbone.name} has not; use poisson.")
+
+
+def _own_options(request: EditRequest, card: MethodCard, preset: Any) -> Any:
+    """The preset's options with what the request says otherwise."""
+    own = {name: getattr(request, name) for name in card.options if hasattr(preset, name)}
+    return replace(preset, **{name: value for name, value in own.items() if value is not None})
+
+
+def _family_values(backbone: Backbone) -> dict[str, Any]:
+    """Defaults of the model's family."""
+    flow = FLOW_DEFAULTS if backbone.family in FLOW_FAMILIES else {}
+    told = {"guidance_embedding": GUIDANCE_EMBEDDING} if backbone.guidance_embedding else {}
+    return SHARED_DEFAULTS | flow | FAMILY_DEFAULTS[backbone.family] | told

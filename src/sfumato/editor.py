@@ -16,10 +16,12 @@ from sfumato.backbones.base import Backbone
 from sfumato.defaults import PAPER_CLIP, resolve
 from sfumato.errors import BackboneError, OptionError
 from sfumato.images import MAX_PIXELS, restore
-from sfumato.inputs import Inputs, prepare, to_uint8
+from sfumato.inputs import Inputs, prepare
 from sfumato.masks.feather import composite
 from sfumato.masks.window import paste_back
 from sfumato.methods import registry
+from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard
+from sfumato.pixels import to_uint8
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Listener, Progress, Run
 from sfumato.saving import write_animation
@@ -67,6 +69,7 @@ class Editor:
         self._loading: dict[str, Any] = {"offline": offline, "allow_pickle": allow_pickle}
         self._ranker_name = ranker
         self._scorer: ranking.Scorer | None = None
+        self._guide_scorer: tuple[str, ranking.Scorer] | None = None
         self.backbone: Backbone = self._load(model, lora)
         self.model, self.lora = model, tuple(lora)
 
@@ -77,7 +80,7 @@ class Editor:
         editor = cls.__new__(cls)
         editor.backbone = loading.from_pipe(pipe)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
-        editor._loading, editor._ranker_name, editor._scorer = {}, ranker, None
+        editor._loading, editor._ranker_name, editor._scorer, editor._guide_scorer = {}, ranker, None, None
         editor.max_pixels = MAX_PIXELS
         editor.model, editor.lora = str(editor.backbone.name), ()
         return editor
@@ -129,7 +132,8 @@ class Editor:
                     factor=self.backbone.factor,
                     max_pixels=self.max_pixels,
                 )
-                run = Run(self.backbone, card, resolved, inputs, clock, tell, keep_frames=save_steps is not None)
+                guide = self._make_guide(resolved.request) if card.guided else None
+                run = Run(self.backbone, card, resolved, inputs, clock, tell, save_steps is not None, guide)
             windows = run.predictions()
         with clock.stage("rank"):
             tell(Progress(stage="rank", step=0, total=1))
@@ -146,10 +150,19 @@ class Editor:
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
             request=request.model_copy(update={"batch_size": run.batch_size}),
-            mask=Image.fromarray(inputs.mask * 255),
-            notes=run.notes + self._vocabulary_notes(request.prompt),
+            mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
+            notes=run.notes + self._prompt_notes(request.prompt, card),
             facts=self._facts(inputs),
         )
+
+    def _make_guide(self, request: EditRequest) -> Guide:
+        """The CLIP that guides, kept for further edits, and the prompt in its space."""
+        name = str(request.clip_model)
+        if self._guide_scorer is None or self._guide_scorer[0] != name:
+            with torch.inference_mode(False):  # its weights take part in gradients
+                self._guide_scorer = name, ranking.load_scorer(name, self.device)
+        scorer = self._guide_scorer[1]
+        return Guide(scorer=scorer, text=scorer.embed_text([request.prompt]))
 
     def _rank(self, request: EditRequest, inputs: Inputs, windows: np.ndarray, notes: list[str]) -> list[ranking.Score]:
         if request.rank == "none":
@@ -163,7 +176,7 @@ class Editor:
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
-        if self._ranker_name is not None or self.backbone.family == "embedded":
+        if self._ranker_name is not None or self.backbone.family.startswith("embedded"):
             return ranking.load_scorer(self._ranker_name or "embedded", self.device), []
         try:
             return ranking.load_scorer(PAPER_CLIP, self.device), []
@@ -172,7 +185,9 @@ class Editor:
                 raise
             return None, [f"Ranked without reading the prompt: {error.message}"]
 
-    def _vocabulary_notes(self, prompt: str) -> list[str]:
+    def _prompt_notes(self, prompt: str, card: MethodCard) -> list[str]:
+        if self.backbone.family in PIXEL_FAMILIES and not card.guided:
+            return [f"{self.backbone.name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."]
         unknown = self.backbone.unknown_words(prompt)
         if not unknown:
             return []

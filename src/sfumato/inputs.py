@@ -14,8 +14,9 @@ from sfumato.images import MAX_PIXELS, Picture, read
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import is_thin, to_latent
-from sfumato.masks.reading import is_full, read_mask
-from sfumato.masks.window import Window, choose_window, crop, resize, resize_mask, target_size
+from sfumato.masks.reading import SoftMask, is_full, read_mask, read_soft_mask
+from sfumato.masks.window import Window, choose_window, crop, resize, resize_soft_mask, target_size
+from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
 
 
@@ -25,18 +26,20 @@ class Inputs:
 
     Args:
         picture: The source at the output's size.
-        mask: (H, W) in {0, 1}, full size; 1 = edit.
+        change: (H, W) float32 in [0, 1], full size: how much each place may change; of a hard mask 0 or 1.
+        mask: (H, W) in {0, 1}: where anything may change at all.
         alpha: (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
         window: What the model sees, in pixels of the picture.
         pixels: (1, 3, h, w) in [-1, 1]: the window at the model's size.
         start: Like pixels, with fill and scribble under the mask.
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
-        mask_latent: (1, 1, h/f, w/f) in {0, 1}.
+        mask_latent: (1, 1, h/f, w/f) in [0, 1]: `change` on the latent grid.
         thin: Whether the mask is thin at latent resolution.
         hashes: SHA-256 of the files or pixels given.
     """
 
     picture: Picture
+    change: SoftMask
     mask: np.ndarray
     alpha: np.ndarray
     window: Window
@@ -55,17 +58,6 @@ def sha256(source: ImageSource) -> str:
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
-def to_tensor(rgb: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def to_uint8(pixels: Tensor) -> np.ndarray:
-    """(3, H, W) in [-1, 1] to (H, W, 3) uint8, rounded."""
-    scaled = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round()
-    return scaled.byte().permute(1, 2, 0).cpu().numpy()
-
-
 def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
     """The scribble over the picture, only under the mask; its transparency is respected."""
     layer = read(scribble, max_pixels=max_pixels, what="scribble")
@@ -79,8 +71,8 @@ def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels:
     return np.rint(rgb * (1 - cover) + layer.rgb * cover).astype(np.uint8)
 
 
-def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, np.ndarray, np.ndarray]:
-    """The source, its mask and its colours with the scribble on them, at the output's size.
+def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, SoftMask, np.ndarray]:
+    """The source, how much each place of it may change, and its colours with the scribble on them, at the output's size.
 
     Raises:
         ImageError, MaskError, OptionError: Whatever is wrong with them or with the prompt, before any model is needed.
@@ -88,25 +80,24 @@ def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[P
     if not request.prompt.strip():
         raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
     picture = read(request.image, max_pixels=max_pixels)
-    height, width = picture.rgb.shape[:2]
-    mask = read_mask(
-        (width, height),
-        request.mask,
-        request.box,
-        picture,
-        request.mask_mode,
-        request.invert_mask,
-        request.mask_grow,
-        max_pixels=max_pixels,
-    )
-    if is_full(mask):
+    change = _read_change(request, picture, max_pixels)
+    if is_full(change):
         raise MaskError(
             "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
         )
-    painted = picture.rgb if request.scribble is None else _paint(picture.rgb, mask, request.scribble, max_pixels)
-    if request.size is None or request.size == (width, height):
-        return picture, mask, painted
-    return picture.resized(request.size), resize_mask(mask, request.size), resize(painted, request.size)
+    painted = picture.rgb if request.scribble is None else _paint(picture.rgb, change > 0, request.scribble, max_pixels)
+    if request.size is None or request.size == picture.size:
+        return picture, change, painted
+    return picture.resized(request.size), resize_soft_mask(change, request.size), resize(painted, request.size)
+
+
+def _read_change(request: EditRequest, picture: Picture, max_pixels: int) -> SoftMask:
+    given = (picture.size, request.mask, request.box, picture, request.mask_mode, request.invert_mask)
+    if not request.soft_mask:
+        return read_mask(*given, request.mask_grow, max_pixels=max_pixels).astype(np.float32)
+    if request.mask_grow:
+        raise OptionError("A soft mask cannot be grown: leave out mask_grow, or paint it larger.", code="option-contradiction")
+    return read_soft_mask(*given, max_pixels=max_pixels)
 
 
 def prepare(request: EditRequest, *, resolution: int, factor: int, max_pixels: int) -> Inputs:
@@ -115,13 +106,17 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, max_pixels: i
     Raises:
         ImageError, MaskError, OptionError: See `sfumato.errors`; nothing has been computed yet.
     """
-    picture, mask, painted = read_pictures(request, max_pixels)
+    picture, change, painted = read_pictures(request, max_pixels)
+    mask = (change > 0).astype(np.uint8)
     window = choose_window(mask, resolution, factor, request.window)
     width, height = target_size(window, resolution, factor)
-    inside = resize_mask(crop(mask, window), (width, height))
+    inside = resize_soft_mask(crop(change, window), (width, height))
     pixels = resize(crop(picture.rgb, window), (width, height))
     start = fill(
-        resize(crop(painted, window), (width, height)), inside, request.fill or "original", np.random.default_rng(request.seed)
+        resize(crop(painted, window), (width, height)),
+        (inside > 0).astype(np.uint8),
+        request.fill or "original",
+        np.random.default_rng(request.seed),
     )
     mask_latent = to_latent(inside, factor)
     feather = default_feather(mask) if request.mask_feather is None else request.mask_feather
@@ -129,13 +124,14 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, max_pixels: i
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     return Inputs(
         picture=picture,
+        change=change,
         mask=mask,
         alpha=soft_edge(mask, feather),
         window=window,
         pixels=to_tensor(pixels),
         start=to_tensor(start),
-        mask_pixels=torch.from_numpy(inside.astype(np.float32))[None, None],
+        mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
         mask_latent=mask_latent,
-        thin=is_thin(mask_latent),
+        thin=is_thin((mask_latent > 0).float()),
         hashes=hashes,
     )

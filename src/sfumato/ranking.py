@@ -28,7 +28,19 @@ Mode = Literal["both", "region", "whole", "none"]
 
 
 class Scorer(Protocol):
-    """A model that puts pictures and sentences into one space."""
+    """A model that puts pictures and sentences into one space.
+
+    Args:
+        size: Height and width of the pictures it sees.
+        mean, std: Of each colour, that it wants pictures standardised by.
+    """
+
+    size: tuple[int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def features(self, standardised: Tensor) -> Tensor:
+        """(B, 3, *size) standardised pictures to unit vectors (B, D), with gradients where they are enabled."""
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], any size, to unit vectors (B, D)."""
@@ -37,10 +49,14 @@ class Scorer(Protocol):
         """Sentences to unit vectors (N, D)."""
 
 
+def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, H, W) in [0, 1] to mean 0 and deviation 1 of each colour, as a CLIP was trained on."""
+    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
+
+
 def _fit(images: Tensor, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """The whole frame at the model's (height, width), standardised: stretched, not cropped, as the paper does."""
-    images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
-    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
+    return standardise(F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1), mean, std)
 
 
 class CLIPScorer:
@@ -76,16 +92,20 @@ class CLIPScorer:
                 f"The ranking model {name} is neither a complete folder nor cached; fetch it with: sfumato models pull {name}",
                 code="model-not-cached",
             ) from error
-        self.model.to(device).eval()
+        self.model.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
         self.mean, self.std = _statistics(name)
+        side = self.model.config.vision_config.image_size
+        self.size = (side, side)
+
+    def features(self, standardised: Tensor) -> Tensor:
+        """See `Scorer.features`."""
+        return F.normalize(_pooled(self.model.get_image_features(pixel_values=standardised.to(self.device))), dim=-1)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], any size, to unit vectors (B, D)."""
-        side = self.model.config.vision_config.image_size
         with torch.inference_mode():
-            pixels = _fit(images.to(self.device), (side, side), self.mean, self.std)
-            return F.normalize(_pooled(self.model.get_image_features(pixel_values=pixels)), dim=-1)
+            return self.features(_fit(images.to(self.device), self.size, self.mean, self.std))
 
     def embed_text(self, prompts: list[str]) -> Tensor:
         """Sentences, cut at the model's length, to unit vectors (N, D)."""
@@ -137,14 +157,19 @@ class OpenCLIPScorer:
         self.device = torch.device(device)
         self.model = open_clip.create_model(architecture, pretrained=pretrained, device=self.device).eval()
         self.tokenizer = open_clip.get_tokenizer(architecture)
+        self.model.requires_grad_(False)
+        visual = self.model.visual
+        height, width = visual.image_size
+        self.size, self.mean, self.std = (height, width), visual.image_mean, visual.image_std
+
+    def features(self, standardised: Tensor) -> Tensor:
+        """See `Scorer.features`."""
+        return F.normalize(self.model.encode_image(standardised.to(self.device)), dim=-1)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], any size, to unit vectors (B, D)."""
-        visual = self.model.visual
-        height, width = visual.image_size
         with torch.inference_mode():
-            pixels = _fit(images.to(self.device), (height, width), visual.image_mean, visual.image_std)
-            return F.normalize(self.model.encode_image(pixels), dim=-1)
+            return self.features(_fit(images.to(self.device), self.size, self.mean, self.std))
 
     def embed_text(self, prompts: list[str]) -> Tensor:
         """Sentences to unit vectors (N, D)."""

@@ -34,6 +34,7 @@ class EditRequest(BaseModel):
         "auto", description="How to read the mask: brightness, or transparency (transparent = edit). Auto: alpha when it varies."
     )
     invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
+    soft_mask: bool = Field(False, description="Read the mask's greys as how much each place may change, not as a yes or no.")
     mask_grow: int = Field(0, ge=-512, le=512, description="Pixels to grow (or shrink, if negative) the mask.")
     mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
     prompt: str = Field(description="What should appear under the mask.")
@@ -47,9 +48,12 @@ class EditRequest(BaseModel):
     preset: str | None = Field(None, description="Named set of the method's options; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
     lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")
-    scheduler: str | None = Field(None, description="Solver: ddim, dpm++, unipc, euler or lcm.")
+    scheduler: str | None = Field(None, description="Solver: ddim, dpm++, unipc, euler or lcm; flow-euler for flow matching.")
     steps: int | None = Field(None, ge=1, le=1000, description="Steps of the full schedule.")
     guidance_scale: float | None = Field(None, ge=0, le=50, description="Classifier-free guidance; 1 is none.")
+    guidance_embedding: float | None = Field(
+        None, ge=0, le=50, description="Guidance told to models that were distilled with it, such as FLUX.1-dev."
+    )
     start_fraction: float | None = Field(
         None, ge=0, lt=1, description="Share of the steps that is skipped at the noisy end; higher keeps more of what is there."
     )
@@ -63,6 +67,18 @@ class EditRequest(BaseModel):
         "auto", description="Part of the image that the model sees: auto (mask with context), whole, or x,y,width,height."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
+    jump_length: int | None = Field(None, ge=1, le=1000, description="RePaint: levels that a jump back goes up.")
+    jump_resamples: int | None = Field(None, ge=1, le=100, description="RePaint: times each stretch is sampled; 1 is no jump.")
+    langevin_steps: int | None = Field(None, ge=0, le=100, description="LanPaint: inner iterations, a model call each, per step.")
+    langevin_strength: float | None = Field(None, ge=0, le=100, description="LanPaint: how strongly the source draws (lambda).")
+    langevin_step_size: float | None = Field(None, gt=0, le=1, description="LanPaint: size of an inner iteration (eta).")
+    clip_model: str | None = Field(
+        None, description="Blended Diffusion: CLIP that guides: embedded, folder, cached id, or open_clip:ARCHITECTURE/TAG."
+    )
+    clip_guidance_scale: float | None = Field(None, ge=0, description="Blended Diffusion: weight of CLIP's guidance.")
+    clip_augmentations: int | None = Field(
+        None, ge=1, le=64, description="Blended Diffusion: views of the picture that CLIP sees, the plain one among them."
+    )
     background: Literal["paste", "poisson", "latents", "decoder", "decoder-solve"] | None = Field(
         None, description="How what surrounds the mask is restored after decoding."
     )
@@ -98,7 +114,7 @@ class EditResult(BaseModel):
     scores: list[dict[str, float]] = Field(description="Per image: region, whole, total; higher is better. Empty if unranked.")
     timings: dict[str, float] = Field(description="Seconds per stage.")
     request: EditRequest = Field(description="The request with every default filled in.")
-    mask: Any = Field(description="The mask as it was understood, mode L, 255 = edit.")
+    mask: Any = Field(description="The mask as it was understood, mode L, 255 = edit; grey if soft.")
     notes: list[str] = Field(default_factory=list, description="What the user should know, such as unknown words.")
     facts: dict[str, Any] = Field(
         default_factory=dict, description="What a replay needs to check: versions, device, dtype, hashes, window."

@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from sfumato.backbones.base import Backbone, Conditioning
 from sfumato.background.registry import BACKGROUNDS
 from sfumato.defaults import Resolved
 from sfumato.errors import ResourceError
-from sfumato.inputs import Inputs, to_uint8
-from sfumato.methods.base import EditTask, MethodCard
+from sfumato.inputs import Inputs
+from sfumato.methods.base import EditTask, Guide, MethodCard
+from sfumato.pixels import to_uint8
 
 FIRST_BATCH_CELLS = 65_536  # latent cells tried at once before memory is known: 16 predictions of 512x512
 
@@ -63,6 +64,7 @@ class Run:
         clock: Gets the seconds of each stage.
         tell: Hears of every step.
         keep_frames: Whether to keep the first prediction's clean estimates, for an animation.
+        guide: For methods that are guided by CLIP.
     """
 
     def __init__(
@@ -74,17 +76,23 @@ class Run:
         clock: Clock,
         tell: Listener,
         keep_frames: bool,
+        guide: Guide | None = None,
     ) -> None:
         self.backbone, self.card, self.resolved, self.inputs = backbone, card, resolved, inputs
         self.clock, self.tell, self.request = clock, tell, resolved.request
         self.notes: list[str] = []
         self.frames: list[Tensor] = []  # the first prediction's clean estimates, for an animation
         self.keep_frames = keep_frames
-        generator = torch.Generator().manual_seed(self.request.seed) if resolved.options.posterior_sample else None
+        self.guide = guide
+        sampled = getattr(resolved.options, "posterior_sample", False)
+        generator = torch.Generator().manual_seed(self.request.seed) if sampled else None
         self.source = backbone.encode(inputs.pixels, generator)
         self.start = self.source if torch.equal(inputs.start, inputs.pixels) else backbone.encode(inputs.start, generator)
         height, width = inputs.pixels.shape[-2:]
         self.conditioning: Conditioning = backbone.encode_prompt(self.request.prompt, resolved.negative_prompt, (width, height))
+        if self.request.guidance_embedding is not None:
+            told = torch.full((2,), self.request.guidance_embedding, device=backbone.device)
+            self.conditioning = replace(self.conditioning, extra=self.conditioning.extra | {"guidance": told})
         cells = self.source.shape[-1] * self.source.shape[-2]
         self.batch_size = min(self.request.n, self.request.batch_size or max(1, FIRST_BATCH_CELLS // cells))
 
@@ -142,7 +150,6 @@ class Run:
     def _task(self, seeds: tuple[int, ...]) -> EditTask:
         request = self.request
         assert request.steps
-        assert request.scheduler
         return EditTask(
             source=self.source,
             start=self.start,
@@ -151,11 +158,13 @@ class Run:
             seeds=seeds,
             steps=request.steps,
             guidance_scale=1.0 if request.guidance_scale is None else request.guidance_scale,
-            scheduler=request.scheduler,
+            scheduler=request.scheduler or "",
             start_fraction=request.start_fraction or 0.0,
             start_sigma=request.start_sigma,
             shrink=request.shrink == "on" or (request.shrink == "auto" and self.inputs.thin),
             options=self.resolved.options,
+            schedule=self.backbone.schedule((self.source.shape[-2], self.source.shape[-1]), request.steps),
+            guide=self.guide,
         )
 
     def _watch(self, done: int) -> Callable[[int, int, Tensor], None]:

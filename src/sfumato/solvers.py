@@ -1,24 +1,26 @@
-"""Solvers: the noise levels that a run visits, the step from one to the next, and where the noise comes from.
+"""Solvers: the noise levels that a run visits, and the step from one to the next.
 
 The steps are diffusers' own schedulers. What is added is the plan: for every step, the level of the latents before it and
 after it, in float64, so that a method can put the source at exactly that level beside them.
 
-    variance preserving: x = sqrt(abar) z0 + sqrt(1 - abar) eps    ddim, dpm++, unipc, lcm
-    variance exploding:  x = z0 + sigma eps                        euler
+    variance preserving: ddim, dpm++, unipc, lcm
+    variance exploding:  euler
+    flow matching:       flow-euler
 
 No level is ever taken from `add_noise`: some schedulers answer it from an internal counter that has already moved on.
 """
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import OptionError
+from sfumato.noise import CLEAN, Level, NoiseStream, output_for, predicted_clean
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -26,11 +28,13 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
     "lcm": "LCMScheduler",
+    "flow-euler": "FlowMatchEulerDiscreteScheduler",
 }
+FLOW = "flow-euler"  # the one for models that predict a flow, and only for them
 
 # Trailing spacing: the first step sees the highest level the model was trained on, and the last one ends clean
 # (arXiv:2305.08891, table 2). The rest keeps a checkpoint made for another scheduler from asking for clipping in pixel
-# range, for a noise-drawing variant or for flow matching.
+# range, for a noise-drawing variant or for flow matching; and the shift that a size asks for is in `Backbone.schedule`.
 _OURS: dict[str, Any] = {
     "timestep_spacing": "trailing",
     "set_alpha_to_one": True,
@@ -42,67 +46,10 @@ _OURS: dict[str, Any] = {
     "variance_type": None,
     "use_flow_sigmas": False,
     "use_dynamic_shifting": False,
+    "stochastic_sampling": False,
+    "invert_sigmas": False,
 }
 _UNIFORM = dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), False)
-
-
-class Level(NamedTuple):
-    """A noise level: x = signal * z0 + noise * eps."""
-
-    signal: float
-    noise: float
-
-    @property
-    def ratio(self) -> float:
-        """Noise-to-signal ratio, the sigma of variance-exploding schedulers; infinite for pure noise."""
-        return self.noise / self.signal if self.signal > 0 else math.inf
-
-    @property
-    def scale(self) -> float:
-        """Standard deviation at this level of latents whose clean variance is one; 1 if variance preserving."""
-        return math.hypot(self.signal, self.noise)
-
-
-CLEAN = Level(1.0, 0.0)
-
-
-def noised(clean: Tensor, level: Level, eps: Tensor) -> Tensor:
-    """Bring clean latents to a noise level (forward diffusion, arXiv:2006.11239, equation 4).
-
-    Args:
-        clean: (1 or B, C, h, w) scaled latents.
-        level: The level to reach.
-        eps: (B, C, h, w) standard normal.
-
-    Returns:
-        (B, C, h, w) latents at that level.
-    """
-    return level.signal * clean + level.noise * eps
-
-
-class NoiseStream:
-    """Standard normal noise, one CPU generator per prediction, so that a prediction does not depend on its batch or device.
-
-    Args:
-        seeds: One per prediction.
-        shape: (C, h, w) of one prediction.
-        device: Where the noise is wanted.
-    """
-
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        # One constant seed, that no prediction has: all batches of a request draw the same shared noise, whatever their size.
-        self._shared = torch.Generator().manual_seed(-1)
-        self._shape = tuple(shape)
-        self._device = device
-
-    def draw(self) -> Tensor:
-        """Draw (B, C, h, w) float32, each prediction's from its own generator."""
-        return torch.stack([torch.randn(self._shape, generator=generator) for generator in self.generators]).to(self._device)
-
-    def draw_shared(self) -> Tensor:
-        """Draw (1, C, h, w) float32, the same for all predictions of all batches."""
-        return torch.randn((1, *self._shape), generator=self._shared).to(self._device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +59,7 @@ class Solver:
     Args:
         name: Short name, a key of SCHEDULERS.
         scheduler: diffusers' scheduler, timesteps set.
-        prediction_type: What the model predicts: "epsilon", "v_prediction" or "sample".
+        prediction_type: What the model predicts: "epsilon", "v_prediction", "sample" or "flow".
         timesteps: What the model is told at each step, noisiest first.
         before: Level of the latents before each step.
         after: Level of the latents after each step.
@@ -139,6 +86,8 @@ class Solver:
 
     def scale_input(self, latents: Tensor, step: int) -> Tensor:
         """What the model is shown: the latents, at about unit variance (euler divides by sqrt(1 + sigma^2))."""
+        if self.name == FLOW:
+            return latents
         return self.scheduler.scale_model_input(latents, self.scheduler.timesteps[step])
 
     def step(self, output: Tensor, step: int, latents: Tensor, noise: NoiseStream) -> tuple[Tensor, Tensor]:
@@ -158,22 +107,12 @@ class Solver:
         return self.scheduler.step(output, self.scheduler.timesteps[step], latents, return_dict=False, **extra)[0], clean
 
     def predicted_clean(self, output: Tensor, step: int, latents: Tensor) -> Tensor:
-        """The clean latents that the model's output stands for (v prediction: arXiv:2202.00512, appendix D)."""
-        level = self.before[step]
-        if self.prediction_type == "epsilon":
-            return (latents - level.noise * output) / level.signal
-        if self.prediction_type == "v_prediction":
-            return (level.signal * latents / level.scale - level.noise * output) / level.scale
-        return output
+        """The clean latents that the model's output stands for."""
+        return predicted_clean(self.prediction_type, output, self.before[step], latents)
 
     def output_for(self, clean: Tensor, step: int, latents: Tensor) -> Tensor:
         """The model's output that stands for these clean latents: the inverse of `predicted_clean`."""
-        level = self.before[step]
-        if self.prediction_type == "epsilon":
-            return (latents - level.signal * clean) / level.noise
-        if self.prediction_type == "v_prediction":
-            return (level.signal * latents / level.scale - level.scale * clean) / level.noise
-        return clean.expand_as(latents)
+        return output_for(self.prediction_type, clean, self.before[step], latents)
 
 
 def solver_name(name: str) -> str:
@@ -203,16 +142,17 @@ def make_solver(
     Args:
         name: A key or a value of SCHEDULERS, in any case.
         config: The checkpoint's scheduler configuration in diffusers' keys: betas, zero terminal SNR, and so on.
-        prediction_type: "epsilon", "v_prediction" or "sample".
+        prediction_type: "epsilon", "v_prediction", "sample" or "flow".
         steps: Steps of the full schedule.
         start_fraction: Share of the steps that is skipped at the noisy end, rounded down to whole steps, in [0, 1).
         start_sigma: If given, start instead at the first step whose noise-to-signal ratio is at most this, or at the last.
-        overrides: Scheduler settings of a preset: timestep_spacing, steps_offset, set_alpha_to_one.
+        overrides: Scheduler settings of a preset (timestep_spacing, steps_offset, set_alpha_to_one) or of a size (shift).
 
     Raises:
-        OptionError: scheduler-unknown, steps-too-many.
+        OptionError: scheduler-unknown, scheduler-unsupported, steps-too-many.
     """
     name = solver_name(name)
+    _check_prediction(name, prediction_type)
     scheduler = _make_scheduler(name, {**config, **_OURS, **(overrides or {}), "prediction_type": prediction_type})
     _set_timesteps(name, scheduler, steps)
     before, after = _levels(scheduler)
@@ -235,6 +175,16 @@ def make_solver(
     )
 
 
+def _check_prediction(name: str, prediction_type: str) -> None:
+    if (name == FLOW) == (prediction_type == "flow"):
+        return
+    allowed = [FLOW] if prediction_type == "flow" else [other for other in SCHEDULERS if other != FLOW]
+    raise OptionError(
+        f"The scheduler {name} cannot run a model that predicts {prediction_type}; choose one of: {', '.join(allowed)}.",
+        code="scheduler-unsupported",
+    )
+
+
 def _make_scheduler(name: str, config: dict[str, Any]) -> Any:
     import diffusers
 
@@ -253,6 +203,9 @@ def _set_timesteps(name: str, scheduler: Any, steps: int) -> None:
     limit = scheduler.config.original_inference_steps if name == "lcm" else trained
     if steps > limit:
         raise OptionError(f"{steps} steps, but {name} takes at most {limit} with this model; lower it.", code="steps-too-many")
+    if name == FLOW:
+        scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])  # before the shift; diffusers' default shifts twice
+        return
     scheduler.set_timesteps(steps)
     if scheduler.timesteps[-1] < 0:
         # Rounding in diffusers' trailing spacing: 61 steps make 62 timesteps, the last of them -1.
@@ -266,6 +219,9 @@ def _set_timesteps(name: str, scheduler: Any, steps: int) -> None:
 
 def _levels(scheduler: Any) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
     """Levels before and after each step, exactly as `scheduler.step` moves."""
+    if type(scheduler).__name__ == SCHEDULERS[FLOW]:
+        levels = [Level(1 - float(sigma), float(sigma)) for sigma in scheduler.sigmas]
+        return tuple(levels[:-1]), tuple(levels[1:])
     if hasattr(scheduler, "sigmas"):
         levels = [Level(1.0, float(sigma)) for sigma in scheduler.sigmas]
         if type(scheduler).__name__ != SCHEDULERS["euler"]:

@@ -16,7 +16,8 @@ from torch import Tensor
 from sfumato.backbones.base import Conditioning
 from sfumato.methods.base import EditTask
 from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, run
-from sfumato.solvers import Level, make_solver
+from sfumato.noise import Level
+from sfumato.solvers import make_solver
 
 STEPS, BATCH, SHAPE = 50, 2, (4, 8, 8)
 TOLERANCE = 1e-4  # float32

@@ -18,8 +18,11 @@ from sfumato.errors import BackboneError, Cancelled, OptionError
 from sfumato.methods import registry
 from sfumato.methods.base import EditTask
 from sfumato.methods.sampling.blended_latent_diffusion import CARD, PRESETS, Options, run
-from sfumato.solvers import SCHEDULERS, NoiseStream, make_solver, noised
+from sfumato.noise import NoiseStream, noised
+from sfumato.solvers import FLOW, make_solver
+from sfumato.solvers import SCHEDULERS as ALL_SCHEDULERS
 
+SCHEDULERS = [name for name in ALL_SCHEDULERS if name != FLOW]
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ABAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2)
 

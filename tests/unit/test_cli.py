@@ -413,7 +413,7 @@ def test_replay_without_a_request(run: Callable[..., Result], picture_file: Path
 def test_methods(run: Callable[..., Result]) -> None:
     cards = json.loads(run("methods", "--json").stdout)
     assert "blended-latent-diffusion" in [card["name"] for card in cards]
-    assert set(cards[0]) == {"name", "kind", "title", "paper", "needs", "presets"}
+    assert set(cards[0]) == {"name", "kind", "title", "paper", "needs", "options", "presets"}
     assert "blended-latent-diffusion" in run("methods").stdout
 
 

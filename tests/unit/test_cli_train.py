@@ -43,6 +43,7 @@ def render_few(folder: Path) -> None:
         (("distilled",), "no-denoiser", "sfumato train denoiser"),
         (("autoencoder",), "no-scenes", "sfumato train world"),
         (("ranker",), "no-scenes", "sfumato train world"),
+        (("pixel",), "no-scenes", "sfumato train world"),
     ],
 )
 def test_what_cannot_work_is_refused(train: Callable[..., Result], arguments: tuple[str, ...], code: str, named: str) -> None:
@@ -65,7 +66,7 @@ def test_a_checkpoint_is_not_trained_over(train: Callable[..., Result], tmp_path
 def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "training"
     render_few(folder)
-    for part in ("autoencoder", "denoiser", "distilled", "ranker"):
+    for part in ("autoencoder", "denoiser", "distilled", "ranker", "pixel"):
         result = train(part, *SHORT, "--debug")
         assert result.exit_code == 0, result.stderr
         assert "samples" in result.stdout

@@ -160,7 +160,7 @@ def not_json(folder: Path) -> None:
 
 
 def other_family(folder: Path) -> None:
-    tiny_models.rewrite_json(folder / "model_index.json", _class_name="FluxPipeline")
+    tiny_models.rewrite_json(folder / "model_index.json", _class_name="PixArtAlphaPipeline")
 
 
 def own_code(folder: Path) -> None:
@@ -188,7 +188,7 @@ def other_shape(folder: Path) -> None:
     ("damage", "kind", "sentence"),
     [
         (not_json, BackboneError, "cannot be read as JSON"),
-        (other_family, Unsupported, "FluxPipeline.*supported families are Stable Diffusion 1.x, 2.x and XL"),
+        (other_family, Unsupported, "PixArtAlphaPipeline.*supported families are Stable Diffusion 1.x, 2.x, XL and 3"),
         (own_code, Unsupported, "never run"),
         (absurd_header, BackboneError, "damaged"),
         (cut_short, BackboneError, "cannot be loaded"),

@@ -1,11 +1,15 @@
 """What is trained: the networks start well, and their losses fall for the right reasons."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
 
+from sfumato.backbones.loading import load
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer
+from sfumato.embedded.training import pixel
 from sfumato.embedded.training.denoiser import TextDenoiser, diffusion_loss, make_scheduler
 from sfumato.embedded.training.ranker import contrastive_loss, fits
 from sfumato.embedded.world.scene import Thing
@@ -60,3 +64,17 @@ def test_the_tokenizer_knows_its_words_in_any_case_and_punctuation() -> None:
     assert plain == loud
     assert tokenizer.unk_token_id not in plain
     assert tokenizer.unk_token_id in tokenizer("a zeppelin").input_ids
+
+
+def test_the_pixel_model_is_exported_as_a_folder_that_loads(tmp_path: Path) -> None:
+    unet = pixel.make_unet()
+    pixel.export(unet, tmp_path / "pixel")
+    backbone = load(str(tmp_path / "pixel"), dtype="float32")
+    assert (backbone.family, backbone.resolution, backbone.prediction_type) == ("pixel", 64, "v_prediction")
+    assert sum(path.stat().st_size for path in (tmp_path / "pixel").rglob("*")) < 20e6
+
+
+def test_pixel_scenes_are_means_of_blocks() -> None:
+    scenes = np.zeros((1, 128, 128, 3), np.uint8)
+    scenes[:, ::2, ::2] = 100
+    assert (pixel._reduce(scenes) == 25).all()

@@ -21,17 +21,21 @@ class Conditioning:
 
 
 class Backbone(Protocol):
-    """A latent diffusion model. Latents are scaled (about unit variance); pixels are in [-1, 1]."""
+    """A diffusion model of latents, or of pixels, which then are its latents: factor 1, encoded and decoded as they are.
+
+    Latents are scaled (about unit variance); pixels are in [-1, 1].
+    """
 
     name: str
-    family: str  # "embedded", "sd1", "sd2", "sdxl", "ldm"
+    family: str  # "embedded", "sd1", "sd2", "sdxl", "ldm", or one of FLOW_FAMILIES and PIXEL_FAMILIES in sfumato.methods.base
     device: torch.device
     dtype: torch.dtype
     latent_channels: int
     factor: int  # image pixels per latent cell
     resolution: int  # native side in pixels
-    prediction_type: str  # "epsilon", "v_prediction" or "sample"
+    prediction_type: str  # "epsilon", "v_prediction", "sample" or "flow"
     scheduler_config: dict[str, Any]  # of the checkpoint, in diffusers' keys
+    guidance_embedding: bool  # whether it is told a guidance: conditioning.extra["guidance"], (2,)
     vae: Any  # the autoencoder, for background reconstruction: encode(), decode(), decoder.conv_out
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -46,6 +50,9 @@ class Backbone(Protocol):
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
         """Encode one prompt pair; `size` is the window's (width, height), which SDXL is told about."""
 
+    def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
+        """Scheduler settings that depend on the latents' (h, w) and the number of steps: a flow-matching model's shift."""
+
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that the model has never seen; empty for models with an open vocabulary."""
 
@@ -55,6 +62,6 @@ class Backbone(Protocol):
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The model's output (its own prediction type) for (B, C, h, w) latents at one training timestep.
 
-        With guidance_scale != 1 both branches run in one batch of 2B: out = uncond + scale * (cond - uncond).
-        Runs in `self.dtype`, returns float32.
+        With guidance_scale != 1 both branches run: out = uncond + scale * (cond - uncond). Of a pixel model that has learned its
+        variance, (B, 2C, h, w): the variance's channels last. Runs in `self.dtype`, returns float32.
         """

@@ -11,7 +11,10 @@ from typing import Any, Literal
 
 from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsupported
 
-FAMILIES = "Stable Diffusion 1.x, 2.x and XL, and CompVis text-to-image Latent Diffusion"
+FAMILIES = (
+    "Stable Diffusion 1.x, 2.x, XL and 3, CompVis text-to-image Latent Diffusion, FLUX.1, FLUX.2 [klein], Z-Image, Qwen-Image, "
+    "and unconditional pixel models (DDPM)"
+)
 PIPELINES = {  # pipeline class of a checkpoint, and the class that we load its components with
     "StableDiffusionPipeline": "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
@@ -20,9 +23,28 @@ PIPELINES = {  # pipeline class of a checkpoint, and the class that we load its 
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
     "StableDiffusionXLInpaintPipeline": "StableDiffusionXLPipeline",
     "LDMTextToImagePipeline": "LDMTextToImagePipeline",
+    "StableDiffusion3Pipeline": "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
+    "StableDiffusion3InpaintPipeline": "StableDiffusion3Pipeline",
+    "FluxPipeline": "FluxPipeline",
+    "FluxImg2ImgPipeline": "FluxPipeline",
+    "FluxInpaintPipeline": "FluxPipeline",
+    "Flux2KleinPipeline": "Flux2KleinPipeline",
+    "ZImagePipeline": "ZImagePipeline",
+    "QwenImagePipeline": "QwenImagePipeline",
+    "DDPMPipeline": "DDPMPipeline",
+}
+PIPELINE_FAMILIES = {  # the families of pipelines that have one
+    "LDMTextToImagePipeline": "ldm",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+    "Flux2KleinPipeline": "flux2",
+    "ZImagePipeline": "z-image",
+    "QwenImagePipeline": "qwen-image",
+    "DDPMPipeline": "pixel",
 }
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
-WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2"})
+WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"})
 LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion"})  # whose classes a checkpoint may name
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
@@ -143,8 +165,8 @@ def check_weights(folder: Path, index: Mapping[str, Any], *, allow_pickle: bool)
 
 
 def variant(folder: Path) -> str | None:
-    """ "fp16" for a folder whose UNet is there in that variant only, else None."""
-    names = [path.name for path in folder.glob("unet/*.safetensors")]
+    """ "fp16" for a folder whose denoiser is there in that variant only, else None."""
+    names = [path.name for part in ("unet", "transformer") for path in folder.glob(f"{part}/*.safetensors")]
     return "fp16" if names and all(".fp16" in name for name in names) else None
 
 
@@ -159,8 +181,9 @@ def folder_family(folder: Path) -> str | None:
     """Family of a model in a folder, or None if it is none that we edit with. Reads no weights."""
     try:
         index = read_index(folder)
-        if index["_class_name"] == "LDMTextToImagePipeline":
-            return "ldm"
+        family = PIPELINE_FAMILIES.get(PIPELINES[index["_class_name"]])
+        if family is not None:
+            return family
         return unet_family(read_json(folder / "unet" / "config.json"))
     except BackboneError:
         return None

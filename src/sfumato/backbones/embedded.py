@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from sfumato.backbones import hub
+from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.stable_diffusion import StableDiffusion, text_pipeline
 
 
@@ -14,25 +16,33 @@ class Embedded(StableDiffusion):
 
     @classmethod
     def from_folder(cls, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> "Embedded":
-        """Load the subfolders `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` of `folder` (diffusers' format)."""
+        """Load the subfolders `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` of `folder` (diffusers' format).
+
+        A flow-matching model says so by its scheduler, FlowMatchEulerDiscreteScheduler; it is told 1000 s as timestep. The parts
+        that it shares with the embedded model, such as the autoencoder, need not be there twice.
+        """
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
         from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
         from sfumato.embedded.autoencoder import PatchAutoencoder
 
-        def part(kind: Any, subfolder: str) -> Any:
-            return kind.from_pretrained(folder / subfolder, use_safetensors=True, local_files_only=True, dtype=dtype).to(device)
+        def home(subfolder: str) -> Path:
+            return folder / subfolder if (folder / subfolder).is_dir() else hub.WEIGHTS / subfolder
 
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
+        def part(kind: Any, subfolder: str) -> Any:
+            return kind.from_pretrained(home(subfolder), use_safetensors=True, local_files_only=True, dtype=dtype).to(device)
+
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(home("tokenizer"), local_files_only=True)
         text_parts = SimpleNamespace(text_encoder=part(CLIPTextModel, "text_encoder"), tokenizer=tokenizer)
+        scheduler_config = read_json(home("scheduler") / "scheduler_config.json")
+        flow = scheduler_config["_class_name"] == "FlowMatchEulerDiscreteScheduler"
         return cls(
             text_pipeline(text_parts),
             name=name,
-            family="embedded",
+            family="embedded-flow" if flow else "embedded",
             unet=part(UNet2DConditionModel, "unet"),
             vae=part(PatchAutoencoder, "vae"),
-            scheduler_config=dict(DDIMScheduler.from_pretrained(folder / "scheduler").config),
+            scheduler_config=scheduler_config | ({"prediction_type": "flow"} if flow else {}),
             device=device,
         )
 

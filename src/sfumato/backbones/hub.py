@@ -15,6 +15,7 @@ from sfumato.backbones.checkpoints import FAMILIES, PICKLE_SUFFIXES, check_file,
 from sfumato.errors import BackboneError, EditError, ModelNotFound, ResourceError, UnsafeCheckpoint, Unsupported
 
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
+EMBEDDED = {"embedded": ".", "embedded-pixel": "pixel", "embedded-flow": "flow"}  # models that ship, and where below WEIGHTS
 CONFIG_REPOSITORIES = frozenset(  # whose configurations diffusers applies to a single file of a family that we support
     {
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -41,10 +42,13 @@ def locate(model: str) -> Path:
     Raises:
         ModelNotFound: model-not-found for a path that is not there; model-not-cached for an id that is not in the cache.
     """
-    if model == "embedded":
-        if not WEIGHTS.is_dir():
-            raise ModelNotFound("The embedded model's weights are missing from this installation; install sfumato again.")
-        return WEIGHTS
+    if model in EMBEDDED:
+        folder = WEIGHTS / EMBEDDED[model]
+        if not folder.is_dir():
+            raise ModelNotFound(
+                f"The weights of '{model}' are missing from this installation; install sfumato again, or use another model."
+            )
+        return folder
     path = Path(model).expanduser()
     if path.exists():
         return path
@@ -126,7 +130,7 @@ def pull(model: str, revision: str | None = None, *, allow_pickle: bool = False)
     from huggingface_hub import snapshot_download
 
     path = Path(model).expanduser()
-    if model == "embedded" or path.is_dir():
+    if model in EMBEDDED or path.is_dir():
         return locate(model)
     try:
         if path.is_file():
@@ -185,7 +189,7 @@ def wanted_files(files: Iterable[str], parts: Collection[str] | None, *, allow_p
             folders[folder].append(name)
     wanted: list[str] = []
     for folder, names in folders.items():
-        chosen = [name for name in names if name.endswith((".json", ".txt", ".model"))]
+        chosen = [name for name in names if name.endswith((".json", ".txt", ".model", ".jinja"))]
         if folder or parts is None:  # next to the components of a pipeline, weights are a copy in one file
             chosen += _weights(folder, names, allow_pickle)
         wanted += [f"{folder}/{name}" if folder else name for name in chosen]
@@ -212,9 +216,11 @@ def cached_models() -> list[dict[str, Any]]:
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     rows: list[dict[str, Any]] = []
-    if WEIGHTS.is_dir():
-        size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
-        rows.append({"name": "embedded", "family": "embedded", "bytes": size, "path": str(WEIGHTS)})
+    for name, below in EMBEDDED.items():
+        home = WEIGHTS / below
+        if home.is_dir():
+            size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+            rows.append({"name": name, "family": name, "bytes": size, "path": str(home)})
     try:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:

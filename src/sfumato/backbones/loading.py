@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfumato.backbones import hub
 from sfumato.backbones.checkpoints import FAMILIES, PIPELINES, check_file, check_weights, read_index, read_json, variant
+from sfumato.backbones.guided_diffusion import CLASS_NAME
 from sfumato.backbones.hardware import choose_device, choose_dtype
 from sfumato.backbones.hub import cached_models, cached_snapshot, go_offline, locate, pull, single_file_repository
 from sfumato.backbones.lora import apply_lora
@@ -58,6 +60,10 @@ def load(
     dtype = choose_dtype(device, dtype)
     source = locate(model)
     with _explained(model):
+        if _is_guided_diffusion(source):
+            from sfumato.backbones.pixel import PixelDiffusion
+
+            return PixelDiffusion.from_guided_diffusion(source, name=model, device=device, dtype=dtype)
         if _is_embedded(source):
             from sfumato.backbones.embedded import Embedded
 
@@ -76,10 +82,18 @@ def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
     Raises:
         Unsupported: If it is none of the families that we edit with.
     """
+    from sfumato.backbones.flow import FLOW_MODELS
     from sfumato.backbones.latent_diffusion import LatentDiffusion
+    from sfumato.backbones.pixel import PixelDiffusion
     from sfumato.backbones.stable_diffusion import StableDiffusion
 
     parts = set(pipe.components)
+    denoiser = type(getattr(pipe, "transformer", None)).__name__
+    if denoiser in FLOW_MODELS:
+        return FLOW_MODELS[denoiser](pipe, name or pipe.config.get("_name_or_path") or type(pipe).__name__)
+    if parts == {"unet", "scheduler"} and type(pipe.unet).__name__ == "UNet2DModel":
+        family = "embedded-pixel" if name == "embedded-pixel" else "pixel"
+        return PixelDiffusion.from_pipe(pipe, name or type(pipe).__name__, family)
     if {"vqvae", "bert", "tokenizer", "unet"} <= parts:
         return LatentDiffusion.from_pipe(pipe, name)
     if {"vae", "text_encoder", "tokenizer", "unet"} <= parts and "text_encoder_3" not in parts:
@@ -89,7 +103,13 @@ def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
 
 def _is_embedded(source: Path) -> bool:
     config = source / "vae" / "config.json"
-    return config.is_file() and read_json(config).get("_class_name") == "PatchAutoencoder"
+    ours = config.is_file() and read_json(config).get("_class_name") == "PatchAutoencoder"
+    return ours or source == hub.WEIGHTS / hub.EMBEDDED["embedded-flow"]
+
+
+def _is_guided_diffusion(source: Path) -> bool:
+    config = source / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") == CLASS_NAME
 
 
 def _options(pipeline: str, dtype: "torch.dtype") -> dict[str, Any]:
@@ -99,6 +119,8 @@ def _options(pipeline: str, dtype: "torch.dtype") -> dict[str, Any]:
         options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if pipeline == "StableDiffusionXLPipeline":
         options |= {"feature_extractor": None, "add_watermarker": False}
+    if pipeline in ("StableDiffusion3Pipeline", "FluxPipeline"):
+        options |= {"image_encoder": None, "feature_extractor": None}
     return options
 
 

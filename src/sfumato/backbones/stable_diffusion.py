@@ -1,11 +1,8 @@
 """Stable Diffusion 1.x, 2.x and XL, and what all latent UNet models share.
 
-The networks are diffusers' and transformers' own; this module only says how they are called. Latent Diffusion (Rombach et al.,
-CVPR 2022, section 3.1): `z = (code - shift_factor) * scaling_factor`, with the code the mean of the autoencoder's posterior.
+The networks are diffusers' and transformers' own; this module only says how they are called.
 """
 
-import copy
-from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import torch
@@ -15,22 +12,16 @@ from torch import Tensor
 
 from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import unet_family
+from sfumato.backbones.latent import LatentModel, freeze, guided
 from sfumato.errors import Unsupported
 
 
-class LatentUNet(ABC):
+class LatentUNet(LatentModel):
     """A UNet that denoises the latents of an autoencoder; subclasses add the text. See `Backbone` for the interface.
 
-    The modules are put into evaluation mode, frozen and laid out channels-last, in place. One thing is copied: an autoencoder
-    whose configuration says that it overflows in float16 (SDXL's `force_upcast`) runs as a float32 copy.
-
     Args:
-        name: What the user calls the model.
-        family: "embedded", "sd1", "sd2", "sdxl" or "ldm".
+        name, family, vae, scheduler_config, device: As for `LatentModel`.
         unet: UNet2DConditionModel.
-        vae: Autoencoder with diffusers' `encode` and `decode`.
-        scheduler_config: Of the checkpoint, in diffusers' keys.
-        device: Where the networks run.
 
     Raises:
         Unsupported: If the UNet takes more channels than the autoencoder's code has, as inpainting checkpoints do.
@@ -45,59 +36,21 @@ class LatentUNet(ABC):
                 f"The UNet of '{name}' takes {unet.config.in_channels} channels where its latents have {channels}, so it was "
                 "trained for inpainting or another task; give a text-to-image checkpoint instead."
             )
-        overflows = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-        self.name = name
-        self.family = family
-        self.device = device
-        self.dtype: torch.dtype = unet.dtype
-        self.unet = _freeze(unet)
-        self.vae = _freeze(copy.deepcopy(vae).float() if overflows else vae)
-        self.scheduler_config = dict(scheduler_config)
-        self.prediction_type = str(scheduler_config.get("prediction_type", "epsilon"))
-        self.latent_channels = channels
-        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        super().__init__(name=name, family=family, vae=vae, scheduler_config=scheduler_config, device=device, dtype=unet.dtype)
+        self.unet = freeze(unet)
         side = unet.config.sample_size
         self.resolution = self.factor * (side if isinstance(side, int) else min(side))
-        self._scale = float(vae.config.scaling_factor)
-        self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
-
-    @torch.no_grad()
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """See `Backbone.encode`. The latents are float32, on the model's device.
-
-        Args:
-            pixels: (B, 3, H, W) in [-1, 1], sides divisible by `factor`.
-            generator: Draws the posterior's sample; without it the posterior's mean is taken.
-        """
-        x = pixels.to(self.device, self.vae.dtype, memory_format=torch.channels_last)
-        encoded = self.vae.encode(x)
-        if hasattr(encoded, "latents"):  # VQModel: no posterior, and the code is quantised when it is decoded
-            code = encoded.latents
-        else:
-            posterior = encoded.latent_dist
-            code = posterior.mode() if generator is None else posterior.sample(generator)
-        return cast(Tensor, (code.float() - self._shift) * self._scale)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """See `Backbone.decode`."""
-        pixels = self.vae.decode(self.unscale(latents)).sample
-        return cast(Tensor, pixels.float().clamp(-1.0, 1.0))
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """See `Backbone.unscale`. The code has the autoencoder's device and dtype; the arithmetic keeps that of `latents`."""
-        return (latents / self._scale + self._shift).to(self.device, self.vae.dtype)
 
     @torch.no_grad()
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`. Guidance: Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion.
+        """See `Backbone.predict`. Both branches run in one batch of 2B.
 
         With guidance_scale 1 the unconditional branch cancels and only the conditional one runs.
         """
-        guided = guidance_scale != 1.0
-        branches = slice(0, 2) if guided else slice(1, 2)
+        both = guidance_scale != 1.0
+        branches = slice(0, 2) if both else slice(1, 2)
         count = len(latents)
-        x = latents.to(self.device, self.dtype).repeat(2 if guided else 1, 1, 1, 1)
+        x = latents.to(self.device, self.dtype).repeat(2 if both else 1, 1, 1, 1)
         extra = {key: value[branches].repeat_interleave(count, 0) for key, value in conditioning.extra.items()}
         output = self.unet(
             x.contiguous(memory_format=torch.channels_last),
@@ -105,22 +58,10 @@ class LatentUNet(ABC):
             encoder_hidden_states=conditioning.states[branches].repeat_interleave(count, 0),
             added_cond_kwargs=extra or None,
         ).sample.float()
-        if not guided:
+        if not both:
             return cast(Tensor, output)
         unconditional, conditional = output.chunk(2)
-        return cast(Tensor, unconditional + guidance_scale * (conditional - unconditional))
-
-    @abstractmethod
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-
-    def unknown_words(self, prompt: str) -> list[str]:
-        """None: the text encoders of these models split any word into pieces that they know."""
-        return []
-
-    def known_words(self) -> list[str]:
-        """None in particular, for the same reason."""
-        return []
+        return guided(conditional, unconditional, guidance_scale)
 
 
 class StableDiffusion(LatentUNet):
@@ -181,10 +122,6 @@ class StableDiffusion(LatentUNet):
             "time_ids": time_ids.repeat(2, 1),
         }
         return Conditioning(states=torch.cat([unconditional, conditional]).to(self.dtype), extra=extra)
-
-
-def _freeze(module: Any) -> Any:
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def text_pipeline(pipe: Any) -> StableDiffusionPipeline:

@@ -11,7 +11,7 @@ def show_methods(as_json: bool) -> None:
     """Print the registry's cards."""
     from sfumato.methods.registry import CARDS
 
-    fields = ("name", "kind", "title", "paper", "needs", "presets")
+    fields = ("name", "kind", "title", "paper", "needs", "options", "presets")
     rows = [{name: _plain(getattr(card, name)) for name in fields} for card in CARDS]
     show(rows, as_json)
 

@@ -93,6 +93,23 @@ def pull(
         typer.echo(fetch(model, revision, allow_pickle=allow_pickle))
 
 
+@models.command("convert-guided-diffusion")
+def convert_guided_diffusion(
+    file: Annotated[Path, typer.Argument(help="A published checkpoint.", metavar="FILE.pt")],
+    out: Annotated[Path, typer.Argument(help="Folder to make, for --model.", metavar="OUT")],
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read the pickle that it is; only its weights, no code.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Turn an OpenAI guided-diffusion checkpoint into safetensors with a configuration."""
+    with reported(debug=debug):
+        from sfumato.backbones.guided_diffusion import convert
+
+        architecture = convert(file, out, allow_pickle=allow_pickle)
+        typer.echo(f"{out}: {architecture.image_size} pixels, {'class' if architecture.classes else 'un'}conditional")
+
+
 @app.command()
 def replay(
     file: Annotated[Path, typer.Argument(help="A picture that `sfumato edit` wrote.", metavar="FILE")],
@@ -117,7 +134,7 @@ def replay(
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="world, autoencoder, denoiser, distilled or ranker.", metavar="PART")],
+    part: Annotated[str, typer.Argument(help="world, autoencoder, denoiser, distilled, ranker, judge or pixel.", metavar="PART")],
     folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(
         "training"
     ),

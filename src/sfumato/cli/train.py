@@ -9,9 +9,10 @@ import typer
 
 from sfumato.errors import InputError, OptionError, ResourceError
 
-PARTS = ("world", "autoencoder", "denoiser", "distilled", "ranker")
+PARTS = ("world", "autoencoder", "denoiser", "distilled", "ranker", "judge", "pixel")
 SIZES = ("small", "large")
-MINUTES = {"autoencoder": 8.0, "denoiser": 60.0, "distilled": 30.0, "ranker": 10.0}
+JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 16, 4, 128  # renders of its own, 250 pairs a shard
+MINUTES = {"autoencoder": 8.0, "denoiser": 60.0, "distilled": 30.0, "ranker": 10.0, "judge": 15.0, "pixel": 60.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,10 @@ def run(part: str, settings: Settings) -> None:
         size = SHAPES[settings.size].image
         render(settings.folder / "scenes", settings.shards, settings.held_out, size, workers, typer.echo)
         return
+    if part == "judge":
+        from sfumato.embedded.training import pairs
+
+        pairs.render(settings.folder / "pairs", JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE, workers, typer.echo)
     from sfumato.embedded.training.workers import spawn
 
     out = settings.folder / part
@@ -98,10 +103,14 @@ def _train(part: str, settings: Settings) -> None:
         from sfumato.embedded.training import distilled
 
         distilled.train(model=_teacher(settings), vae=_autoencoder(settings), scenes=folder / "scenes", tell=typer.echo, **common)
-    else:
-        from sfumato.embedded.training import ranker
+    elif part == "judge":
+        from sfumato.embedded.training import judge
 
-        ranker.train(scenes=folder / "scenes", tell=typer.echo, **common)
+        judge.train(pairs=folder / "pairs", tell=typer.echo, **common)
+    else:
+        from sfumato.embedded.training import pixel, ranker
+
+        {"ranker": ranker.train, "pixel": pixel.train}[part](scenes=folder / "scenes", tell=typer.echo, **common)
 
 
 def _weights(settings: Settings, part: str = "") -> Path | None:

@@ -129,9 +129,7 @@ class Judge(ModelMixin, ConfigMixin):
         folder = folder or WEIGHTS
         if not (folder / "config.json").is_file():
             where = "this installation" if folder == WEIGHTS else folder
-            raise ModelNotFound(
-                f"There is no judge in {where}; train one with: python -m sfumato.embedded.training.judge", code="judge-missing"
-            )
+            raise ModelNotFound(f"There is no judge in {where}; train one with: sfumato train judge", code="judge-missing")
         judge: Judge = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32)
         return judge.to(device).eval()
 

@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def to_latent(mask: NDArray[np.uint8], factor: int) -> Tensor:
-    """Reduce a mask to latent cells by its maximum, so that a thin mask cannot vanish.
+def to_latent(mask: NDArray[np.uint8] | NDArray[np.float32], factor: int) -> Tensor:
+    """Reduce a mask, hard or soft, to latent cells by its maximum, so that a thin mask cannot vanish.
 
     Args:
-        mask: (H, W) in {0, 1}; H and W are multiples of `factor`.
+        mask: (H, W) in [0, 1]; H and W are multiples of `factor`.
         factor: Image pixels per latent cell.
 
     Returns:
-        (1, 1, H / factor, W / factor) float32 in {0, 1}.
+        (1, 1, H / factor, W / factor) float32, with values of the mask.
     """
     if mask.shape[0] % factor or mask.shape[1] % factor:
         raise ValueError(f"mask of shape {mask.shape} must have sides divisible by {factor}")
@@ -45,7 +45,7 @@ def shrink_schedule(mask_latent: Tensor, steps: int, kernels: Sequence[int] = (7
     and the last step always takes the mask itself.
 
     Args:
-        mask_latent: (1, 1, h, w) in {0, 1}.
+        mask_latent: (1, 1, h, w) in [0, 1]; dilation takes the maximum.
         steps: Steps that are run, N.
         kernels: Odd sides in cells of the all-ones kernels to dilate with, in the order they are used.
 

@@ -1,4 +1,7 @@
-"""From whatever the user gives (grey picture, transparency, box) to one mask: (H, W) uint8, 1 = edit, 0 = keep."""
+"""From whatever the user gives (grey picture, transparency, box) to one mask: (H, W) uint8, 1 = edit, 0 = keep.
+
+A soft mask says how much each place may change; it is (H, W) float32 in [0, 1].
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -12,7 +15,10 @@ from sfumato.errors import MaskError
 from sfumato.images import MAX_PIXELS, Picture, read
 
 Mask = NDArray[np.uint8]
+SoftMask = NDArray[np.float32]
 Box = tuple[int, int, int, int]
+Levels = tuple[NDArray[np.uint8], str]  # how strongly each place is marked, and the advice that helps if nothing is
+BLACK = 8  # greys of a soft mask below this are black: compression leaves such in what was painted black
 
 
 def read_mask(
@@ -49,15 +55,8 @@ def read_mask(
         MaskError: mask-ambiguous, mask-missing, mask-size, mask-box, mask-no-alpha or mask-empty.
         ImageError: The mask is not a readable picture.
     """
-    if mask is not None and box is not None:
-        raise MaskError("Both a mask and a box were given; give only one of them.", code="mask-ambiguous")
-    hint = "paint white what is to change"
-    if mask is not None:
-        area, hint = _from_picture(read(mask, max_pixels=max_pixels, what="mask"), picture_size, mode)
-    elif box is not None:
-        area = _from_box(box, picture_size)
-    else:
-        area = _from_transparency(picture)
+    levels, hint = _levels(picture_size, mask, box, picture, mode, max_pixels)
+    area = (levels > 127).astype(np.uint8)
     if invert:
         area = 1 - area
         hint = "inverted, it must leave something black"
@@ -69,9 +68,57 @@ def read_mask(
     return grown
 
 
-def is_full(mask: Mask) -> bool:
-    """Whether the mask keeps nothing, so that methods which need a background cannot use it."""
-    return bool(mask.all())
+def read_soft_mask(
+    picture_size: tuple[int, int],
+    mask: Path | Image.Image | None,
+    box: Box | None,
+    picture: Picture,
+    mode: Literal["auto", "grey", "alpha"] = "auto",
+    invert: bool = False,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> SoftMask:
+    """Find out how much each place may change: the mask's brightness or transparency, not cut at half.
+
+    Args:
+        picture_size, mask, box, picture, mode, invert, max_pixels: As for `read_mask`.
+
+    Returns:
+        (H, W) float32 in [0, 1]: 0 is kept, 1 may change completely. Of a black and white mask it is that mask.
+
+    Raises:
+        MaskError, ImageError: As for `read_mask`.
+    """
+    levels, hint = _levels(picture_size, mask, box, picture, mode, max_pixels)
+    if invert:
+        levels = 255 - levels
+        hint = "inverted, it must leave something black"
+    change: SoftMask = np.where(levels < BLACK, 0, levels).astype(np.float32) / np.float32(255)
+    if not change.any():
+        raise MaskError(f"The mask is empty, so there is nothing to edit; {hint}.", code="mask-empty")
+    return change
+
+
+def _levels(
+    picture_size: tuple[int, int],
+    mask: Path | Image.Image | None,
+    box: Box | None,
+    picture: Picture,
+    mode: Literal["auto", "grey", "alpha"],
+    max_pixels: int,
+) -> Levels:
+    """How strongly each place is marked, (H, W) uint8, and the advice that helps if nothing is."""
+    if mask is not None and box is not None:
+        raise MaskError("Both a mask and a box were given; give only one of them.", code="mask-ambiguous")
+    if mask is not None:
+        return _from_picture(read(mask, max_pixels=max_pixels, what="mask"), picture_size, mode)
+    area = _from_transparency(picture) if box is None else _from_box(box, picture_size)
+    return area * np.uint8(255), "paint white what is to change"
+
+
+def is_full(mask: Mask | SoftMask) -> bool:
+    """Whether the mask keeps nothing at all, so that methods which need a background cannot use it."""
+    return bool((mask == 1).all())
 
 
 def grow_mask(mask: Mask, radius: int) -> Mask:
@@ -98,8 +145,8 @@ def distance(mask: Mask) -> NDArray[np.float32]:
     return result
 
 
-def _from_picture(picture: Picture, size: tuple[int, int], mode: Literal["auto", "grey", "alpha"]) -> tuple[Mask, str]:
-    """The mask, and the advice that helps if it turns out to be empty."""
+def _from_picture(picture: Picture, size: tuple[int, int], mode: Literal["auto", "grey", "alpha"]) -> Levels:
+    """Its brightness, or how transparent it is, and the advice that helps if it turns out to be empty."""
     if picture.size != size:
         given, needed = ("x".join(map(str, pair)) for pair in (picture.size, size))
         raise MaskError(f"The mask is {given} but the image is {needed}; resize the mask to {needed}.", code="mask-size")
@@ -110,12 +157,12 @@ def _from_picture(picture: Picture, size: tuple[int, int], mode: Literal["auto",
             code="mask-no-alpha",
         )
     if alpha is not None and (mode == "alpha" or (mode == "auto" and alpha.min() != alpha.max())):
-        return (alpha <= 127).astype(np.uint8), "it was read by its transparency, and the mask mode grey reads brightness"
+        return 255 - alpha, "it was read by its transparency, and the mask mode grey reads brightness"
     grey = np.asarray(Image.fromarray(picture.rgb).convert("L"))
     hint = "paint white what is to change"
     if alpha is not None:
         hint += "; it has transparency, which the mask mode alpha reads (transparent = edit)"
-    return (grey > 127).astype(np.uint8), hint
+    return grey, hint
 
 
 def _from_box(box: Box, size: tuple[int, int]) -> Mask:

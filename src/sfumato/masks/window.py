@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.errors import MaskError, OptionError
-from sfumato.masks.reading import Box, Mask
+from sfumato.masks.reading import Box, Mask, SoftMask
 
 CONTEXT = 1.6  # side of the window, in longer sides of the mask's bounding box
 
@@ -129,6 +129,15 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     smaller = min(mask.shape[1], size[0]), min(mask.shape[0], size[1])
     covered = cv2.resize(mask.astype(np.float32), smaller, interpolation=cv2.INTER_AREA) > 0
     return np.asarray(cv2.resize(covered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def resize_soft_mask(change: SoftMask, size: tuple[int, int]) -> SoftMask:
+    """Resize a (H, W) soft mask to (width, height): the mean over what may change, within `resize_mask`'s outline."""
+    smaller = min(change.shape[1], size[0]), min(change.shape[0], size[1])
+    total = cv2.resize(change, smaller, interpolation=cv2.INTER_AREA)
+    covered = cv2.resize((change > 0).astype(np.float32), smaller, interpolation=cv2.INTER_AREA)
+    mean = np.divide(total, covered, out=np.zeros_like(total), where=covered > 0)
+    return np.asarray(cv2.resize(mean, size, interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def paste_back(canvas: NDArray[np.uint8], window: Window, edited: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.uint8]:

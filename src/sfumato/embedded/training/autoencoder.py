@@ -16,7 +16,7 @@ from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.samples import tiled
 from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 from sfumato.images import write
-from sfumato.inputs import to_uint8
+from sfumato.pixels import to_uint8
 
 CROP = 64
 CODE_NOISE = 0.05

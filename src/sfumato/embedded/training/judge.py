@@ -1,8 +1,5 @@
 """Train the judge (`embedded/judge.py`) on renders that nothing else is trained on."""
 
-import argparse
-import functools
-import os
 import time
 from pathlib import Path
 
@@ -13,9 +10,8 @@ from torch.nn import functional as F
 
 from sfumato.embedded.judge import ATTRIBUTES, CONTEXT, Judge, crop
 from sfumato.embedded.training.loop import Run, Tell
-from sfumato.embedded.training.pairs import SHARD, Pair, load_pairs, render, shards_of
+from sfumato.embedded.training.pairs import Pair, load_pairs, shards_of
 from sfumato.embedded.training.views import view
-from sfumato.embedded.training.workers import spawn
 from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 
@@ -107,26 +103,3 @@ def export(judge: Judge, out: Path) -> None:
     copy = make_judge()
     copy.load_state_dict(judge.state_dict())
     copy.half().save_pretrained(out)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=Path, required=True, help="folder of the rendered pairs; missing shards are rendered")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="gets checkpoint.pt, from which the same command goes on, and model"
-    )
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--shards", type=int, default=40, help=f"of {SHARD} pairs each, to train on")
-    parser.add_argument("--held-out", type=int, default=4, help="shards that are never trained on")
-    parser.add_argument("--size", type=int, default=128, help="of the renders, in pixels")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--device", default="cpu")
-    a = parser.parse_args()
-    a.out.mkdir(parents=True, exist_ok=True)
-    render(a.pairs, a.shards, a.held_out, a.size, a.workers)
-    function = functools.partial(train, pairs=a.pairs, out=a.out, minutes=a.minutes, device=a.device)
-    spawn(function, (), a.workers if a.device == "cpu" else 1, a.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,14 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sfumato.errors import BackboneError, OptionError
-from sfumato.methods.base import EditTask, MethodCard, Watch
+from sfumato.errors import OptionError
+from sfumato.methods.base import FLOW_FAMILIES, START_OPTIONS, TEXT_OPTIONS, EditTask, MethodCard, Watch
+from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.sampling.differential_diffusion import mask_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sfumato.backbones.base import Backbone
-    from sfumato.solvers import Level, NoiseStream, Solver
+    from sfumato.noise import Level, NoiseStream
+    from sfumato.solvers import Solver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +146,8 @@ def run(backbone: Backbone, task: EditTask, watch: Watch, noise: NoiseStream | N
         BackboneError: numerics.
     """
     from sfumato.masks.latent import shrink_schedule
-    from sfumato.solvers import NoiseStream, make_solver
+    from sfumato.noise import NoiseStream
+    from sfumato.solvers import make_solver
 
     options: Options = task.options
     solver = make_solver(
@@ -153,29 +157,30 @@ def run(backbone: Backbone, task: EditTask, watch: Watch, noise: NoiseStream | N
         task.steps,
         task.start_fraction,
         task.start_sigma,
-        options.schedule,
+        {**options.schedule, **task.schedule},
     )
     _check_compatible(options, solver)
     total = solver.steps - solver.start
     source, start, mask = (tensor.to(backbone.device).float() for tensor in (task.source, task.start, task.mask))  # z_init, m
     masks = shrink_schedule(mask, total, options.dilation_kernels) if task.shrink else [mask] * total  # mask shrinking
+    masks = mask_schedule(masks)  # soft masks; of a hard one this is the mask itself
     background = _Background(source, noise or NoiseStream(task.seeds, source.shape[1:], backbone.device), options)
-    latents = background.start(_blend(start, source, masks[0]), solver.before[solver.start])  # z_k ~ noise(z_init, k)
+    latents = background.start(blend(start, source, masks[0]), solver.before[solver.start])  # z_k ~ noise(z_init, k)
 
     for done, mask in enumerate(masks, 1):
         i = solver.start + done - 1  # t from k to 0
         if options.order == "pre":
-            latents = _blend(latents, background.at(solver.before[i]), mask)
+            latents = blend(latents, background.at(solver.before[i]), mask)
         shown = solver.scale_input(latents, i)
         output = backbone.predict(shown, solver.timesteps[i], task.conditioning, task.guidance_scale)
         if solver.multistep:
-            output = _blend(output, solver.output_for(source, i, latents), mask)
+            output = blend(output, solver.output_for(source, i, latents), mask)
         latents, clean = solver.step(output, i, latents, background.noise)  # z_fg ~ denoise(z_t, d, t)
         level = _level_after(options, solver, i)
         if level is not None:
-            latents = _blend(latents, background.at(level), mask)  # z_t = z_fg m + noise(z_init, t) (1 - m)
-        _check_finite(latents, backbone, i, solver.steps)
-        watch(done, total, _blend(clean, source, mask))
+            latents = blend(latents, background.at(level), mask)  # z_t = z_fg m + noise(z_init, t) (1 - m)
+        check_finite(latents, backbone, i, solver.steps)
+        watch(done, total, blend(clean, source, mask))
     return latents
 
 
@@ -190,13 +195,13 @@ class _Background:
 
     def start(self, clean: Tensor, level: Level) -> Tensor:
         """Starting latents (B, C, h, w): `clean` (1, C, h, w) at the level, or noise of the level's standard deviation."""
-        from sfumato.solvers import noised
+        from sfumato.noise import noised
 
         return noised(clean, level, self._eps) if self._options.init == "source" else level.scale * self._eps
 
     def at(self, level: Level) -> Tensor:
         """The source at the level: (1, C, h, w) where it is clean or the noise is shared, else (B, C, h, w)."""
-        from sfumato.solvers import CLEAN, noised
+        from sfumato.noise import CLEAN, noised
 
         if level == CLEAN:
             return self._source
@@ -205,14 +210,9 @@ class _Background:
         return noised(self._source, level, self.noise.draw_shared() if self._options.share_noise else self.noise.draw())
 
 
-def _blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
-    """`inside` where the mask (1, 1, h, w) is 1, `outside` where it is 0, to the bit."""
-    return mask * inside + (1 - mask) * outside
-
-
 def _level_after(options: Options, solver: Solver, step: int) -> Level | None:
     """Level of the source to put around the latents after a step; None for nothing."""
-    from sfumato.solvers import CLEAN
+    from sfumato.noise import CLEAN
 
     if step == solver.steps - 1 and options.final != "noisy":
         return CLEAN if options.final == "clean" else None
@@ -231,21 +231,13 @@ def _check_compatible(options: Options, solver: Solver) -> None:
         )
 
 
-def _check_finite(latents: Tensor, backbone: Backbone, step: int, steps: int) -> None:
-    if not latents.isfinite().all():
-        raise BackboneError(
-            f"The latents of '{backbone.name}' became infinite or NaN at step {step + 1} of {steps}, computing in "
-            f"{str(backbone.dtype).removeprefix('torch.')}: use float32, or check the model's prediction type.",
-            code="numerics",
-        )
-
-
 CARD = MethodCard(
     name="blended-latent-diffusion",
     kind="sampling",
     title="Blended Latent Diffusion",
     paper="Avrahami, Fried, Lischinski: Blended Latent Diffusion, SIGGRAPH 2023, arXiv:2206.02779",
-    needs=("embedded", "sd1", "sd2", "sdxl", "ldm"),
+    needs=("embedded", "sd1", "sd2", "sdxl", "ldm", *FLOW_FAMILIES),
+    options=(*TEXT_OPTIONS, *START_OPTIONS, "scheduler", "shrink", "soft_mask"),
     presets=PRESETS,
     run=run,
 )

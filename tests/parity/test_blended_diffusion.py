@@ -1,0 +1,235 @@
+"""Blended Diffusion against its Algorithm 2 written out in float64, with CLIP's views fixed; and what must hold of its losses."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from PIL import Image
+from torch import Tensor, nn
+
+from sfumato import Editor
+from sfumato.backbones.pixel import PixelDiffusion
+from sfumato.errors import BackboneError, OptionError, Unsupported
+from sfumato.methods import augmentation
+from sfumato.methods.base import Guide
+from sfumato.methods.sampling.blended_diffusion import CARD, PRESETS, Options, clip_distance, out_of_range, run
+from tests import tiny_models
+from tests.parity.reference import TOLERANCE, Draws, make_task, silent, square
+
+SIDE, STEPS, SHAPE = 16, 8, (3, 16, 16)
+ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+CONFIG = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "prediction_type": "epsilon"}
+MEAN, STD = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1)
+
+
+class TinyClip:
+    """A random smooth map from pictures to unit vectors, in place of CLIP."""
+
+    size, mean, std = (8, 8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+    def __init__(self) -> None:
+        torch.manual_seed(2)
+        self.net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.SiLU(), nn.Flatten(), nn.Linear(216, 5)).requires_grad_(False)
+
+    def features(self, standardised: Tensor) -> Tensor:
+        return nn.functional.normalize(self.net(standardised), dim=-1)
+
+
+def two_views(pictures: Tensor, count: int, generators: Any) -> Tensor:
+    """The picture and its mirror image."""
+    return torch.stack([pictures, pictures.flip(-1)])
+
+
+@pytest.fixture(scope="module")
+def backbone() -> PixelDiffusion:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=SIDE,
+        out_channels=6,
+        block_out_channels=(16,),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+        add_attention=False,
+    )
+    return PixelDiffusion(name="tiny", family="pixel", unet=unet, scheduler_config=CONFIG, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def guide() -> Guide:
+    text = nn.functional.normalize(torch.randn(1, 5, generator=torch.Generator().manual_seed(4)), dim=-1)
+    return Guide(scorer=TinyClip(), text=text)  # type: ignore[arg-type]
+
+
+def source() -> Tensor:
+    return torch.rand((1, *SHAPE), generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def reference(backbone: PixelDiffusion, picture: Tensor, mask: Tensor, guide: Guide, draws: Draws) -> Tensor:
+    """Algorithm 2 as the script has it: guidance through x_hat_0, Sigma times the gradient, the source at the level left."""
+    kept = [round(k * 999 / (STEPS - 1)) for k in range(STEPS)]
+    abar = [float(ABAR[t]) for t in kept]
+    index = STEPS - STEPS // 4 - 1
+    x = math.sqrt(abar[index]) * picture + math.sqrt(1 - abar[index]) * draws.draw()
+    while index >= 0:
+        a, b = abar[index], abar[index - 1] if index else 1.0
+        x = x.detach().requires_grad_()
+        answer = backbone.unet(x, torch.tensor(float(kept[index]))).sample
+        clean = (x - math.sqrt(1 - a) * answer[:, :3]) / math.sqrt(a)
+        f = math.sqrt(1 - a)
+        seen = nn.functional.avg_pool2d((1 + mask * (f * clean + (1 - f) * x)) / 2, 2)
+        clip = 0.0
+        for view in (seen, seen.flip(-1)):
+            vector = guide.scorer.features((view - MEAN) / STD)
+            clip = clip + 0.5 * (2 * ((vector - guide.text).square().sum(-1).sqrt() / 2).arcsin() ** 2)
+        limit = (clean - clean.clip(-1, 1)).pow(2).flatten(1).mean(1)
+        gradient = torch.autograd.grad((1000 * clip + 50 * limit).sum(), x)[0]
+        beta = 1 - a / b
+        i = max(index, 1)
+        small = math.log((1 - abar[i - 1]) / (1 - abar[i]) * (1 - abar[i] / abar[i - 1]))
+        share = (answer[:, 3:].detach() + 1) / 2
+        variance = (share * math.log(beta) + (1 - share) * small).exp()
+        clean, x = clean.detach(), x.detach()
+        mean = math.sqrt(b) * beta / (1 - a) * clean + math.sqrt(1 - beta) * (1 - b) / (1 - a) * x - variance * gradient
+        x = mean + variance.sqrt() * draws.draw() if index else mean
+        x = mask * x + (1 - mask) * (math.sqrt(a) * picture + math.sqrt(1 - a) * draws.draw_shared())
+        index -= 1
+    return mask * clean + (1 - mask) * picture
+
+
+def test_matches_algorithm_2(backbone: PixelDiffusion, guide: Guide) -> None:
+    picture, mask = source(), square(SIDE)
+    expected = reference(backbone, picture, mask, guide, Draws(SHAPE))
+    task = make_task(PRESETS["official"], picture, mask, steps=STEPS, start_fraction=0.25, guide=guide)
+    result = run(backbone, task, silent, Draws(SHAPE), two_views)
+    assert (result - expected).abs().max() < TOLERANCE * max(1.0, float(expected.abs().max()))
+    free = make_task(Options(clip_guidance_scale=0.0), picture, mask, steps=STEPS, start_fraction=0.25, guide=guide)
+    assert (run(backbone, free, silent, Draws(SHAPE), two_views) - expected).abs().max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_empty_mask_gives_the_source_to_the_bit(preset: str, backbone: PixelDiffusion, guide: Guide) -> None:
+    picture = source()
+    task = make_task(PRESETS[preset], picture, torch.zeros(1, 1, SIDE, SIDE), steps=3, guide=guide)
+    assert torch.equal(run(backbone, task, silent, augment=two_views), picture.expand(2, -1, -1, -1))
+
+
+def test_a_prediction_does_not_depend_on_its_batch(backbone: PixelDiffusion, guide: Guide) -> None:
+    """It would, if the loss were averaged over the batch, or views were drawn for all at once."""
+    picture, mask = source(), square(SIDE)
+
+    def edit(*seeds: int) -> Tensor:
+        return run(backbone, make_task(Options(), picture, mask, steps=4, seeds=seeds, guide=guide), silent)
+
+    both = edit(3, 4)
+    assert (both - torch.cat([edit(3), edit(4)])).abs().max() < TOLERANCE * max(1.0, float(both.abs().max()))
+    assert (both[0] - both[1]).abs().max() > 0.1
+
+
+def test_gradients_of_the_losses_are_their_slopes(guide: Guide) -> None:
+    clip64 = TinyClip()
+    clip64.net.double()
+    exact = Guide(scorer=clip64, text=guide.text.double())  # type: ignore[arg-type]
+    picture = (1.5 * torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(9))).double().requires_grad_()
+    mask = square(SIDE).double()
+    losses = {
+        "clip": lambda x: clip_distance(x, mask, exact, two_views, 2, []),
+        "range": out_of_range,
+    }
+    direction = torch.randn_like(picture)
+    for name, loss in losses.items():
+        slope = (torch.autograd.grad(loss(picture), picture)[0] * direction).sum()
+        step = 1e-6 * direction
+        measured = (loss(picture.detach() + step) - loss(picture.detach() - step)) / 2e-6
+        assert float(slope) == pytest.approx(float(measured), rel=1e-4), name
+
+
+def test_clip_does_not_see_what_is_outside_the_mask(guide: Guide) -> None:
+    mask, picture = square(SIDE), source()
+    other = mask * picture + (1 - mask) * torch.rand_like(picture)
+    assert torch.equal(*(clip_distance(x, mask, guide, two_views, 2, []) for x in (picture, other)))
+
+
+def test_views_are_the_picture_and_warps_of_it() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    views = augmentation.augment(pictures, 6, generators)
+    assert views.shape == (6, 2, 3, 32, 32)
+    assert torch.equal(views[0], pictures)
+    assert all((view - pictures).abs().max() > 0.1 for view in views[1:])
+    alone = augmentation.augment(pictures[1:], 6, [torch.Generator().manual_seed(2)])
+    assert (views[:, 1:] - alone).abs().max() < 1e-4
+
+
+def test_a_warp_by_the_identity_changes_nothing_and_corners_come_from_corners() -> None:
+    pictures = torch.rand(1, 3, 9, 9)
+    assert (augmentation._warp(pictures, torch.eye(3)[None], "zeros") - pictures).abs().max() < 1e-5
+    generator = torch.Generator()
+    seen = 0
+    for seed in range(20):
+        matrix = augmentation._perspective(generator.manual_seed(seed))
+        if torch.equal(matrix, torch.eye(3)):
+            continue
+        seen += 1
+        generator.manual_seed(seed)
+        torch.rand(1, generator=generator)
+        corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+        drawn_in = corners * (1 - 0.7 * torch.rand((4, 2), generator=generator))
+        mapped = torch.cat([drawn_in, torch.ones(4, 1)], 1) @ matrix.T
+        assert (mapped[:, :2] / mapped[:, 2:] - corners).abs().max() < 1e-3
+    assert 8 < seen < 20
+
+
+def test_a_nan_stops_with_its_step_and_format(backbone: PixelDiffusion, guide: Guide) -> None:
+    task = make_task(Options(), source() * float("nan"), square(SIDE), steps=4, guide=guide)
+    with pytest.raises(BackboneError, match=r"step 1 of 4.*float32") as error:
+        run(backbone, task, silent, augment=two_views)
+    assert error.value.code == "numerics"
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    return Editor(str(tiny_models.tiny_ddpm(tmp_path_factory.mktemp("pixel") / "ddpm")), dtype="float32")
+
+
+def test_edits_from_a_folder_guided_by_the_embedded_clip(editor: Editor, picture_file: Path, mask_file: Path) -> None:
+    fields: dict[str, Any] = {
+        "image": picture_file,
+        "mask": mask_file,
+        "prompt": "a red ball",
+        "n": 1,
+        "steps": 4,
+        "rank": "none",
+    }
+    result = editor.edit(**fields, method="blended-diffusion", clip_model="embedded")
+    other = editor.edit(**fields, method="blended-diffusion", clip_model="embedded", clip_guidance_scale=0)
+    source_pixels, inside = np.asarray(Image.open(picture_file)).astype(int), np.asarray(result.mask) > 0
+    change = np.abs(np.asarray(result.images[0]).astype(int) - source_pixels)
+    assert not change[~inside].any()
+    assert change[inside].mean() > 3
+    assert np.any(np.asarray(result.images[0]) != np.asarray(other.images[0]))
+    assert (result.request.clip_guidance_scale, result.request.clip_augmentations) == (1000.0, 8)
+    assert result.request.scheduler is None
+
+    with pytest.raises(BackboneError, match="sfumato models pull openai/clip-vit-base-patch16") as missing:
+        editor.edit(**fields, method="blended-diffusion")
+    assert missing.value.code == "model-not-cached"
+    with pytest.raises(OptionError, match="blended-diffusion has no option jump_length") as unknown:
+        editor.edit(**fields, method="blended-diffusion", jump_length=3)
+    assert unknown.value.code == "option-unsupported"
+    with pytest.raises(Unsupported, match="blended-diffusion, repaint"):
+        editor.edit(**fields)
+    with pytest.raises(Unsupported, match="reads no text"):
+        editor.edit(**fields, method="repaint", guidance_scale=2.0)
+
+
+def test_repaint_on_pixels_says_that_the_prompt_is_not_read(editor: Editor, picture_file: Path, mask_file: Path) -> None:
+    fields: dict[str, Any] = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "rank": "none"}
+    result = editor.edit(**fields, method="repaint", steps=6, jump_length=2, jump_resamples=2)
+    assert any("reads no text" in note for note in result.notes)
+    assert CARD.guided

@@ -1,0 +1,208 @@
+"""Pixel models: the published guided-diffusion layout against its network written out, and folders as users have them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from sfumato.backbones import guided_diffusion as layout
+from sfumato.backbones.guided_diffusion import Architecture, architecture_of, convert, to_diffusers
+from sfumato.backbones.loading import load
+from sfumato.backbones.pixel import PixelDiffusion, make_unet
+from sfumato.cli.main import app
+from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupported
+from tests.tiny_models import tiny_guided_diffusion
+
+TINY = Architecture(image_size=32, model_channels=64, widths=(32, 64), attention=(False, True), head_channels=16)
+FULL = {
+    256: Architecture(
+        image_size=256,
+        model_channels=256,
+        widths=(256, 256, 512, 512, 1024, 1024),
+        attention=(False, False, False, True, True, True),
+    ),
+    512: Architecture(
+        image_size=512,
+        model_channels=256,
+        widths=(128, 256, 256, 512, 512, 1024, 1024),
+        attention=(False, False, False, False, True, True, True),
+        classes=1000,
+    ),
+}
+
+
+class Published:
+    """Guided-diffusion's UNet as plain functions of its flat state dict (Dhariwal and Nichol, arXiv:2105.05233)."""
+
+    def __init__(self, weights: dict[str, Tensor], architecture: Architecture) -> None:
+        self.w, self.a = weights, architecture
+
+    def norm(self, name: str, h: Tensor) -> Tensor:
+        return F.group_norm(h, 32, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
+
+    def conv(self, name: str, h: Tensor) -> Tensor:
+        weight = self.w[f"{name}.weight"]
+        return F.conv2d(h, weight, self.w[f"{name}.bias"], padding=weight.shape[-1] // 2)
+
+    def linear(self, name: str, h: Tensor) -> Tensor:
+        return F.linear(h, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
+
+    def residual(self, name: str, h: Tensor, resample: Any = lambda y: y) -> Tensor:
+        inner = self.conv(f"{name}.in_layers.2", resample(F.silu(self.norm(f"{name}.in_layers.0", h))))
+        scale, shift = self.linear(f"{name}.emb_layers.1", F.silu(self.emb))[..., None, None].chunk(2, 1)
+        inner = self.norm(f"{name}.out_layers.0", inner) * (1 + scale) + shift
+        inner, h = self.conv(f"{name}.out_layers.3", F.silu(inner)), resample(h)
+        skip = f"{name}.skip_connection"
+        return inner + (self.conv(skip, h) if f"{skip}.weight" in self.w else h)
+
+    def attention(self, name: str, h: Tensor) -> Tensor:
+        if f"{name}.qkv.weight" not in self.w:
+            return h
+        qkv = F.conv1d(self.norm(f"{name}.norm", h).flatten(2), self.w[f"{name}.qkv.weight"], self.w[f"{name}.qkv.bias"])
+        q, k, v = qkv.unflatten(1, (-1, 3, self.a.head_channels)).unbind(2)  # (B, heads, channels, places)
+        mix = (torch.einsum("bhcq,bhck->bhqk", q, k) / math.sqrt(self.a.head_channels)).softmax(-1)
+        joined = torch.einsum("bhqk,bhck->bhcq", mix, v).flatten(1, 2)
+        return h + F.conv1d(joined, self.w[f"{name}.proj_out.weight"], self.w[f"{name}.proj_out.bias"]).view_as(h)
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        half, last = self.a.model_channels // 2, len(self.a.widths) - 1
+        angles = t * torch.exp(-math.log(10000) * torch.arange(half) / half)
+        self.emb = self.linear("time_embed.0", torch.cat([angles.cos(), angles.sin()])[None])
+        self.emb = self.linear("time_embed.2", F.silu(self.emb))
+        h = self.conv("input_blocks.0.0", x)
+        kept = [h]
+        for i in range(1, 3 * (last + 1)):
+            if i % 3 == 0:
+                h = self.residual(f"input_blocks.{i}.0", h, lambda y: F.avg_pool2d(y, 2))
+            else:
+                h = self.attention(f"input_blocks.{i}.1", self.residual(f"input_blocks.{i}.0", h))
+            kept.append(h)
+        h = self.attention("middle_block.1", self.residual("middle_block.0", h))
+        h = self.residual("middle_block.2", h)
+        for i in range(3 * (last + 1)):
+            block = f"output_blocks.{i}"
+            h = self.attention(f"{block}.1", self.residual(f"{block}.0", torch.cat([h, kept.pop()], 1)))
+            if i % 3 == 2 and i // 3 < last:
+                after = 2 if f"{block}.1.qkv.weight" in self.w else 1
+                h = self.residual(f"{block}.{after}", h, lambda y: F.interpolate(y, scale_factor=2.0))
+        return self.conv("out.2", F.silu(self.norm("out.0", h)))
+
+
+def test_the_network_is_the_published_one(tmp_path: Path) -> None:
+    weights = torch.load(tiny_guided_diffusion(tmp_path / "tiny.pt", TINY), weights_only=True)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    unet = make_unet(TINY).eval()
+    unet.load_state_dict(to_diffusers(weights, TINY))
+    with torch.no_grad():
+        expected = Published(weights, TINY)(x, 313.0)
+        result = unet(x, torch.tensor(313.0)).sample
+    assert expected.std() > 1e-2
+    assert (result - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("size", "parameters"), [(256, 552_814_086), (512, 558_997_638 - 1000 * 1024)])
+def test_the_full_networks_have_the_published_size(size: int, parameters: int) -> None:
+    """The class embedding of the 512-pixel model plays no part."""
+    with torch.device("meta"):
+        unet = make_unet(FULL[size])
+    assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+
+
+@pytest.mark.parametrize("size", FULL)
+def test_the_published_names_tell_the_architecture(size: int) -> None:
+    """Names made by walking the network, from shapes that take no memory."""
+    weights = tiny_guided_diffusion(None, FULL[size])
+    assert architecture_of(weights) == FULL[size]
+    assert len(weights) == {256: 566, 512: 645}[size]
+    with torch.device("meta"):
+        own = make_unet(FULL[size]).state_dict()
+    mapped = to_diffusers(weights, FULL[size])
+    assert {name: tensor.shape for name, tensor in mapped.items()} == {name: tensor.shape for name, tensor in own.items()}
+
+
+def test_converting_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "FIRST_ATTENTION", 16)  # pixels
+    architecture = Architecture(image_size=32, model_channels=64, widths=(32, 64), attention=(False, True))
+    file = tiny_guided_diffusion(tmp_path / "uncond.pt", architecture)
+    out = tmp_path / "converted"
+    refused = CliRunner().invoke(app, ["models", "convert-guided-diffusion", str(file), str(out)])
+    assert refused.exit_code == 3
+    assert "--allow-pickle" in refused.stderr
+    assert not out.exists()
+
+    done = CliRunner().invoke(app, ["models", "convert-guided-diffusion", str(file), str(out), "--allow-pickle"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((out / "config.json").read_text())["image_size"] == 32
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+
+    backbone = load(str(out), dtype="float32")
+    assert isinstance(backbone, PixelDiffusion)
+    assert (backbone.family, backbone.resolution, backbone.factor) == ("pixel", 32, 1)
+    answer = backbone.predict(torch.zeros(1, 3, 32, 32), 10.0, backbone.encode_prompt("", "", (32, 32)), 1.0)
+    assert answer.shape == (1, 6, 32, 32)
+    again = CliRunner().invoke(app, ["models", "convert-guided-diffusion", str(file), str(out), "--allow-pickle"])
+    assert "there already" in again.stderr
+
+
+def empty(path: Path) -> None:
+    torch.save({}, path)
+
+
+def other_model(path: Path) -> None:
+    torch.save({"conv_in.weight": torch.zeros(1)}, path)
+
+
+def not_weights(path: Path) -> None:
+    torch.save([1, 2], path)
+
+
+def cut(path: Path) -> None:
+    tiny_guided_diffusion(path, TINY)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def upsampler(path: Path) -> None:
+    weights = torch.load(tiny_guided_diffusion(path, TINY), weights_only=True)
+    torch.save(weights | {"input_blocks.0.0.weight": torch.zeros(32, 6, 3, 3)}, path)
+
+
+def stray_name(path: Path) -> None:
+    weights = torch.load(tiny_guided_diffusion(path, TINY), weights_only=True)
+    torch.save(weights | {"extra.weight": torch.zeros(1)}, path)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (empty, Unsupported),
+        (other_model, Unsupported),
+        (not_weights, Unsupported),
+        (cut, BackboneError),
+        (upsampler, Unsupported),
+        (stray_name, BackboneError),
+    ],
+)
+def test_other_files_are_refused(make: Any, kind: type[EditError], tmp_path: Path) -> None:
+    make(tmp_path / "file.pt")
+    with pytest.raises(kind):
+        convert(tmp_path / "file.pt", tmp_path / "out", allow_pickle=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickle_that_runs_code_is_not_read_even_if_allowed(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"time_embed.0.weight": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(UnsafeCheckpoint):
+        convert(tmp_path / "trap.pt", tmp_path / "out")
+    with pytest.raises(BackboneError):
+        convert(tmp_path / "trap.pt", tmp_path / "out", allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
