@@ -176,9 +176,12 @@ def check_pictures(given: Submission, limits: Limits) -> None:
         ImageError, MaskError, OptionError: See `sfumato.errors`.
     """
     from sfumato.inputs import read_pictures  # loads torch
+    from sfumato.masks.window import choose_window
 
     try:
         request = given.request()
     except ValidationError as error:
         raise refusal(error, tuple(EditRequest.model_fields)) from None
-    read_pictures(request, limits.pixels)
+    _, mask, _ = read_pictures(request, limits.pixels)
+    if not isinstance(request.window, str):
+        choose_window(mask, 1, 1, request.window)  # a given window depends on no model
