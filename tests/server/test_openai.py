@@ -1,6 +1,5 @@
 """The official client of OpenAI against our images-edit endpoint."""
 
-import time
 from pathlib import Path
 
 import httpx
@@ -138,9 +137,7 @@ def test_a_client_that_leaves_stops_its_job(client: httpx.Client) -> None:
     files = {"image": pictures.PICTURE, "mask": pictures.MASK}
     with pytest.raises(httpx.ReadTimeout):
         client.post("/v1/images/edits", files=files, data={"prompt": "slow"}, timeout=httpx.Timeout(5, read=0.5))
-    start = time.monotonic()
     until(lambda: client.get("/v1/jobs?limit=1").json()["data"][0]["state"] == "cancelled")
-    assert time.monotonic() - start < 3
 
 
 def test_a_stream_that_is_left_stops_its_job(client: httpx.Client) -> None:
