@@ -19,8 +19,8 @@ GROUPS = {
 }
 HEAD = """# HTTP API
 
-*Written by `python docs/api.py` from the server's own description, [openapi.json](openapi.json); a running server shows the same at
-`/docs`. What the routes are for is in [server.md](server.md).*
+*Written by `python docs/api.py` from the server's own description, [openapi.json](openapi.json); a running server shows the same
+at `/docs`. What the routes are for is in [server.md](server.md).*
 """
 
 

@@ -24,13 +24,14 @@ from sfumato.server.settings import Limits, Settings
 
 COLOURS = {"red": (200, 20, 30), "blue": (20, 40, 200)}
 STEPS = 5
+PACES = {"slow": 400, "steady": 40}  # steps of 10 ms
 MODELS = ("stub", "other", "absent")
 
 
 class StubEditor:
     """Fills the mask with the colour that the prompt names; other words of the prompt make it misbehave.
 
-    slow: 400 steps of 10 ms. memory: MemoryError. break: an unexpected error that holds a secret.
+    slow, steady: many steps. memory: MemoryError. break: an unexpected error that holds a secret.
     """
 
     def __init__(self, model: str) -> None:
@@ -41,14 +42,14 @@ class StubEditor:
     def edit(self, request: EditRequest, *, on_progress: Callable[[Any], None]) -> EditResult:
         picture, mask, _ = read_pictures(request)
         colour = next((value for name, value in COLOURS.items() if name in request.prompt), (90, 90, 90))
-        steps = 400 if "slow" in request.prompt else STEPS
+        steps = next((steps for word, steps in PACES.items() if word in request.prompt), STEPS)
         window = Window(left=0, top=0, width=picture.size[0], height=picture.size[1])
+        patch = Image.new("RGB", (64, 64), colour)
         for step in range(1, steps + 1):
             if "memory" in request.prompt:
                 raise MemoryError
             if "break" in request.prompt:
                 raise RuntimeError("the secret is 4711")
-            patch = Image.new("RGB", (64, 64), colour)
             on_progress(Progress(stage="denoise", step=step, total=steps, preview=lambda: patch, window=window))
             time.sleep(0.01)
         rgb = np.where(mask[..., None] > 0, np.array(colour, np.uint8), picture.rgb)

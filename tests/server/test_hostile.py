@@ -141,21 +141,23 @@ JOBS: dict[str, dict[str, object]] = {
     "mask and box": {"box": [1, 1, 2, 2]},
 }
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+PART = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+END = b"--x--\r\n"
 FORMS: dict[str, tuple[dict[str, str], bytes]] = {
     "no boundary": ({"Content-Type": "multipart/form-data"}, b"--x--"),
-    "no parts": (FORM, b"--x--\r\n"),
+    "no parts": (FORM, END),
     "cut": (FORM, b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nabc'),
-    "part without a name": (FORM, b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--\r\n"),
+    "part without a name": (FORM, b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n" + END),
     "another boundary": (FORM, b"--y\r\n\r\n--y--\r\n"),
-    "thousand fields": (FORM, b"".join(b'--x\r\nContent-Disposition: form-data; name="%d"\r\n\r\na\r\n' % i for i in range(999)) + b"--x--\r\n"),
-    "huge field": (FORM, b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + b"a" * 200_000 + b"\r\n--x--\r\n"),
-    "odd charset": ({"Content-Type": "multipart/form-data; boundary=x; charset=rot13"}, b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n'),
+    "thousand fields": (FORM, b"".join(PART % (b"%d" % i, b"a") for i in range(999)) + END),
+    "huge field": (FORM, PART % (b"prompt", b"a" * 200_000) + END),
+    "odd charset": ({"Content-Type": "multipart/form-data; boundary=x; charset=rot13"}, PART % (b"a", b"b") + END),
     "escapes as charset": (
         {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"},
-        b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\\ud800\r\n--x--\r\n',
+        PART % (b"prompt", b"\\ud800") + END,
     ),
     "headers without end": (FORM, b"--x\r\n" + b"A: b\r\n" * 50_000),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

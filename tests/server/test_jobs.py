@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 
 from sfumato.images import read_metadata
 from sfumato.saving import METADATA_KEY
@@ -127,7 +126,9 @@ def test_result_addresses_are_signed(client: httpx.Client) -> None:
 
 def test_owners_do_not_see_each_others_jobs(data: Path) -> None:
     with serving(settings_for(data, tokens=TOKENS)) as address:
-        mine, other = (httpx.Client(base_url=address, verify=False, headers={"Authorization": f"Bearer {token}"}) for token in TOKENS)
+        mine, other = (
+            httpx.Client(base_url=address, verify=False, headers={"Authorization": f"Bearer {token}"}) for token in TOKENS
+        )
         job_id = send(mine, "slow")
         for answer in (
             other.get(f"/v1/jobs/{job_id}"),
@@ -152,7 +153,10 @@ def test_results_survive_a_restart(data: Path) -> None:
 
 
 def test_old_and_large_results_are_removed(data: Path) -> None:
-    with serving(settings_for(data, limits={"keep_bytes": 4_000})) as address, httpx.Client(base_url=address, verify=False) as client:
+    with (
+        serving(settings_for(data, limits={"keep_bytes": 4_000})) as address,
+        httpx.Client(base_url=address, verify=False) as client,
+    ):
         jobs = [send(client) for _ in range(12)]
         finished(client, jobs[-1])
         until(lambda: client.get(f"/v1/jobs/{jobs[0]}").status_code == 404)

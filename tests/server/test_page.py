@@ -201,7 +201,7 @@ def test_mask_from_a_file(server: str, open_page: Any, picture: Path, tmp_path: 
     wanted[20:100, 30:90] = 255
     Image.fromarray(wanted).save(tmp_path / "mask.png")
     Image.fromarray(wanted[:50]).save(tmp_path / "small.png")
-    for name, expected in (("mask.png", None), ("small.png", "The mask is 240×50 but the picture is 240×160.")):
+    for name, expected in (("mask.png", None), ("small.png", "The mask is 240x50 but the picture is 240x160.")):
         with page.expect_file_chooser() as chooser:
             page.click("#load-mask")
         chooser.value.set_files(tmp_path / name)
@@ -308,8 +308,8 @@ def test_everything_has_a_name(server: str, open_page: Any) -> None:
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll('button, input:not([type=file]), select, textarea, a')].filter((element) => {
             const labels = [...(element.labels ?? [])].map((label) => label.textContent).join('');
-            const hidden = element.getAttribute('aria-hidden') === 'true';
-            return !hidden && !(element.getAttribute('aria-label') || labels.trim() || element.textContent.trim() || element.title);
+            const named = element.getAttribute('aria-label') || labels.trim() || element.textContent.trim() || element.title;
+            return !named && element.getAttribute('aria-hidden') !== 'true';
         }).map((element) => element.outerHTML)"""
     )
     assert unnamed == []

@@ -146,9 +146,7 @@ def test_stopping_lets_the_running_job_finish(data: Path) -> None:
 
 
 def test_stopping_cancels_what_takes_too_long(data: Path) -> None:
-    backstage = Backstage(
-        settings_for(data, limits={"shutdown_seconds": 0.3}), lambda model, device: StubEditor(model)
-    )
+    backstage = Backstage(settings_for(data, limits={"shutdown_seconds": 0.3}), lambda model, device: StubEditor(model))
     backstage.start()
     from sfumato.server.jobs import Job
     from sfumato.server.submission import Submission

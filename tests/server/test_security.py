@@ -39,7 +39,15 @@ def test_short_tokens_are_refused(data: Path) -> None:
 
 def test_token(data: Path) -> None:
     with serving(settings_for(data, tokens=(TOKEN,))) as address, httpx.Client(base_url=address, verify=False) as client:
-        for path in ("/v1/models", "/v1/jobs", "/v1/info", "/metrics", "/openapi.json", "/sdapi/v1/sd-models", "/sdapi/v1/progress"):
+        for path in (
+            "/v1/models",
+            "/v1/jobs",
+            "/v1/info",
+            "/metrics",
+            "/openapi.json",
+            "/sdapi/v1/sd-models",
+            "/sdapi/v1/progress",
+        ):
             assert client.get(path).status_code == 401
             assert client.get(path, headers={"Authorization": "Bearer wrong-token-of-these"}).status_code == 401
             assert client.get(path, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
@@ -122,7 +130,9 @@ def test_no_cors_unless_allowed(client: httpx.Client, data: Path) -> None:
         answer = httpx.options(address + "/v1/jobs", headers=asked)
         assert answer.headers["access-control-allow-origin"] == "https://studio.example"
         assert "access-control-allow-credentials" not in answer.headers
-        assert httpx.post(address + "/v1/jobs", json=pictures.job(), headers={"Origin": "https://studio.example"}).status_code == 202
+        assert (
+            httpx.post(address + "/v1/jobs", json=pictures.job(), headers={"Origin": "https://studio.example"}).status_code == 202
+        )
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/nothing", "/ui/css/base.css", "/openapi.json", "/docs"])

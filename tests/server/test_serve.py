@@ -78,8 +78,6 @@ def test_missing_extra(tmp_path: Path) -> None:
     """Without its packages the command names the extra."""
     (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError('No module named fastapi', name='fastapi')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    run = subprocess.run(
-        [sys.executable, "-m", "sfumato", "serve"], capture_output=True, text=True, timeout=60, env=environment
-    )
+    run = subprocess.run([sys.executable, "-m", "sfumato", "serve"], capture_output=True, text=True, timeout=60, env=environment)
     assert run.returncode == 4
     assert "pip install 'sfumato[server]'" in run.stderr

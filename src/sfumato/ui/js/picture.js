@@ -127,7 +127,7 @@ export class Picture extends EventTarget {
   async loadMask(blob) {
     const bitmap = await createImageBitmap(blob, {imageOrientation: "from-image"});
     if (bitmap.width !== this.width || bitmap.height !== this.height) {
-      throw new Error(`The mask is ${bitmap.width}×${bitmap.height} but the picture is ${this.width}×${this.height}.`);
+      throw new Error(`The mask is ${bitmap.width}x${bitmap.height} but the picture is ${this.width}x${this.height}.`);
     }
     const canvas = canvasOf(this.width, this.height);
     const pen = canvas.getContext("2d");
