@@ -1,4 +1,5 @@
 # make demo   install into .venv, edit the bundled pictures, say where the results are
+# make serve  install into .venv, serve the web page and the HTTP APIs
 # make test   install into .venv, run the tests
 # make lint   install into .venv, check style and types
 #
@@ -11,10 +12,13 @@ INSTALLED := $(VENV)/.installed
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo serve test lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/sfumato demo --out demo-out --force
+
+serve: $(INSTALLED)
+	$(BIN)/sfumato serve
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

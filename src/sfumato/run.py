@@ -16,6 +16,7 @@ from sfumato.background.registry import BACKGROUNDS
 from sfumato.defaults import Resolved
 from sfumato.errors import ResourceError
 from sfumato.inputs import Inputs
+from sfumato.masks.window import Window
 from sfumato.methods.base import EditTask, Guide, MethodCard
 from sfumato.pixels import to_uint8
 
@@ -30,12 +31,14 @@ class Progress:
         stage: "load", "encode", "denoise", "background" or "rank".
         step, total: Work done in this stage.
         preview: Makes the current prediction as a picture of the window, when asked; None where there is none.
+        window: Where in the picture the preview belongs.
     """
 
     stage: str
     step: int
     total: int
     preview: Callable[[], Image.Image] | None = None
+    window: Window | None = None
 
 
 Listener = Callable[[Progress], None]
@@ -179,6 +182,7 @@ class Run:
                     step=before + step,
                     total=batches * total,
                     preview=lambda: Image.fromarray(to_uint8(self.backbone.decode(clean[:1])[0])),
+                    window=self.inputs.window,
                 )
             )
 

@@ -19,6 +19,7 @@ Name = TypeVar("Name", bound=str)
 SUFFIXES: dict[str, Format] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}
 EXIF_PREFIX = b"ASCII\0\0\0"
+METADATA_KEY = "sfumato"  # under which a prediction carries its request
 
 _QUALITY: dict[str, dict[str, Any]] = {
     "PNG": {},

@@ -173,6 +173,67 @@ def train(
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model that requests may name; the first is the default.", metavar="ID")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.", metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    token: Annotated[
+        list[str] | None, typer.Option(help="Secret that requests must carry; SFUMATO_TOKEN does the same.", metavar="SECRET")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a token.")] = False,
+    allow_host: Annotated[list[str] | None, typer.Option(help="Further name of this server.", metavar="NAME")] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Web origin whose pages may call this server.", metavar="URL")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that keeps the results.", metavar="DIR")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="cpu, cuda, cuda:N or mps, one worker each; the fastest by default.", metavar="NAME")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="The fastest good one by default.", metavar="NAME")] = None,
+    queue: Annotated[int | None, typer.Option(min=1, help="Jobs that may wait.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.")] = None,
+    max_predictions: Annotated[int | None, typer.Option(min=1, help="Most predictions of one job.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of one job.")] = None,
+    job_seconds: Annotated[float | None, typer.Option(min=1, help="Stop a job that runs longer.")] = None,
+    keep_days: Annotated[float | None, typer.Option(min=0, help="Remove older results.")] = None,
+    keep_mib: Annotated[int | None, typer.Option(min=1, help="Remove the oldest results above this.")] = None,
+    offline: Offline = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickled checkpoints too.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Serve the web page and the HTTP APIs."""
+    with reported(debug=debug):
+        from sfumato.cli.serve import run
+
+        limits = {
+            "queue": queue,
+            "pixels": max_pixels,
+            "predictions": max_predictions,
+            "steps": max_steps,
+            "job_seconds": job_seconds,
+            "keep_seconds": None if keep_days is None else keep_days * 24 * 3600,
+            "keep_bytes": None if keep_mib is None else keep_mib * 2**20,
+        }
+        run(
+            model or (),
+            token or (),
+            data,
+            limits,
+            host=host,
+            port=port,
+            insecure=insecure,
+            hosts=tuple(allow_host or ()),
+            origins=tuple(allow_origin or ()),
+            devices=tuple(device or (None,)),
+            dtype=dtype,
+            offline=offline,
+            allow_pickle=allow_pickle,
+        )
+
+
+@app.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Say what this machine has and what is missing."""
     with reported(as_json, debug):

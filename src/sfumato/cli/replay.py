@@ -9,11 +9,12 @@ import numpy as np
 import typer
 
 from sfumato.cli.edit import Settings, make
-from sfumato.cli.results import METADATA_KEY, SUFFIX_OF
+from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
 from sfumato.errors import ImageError, OptionError
 from sfumato.images import Picture, read, read_metadata, write
 from sfumato.request import EditRequest
+from sfumato.saving import METADATA_KEY
 
 SOURCES = ("image", "mask", "scribble")
 

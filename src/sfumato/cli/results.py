@@ -9,11 +9,11 @@ from sfumato.cli.grid import draw_grid
 from sfumato.cli.staging import RECORD
 from sfumato.images import Format, Picture, restore, write
 from sfumato.request import EditResult
+from sfumato.saving import METADATA_KEY
 
 FormatName = Literal["png", "jpeg", "webp"]
 SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 GRID = "grid.png"
-METADATA_KEY = "sfumato"
 
 
 def format_of(name: str | None, source: Picture) -> Format:

@@ -1,0 +1,68 @@
+"""`sfumato serve`: the page and the APIs, until interrupted."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sfumato.errors import ResourceError
+
+
+def run(models: Sequence[str], tokens: Sequence[str], data: Path | None, limits: dict[str, Any], **options: Any) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        models: Models that requests may name; the embedded one by default. Each must be on this machine.
+        tokens: Secrets; SFUMATO_TOKEN by default, so that none need be seen in the list of processes.
+        data: Folder of the results; the user's own by default.
+        limits: Those of `sfumato.server.settings.Limits` that are not the default.
+        options: Further fields of `sfumato.server.settings.Settings`.
+
+    Raises:
+        ResourceError: extra-missing, or what `sfumato.server.run.serve` raises.
+    """
+    try:
+        from sfumato.server.run import serve
+        from sfumato.server.settings import Limits, Settings
+    except ModuleNotFoundError as error:
+        raise ResourceError(
+            f"The server needs further packages ({error.name}); install them with: pip install 'sfumato[server]'",
+            code="extra-missing",
+        ) from error
+    from sfumato.backbones.hub import locate
+
+    for model in models:
+        locate(model)
+    environment = os.environ.get("SFUMATO_TOKEN")
+    settings = Settings(
+        models=tuple(models) or ("embedded",),
+        tokens=tuple(tokens) or ((environment,) if environment else ()),
+        data=data or data_folder(),
+        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+        **options,
+    )
+    settings.check()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    serve(settings, lambda address: _say(address, bool(settings.tokens)))
+
+
+def _say(address: str, needs_token: bool) -> None:
+    typer.echo(f"sfumato is at {address}  (stop with Ctrl-C)")
+    if needs_token:
+        typer.echo("The page asks for the token; programs send it as: Authorization: Bearer TOKEN")
+    sys.stdout.flush()
+
+
+def data_folder() -> Path:
+    """Where results are kept unless told otherwise: the user's own data folder, by the habit of the system."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "sfumato" / "server"

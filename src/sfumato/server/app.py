@@ -1,0 +1,150 @@
+"""The application: all routes behind one gate, around one board of jobs."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+import sfumato
+from sfumato.errors import EditError
+from sfumato.server import failures, native_api, openai_api, pages, schema, webui_api
+from sfumato.server.desk import Desk
+from sfumato.server.failures import Refused
+from sfumato.server.jobs import Board
+from sfumato.server.metrics import Metrics
+from sfumato.server.security import Gate
+from sfumato.server.settings import Settings
+from sfumato.server.store import Store
+from sfumato.server.worker import MakeEditor, Worker, editor_maker
+
+PURGE_SECONDS = 60.0
+
+
+@dataclass
+class Backstage:
+    """What runs behind the routes: the board, its store and its workers."""
+
+    settings: Settings
+    make_editor: MakeEditor
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.settings.data)
+        self.board = Board(self.store, self.settings.limits, self.metrics)
+        self.workers = [Worker(self.board, self.settings, device, self.make_editor) for device in self.settings.devices]
+        self.desk = Desk(settings=self.settings, board=self.board, store=self.store)
+
+    def start(self) -> None:
+        """Let the workers load the default model and wait for jobs."""
+        for worker in self.workers:
+            worker.start()
+
+    def problem(self) -> EditError | None:
+        """Why jobs are not run at once, if they are not."""
+        if self.board.closing:
+            return Refused("The server is shutting down.", code="shutting-down", status=503, retry_after=30)
+        if not all(worker.ready.is_set() for worker in self.workers):
+            return Refused("The model is being loaded.", code="loading", status=503, retry_after=2)
+        failed = next((worker.problem for worker in self.workers if worker.problem is not None), None)
+        return failed and Refused(failed.message, code=failed.code, status=503)
+
+    def drain(self) -> None:
+        """Take no more jobs, give the running ones their time to finish, then stop them."""
+        running = self.board.close()
+        deadline = time.monotonic() + self.settings.limits.shutdown_seconds
+        while running and time.monotonic() < deadline and not all(job.done for job in running):
+            time.sleep(0.05)
+        for job in running:
+            job.stop.set()
+
+    def close(self) -> None:
+        """End the workers and the store."""
+        self.drain()
+        for worker in self.workers:
+            worker.join(self.settings.limits.shutdown_seconds)
+        self.store.close()
+
+
+def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> FastAPI:
+    """The server's ASGI application; its parts are in `app.state.backstage`.
+
+    Args:
+        settings: The operator's choices.
+        make_editor: Loads a model by name and device; the real one by default.
+
+    Raises:
+        OptionError, ResourceError: Settings that are not safe, or a data folder that cannot be used.
+    """
+    settings.check()
+    backstage = Backstage(settings, make_editor or editor_maker(settings))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        backstage.start()
+        purging = asyncio.create_task(_purge(backstage))
+        try:
+            yield
+        finally:
+            purging.cancel()
+            await to_thread.run_sync(backstage.close)
+
+    app = FastAPI(
+        title="sfumato",
+        version=sfumato.__version__,
+        description="Local, text-driven image editing: what lies under the mask changes, every other pixel stays.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=schema.FAILURES,
+    )
+    app.state.backstage, app.state.desk = backstage, backstage.desk
+    for part in (openai_api, native_api, webui_api):
+        app.include_router(part.router)
+    app.include_router(pages.routes(backstage.metrics, backstage.problem))
+    _answer_failures(app)
+    app.add_middleware(Gate, settings=settings, metrics=backstage.metrics)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
+        )
+    app.openapi = lambda: schema.complete(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _purge(backstage: Backstage) -> None:
+    limits = backstage.settings.limits
+    while True:
+        await to_thread.run_sync(backstage.store.purge, limits.keep_seconds, limits.keep_bytes)
+        await asyncio.sleep(PURGE_SECONDS)
+
+
+def _answer_failures(app: FastAPI) -> None:
+    """Every error in the shape of the API that was called, with one sentence and without a trace."""
+
+    @app.exception_handler(EditError)
+    async def edit_error(request: Request, error: EditError) -> Response:
+        return failures.response(request.url.path, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        refused = Refused(f"{name} is not possible: {first['msg']}.", code="option-invalid", status=422, param=name)
+        return failures.response(request.url.path, refused)
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        messages = {404: "There is nothing at this address.", 405: "This address does not take that method."}
+        message = messages.get(error.status_code, str(error.detail))
+        answer = failures.response(request.url.path, Refused(message, code="http", status=error.status_code))
+        answer.headers.update(error.headers or {})
+        return answer

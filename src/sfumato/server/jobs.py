@@ -1,0 +1,208 @@
+"""Jobs on their way: a bounded queue, and everybody who watches."""
+
+import asyncio
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from PIL import Image
+
+from sfumato.errors import EditError
+from sfumato.server.failures import Refused
+from sfumato.server.metrics import Metrics
+from sfumato.server.settings import Limits
+from sfumato.server.store import FINISHED, Store
+from sfumato.server.submission import Submission
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
+Kind = Literal["job", "openai", "webui"]
+WATCHED_SECONDS = 5.0  # a preview is made for whoever asked within this time
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """One job, from its acceptance until nobody looks at it any more.
+
+    Only the worker writes what changes; whoever watches reads it after `watch()` has woken them.
+
+    Args:
+        id: Made here, not to be guessed.
+        owner: Who may see and stop it.
+        kind: The API that it came by.
+        submission: What to do; dropped when it is done.
+        partials_wanted: Number of whole pictures to make on the way.
+    """
+
+    owner: str
+    kind: Kind
+    submission: Submission | None
+    partials_wanted: int = 0
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: float = field(default_factory=time.time)
+    started: float | None = None
+    finished: float | None = None
+    state: State = "queued"
+    stage: str = "queued"
+    step: int = 0
+    total: int = 0
+    fraction: float = 0.0
+    preview: bytes | None = None
+    preview_number: int = 0
+    partials: list[Image.Image] = field(default_factory=list)
+    error: EditError | None = None
+    result: dict[str, Any] | None = None
+    images: list[Image.Image] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+    watched_until: float = 0.0
+    _watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in FINISHED
+
+    def wants_preview(self) -> None:
+        """Somebody looks at the preview now."""
+        self.watched_until = time.monotonic() + WATCHED_SECONDS
+
+    @contextmanager
+    def watch(self) -> Iterator[asyncio.Event]:
+        """An event of the running loop that is set whenever the job has changed."""
+        entry = (asyncio.get_running_loop(), asyncio.Event())
+        self._watchers.append(entry)
+        try:
+            yield entry[1]
+        finally:
+            self._watchers.remove(entry)
+
+    def changed(self) -> None:
+        """Wake whoever watches; from any thread."""
+        for loop, event in tuple(self._watchers):
+            with suppress(RuntimeError):  # a loop that was closed meanwhile
+                loop.call_soon_threadsafe(event.set)
+
+
+class Board:
+    """All jobs that are not over, in the order they came; the worker takes them from here.
+
+    Args:
+        store: Where states and results are kept.
+        limits: How much may wait.
+        metrics: Counts what happens.
+    """
+
+    def __init__(self, store: Store, limits: Limits, metrics: Metrics) -> None:
+        self.store, self.limits, self.metrics = store, limits, metrics
+        self.closing = False
+        self._waiting: deque[Job] = deque()
+        self._live: dict[str, Job] = {}
+        self._free = threading.Condition()
+        self._mean_seconds = 5.0
+
+    def submit(self, job: Job) -> None:
+        """Let a job wait for its turn. Writes to disk: not in the loop.
+
+        Raises:
+            Refused: queue-full or shutting-down.
+        """
+        assert job.submission is not None
+        with self._free:
+            if self.closing:
+                raise Refused(
+                    "The server is shutting down; try again in a while.", code="shutting-down", status=503, retry_after=30
+                )
+            held = sum(waiting.submission.size for waiting in self._waiting if waiting.submission)
+            if len(self._waiting) >= self.limits.queue or held + job.submission.size > self.limits.queue_bytes:
+                raise self._full()
+            self.store.add(job.id, job.owner, job.created)
+            self._live[job.id] = job
+            self._waiting.append(job)
+            self.metrics.queued.set(len(self._waiting))
+            self._free.notify()
+
+    def _full(self) -> Refused:
+        wait = max(1, min(120, round(self._mean_seconds * max(1, len(self._waiting)) / 2)))
+        return Refused("Too many jobs are waiting; try again later.", code="queue-full", status=429, retry_after=wait)
+
+    def take(self) -> Job | None:
+        """Wait for the next job and mark it as running; None when the server closes."""
+        with self._free:
+            self._free.wait_for(lambda: self._waiting or self.closing)
+            if not self._waiting:
+                return None
+            job = self._waiting.popleft()
+            job.state, job.started = "running", time.time()
+            self.metrics.queued.set(len(self._waiting))
+        self.store.start(job.id, job.started)
+        self.metrics.running.inc()
+        job.changed()
+        return job
+
+    def find(self, job_id: str, owner: str) -> Job | None:
+        """A job that is not over, if it is this owner's."""
+        job = self._live.get(job_id)
+        return job if job is not None and job.owner == owner else None
+
+    def position(self, job: Job) -> int | None:
+        """Jobs that come first; None when it does not wait."""
+        with self._free:
+            return self._waiting.index(job) if job in self._waiting else None
+
+    def running(self, owner: str, kind: Kind) -> Job | None:
+        """The owner's job of one API that runs, or else waits first."""
+        jobs = [job for job in tuple(self._live.values()) if job.owner == owner and job.kind == kind and not job.done]
+        return min(jobs, key=lambda job: (job.state != "running", job.created), default=None)
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job: at once if it waits, within a step if it runs. Writes to disk: not in the loop."""
+        job.stop.set()
+        with self._free:
+            waited = job in self._waiting
+            if waited:
+                self._waiting.remove(job)
+                self.metrics.queued.set(len(self._waiting))
+        if waited:
+            self.finish(job, "cancelled")
+
+    def finish(self, job: Job, state: State, *, error: EditError | None = None, size: int = 0) -> None:
+        """Record how a job ended, then let everybody know."""
+        now = time.time()
+        told = None if error is None else {"code": error.code, "message": error.message, "status": error.http_status}
+        self.store.finish(job.id, state, now, error=told, result=job.result if state == "succeeded" else None, size=size)
+        if job.started is not None:
+            self.metrics.running.dec()
+            self.metrics.seconds.labels(state).observe(now - job.started)
+            self._mean_seconds += 0.2 * (now - job.started - self._mean_seconds)
+        self.metrics.jobs.labels(job.kind, state).inc()
+        self._settle(job, state, error, now)
+
+    def abandon(self, job: Job, error: EditError) -> None:
+        """Let go of a job whose end could not be recorded; those that wait for it learn that it failed."""
+        if not job.done:
+            self._settle(job, "failed", error, time.time())
+
+    def _settle(self, job: Job, state: State, error: EditError | None, now: float) -> None:
+        job.error, job.finished, job.state = error, now, state
+        if state == "succeeded":
+            job.fraction = 1.0
+        job.submission = None
+        self._live.pop(job.id, None)
+        job.changed()
+
+    def close(self) -> list[Job]:
+        """Take no more jobs and give up those that wait; returns those that still run."""
+        with self._free:
+            self.closing = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._free.notify_all()
+        for job in waiting:
+            job.stop.set()
+            error = Refused("The server stopped before this job was done; send it again.", code="interrupted", status=503)
+            self.finish(job, "interrupted", error=error)
+        return [job for job in tuple(self._live.values()) if job.state == "running"]

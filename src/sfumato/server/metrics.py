@@ -1,0 +1,28 @@
+"""What the operator can watch, for Prometheus. No label holds anything that a user wrote."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The counters of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.jobs = Counter("sfumato_jobs", "Jobs that are over, by API and outcome.", ["api", "outcome"], registry=self.registry)
+        self.requests = Counter(
+            "sfumato_requests",
+            "Requests answered, by method, route and status.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "sfumato_job_seconds", "Time that a job ran.", ["outcome"], buckets=SECONDS, registry=self.registry
+        )
+        self.queued = Gauge("sfumato_jobs_queued", "Jobs that wait.", registry=self.registry)
+        self.running = Gauge("sfumato_jobs_running", "Jobs that run.", registry=self.registry)
+
+    def text(self) -> bytes:
+        """All of them, in Prometheus' text format."""
+        return generate_latest(self.registry)

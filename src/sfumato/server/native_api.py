@@ -1,0 +1,171 @@
+"""Jobs of our own: every field of an edit, progress, previews, cancelling, and results that are kept."""
+
+import asyncio
+import base64
+import hmac
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Path, Query
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+import sfumato
+from sfumato.methods.registry import CARDS
+from sfumato.server.desk import AtDesk, Desk
+from sfumato.server.failures import Refused
+from sfumato.server.jobs import Job
+from sfumato.server.security import sign
+from sfumato.server.submission import accept
+from sfumato.server.uploads import Form, content_type, read_form, read_json
+from sfumato.server.views import Deleted, Info, JobList, JobView, MethodInfo, live, stored
+
+JobId = Annotated[str, Path(description="As given when the job was made.", pattern="^[0-9a-f]{24}$")]
+HEARTBEAT_SECONDS = 15.0
+BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}},
+        "multipart/form-data": {"schema": {"$ref": "#/components/schemas/JobForm"}},
+    },
+}
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+
+def missing() -> Refused:
+    """A job that is not there, or another owner's: nobody can tell which."""
+    return Refused("There is no such job; it may have been removed.", code="job-not-found", status=404)
+
+
+async def look(desk: Desk, job_id: str, owner: str) -> JobView:
+    """An owner's job, whether it is over or not.
+
+    Raises:
+        Refused: job-not-found.
+    """
+    job = desk.board.find(job_id, owner)
+    if job is not None and not job.done:
+        return live(desk, job)
+    row = await to_thread.run_sync(desk.store.get, job_id)
+    if row is None or row["owner"] != owner:
+        raise missing()
+    return stored(desk, row)
+
+
+@router.get("/info", summary="What this server offers: models, methods, limits")
+def info(desk: AtDesk) -> Info:
+    methods = [
+        MethodInfo(name=card.name, title=card.title, paper=card.paper, presets=list(card.presets), needs=list(card.needs))
+        for card in CARDS
+    ]
+    return Info(
+        version=sfumato.__version__, models=list(desk.settings.models), methods=methods, limits=vars(desk.settings.limits)
+    )
+
+
+@router.post("/jobs", status_code=202, summary="Send an edit", openapi_extra={"requestBody": BODY})
+async def create(desk: AtDesk, request: Request) -> JobView:
+    """The answer comes at once; follow the job by its `id`. Pictures travel as base64 in JSON, or as files of a form."""
+    limits = desk.settings.limits
+    as_form = content_type(request) == "multipart/form-data"
+    form = await read_form(request, limits) if as_form else Form(fields=await read_json(request))
+    job = await desk.open(request, "job", accept(form, limits, desk.settings.models))
+    return live(desk, job)
+
+
+@router.get("/jobs", summary="The newest jobs")
+async def recent(desk: AtDesk, request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> JobList:
+    owner = request.state.owner
+    rows = await to_thread.run_sync(desk.store.list, owner, limit)
+    jobs = [desk.board.find(row["id"], owner) for row in rows]
+    views = [live(desk, job) if job and not job.done else stored(desk, row) for job, row in zip(jobs, rows, strict=True)]
+    return JobList(data=views)
+
+
+@router.get("/jobs/{job_id}", summary="One job: state, progress, result")
+async def read(desk: AtDesk, request: Request, job_id: JobId) -> JobView:
+    return await look(desk, job_id, request.state.owner)
+
+
+@router.get(
+    "/jobs/{job_id}/preview",
+    summary="The prediction as it stands",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}, 204: {"description": "There is none yet."}},
+)
+async def preview(desk: AtDesk, request: Request, job_id: JobId) -> Response:
+    """A JPEG of the whole picture. Asking makes the server draw previews for the next five seconds."""
+    job = desk.board.find(job_id, request.state.owner)
+    if job is None:
+        raise missing()
+    job.wants_preview()
+    return Response(job.preview, 200, media_type="image/jpeg") if job.preview else Response(None, 204)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    summary="Follow a job by server-sent events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
+async def events(desk: AtDesk, request: Request, job_id: JobId) -> Response:
+    """`job` events hold the job, `preview` events a JPEG as base64; the stream ends with the job that is over."""
+    job = desk.board.find(job_id, request.state.owner)
+    view = await look(desk, job_id, request.state.owner)
+    stream = _follow(desk, job) if job else _once(view)
+    return StreamingResponse(stream, media_type="text/event-stream")
+
+
+async def _once(view: JobView) -> AsyncIterator[str]:
+    yield event("job", view.model_dump_json())
+
+
+async def _follow(desk: Desk, job: Job) -> AsyncIterator[str]:
+    job.wants_preview()
+    shown = 0
+    async for _ in desk.changes(job, patience=min(HEARTBEAT_SECONDS, 3.0)):
+        job.wants_preview()
+        yield event("job", live(desk, job).model_dump_json())
+        if job.preview is not None and job.preview_number > shown:
+            shown = job.preview_number
+            yield event("preview", json.dumps({"jpeg": base64.b64encode(job.preview).decode()}))
+        await asyncio.sleep(0.1)  # ten a second are enough for any eye
+    yield event("job", (await look(desk, job.id, job.owner)).model_dump_json())
+
+
+@router.delete("/jobs/{job_id}", summary="Stop a job, or remove its results")
+async def delete(desk: AtDesk, request: Request, job_id: JobId) -> Deleted:
+    job = desk.board.find(job_id, request.state.owner)
+    if job is not None:
+        await desk.cancel(job)
+        return Deleted(id=job_id, outcome="cancelled")
+    await look(desk, job_id, request.state.owner)
+    await to_thread.run_sync(desk.store.remove, job_id)
+    return Deleted(id=job_id, outcome="removed")
+
+
+@router.get(
+    "/results/{job_id}/{name}",
+    summary="A picture of a result",
+    response_class=FileResponse,
+    responses={200: {"content": {"image/png": {}}}},
+)
+async def picture(
+    desk: AtDesk,
+    job_id: JobId,
+    name: Annotated[str, Path(pattern=r"^(\d{1,4}|mask)\.png$")],
+    signature: Annotated[str, Query(max_length=64, description="From the result's url.")] = "",
+) -> Response:
+    expected = sign(desk.store.key, f"{job_id}/{name}")
+    path = await to_thread.run_sync(desk.store.path, job_id, name)
+    if not hmac.compare_digest(signature.encode(), expected.encode()) or path is None:
+        raise Refused("There is no such picture; its time may be over.", code="result-not-found", status=404)
+    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600, immutable"})
+
+
+def event(name: str, data: str) -> str:
+    """One server-sent event."""
+    return f"event: {name}\ndata: {data}\n\n"

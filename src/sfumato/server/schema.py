@@ -1,0 +1,81 @@
+"""The OpenAPI description: what FastAPI derives from the routes, and the bodies that are read by hand."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from sfumato.server.openai_api import OpenAIEdit
+from sfumato.server.submission import PICTURES, JobRequest
+from sfumato.server.webui_request import Img2Img
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, in one sentence."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer of status 4xx or 5xx, but under /sdapi, which has the web UI's shape."""
+
+    error: ErrorBody
+
+
+FAILURES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is at fault; `code` is stable.", "model": ErrorAnswer},
+    "5XX": {"description": "The server could not do it; `x-should-retry` says whether to try again.", "model": ErrorAnswer},
+}
+_REFERENCE = "#/components/schemas/{model}"
+_FILE = {"type": "string", "format": "binary"}
+
+
+def complete(app: FastAPI) -> dict[str, Any]:
+    """The application's schema, made once."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = schema["components"]
+        models: list[Any] = [(model, "validation") for model in (JobRequest, OpenAIEdit, Img2Img)]
+        _, made = models_json_schema(models, ref_template=_REFERENCE)
+        components["schemas"] |= made["$defs"]
+        edit = components["schemas"].pop("OpenAIEdit")
+        components["schemas"]["JobForm"] = _as_form(components["schemas"]["JobRequest"])
+        components["schemas"]["OpenAIEditForm"] = _as_form(edit)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(unused, None)
+        for path in schema["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)  # FastAPI's own shape, which is not used: 4XX has ours
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{"token": []}, {}]
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _as_form(model: dict[str, Any]) -> dict[str, Any]:
+    """The same fields in multipart/form-data: pictures are files, lists are text (`x,y,width,height`)."""
+    properties = {name: field for name, field in model["properties"].items() if name not in PICTURES}
+    for name, field in properties.items():
+        if any("prefixItems" in kind for kind in field.get("anyOf", [])):
+            text = {"type": "string", "example": "40,60,120,120" if name != "size" else "512x512"}
+            properties[name] = {"description": field.get("description", ""), "title": field.get("title", name), **text}
+    files = {name: {**_FILE, "description": about} for name, about in _FILES.items()}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "title": model["title"],
+        "required": ["image", "prompt"],
+        "properties": {**files, **properties},
+    }
+
+
+_FILES = {
+    "image": "PNG, JPEG or WebP to edit.",
+    "mask": "Where to edit; of the image's size.",
+    "scribble": "Colours to start from under the mask; of the image's size, transparent where there are none.",
+}

@@ -1,0 +1,194 @@
+"""What every request passes before it is read: host, origin, token, size; and the headers of every answer."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import secrets
+import socket
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sfumato.errors import EditError
+from sfumato.server import failures
+from sfumato.server.failures import Refused
+from sfumato.server.metrics import Metrics
+from sfumato.server.settings import Settings
+
+log = logging.getLogger("sfumato.server")
+
+LOCAL_OWNER = "local"
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+_OPEN_PREFIXES = ("/ui/", "/v1/results/")  # the page itself, and results, whose addresses are signed
+_OPEN = frozenset({"/", "/docs", "/healthz", "/readyz", "/favicon.ico"})
+
+
+class Gate:
+    """ASGI middleware around the whole application.
+
+    A request must name a host that is ours, come from our own page if it comes from a page, carry a token if there are
+    any, and be no larger than allowed. What then goes wrong unforeseen is logged under the request's id, which is all that
+    the client is told. `scope["state"]["owner"]` says whose jobs the request may see: each token has its own.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+        self.names = {
+            "localhost",
+            socket.gethostname().lower(),
+            settings.host.lower(),
+            *(host.lower() for host in settings.hosts),
+        }
+        self.digests = [hashlib.sha256(token.encode()).digest() for token in settings.tokens]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        answer = _Answer(send, request_id)
+        try:
+            scope.setdefault("state", {})["owner"] = self._admit(Headers(scope=scope), scope["path"])
+            await self.app(scope, self._limited(scope, receive), answer)
+        except Exception as error:
+            if not isinstance(error, EditError):
+                log.exception("request %s failed", request_id)
+                error = internal(request_id)
+            if not answer.started:
+                await failures.response(scope["path"], error)(scope, receive, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.requests.labels(_method(scope["method"]), route, answer.status).inc()
+
+    def _admit(self, headers: Headers, path: str) -> str:
+        """The owner that a request acts for.
+
+        Raises:
+            Refused: host-unknown, origin-foreign, token-wrong or body-too-large.
+        """
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            raise Refused(
+                "This server is not known by that name; start it with --allow-host NAME.", code="host-unknown", status=421
+            )
+        self._check_origin(headers, host)
+        if int(headers.get("content-length") or 0) > self.settings.limits.body_bytes:
+            raise self._too_large()
+        if not self.digests or path in _OPEN or path.startswith(_OPEN_PREFIXES):
+            return LOCAL_OWNER
+        return self._owner(headers.get("authorization", ""))
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether a Host header cannot be a rebound domain: an address, this machine's name, or one the operator allows."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in self.names:
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def _check_origin(self, headers: Headers, host: str) -> None:
+        origin = headers.get("origin")
+        if origin is None:
+            if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+                raise _foreign()
+        elif urlsplit(origin).netloc != host and origin not in self.settings.origins:
+            raise _foreign()
+
+    def _owner(self, authorization: str) -> str:
+        """The token's owner; every token is compared, in constant time, so that timing tells nothing."""
+        given = hashlib.sha256(_credential(authorization).encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(given, digest) for digest in self.digests]
+        if not any(matches):
+            raise Refused(
+                "This server needs a token: send the header Authorization: Bearer TOKEN.", code="invalid_api_key", status=401
+            )
+        return given.hex()[:16]
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """Count a body that does not say its length, before anything parses it."""
+        left = self.settings.limits.body_bytes
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> Refused:
+        most = self.settings.limits.body_bytes // 2**20
+        return Refused(f"The request has more than {most} MiB; send smaller pictures.", code="body-too-large", status=413)
+
+
+class _Answer:
+    """Adds our headers to whatever is sent, and remembers that something was."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.send, self.request_id, self.started, self.status = send, request_id, False, 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers[name] = value
+            headers["x-request-id"] = self.request_id
+            headers.setdefault("Cache-Control", "no-store")
+        await self.send(message)
+
+
+def _method(name: str) -> str:
+    """A method for a label: clients may invent others, and each would be kept for ever."""
+    return name if name in ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH") else "other"
+
+
+def internal(reference: str) -> EditError:
+    """What a client learns of a fault of ours: where the operator can find it."""
+    return EditError(f"Something unexpected happened; the server's log has it under {reference}.", code="internal")
+
+
+def sign(key: bytes, text: str) -> str:
+    """A signature that only this server can make."""
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _foreign() -> Refused:
+    return Refused("Pages of other origins may not call this server.", code="origin-foreign", status=403)
+
+
+def _credential(authorization: str) -> str:
+    """The token in a Bearer header, or the password in a Basic one, as the web UI's clients send it."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode("utf-8", "surrogateescape").partition(":")[2]
+        except binascii.Error:
+            return ""
+    return ""

@@ -1,0 +1,97 @@
+"""How the server is set up: everything the operator decides, and no request can change."""
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from sfumato.errors import OptionError
+
+MEBIBYTE = 2**20
+DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request, and all together, may cost.
+
+    Args:
+        body_bytes: Of a whole request.
+        picture_bytes: Of one picture as it was uploaded.
+        pixels: Of one picture, judged by its header before it is decoded, and of the result.
+        predictions, steps: Of one job.
+        prompt_characters: Of prompt and negative prompt, each.
+        queue: Jobs waiting; one more is answered 429.
+        queue_bytes: Pictures of all waiting jobs together, which are held in memory.
+        job_seconds: Time a job may run before it is stopped.
+        shutdown_seconds: Time the running job gets to finish when the server is told to stop.
+        keep_seconds, keep_bytes: How long, and how many bytes of, results are kept.
+    """
+
+    body_bytes: int = 64 * MEBIBYTE
+    picture_bytes: int = 32 * MEBIBYTE
+    pixels: int = 16_000_000
+    predictions: int = 16
+    steps: int = 250
+    prompt_characters: int = 4000
+    queue: int = 64
+    queue_bytes: int = 512 * MEBIBYTE
+    job_seconds: float = 600.0
+    shutdown_seconds: float = 10.0
+    keep_seconds: float = 7 * DAY
+    keep_bytes: int = 2048 * MEBIBYTE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The operator's choices.
+
+    Args:
+        data: Folder of the results; made when missing, readable by its owner alone.
+        models: Models that requests may name; the first is the default.
+        devices: One worker each; None is the best device present.
+        dtype, offline, allow_pickle: As in `sfumato.Editor`.
+        host, port: Where to listen.
+        tokens: Secrets, one of which each request must carry; none are needed when this is empty.
+        insecure: Listen beyond this machine without a token.
+        hosts: Further names that this server may be called by.
+        origins: Web origins whose pages may call this server (CORS).
+        limits: What requests may cost.
+    """
+
+    data: Path
+    models: tuple[str, ...] = ("embedded",)
+    devices: tuple[str | None, ...] = (None,)
+    dtype: str | None = None
+    offline: bool = False
+    allow_pickle: bool = False
+    host: str = "127.0.0.1"
+    port: int = 7860
+    tokens: tuple[str, ...] = ()
+    insecure: bool = False
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def check(self) -> None:
+        """Refuse what would open this machine to others by accident.
+
+        Raises:
+            OptionError: token-needed or token-weak.
+        """
+        if not is_loopback(self.host) and not self.tokens and not self.insecure:
+            raise OptionError(
+                f"Listening on {self.host} lets other machines in: give a --token, or --insecure if they all may use it.",
+                code="token-needed",
+            )
+        if any(len(token) < 16 for token in self.tokens):
+            raise OptionError("A token needs at least 16 characters, so that nobody guesses it.", code="token-weak")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; a name other than localhost may mean anything."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,188 @@
+"""A job as it was sent: options that have been checked, and pictures as bytes. From here on all APIs are one."""
+
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from sfumato.errors import EditError, ImageError, OptionError
+from sfumato.request import EditRequest
+from sfumato.server.failures import Refused
+from sfumato.server.settings import Limits
+from sfumato.server.uploads import Form, check_size, from_base64, open_picture
+
+PICTURES = ("image", "mask", "scribble")
+_NOT_OVER_HTTP = ("lora", "clip_model")  # name files of this machine: the operator's to choose, not a request's
+_PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def _job_fields() -> dict[str, Any]:
+    """The fields of `EditRequest` as JSON can carry them: pictures as base64 text, no files of this machine."""
+    fields: dict[str, Any] = {}
+    for name, info in EditRequest.model_fields.items():
+        if name in _NOT_OVER_HTTP:
+            continue
+        if name in PICTURES:
+            required = info.is_required()
+            about = (
+                f"{(info.description or '').partition(':')[0].rstrip('.')}: a PNG, JPEG or WebP as base64, or a file of a form."
+            )
+            extra: dict[str, Any] = dict(_PICTURE_TEXT)
+            fields[name] = (
+                str if required else str | None,
+                Field(... if required else None, description=about, json_schema_extra=extra),
+            )
+        else:
+            fields[name] = (info.annotation, info)
+    return fields
+
+
+JobRequest: type[BaseModel] = create_model("JobRequest", __base__=_Options, **_job_fields())
+JobRequest.__doc__ = "An edit. A field that is left out or null means the best value for this model and method."
+JobOptions: type[BaseModel] = create_model(
+    "JobOptions", __base__=_Options, **{name: field for name, field in _job_fields().items() if name not in PICTURES}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What is to be done, without anything decoded.
+
+    Args:
+        options: Fields of `EditRequest` besides its pictures.
+        pictures: Bytes of "image", "mask" and "scribble", as far as they were given.
+    """
+
+    options: dict[str, Any]
+    pictures: dict[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory."""
+        return sum(map(len, self.pictures.values()))
+
+    def request(self) -> EditRequest:
+        """The edit, with pictures of which only the headers have been read."""
+        pictures = {name: open_picture(data, name) for name, data in self.pictures.items()}
+        return EditRequest.model_validate({**self.options, **pictures})
+
+
+def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Submission:
+    """Check a job's fields and take its pictures, from files or from base64 text.
+
+    Raises:
+        OptionError, ImageError, Refused: Naming the field at fault.
+    """
+    pictures = {name: from_base64(form.fields[name], name, limits) for name in PICTURES if form.fields.get(name) is not None}
+    for name, files in form.files.items():
+        if name not in PICTURES:
+            raise _unknown(name)
+        if len(files) > 1 or name in pictures:
+            raise OptionError(f"More than one {name} was given; give one.", code="option-repeated")
+        pictures[name] = files[0]
+    fields = {name: value for name, value in form.fields.items() if name not in PICTURES}
+    if form.is_text:
+        fields = {name: from_text(name, value) for name, value in fields.items()}
+    return submission({"model": models[0], **fields}, pictures, limits, models)
+
+
+def submission(fields: dict[str, Any], pictures: dict[str, bytes], limits: Limits, models: tuple[str, ...]) -> Submission:
+    """Check a job's fields, and that what it asks for is within the limits."""
+    if "image" not in pictures:
+        raise ImageError("The image is missing: send the picture to edit.", code="image-missing")
+    for name, data in pictures.items():
+        check_size(len(data), name, limits)
+    options = validated(JobOptions, fields)
+    _check_limits(options, limits)
+    if options["model"] not in models:
+        raise Refused(
+            f"There is no model {str(options['model'])[:200]!r} here; choose one of: {', '.join(models)}.",
+            code="model_not_found",
+            status=404,
+            param="model",
+        )
+    return Submission(options=options, pictures=pictures)
+
+
+def from_text(name: str, text: Any) -> Any:
+    """A form's text as its field's value: `x,y,w,h` and `WxH` become lists, the rest is left to pydantic."""
+    info = JobOptions.model_fields.get(name)
+    if info is None or not isinstance(text, str):
+        return text
+    kinds = [info.annotation, *get_args(info.annotation)]
+    if any(get_origin(kind) is tuple for kind in kinds) and ("," in text or "x" in text):
+        parts = text.strip("[]() ").replace("x", ",").split(",")
+        return parts if all(part.strip().lstrip("-").isdigit() for part in parts) else text
+    return text
+
+
+def validated(model: type[BaseModel], fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that were given, as the model understands them.
+
+    Raises:
+        Refused: option-unknown or option-invalid, with the field as `param`.
+    """
+    try:
+        return model.model_validate(fields).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise refusal(error, tuple(model.model_fields)) from None
+
+
+def refusal(error: ValidationError, known: tuple[str, ...]) -> EditError:
+    """One sentence about the first field that is wrong."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = str(first["loc"][0])[:100] if first["loc"] else "body"
+    if first["type"] == "extra_forbidden":
+        return _unknown(name, known)
+    sentence = f"The field {name!r} is missing." if first["type"] == "missing" else f"{name} is not possible: {first['msg']}."
+    return Refused(sentence, code="option-invalid", status=422, param=name)
+
+
+def _unknown(name: str, known: tuple[str, ...] = tuple(JobRequest.model_fields)) -> Refused:
+    message = f"Unknown field {name[:100]!r}; the fields are: {', '.join(known)}."
+    return Refused(message, code="option-unknown", status=422, param=name[:100])
+
+
+def _check_limits(options: dict[str, Any], limits: Limits) -> None:
+    most = {"n": limits.predictions, "steps": limits.steps, "batch_size": limits.predictions}
+    for name, limit in most.items():
+        if (options.get(name) or 0) > limit:
+            raise Refused(
+                f"{name} is {options[name]}, and at most {limit} are allowed here.", code="limit", status=422, param=name
+            )
+    for name in ("prompt", "negative_prompt"):
+        if len(options.get(name) or "") > limits.prompt_characters:
+            raise Refused(
+                f"The {name} has more than {limits.prompt_characters} characters; shorten it.",
+                code="limit",
+                status=422,
+                param=name,
+            )
+    size = options.get("size")
+    if size is not None and (min(size) < 1 or size[0] * size[1] > limits.pixels):
+        raise Refused(
+            f"The size {size[0]}x{size[1]} must have 1 to {limits.pixels} pixels.", code="limit", status=422, param="size"
+        )
+
+
+def check_pictures(given: Submission, limits: Limits) -> None:
+    """Decode everything once, so that what cannot work is refused now and not when its turn comes. Too slow for the loop.
+
+    Raises:
+        ImageError, MaskError, OptionError: See `sfumato.errors`.
+    """
+    from sfumato.inputs import read_pictures  # loads torch
+    from sfumato.masks.window import choose_window
+
+    try:
+        request = given.request()
+    except ValidationError as error:
+        raise refusal(error, tuple(EditRequest.model_fields)) from None
+    _, change, _ = read_pictures(request, limits.pixels)
+    if not isinstance(request.window, str):
+        choose_window((change > 0).astype(np.uint8), 1, 1, request.window)  # a given window depends on no model

@@ -1,0 +1,171 @@
+"""From what a client sends to bytes of a picture that may be decoded, and to the fields beside it. Nothing touches the disk."""
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, NoReturn
+
+from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from sfumato.errors import Cancelled, ImageError, OptionError
+from sfumato.server.failures import Refused
+from sfumato.server.settings import Limits
+
+FILES, FIELDS = 20, 100
+FIELD_BYTES = 2**16
+_DATA_URI = re.compile(r"data:image/[a-z+.-]{1,20};base64,", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A request's parts: fields as text or JSON values, files by field name."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, list[bytes]] = field(default_factory=dict)
+    is_text: bool = False
+
+
+def open_picture(data: bytes, what: str) -> Image.Image:
+    """A picture whose header has been read, and nothing else; PNG, JPEG and WebP only, by the first bytes.
+
+    Raises:
+        ImageError: image-format or image-damaged.
+    """
+    decoder = _decoder(data)
+    if decoder is None:
+        raise ImageError(f"The {what} is no PNG, JPEG or WebP; send one of these.", code="image-format")
+    try:
+        return decoder(BytesIO(data))
+    except Exception as error:  # decoders raise errors of every class on damaged data
+        raise ImageError(f"The {what} is damaged or cut short; send an intact file.", code="image-damaged") from error
+
+
+def _decoder(data: bytes) -> Any:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImagePlugin.PngImageFile
+    if data.startswith(b"\xff\xd8\xff"):
+        return JpegImagePlugin.JpegImageFile
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return WebPImagePlugin.WebPImageFile
+    return None
+
+
+def from_base64(text: Any, what: str, limits: Limits) -> bytes:
+    """The bytes of base64 text, with or without a data: prefix. Addresses are not fetched.
+
+    Raises:
+        ImageError: image-format: it is no base64 text.
+        Refused: image-too-large, before anything is decoded.
+    """
+    if not isinstance(text, str):
+        raise ImageError(f"The {what} must be base64 text of a PNG, JPEG or WebP.", code="image-format")
+    if text[:8].lower().startswith(("http:", "https:", "file:")):
+        raise ImageError(
+            f"The {what} is an address, and addresses are not fetched; send the picture as base64.", code="image-url"
+        )
+    check_size(len(text) * 3 // 4, what, limits)
+    prefix = _DATA_URI.match(text)
+    try:
+        return base64.b64decode(_SPACE.sub("", text[prefix.end() :] if prefix else text), validate=True)
+    except (binascii.Error, ValueError):
+        raise ImageError(f"The {what} is not valid base64; send the file's bytes as base64.", code="image-format") from None
+
+
+def check_size(size: int, what: str, limits: Limits) -> None:
+    """Refuse a file that is larger than allowed.
+
+    Raises:
+        Refused: image-too-large.
+    """
+    if size > limits.picture_bytes:
+        most = limits.picture_bytes // 2**20
+        raise Refused(f"The {what} has more than {most} MiB; make it smaller.", code="image-too-large", status=413, param=what)
+
+
+async def read_form(request: Request, limits: Limits) -> Form:
+    """The parts of a multipart/form-data request.
+
+    Raises:
+        OptionError: form-invalid, or a field that was given twice.
+        Refused: content-type, or image-too-large.
+    """
+    if content_type(request) != "multipart/form-data":
+        raise Refused("Send multipart/form-data.", code="content-type", status=415)
+    parser = MultiPartParser(request.headers, request.stream(), max_files=FILES, max_fields=FIELDS, max_part_size=FIELD_BYTES)
+    parser.spool_max_size = limits.body_bytes + 1  # never spills to a temporary file
+    try:
+        form = await parser.parse()
+    except ClientDisconnect:
+        raise gone() from None
+    except MultiPartException as error:
+        raise OptionError(f"The form cannot be read: {error.message}", code="form-invalid") from None
+    fields: dict[str, Any] = {}
+    files: dict[str, list[bytes]] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            check_size(value.size or 0, "picture", limits)
+            files.setdefault(name, []).append(await value.read())
+            await value.close()
+        elif name in fields:
+            raise OptionError(f"The field {name!r} was given twice; give it once.", code="option-repeated")
+        else:
+            fields[name] = value
+    _check_text(fields)
+    return Form(fields=fields, files=files, is_text=True)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The object in an application/json request. A simple cross-site request cannot have that type.
+
+    Raises:
+        OptionError: json-invalid.
+        Refused: content-type.
+    """
+    if content_type(request) != "application/json":
+        raise Refused("Send application/json.", code="content-type", status=415)
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise gone() from None
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+        body.decode()
+        _check_text(value)
+    except (ValueError, RecursionError):
+        raise OptionError("The body is not valid JSON in UTF-8; send an object.", code="json-invalid") from None
+    if not isinstance(value, dict):
+        raise OptionError("The body must be a JSON object.", code="json-invalid")
+    return value
+
+
+def _check_text(value: Any) -> None:
+    """Refuse a lone surrogate anywhere, which could be neither stored nor answered.
+
+    Raises:
+        OptionError: text-invalid.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise OptionError("Some text is not valid Unicode; send UTF-8.", code="text-invalid") from None
+
+
+def content_type(request: Request) -> str:
+    """The media type alone, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def gone() -> Cancelled:
+    """The client went away while it was sending."""
+    return Cancelled("The client closed the connection.")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

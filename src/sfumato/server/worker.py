@@ -1,0 +1,222 @@
+"""The thread that edits: one per device, with one editor per model."""
+
+import gc
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any, Protocol
+
+from PIL import Image, PngImagePlugin
+
+from sfumato.errors import Cancelled, EditError, ResourceError
+from sfumato.request import EditRequest, EditResult
+from sfumato.saving import METADATA_KEY
+from sfumato.server.failures import Refused
+from sfumato.server.jobs import Board, Job
+from sfumato.server.previews import Previewer
+from sfumato.server.security import internal
+from sfumato.server.settings import Settings
+
+log = logging.getLogger("sfumato.server")
+
+# Where a stage lies on the way from 0 to 1.
+STAGES = {"load": (0.0, 0.0), "encode": (0.0, 0.02), "denoise": (0.02, 0.9), "background": (0.9, 0.97), "rank": (0.97, 1.0)}
+
+
+class Edits(Protocol):
+    """What a worker needs of an editor."""
+
+    def edit(self, request: EditRequest, *, on_progress: Callable[[Any], None]) -> EditResult:
+        """Make the predictions of one request."""
+
+
+MakeEditor = Callable[[str, str | None], Edits]
+
+
+def editor_maker(settings: Settings) -> MakeEditor:
+    """Loads a model by its name for a device."""
+
+    def make(model: str, device: str | None) -> Edits:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # nobody watches a server's terminal
+        from sfumato.editor import Editor
+
+        return Editor(
+            model=model,
+            device=device,
+            dtype=settings.dtype,
+            offline=settings.offline,
+            allow_pickle=settings.allow_pickle,
+            max_pixels=settings.limits.pixels,
+        )
+
+    return make
+
+
+class Worker(threading.Thread):
+    """Takes jobs from the board, one after the other, until it closes.
+
+    A model that cannot be loaded fails its job and leaves those that are loaded as they are.
+
+    Args:
+        board: Where jobs come from.
+        settings: Models, limits and devices.
+        device: Where this worker runs.
+        make_editor: Loads a model.
+    """
+
+    def __init__(self, board: Board, settings: Settings, device: str | None, make_editor: MakeEditor) -> None:
+        super().__init__(name=f"sfumato-worker-{device or 'default'}", daemon=True)
+        self.board, self.settings, self.device, self.make_editor = board, settings, device, make_editor
+        self.editors: dict[str, Edits] = {}
+        self.ready = threading.Event()
+        self.problem: EditError | None = None
+
+    def run(self) -> None:
+        """Load the default model, then work."""
+        try:
+            self._editor(self.settings.models[0])
+        except EditError as error:
+            self.problem = error
+            log.error("the model %s is not available: %s", self.settings.models[0], error.message)
+        except Exception:
+            self.problem = internal("loading")
+            log.exception("loading %s failed", self.settings.models[0])
+        self.ready.set()
+        while (job := self.board.take()) is not None:
+            try:
+                self._perform(job)
+                self.board.store.purge(self.settings.limits.keep_seconds, self.settings.limits.keep_bytes)
+            except Exception:  # the database or the disk, not the edit
+                log.exception("recording job %s failed", job.id)
+                self.board.abandon(job, internal(job.id))
+            del job  # an idle worker holds no pictures
+
+    def _editor(self, model: str) -> Edits:
+        if model not in self.editors:
+            self.editors[model] = self.make_editor(model, self.device)
+        return self.editors[model]
+
+    def _perform(self, job: Job) -> None:
+        """Run a job and record how it ended; nothing that it does may end the thread."""
+        error = self._attempt(job)
+        if error is None:
+            return
+        if isinstance(error, ResourceError):
+            _free_memory()
+        if isinstance(error, Cancelled):
+            self.board.finish(job, "cancelled")
+        else:
+            self.board.finish(job, "failed", error=error)
+
+    def _attempt(self, job: Job) -> EditError | None:
+        """The error, without the frames that hold its tensors, or None when the job succeeded."""
+        try:
+            self._edit(job)
+        except EditError as error:
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
+        except Exception as error:
+            if _is_out_of_memory(error):
+                return ResourceError("Out of memory; ask for less, or a smaller picture.", code="out-of-memory")
+            log.exception("job %s failed", job.id)
+            return internal(job.id)
+        return None
+
+    def _edit(self, job: Job) -> None:
+        assert job.submission is not None
+        request = job.submission.request()
+        editor = self._editor(request.model)
+        result = editor.edit(request, on_progress=Listener(job, request, self.settings))
+        job.images = result.images
+        files = _files(result)
+        size = self.board.store.save(job.id, files)
+        job.result = _record(result, [name for name in files if name != "mask.png"])
+        self.board.finish(job, "succeeded", size=size)
+
+
+class Listener:
+    """Hears of every step of a job: tells whoever watches, makes previews, and stops the job when it has to end."""
+
+    def __init__(self, job: Job, request: EditRequest, settings: Settings) -> None:
+        self.job, self.limits = job, settings.limits
+        self.previewer = Previewer(request, settings.limits.pixels)
+        self.deadline = time.monotonic() + settings.limits.job_seconds
+
+    def __call__(self, progress: Any) -> None:
+        job = self.job
+        if job.stop.is_set():
+            raise Cancelled("The job was cancelled.")
+        if time.monotonic() > self.deadline:
+            raise Refused(
+                f"The job took longer than {self.limits.job_seconds:g} s and was stopped; ask for fewer steps or predictions.",
+                code="deadline",
+                status=504,
+            )
+        low, high = STAGES.get(progress.stage, (0.0, 0.0))
+        share = progress.step / max(1, progress.total)
+        job.stage, job.step, job.total = progress.stage, progress.step, progress.total
+        job.fraction = max(job.fraction, low + (high - low) * share)
+        if progress.preview is not None:
+            self._preview(progress, share)
+        job.changed()
+
+    def _preview(self, progress: Any, share: float) -> None:
+        job = self.job
+        if len(job.partials) < job.partials_wanted and share >= (len(job.partials) + 1) / (job.partials_wanted + 1):
+            job.partials.append(self.previewer.whole(progress))
+        if time.monotonic() < job.watched_until and self.previewer.due():
+            job.preview = self.previewer.small(progress)
+            job.preview_number += 1
+
+
+def _files(result: EditResult) -> dict[str, bytes]:
+    """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood."""
+    files: dict[str, bytes] = {}
+    request = result.request.model_dump(mode="json")
+    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+        stored = {"request": request, "seed": seed, "index": index, "facts": result.facts}
+        files[f"{index}.png"] = _png(image, {METADATA_KEY: json.dumps(stored)})
+    files["mask.png"] = _png(result.mask, {})
+    return files
+
+
+def _png(image: Image.Image, texts: dict[str, str]) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    bare, buffer = image.copy(), BytesIO()
+    bare.info = {}
+    bare.save(buffer, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"), compress_level=4)
+    return buffer.getvalue()
+
+
+def _record(result: EditResult, names: list[str]) -> dict[str, Any]:
+    """What is told of a result, besides its pictures."""
+    return {
+        "files": names,
+        "width": result.images[0].width,
+        "height": result.images[0].height,
+        "seeds": result.seeds,
+        "scores": result.scores,
+        "notes": result.notes,
+        "timings": {stage: round(seconds, 3) for stage, seconds in result.timings.items()},
+        "request": result.request.model_dump(mode="json", exclude={"image", "mask", "scribble"}),
+    }
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _free_memory() -> None:
+    """Give back what a failed job held, so that the next one fits as before."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,96 @@
+// Talking to the server. The token, where one is needed, lives as long as this tab.
+
+import {$} from "./dom.js";
+
+const TOKEN = "sfumato.token";
+
+/** What the server refused, in its own words. */
+export class Refusal extends Error {
+  constructor(status, error) {
+    super(error?.message ?? `The server answered ${status}.`);
+    this.status = status;
+    this.code = error?.code;
+    this.param = error?.param;
+  }
+}
+
+async function call(path, options = {}) {
+  for (;;) {
+    const headers = {...options.headers};
+    const token = sessionStorage.getItem(TOKEN);
+    if (token) headers.Authorization = `Bearer ${token}`;
+    let response;
+    try {
+      response = await fetch(path, {...options, headers});
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal(0, {message: "The server cannot be reached; is it still running?"});
+    }
+    if (response.ok) return response;
+    const body = await response.json().catch(() => null);
+    if (response.status !== 401) throw new Refusal(response.status, body?.error);
+    await askForToken();
+  }
+}
+
+let asking;
+
+/** One dialog, however many calls wait for it. */
+function askForToken() {
+  asking ??= new Promise((done) => {
+    $("token").showModal();
+    $("token").addEventListener("close", () => {
+      sessionStorage.setItem(TOKEN, $("token-input").value.trim());
+      asking = undefined;
+      done();
+    }, {once: true});
+  });
+  return asking;
+}
+
+const json = async (path, options) => (await call(path, options)).json();
+
+export const info = () => json("/v1/info");
+export const schema = () => json("/openapi.json");
+export const submit = (form) => json("/v1/jobs", {method: "POST", body: form});
+export const job = (id) => json(`/v1/jobs/${id}`);
+export const remove = (id) => json(`/v1/jobs/${id}`, {method: "DELETE"});
+export const blob = async (path) => (await call(path)).blob();
+
+/**
+ * Follow a job's events until it is over; returns the job.
+ * A connection that breaks is taken up again: the job goes on without us.
+ */
+export async function follow(id, {onJob, onPreview}) {
+  for (let tries = 0; ; tries++) {
+    try {
+      const response = await call(`/v1/jobs/${id}/events`);
+      let last;
+      for await (const {name, data} of events(response.body)) {
+        tries = 0;
+        if (name === "preview") onPreview(`data:image/jpeg;base64,${data.jpeg}`);
+        else onJob((last = data));
+      }
+      if (last && !["queued", "running"].includes(last.state)) return last;
+    } catch (error) {
+      if (tries > 5 || (error.status && error.status < 500)) throw error;
+    }
+    await new Promise((done) => setTimeout(done, 500 * 2 ** Math.min(tries, 4)));
+  }
+}
+
+async function* events(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const {done, value} = await reader.read();
+    if (done) return;
+    text += value;
+    const blocks = text.split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const fields = Object.fromEntries(block.split("\n").map((line) => line.split(/: (.*)/s)));
+      if (fields.data) yield {name: fields.event, data: JSON.parse(fields.data)};
+    }
+  }
+}

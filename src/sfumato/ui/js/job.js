@@ -1,0 +1,84 @@
+// One edit on its way: sent, followed, shown while it grows, cancelled.
+
+import * as api from "./api.js";
+import {$, say} from "./dom.js";
+
+const STAGES = {queued: "Waiting", load: "Loading the model", encode: "Looking at the picture", denoise: "Painting", background: "Restoring the surroundings", rank: "Choosing the best"};
+
+export class Run {
+  constructor(view) {
+    Object.assign(this, {view, id: null, spoken: 0});
+    $("cancel").addEventListener("click", () => this.cancel());
+  }
+
+  get busy() {
+    return !$("cancel").hidden;
+  }
+
+  /** Send an edit and follow it to its end; returns the job. */
+  async start(picture, options, feather) {
+    this.#working(true);
+    try {
+      const form = new FormData();
+      form.append("image", picture.blob, "image");
+      form.append("mask", await picture.maskBlob(), "mask.png");
+      if (picture.hasScribble) form.append("scribble", await picture.scribbleBlob(), "scribble.png");
+      for (const [name, value] of Object.entries(options)) form.append(name, Array.isArray(value) ? value.join(",") : value);
+      form.append("mask_mode", "grey");
+      if (feather >= 0) form.append("mask_feather", feather);
+      const job = await api.submit(form);
+      this.id = job.id;
+      this.#tell(job);
+      return await api.follow(job.id, {onJob: (news) => this.#tell(news), onPreview: (address) => this.#preview(address)});
+    } finally {
+      this.id = null;
+      this.view.preview = null;
+      this.#working(false);
+      this.view.draw();
+    }
+  }
+
+  async cancel() {
+    if (!this.id) return;
+    $("cancel").disabled = true;
+    await api.remove(this.id).catch(() => {}); // over already
+  }
+
+  #working(busy) {
+    $("cancel").hidden = $("progress").hidden = !busy;
+    $("cancel").disabled = false;
+    $("run").hidden = busy;
+    this.spoken = 0;
+    this.#bar(0, "Sending");
+    if (busy) $("cancel").focus({preventScroll: true});
+  }
+
+  #tell(job) {
+    if (!job.progress || !["queued", "running"].includes(job.state)) return;
+    const {stage, step, total, fraction} = job.progress;
+    const waits = job.state === "queued" && job.position > 0 ? `, ${job.position} before it` : "";
+    const steps = stage === "denoise" ? `, step ${step} of ${total}` : "";
+    this.#bar(fraction, `${STAGES[stage] ?? stage}${waits}${steps}`);
+    if (fraction >= this.spoken + 0.25) {
+      this.spoken = fraction;
+      say(`${Math.round(fraction * 100)} percent`);
+    }
+  }
+
+  #bar(fraction, text) {
+    const percent = Math.round(fraction * 100);
+    $("bar").style.width = `${percent}%`;
+    $("bar").parentElement.setAttribute("aria-valuenow", percent);
+    $("bar").parentElement.setAttribute("aria-valuetext", text);
+    $("stage-text").textContent = text;
+  }
+
+  async #preview(address) {
+    const image = new Image();
+    image.src = address;
+    await image.decode();
+    if (!this.id) return;
+    this.view.preview = image;
+    this.view.draw();
+  }
+}

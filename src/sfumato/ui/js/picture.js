@@ -1,0 +1,191 @@
+// The picture being edited, its mask and its scribble, at the picture's own size, with undo.
+
+import {canvasOf, toBlob} from "./dom.js";
+
+const MOST_STEPS = 60;
+const MOST_BYTES = 300e6;
+export const MASK_COLOUR = "#3557d6";
+
+export class Picture extends EventTarget {
+  /** blob: what is sent to the server, unchanged; bitmap: what is shown, upright. */
+  constructor(blob, bitmap, name) {
+    super();
+    Object.assign(this, {blob, bitmap, name, width: bitmap.width, height: bitmap.height, done: [], undone: []});
+    this.mask = canvasOf(this.width, this.height); // opaque where the edit is
+    this.scribble = canvasOf(this.width, this.height);
+    this.maskPen = this.mask.getContext("2d", {willReadFrequently: true});
+    this.scribblePen = this.scribble.getContext("2d", {willReadFrequently: true});
+    this.area = 0; // share of the picture that is masked
+    this.hasScribble = false;
+  }
+
+  static async from(blob, name) {
+    return new Picture(blob, await createImageBitmap(blob, {imageOrientation: "from-image"}), name);
+  }
+
+  /** Change mask or scribble in one step that can be undone: work(maskPen, scribblePen). */
+  change(work) {
+    this.begin();
+    work(this.maskPen, this.scribblePen);
+    this.commit();
+  }
+
+  begin() {
+    this.before = this.#copy();
+  }
+
+  /** Forget what was painted since begin(). */
+  abandon() {
+    if (this.before) this.#put(this.before);
+    this.before = null;
+    this.#changed();
+  }
+
+  commit() {
+    if (!this.before) return;
+    this.done.push(this.before);
+    this.undone = [];
+    const bytes = (step) => step.alpha.length + (step.scribble?.data.length ?? 0);
+    while (this.done.length > MOST_STEPS || this.done.reduce((sum, step) => sum + bytes(step), 0) > MOST_BYTES) this.done.shift();
+    this.before = null;
+    this.#changed();
+  }
+
+  undo() {
+    this.#step(this.done, this.undone);
+  }
+
+  redo() {
+    this.#step(this.undone, this.done);
+  }
+
+  #step(from, to) {
+    if (!from.length || this.before) return;
+    to.push(this.#copy());
+    this.#put(from.pop());
+    this.#changed();
+  }
+
+  /** One byte a pixel for the mask, which has one colour; the scribble only where there is one. */
+  #copy() {
+    const all = [0, 0, this.width, this.height];
+    const data = this.maskPen.getImageData(...all).data;
+    const alpha = new Uint8Array(this.width * this.height);
+    for (let i = 0; i < alpha.length; i++) alpha[i] = data[4 * i + 3];
+    return {alpha, scribble: this.hasScribble ? this.scribblePen.getImageData(...all) : null};
+  }
+
+  #put({alpha, scribble}) {
+    const image = this.maskPen.createImageData(this.width, this.height);
+    for (let i = 0; i < alpha.length; i++) image.data[4 * i + 3] = alpha[i];
+    this.maskPen.putImageData(image, 0, 0);
+    tint(this.maskPen, this.width, this.height);
+    this.scribblePen.clearRect(0, 0, this.width, this.height);
+    if (scribble) this.scribblePen.putImageData(scribble, 0, 0);
+  }
+
+  #changed() {
+    this.area = count(this.maskPen, this.width, this.height) / (this.width * this.height);
+    this.hasScribble = count(this.scribblePen, this.width, this.height) > 0;
+    this.dispatchEvent(new Event("change"));
+  }
+
+  invert() {
+    this.change((pen) => flip(pen, this.width, this.height));
+  }
+
+  clear() {
+    this.change((pen, scribblePen) => {
+      pen.clearRect(0, 0, this.width, this.height);
+      scribblePen.clearRect(0, 0, this.width, this.height);
+    });
+  }
+
+  box(x, y, width, height) {
+    this.change((pen) => {
+      pen.fillStyle = MASK_COLOUR;
+      pen.fillRect(x, y, width, height);
+    });
+  }
+
+  /** Grow the mask by a disc of this radius in pixels; shrink it if negative. */
+  grow(radius) {
+    this.change((pen) => {
+      if (radius < 0) flip(pen, this.width, this.height);
+      const copy = canvasOf(this.width, this.height);
+      copy.getContext("2d").drawImage(this.mask, 0, 0);
+      const turns = Math.max(16, Math.ceil(Math.abs(radius) * 4));
+      for (let i = 0; i < turns; i++) {
+        const angle = (2 * Math.PI * i) / turns;
+        pen.drawImage(copy, Math.abs(radius) * Math.cos(angle), Math.abs(radius) * Math.sin(angle));
+      }
+      if (radius < 0) flip(pen, this.width, this.height);
+    });
+  }
+
+  /** Read a mask as the server does: transparent where the transparency varies, else what is brighter than half. */
+  async loadMask(blob) {
+    const bitmap = await createImageBitmap(blob, {imageOrientation: "from-image"});
+    if (bitmap.width !== this.width || bitmap.height !== this.height) {
+      throw new Error(`The mask is ${bitmap.width}x${bitmap.height} but the picture is ${this.width}x${this.height}.`);
+    }
+    const canvas = canvasOf(this.width, this.height);
+    const pen = canvas.getContext("2d");
+    pen.drawImage(bitmap, 0, 0);
+    const image = pen.getImageData(0, 0, this.width, this.height);
+    const data = image.data;
+    let varies = false;
+    for (let i = 7; i < data.length && !varies; i += 4) varies = data[i] !== data[3];
+    for (let i = 0; i < data.length; i += 4) {
+      const bright = 0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2] > 127;
+      data[i + 3] = (varies ? data[i + 3] <= 127 : bright) ? 255 : 0;
+    }
+    pen.putImageData(image, 0, 0);
+    tint(pen, this.width, this.height);
+    this.change((maskPen) => {
+      maskPen.clearRect(0, 0, this.width, this.height);
+      maskPen.drawImage(canvas, 0, 0);
+    });
+  }
+
+  /** The mask as a file: white = edit, black = keep. */
+  maskBlob() {
+    const canvas = canvasOf(this.width, this.height);
+    const pen = canvas.getContext("2d");
+    pen.drawImage(this.mask, 0, 0);
+    pen.globalCompositeOperation = "source-in";
+    pen.fillStyle = "#fff";
+    pen.fillRect(0, 0, this.width, this.height);
+    pen.globalCompositeOperation = "destination-over";
+    pen.fillStyle = "#000";
+    pen.fillRect(0, 0, this.width, this.height);
+    return toBlob(canvas);
+  }
+
+  scribbleBlob() {
+    return toBlob(this.scribble);
+  }
+}
+
+function flip(pen, width, height) {
+  fill(pen, width, height, "source-out");
+}
+
+function tint(pen, width, height) {
+  fill(pen, width, height, "source-in");
+}
+
+function fill(pen, width, height, operation) {
+  pen.save();
+  pen.globalCompositeOperation = operation;
+  pen.fillStyle = MASK_COLOUR;
+  pen.fillRect(0, 0, width, height);
+  pen.restore();
+}
+
+function count(pen, width, height) {
+  const data = pen.getImageData(0, 0, width, height).data;
+  let set = 0;
+  for (let i = 3; i < data.length; i += 4) if (data[i] > 127) set++;
+  return set;
+}

@@ -1,0 +1,99 @@
+// The predictions of one job: a strip, best first, and the chosen one beside the original.
+
+import * as api from "./api.js";
+import {commandLine, python} from "./command.js";
+import {$, make, save, say, toast} from "./dom.js";
+
+export class Results {
+  constructor(view, onUse, onMode) {
+    Object.assign(this, {view, onUse, onMode, result: null, edit: null, chosen: 0});
+    $("compare").addEventListener("input", () => this.#split(Number($("compare").value) / 100));
+    $("close-results").addEventListener("click", () => this.back());
+    $("use").addEventListener("click", () => this.#use());
+    $("download").addEventListener("click", () => this.#download());
+    $("copy-cli").addEventListener("click", () => this.#copy(commandLine, "Command"));
+    $("copy-python").addEventListener("click", () => this.#copy(python, "Python"));
+  }
+
+  /** edit: what was asked for, as command.js takes it. */
+  async show(result, edit) {
+    Object.assign(this, {result, edit});
+    $("strip").replaceChildren(...result.images.map((image, index) => this.#tile(image, index)));
+    $("results").hidden = false;
+    say(`${result.images.length} predictions, best first.`);
+    await this.choose(0);
+  }
+
+  #tile(image, index) {
+    const score = image.scores.total === undefined ? "" : image.scores.total.toFixed(2);
+    const name = `Prediction ${index + 1}, ${score ? `score ${score}, ` : ""}seed ${image.seed}`;
+    const tile = make("button", {type: "button", title: name});
+    tile.setAttribute("aria-label", name);
+    tile.append(make("img", {src: image.url, alt: ""}), score ? `score ${score}` : `seed ${image.seed}`);
+    if (index === 0 && score) tile.append(make("span", {className: "best", textContent: "best"}));
+    tile.addEventListener("click", () => this.choose(index));
+    return tile;
+  }
+
+  async choose(index) {
+    if (!this.result?.images[index]) return;
+    this.chosen = index;
+    [...$("strip").children].forEach((tile, i) => tile.setAttribute("aria-pressed", i === index));
+    const blob = await api.blob(this.result.images[index].url);
+    const bitmap = await createImageBitmap(blob);
+    if (this.chosen !== index) return;
+    this.blob = blob;
+    this.view.after = bitmap;
+    this.view.preview = null;
+    $("divider").hidden = false;
+    this.onMode("compare");
+    this.view.draw();
+  }
+
+  #split(share) {
+    this.view.split = share;
+    $("tag-before").hidden = share < 0.04;
+    $("tag-after").hidden = share > 0.96;
+    this.view.draw();
+  }
+
+  /** Back to painting; the strip stays, so that nothing is lost. */
+  back() {
+    if (!this.view.after) return false;
+    this.view.after = null;
+    $("divider").hidden = true;
+    [...$("strip").children].forEach((tile) => tile.setAttribute("aria-pressed", false));
+    this.onMode("paint");
+    this.view.draw();
+    return true;
+  }
+
+  clear() {
+    this.back();
+    this.result = null;
+    $("results").hidden = true;
+  }
+
+  #use() {
+    const {blob, edit} = this;
+    if (!blob) return;
+    this.clear();
+    this.onUse(blob, edit.name.replace(/\.\w+$/, "") + "-edited.png");
+  }
+
+  #download() {
+    if (!this.blob) return;
+    const {seed} = this.result.images[this.chosen];
+    save(this.blob, `${this.edit.name.replace(/\.\w+$/, "")}-${seed}.png`);
+  }
+
+  async #copy(write, what) {
+    const text = write(this.edit);
+    try {
+      await navigator.clipboard.writeText(text);
+      toast(`${what} copied. It expects the picture and the saved mask beside it.`);
+    } catch {
+      toast(text);
+    }
+  }
+}

@@ -1,0 +1,33 @@
+// Keys. Single letters can be switched off, for people who speak to their computer.
+
+import {$, make} from "./dom.js";
+
+const SETTING = "sfumato.single-keys";
+
+/** actions: [{keys: ["b"], label, run, control}]; the list is also what the dialog shows. */
+export function listen(actions, tools) {
+  const single = $("single-keys");
+  single.checked = localStorage.getItem(SETTING) !== "off";
+  single.addEventListener("change", () => localStorage.setItem(SETTING, single.checked ? "on" : "off"));
+  $("keys-list").replaceChildren(...actions.flatMap(({shown, label}) => [make("dt", {}, ...shown.map((key) => make("kbd", {textContent: key}))), make("dd", {textContent: label})]));
+  document.addEventListener("keydown", (event) => {
+    if (document.querySelector("dialog[open]")) return;
+    if (event.key === " " && !takesText(event.target) && event.target.tagName !== "BUTTON" && event.target.tagName !== "SUMMARY") {
+      tools.space = true;
+      event.preventDefault();
+    }
+    const control = event.ctrlKey || event.metaKey;
+    const action = actions.find((one) => Boolean(one.control) === control && one.keys.includes(event.key.toLowerCase()) && Boolean(one.shift) === (control && event.shiftKey));
+    if (!action || event.altKey) return;
+    if (!action.everywhere && takesText(event.target)) return;
+    if (!control && !action.everywhere && !single.checked) return;
+    if (action.run(event) !== false) event.preventDefault();
+  });
+  document.addEventListener("keyup", (event) => {
+    if (event.key === " ") tools.space = false;
+  });
+}
+
+function takesText(element) {
+  return element.tagName === "TEXTAREA" || element.tagName === "SELECT" || (element.tagName === "INPUT" && !["checkbox", "range"].includes(element.type));
+}

@@ -1,0 +1,197 @@
+// What is seen: the picture, mask, preview or comparison, at a zoom that only the view knows.
+
+import {$, canvasOf} from "./dom.js";
+
+const MARGIN = 28;
+
+export class View {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.pen = canvas.getContext("2d");
+    Object.assign(this, {picture: null, scale: 1, x: 0, y: 0, fitted: true, showMask: true, feather: -1});
+    Object.assign(this, {after: null, split: 0.5, preview: null, cursor: null, rubber: null});
+    new ResizeObserver(() => this.#resize()).observe(canvas);
+  }
+
+  show(picture) {
+    this.picture = picture;
+    this.after = this.preview = this.rubber = null;
+    this.fit();
+  }
+
+  #resize() {
+    const ratio = window.devicePixelRatio || 1;
+    const {clientWidth, clientHeight} = this.canvas;
+    this.canvas.width = Math.round(clientWidth * ratio);
+    this.canvas.height = Math.round(clientHeight * ratio);
+    if (this.fitted) this.fit();
+    this.draw();
+  }
+
+  fit() {
+    if (!this.picture) return this.draw();
+    const {clientWidth: width, clientHeight: height} = this.canvas;
+    const margin = Math.min(MARGIN, width * 0.03);
+    this.scale = Math.min((width - 2 * margin) / this.picture.width, (height - 2 * margin) / this.picture.height);
+    this.x = (width - this.picture.width * this.scale) / 2;
+    this.y = (height - this.picture.height * this.scale) / 2;
+    this.fitted = true;
+    this.draw();
+  }
+
+  zoom(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
+    const scale = Math.min(40, Math.max(0.02, this.scale * factor));
+    this.x = x - ((x - this.x) * scale) / this.scale;
+    this.y = y - ((y - this.y) * scale) / this.scale;
+    this.scale = scale;
+    this.fitted = false;
+    this.draw();
+  }
+
+  pan(dx, dy) {
+    this.x += dx;
+    this.y += dy;
+    this.fitted = false;
+    this.draw();
+  }
+
+  /** From the canvas's CSS pixels to the picture's. */
+  toPicture(x, y) {
+    return [(x - this.x) / this.scale, (y - this.y) / this.scale];
+  }
+
+  draw() {
+    if (this.waiting) return;
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = null;
+      this.#paint();
+    });
+  }
+
+  #paint() {
+    const {pen, canvas, picture} = this;
+    const ratio = canvas.width / (canvas.clientWidth || 1);
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    $("zoom-text").textContent = `${Math.round(this.scale * 100)}%`;
+    if (!picture) return;
+    pen.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * this.x, ratio * this.y);
+    pen.imageSmoothingEnabled = this.scale < 6;
+    pen.imageSmoothingQuality = "high";
+    this.#ground();
+    pen.drawImage(picture.bitmap, 0, 0);
+    if (this.after) this.#compare();
+    else if (this.preview) pen.drawImage(this.preview, 0, 0, picture.width, picture.height);
+    else this.#mask();
+    if (this.rubber) this.#outline(...this.rubber);
+    if (this.cursor && !this.after && !this.preview) this.#ring();
+    this.#placeDivider();
+  }
+
+  /** A quiet check under transparent pictures, and a shadow that lifts them off the wall. */
+  #ground() {
+    const {pen, picture} = this;
+    const style = getComputedStyle(this.canvas);
+    pen.save();
+    pen.shadowColor = "rgb(30 20 10 / .28)";
+    pen.shadowBlur = 26;
+    pen.shadowOffsetY = 6;
+    pen.fillStyle = style.getPropertyValue("--check-b");
+    pen.fillRect(0, 0, picture.width, picture.height);
+    pen.restore();
+    const side = 9 / this.scale;
+    const tile = canvasOf(2, 2);
+    const dots = tile.getContext("2d");
+    dots.fillStyle = style.getPropertyValue("--check-a");
+    dots.fillRect(0, 0, 1, 1);
+    dots.fillRect(1, 1, 1, 1);
+    const pattern = pen.createPattern(tile, "repeat");
+    pattern.setTransform(new DOMMatrix().scale(side));
+    pen.save();
+    pen.imageSmoothingEnabled = false;
+    pen.fillStyle = pattern;
+    pen.fillRect(0, 0, picture.width, picture.height);
+    pen.restore();
+  }
+
+  #mask() {
+    const {pen, picture} = this;
+    pen.drawImage(picture.scribble, 0, 0);
+    if (!this.showMask) return;
+    pen.save();
+    pen.globalAlpha = picture.hasScribble ? 0.28 : 0.5;
+    // A pale rim shows where the mask ends on a picture of any colour; a feathered one has no rim.
+    const ratio = this.canvas.width / this.canvas.clientWidth;
+    pen.filter = this.feather > 0 ? `blur(${(this.feather * this.scale * ratio) / 3}px)` : `drop-shadow(0 0 ${1.5 * ratio}px #fff)`;
+    pen.drawImage(picture.mask, 0, 0);
+    pen.restore();
+  }
+
+  #compare() {
+    const {pen, picture} = this;
+    const edge = picture.width * this.split;
+    pen.save();
+    pen.beginPath();
+    pen.rect(edge, 0, picture.width - edge, picture.height);
+    pen.clip();
+    this.#ground();
+    pen.drawImage(this.after, 0, 0, picture.width, picture.height);
+    pen.restore();
+    if (this.split <= 0 || this.split >= 1) return;
+    const radius = 13 / this.scale;
+    const middle = picture.height / 2;
+    pen.fillStyle = "#fff";
+    pen.shadowColor = "rgb(0 0 0 / .4)";
+    pen.shadowBlur = 6;
+    pen.fillRect(edge - 1 / this.scale, 0, 2 / this.scale, picture.height);
+    pen.beginPath();
+    pen.arc(edge, middle, radius, 0, 7);
+    pen.fill();
+    pen.shadowBlur = 0;
+    pen.strokeStyle = "#57493c";
+    pen.lineWidth = 1.6 / this.scale;
+    pen.beginPath();
+    for (const side of [-1, 1]) {
+      pen.moveTo(edge + side * radius * 0.3, middle - radius * 0.3);
+      pen.lineTo(edge + side * radius * 0.62, middle);
+      pen.lineTo(edge + side * radius * 0.3, middle + radius * 0.3);
+    }
+    pen.stroke();
+  }
+
+  #outline(x, y, width, height) {
+    const {pen} = this;
+    pen.save();
+    pen.lineWidth = 1.5 / this.scale;
+    pen.setLineDash([6 / this.scale, 4 / this.scale]);
+    pen.strokeStyle = "#fff";
+    pen.fillStyle = "rgb(53 87 214 / .28)";
+    pen.fillRect(x, y, width, height);
+    pen.strokeRect(x, y, width, height);
+    pen.restore();
+  }
+
+  #ring() {
+    const {pen} = this;
+    const {x, y, radius, colour} = this.cursor;
+    for (const [line, width] of [["rgb(0 0 0 / .55)", 3], [colour ?? "#fff", 1.4]]) {
+      pen.strokeStyle = line;
+      pen.lineWidth = width / this.scale;
+      pen.beginPath();
+      pen.arc(x, y, radius, 0, 7);
+      pen.stroke();
+    }
+  }
+
+  /** The slider lies exactly over the picture, so that its thumb is where the line is. */
+  #placeDivider() {
+    const divider = $("divider");
+    if (divider.hidden) return;
+    Object.assign(divider.style, {
+      left: `${this.x}px`,
+      top: `${this.y}px`,
+      width: `${this.picture.width * this.scale}px`,
+      height: `${this.picture.height * this.scale}px`,
+    });
+  }
+}

@@ -1,0 +1,83 @@
+"""`sfumato serve` as a process of its own, with the embedded model: start, stop, kill, restart."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server import pictures
+from tests.server.stub import finished, until
+
+
+@contextmanager
+def process(data: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command on a free port, and the address that it prints."""
+    command = [sys.executable, "-m", "sfumato", "serve", "--port", "0", "--data", str(data), *options]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        assert line.startswith("sfumato is at http://127.0.0.1:"), running.stderr.read() if running.stderr else ""
+        yield running, line.split()[3].rstrip("/")
+    finally:
+        if running.poll() is None:
+            running.kill()
+        running.communicate()
+
+
+def ready(client: httpx.Client) -> bool:
+    return client.get("/readyz").status_code == 200
+
+
+def test_start_edit_kill_restart_stop(tmp_path: Path) -> None:
+    with process(tmp_path) as (running, address), httpx.Client(base_url=address, timeout=60, verify=False) as client:
+        assert client.get("/").status_code == 200  # while the model is still being loaded
+        assert client.get("/healthz").status_code == 200
+        until(lambda: ready(client), 120)
+        done = finished(client, client.post("/v1/jobs", json=pictures.job(steps=2)).json()["id"], 120)
+        assert done["state"] == "succeeded"
+        picture = client.get(done["result"]["images"][0]["url"]).content
+        cut = client.post("/v1/jobs", json=pictures.job(steps=250, n=16)).json()["id"]
+        waiting = client.post("/v1/jobs", json=pictures.job()).json()["id"]
+        until(lambda: client.get(f"/v1/jobs/{cut}").json()["state"] == "running", 60)
+        running.send_signal(signal.SIGKILL)
+        running.wait(10)
+    with process(tmp_path) as (running, address), httpx.Client(base_url=address, timeout=60, verify=False) as client:
+        assert client.get(done["result"]["images"][0]["url"]).content == picture
+        for job_id in (cut, waiting):
+            job = client.get(f"/v1/jobs/{job_id}").json()
+            assert (job["state"], job["error"]["code"]) == ("interrupted", "interrupted")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "sentence"),
+    [
+        (("--host", "0.0.0.0"), 2, "give a --token"),
+        (("--token", "short"), 2, "at least 16 characters"),
+        (("--model", "no/such-model"), 3, "sfumato models pull"),
+        (("--data", "/dev/null/x"), 4, "--data"),
+    ],
+)
+def test_refusals(tmp_path: Path, options: tuple[str, ...], status: int, sentence: str) -> None:
+    command = [sys.executable, "-m", "sfumato", "serve", "--port", "0", "--data", str(tmp_path), *options]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == status
+    assert sentence in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_missing_extra(tmp_path: Path) -> None:
+    """Without its packages the command names the extra."""
+    (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError('No module named fastapi', name='fastapi')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    run = subprocess.run([sys.executable, "-m", "sfumato", "serve"], capture_output=True, text=True, timeout=60, env=environment)
+    assert run.returncode == 4
+    assert "pip install 'sfumato[server]'" in run.stderr
