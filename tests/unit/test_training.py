@@ -13,6 +13,7 @@ from sfumato.embedded.training import pixel
 from sfumato.embedded.training.denoiser import TextDenoiser, diffusion_loss, make_scheduler
 from sfumato.embedded.training.ranker import contrastive_loss, fits
 from sfumato.embedded.world.scene import Thing
+from sfumato.embedded.world.split import LEARNED
 
 
 def test_the_autoencoder_starts_as_a_good_linear_code() -> None:
@@ -64,6 +65,13 @@ def test_the_tokenizer_knows_its_words_in_any_case_and_punctuation() -> None:
     assert plain == loud
     assert tokenizer.unk_token_id not in plain
     assert tokenizer.unk_token_id in tokenizer("a zeppelin").input_ids
+
+
+def test_words_keep_their_numbers_where_only_a_part_is_known() -> None:
+    whole, part = make_tokenizer(), make_tokenizer(LEARNED)
+    assert part("a red ball").input_ids == whole("a red ball").input_ids
+    assert part.unk_token_id in part("a duck").input_ids
+    assert whole.unk_token_id not in whole("a duck").input_ids
 
 
 def test_the_pixel_model_is_exported_as_a_folder_that_loads(tmp_path: Path) -> None:

@@ -4,16 +4,21 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from sfumato.embedded.world.captions import vocabulary
+from sfumato.embedded.world.split import WHOLE, Part
 
 MAX_TOKENS = 24
 SPECIAL = ("[PAD]", "[UNK]", "[START]", "[END]")
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over the words of the captions; anything else becomes [UNK]."""
+def make_tokenizer(part: Part = WHOLE) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over the words of a part of the world; anything else becomes [UNK].
+
+    A word has the same number whatever the part, so that a model can be saved with the words that it has learnt.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary()))}
+    words = {*SPECIAL, *vocabulary(part)}
+    ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary())) if word in words}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation("removed"), pre_tokenizers.Whitespace()])

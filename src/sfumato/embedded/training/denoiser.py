@@ -22,6 +22,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_text_encoder, make_tokenizer
 from sfumato.embedded.training.latents import LatentSet, load_folder_latents, load_scene_latents
 from sfumato.embedded.training.loop import Run, Tell
+from sfumato.embedded.world.split import LEARNED
 
 CAPTION_DROPOUT = 0.1
 NOISE_SHIFT = 2.0  # how much more the noisy levels are drawn: t = s u / (1 + (s - 1) u)
@@ -213,6 +214,6 @@ def export(net: TextDenoiser, vae_folder: Path, out: Path) -> None:
     copy.load_state_dict(net.state_dict())
     copy.unet.half().save_pretrained(out / "unet")
     copy.text.half().save_pretrained(out / "text_encoder")
-    tokenizer.save_pretrained(out / "tokenizer")
+    make_tokenizer(LEARNED).save_pretrained(out / "tokenizer")
     make_scheduler().save_pretrained(out / "scheduler")
     vae.half().save_pretrained(out / "vae")

@@ -177,7 +177,7 @@ def export(model: CLIPModel, out: Path) -> None:
     copy = make_ranker()
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(out)
-    make_tokenizer().save_pretrained(out)
+    make_tokenizer(LEARNED).save_pretrained(out)
     CLIPImageProcessorPil(
         size={"height": SIZE, "width": SIZE}, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3
     ).save_pretrained(out)

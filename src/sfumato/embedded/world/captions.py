@@ -3,7 +3,7 @@
 import numpy as np
 
 from sfumato.embedded.world.scene import Scene, Thing
-from sfumato.embedded.world.surfaces import COLOURS
+from sfumato.embedded.world.split import WHOLE, Part
 
 KIND_WORDS: dict[str, tuple[str, ...]] = {  # the first word is the commonest
     "ball": ("ball", "sphere"),
@@ -44,11 +44,16 @@ RELATIONS = ("left of", "right of", "behind", "in front of", "beside", "next to"
 GLUE = ("a", "an", "the", "and", "on", "of", "with", "in", "at", "photo", "picture", "photograph", "empty", "nothing", "only")
 
 
-def vocabulary() -> list[str]:
-    """Every word that captions use, sorted."""
-    tables = (KIND_WORDS, MATERIAL_WORDS, GROUND_WORDS, COLOUR_WORDS)
-    phrases = [phrase for table in tables for phrases in table.values() for phrase in phrases]
-    return sorted({word for phrase in (*phrases, *COLOURS, *GLUE, *RELATIONS) for word in phrase.split()})
+def vocabulary(part: Part = WHOLE) -> list[str]:
+    """Every word that captions of a part of the world use, sorted."""
+    tables = (
+        (KIND_WORDS, part.kinds),
+        (MATERIAL_WORDS, part.materials),
+        (GROUND_WORDS, part.grounds),
+        (COLOUR_WORDS, part.colours),
+    )
+    phrases = [phrase for table, names in tables for name in names for phrase in table.get(name, ())]
+    return sorted({word for phrase in (*phrases, *part.colours, *GLUE, *RELATIONS) for word in phrase.split()})
 
 
 def _word(words: tuple[str, ...], rng: np.random.Generator) -> str:
