@@ -51,7 +51,7 @@ def main(path: Path) -> None:
 
 def psnr(editor: Editor, photograph: np.ndarray) -> float:
     """Of a square photograph shrunk to the model's size, encoded and decoded."""
-    small = np.asarray(Image.fromarray(photograph).resize((TILE, TILE), Image.Resampling.LANCZOS))
+    small = np.array(Image.fromarray(photograph).resize((TILE, TILE), Image.Resampling.LANCZOS))
     pixels = to_tensor(small)
     error = editor.backbone.decode(editor.backbone.encode(pixels)) - pixels
     return float(-10 * torch.log10((error**2).mean() / 4))
