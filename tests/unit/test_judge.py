@@ -144,7 +144,7 @@ def test_without_renders_there_is_nothing_to_train_on(tmp_path) -> None:
 
 
 def test_a_missing_judge_says_how_to_train_one(tmp_path) -> None:
-    with pytest.raises(ModelNotFound, match=r"embedded\.training\.judge"):
+    with pytest.raises(ModelNotFound, match="sfumato train judge"):
         Judge.load(tmp_path)
 
 
