@@ -10,7 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sfumato import Editor
+from sfumato.backbones.hub import WEIGHTS
 from sfumato.cli.main import app
+from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training import distilled, samples
 from sfumato.embedded.training.scenes import HELD_OUT, render_shard
 from sfumato.images import read
@@ -35,7 +37,7 @@ def render_few(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (("moon",), "part-unknown", "world, autoencoder, denoiser"),
+        (("moon",), "part-unknown", "world, autoencoder, decoder, denoiser"),
         (("denoiser", "--size", "huge"), "size-unknown", "small, large"),
         (("ranker", "--data", "."), "option-contradiction", "--data"),
         (("denoiser",), "no-autoencoder", "sfumato train autoencoder"),
@@ -79,6 +81,19 @@ def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) 
     image = Image.new("RGB", (128, 128), "white")
     edited = editor.edit(image=image, box=(32, 32, 64, 64), prompt="a red ball", n=1, steps=2, rank="none")
     assert edited.images[0].size == (128, 128)
+
+
+def test_the_decoder_is_trained_alone(train: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "training"
+    render_few(folder)
+    result = train("decoder", "--start-from", "embedded", *SHORT)
+    assert result.exit_code == 0, result.stderr
+    before = PatchAutoencoder.from_pretrained(WEIGHTS / "vae").float()
+    after = PatchAutoencoder.from_pretrained(folder / "decoder" / "model").float()
+    kept = {name for name, weight in after.state_dict().items() if torch.equal(weight, before.state_dict()[name])}
+    assert kept == {name for name in kept if name.startswith("encoder.")}
+    assert sum(name.startswith("encoder.") for name in after.state_dict()) == len(kept)
+    assert after.config.scaling_factor == before.config.scaling_factor
 
 
 def test_a_users_pictures_are_trained_on(train: Callable[..., Result], tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import typer
 
 from sfumato.errors import InputError, OptionError, ResourceError
 
-PARTS = ("world", "autoencoder", "denoiser", "distilled", "ranker", "judge", "pixel")
+PARTS = ("world", "autoencoder", "decoder", "denoiser", "distilled", "ranker", "judge", "pixel")
 SIZES = ("small", "large")
-JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 16, 4, 128  # renders of its own, 250 pairs a shard
-MINUTES = {"autoencoder": 8.0, "denoiser": 60.0, "distilled": 30.0, "ranker": 10.0, "judge": 15.0, "pixel": 60.0}
+JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 40, 4, 128  # renders of its own, 250 pairs a shard
+MINUTES = {"autoencoder": 8.0, "decoder": 10.0, "denoiser": 60.0, "distilled": 30.0, "ranker": 10.0, "judge": 15.0, "pixel": 60.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,12 @@ def _train(part: str, settings: Settings) -> None:
         from sfumato.embedded.training import autoencoder
 
         autoencoder.train(scenes=folder / "scenes", start_from=_weights(settings, "vae"), tell=typer.echo, **common)
+    elif part == "decoder":
+        from sfumato.embedded.training import autoencoder
+
+        autoencoder.train(
+            scenes=folder / "scenes", start_from=_autoencoder(settings), decoder_only=True, tell=typer.echo, **common
+        )
     elif part == "denoiser":
         from sfumato.embedded.training import denoiser
 

@@ -79,6 +79,7 @@ def train(
     minutes: float,
     device: str = "cpu",
     start_from: Path | None = None,
+    decoder_only: bool = False,
     batch_size: int = 32,
     lr: float = 1.5e-3,
     cooldown: float = 1.0,
@@ -92,6 +93,7 @@ def train(
         minutes: Of this call.
         device: cpu or cuda.
         start_from: Folder of saved weights to begin with, if there is no checkpoint.
+        decoder_only: Leave the encoder as it is, so that denoisers trained on its latents stay of use.
         batch_size, lr, cooldown: See `loop.Run`.
         tell: Hears how it goes.
     """
@@ -104,6 +106,7 @@ def train(
     else:
         model = PatchAutoencoder.from_pretrained(start_from).float()
     model.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.encoder.requires_grad_(not decoder_only)
     run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
     for _ in run.steps():
         x = crops(images, batch_size, rng, leaves).to(device).contiguous(memory_format=torch.channels_last)
@@ -114,14 +117,21 @@ def train(
         run.update((y - x).abs().mean() + gradients(y, x) + 1e-4 * (z.float() ** 2).mean(), batch_size)
     if run.leader:
         run.use_average()
-        finish(model.cpu(), images, scenes, out, tell)
+        if not decoder_only:
+            measure_latents(model.cpu(), images)
+        finish(model.cpu(), scenes, out, tell)
 
 
 @torch.inference_mode()
-def finish(model: PatchAutoencoder, images: np.ndarray, scenes: Path, out: Path, tell: Tell) -> None:
-    """Record scale and shift, measure on held-out scenes, draw a sheet of them, save in diffusers' folder format."""
+def measure_latents(model: PatchAutoencoder, images: np.ndarray) -> None:
+    """Record the scale and shift that give latents of `images` (n, H, W, 3) unit variance and no mean."""
     codes = torch.cat([model.encoder(to_pixels(images[i : i + 50])) for i in range(0, min(500, len(images)), 50)])
     model.register_to_config(scaling_factor=float(1 / codes.std()), shift_factor=float(codes.mean()))
+
+
+@torch.inference_mode()
+def finish(model: PatchAutoencoder, scenes: Path, out: Path, tell: Tell) -> None:
+    """Measure on held-out scenes, draw a sheet of them, save in diffusers' folder format."""
     held_out = to_pixels(load_shard(shard_path(scenes, HELD_OUT))[0][:64])
     again = model.decoder(model.encoder(held_out))
     tell(f"held-out scenes: {psnr(again, held_out):.2f} dB")

@@ -49,7 +49,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(image=128, widths=(96, 144, 192), layers=1, batch=32, lr=1e-3),  # for two CPU cores
+    "small": Size(image=128, widths=(96, 144, 192), layers=1, batch=64, lr=1e-3),  # for two CPU cores
     "large": Size(image=256, widths=(160, 256, 384), layers=2, batch=256, lr=1e-3),  # for a GPU
 }
 LATENT_FACTOR = 8

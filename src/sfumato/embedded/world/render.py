@@ -27,6 +27,7 @@ from sfumato.embedded.world.surfaces import (
 FAR = 1e9
 GROUND, SKY = -1, -2  # identifiers beside the objects' own indices
 CONTRAST = 0.06  # a pixel that differs more than this from a neighbour, in display levels of [0, 1], is anti-aliased
+COAT = 0.08  # share that a shiny thing mirrors when seen straight on; water and polished stone: a twentieth
 
 
 @jit
@@ -147,6 +148,9 @@ def _surface(
         gleam = 1.3 * max(0.0, rl) ** 55 * lit
         if material == METAL:
             r, g, b = 0.15 * r, 0.15 * g, 0.15 * b
+        elif material == SHINY:  # under a clear coat: deeper, with a wide gleam, so that even white ones are told from matte
+            r, g, b = 0.72 * r, 0.72 * g, 0.72 * b
+            gleam += 0.5 * max(0.0, rl) ** 12 * lit
         r, g, b = r + gleam, g + gleam, b + gleam
     if k == GROUND:
         fog = 1 - math.exp(-max(0.0, t - 9.0) * 0.05)
@@ -171,7 +175,8 @@ def _radiance(
     if material == MATTE or material == WOODEN:
         return r, g, b, k
     vn = -(dx * nx + dy * ny + dz * nz)
-    fresnel = 0.05 + 0.95 * (1 - max(vn, 0.0)) ** 5
+    grazing = 1 - max(vn, 0.0)
+    fresnel = COAT + (1 - COAT) * grazing**3.5 if material == SHINY else 0.05 + 0.95 * grazing**5
     mx, my, mz = dx + 2 * vn * nx, dy + 2 * vn * ny, dz + 2 * vn * nz
     if k == GROUND and mz < 0.02:
         mz = 0.02
