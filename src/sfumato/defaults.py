@@ -37,7 +37,7 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 # end, some with the picture's size, so there a share of the steps would say little.
 FLOW_DEFAULTS: dict[str, Any] = {"scheduler": "flow-euler", "start_sigma": 3.94, "start_fraction": 0.0}
 GUIDANCE_EMBEDDING = 3.5  # of FLUX.1-dev's pipeline
-SHARED_DEFAULTS: dict[str, Any] = {"scheduler": "ddim", "fill": "original", "background": "poisson", "preset": "default"}
+SHARED_DEFAULTS: dict[str, Any] = {"scheduler": "ddim", "fill": "original", "preset": "default"}
 SCRIBBLE_START = 0.4  # a scribble must survive the noise it starts from
 SCRIBBLE_SIGMA = 2.28  # the same on Stable Diffusion's schedule, as a noise-to-signal ratio
 WITHOUT_DECODER = (*PIXEL_FAMILIES, "qwen-image")  # nothing to fit, or a video decoder
@@ -87,6 +87,16 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
     guard = GUARD if request.guard and reads_text else ""
     negative = ", ".join(part for part in (request.negative_prompt, guard) if part)
     return Resolved(request=request.model_copy(update=filled), options=options, negative_prompt=negative)
+
+
+def with_background(resolved: Resolved, thin: bool) -> Resolved:
+    """Choose the background reconstruction if the request leaves it open: Poisson, but pasting under a thin mask.
+
+    Poisson keeps the colours of the border, and a thin stroke is nearly all border: nothing would be seen of its edit.
+    """
+    if resolved.request.background is not None:
+        return resolved
+    return replace(resolved, request=resolved.request.model_copy(update={"background": "paste" if thin else "poisson"}))
 
 
 def _check_options(request: EditRequest, backbone: Backbone, card: MethodCard) -> None:

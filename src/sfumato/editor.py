@@ -13,7 +13,7 @@ import sfumato
 from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
-from sfumato.defaults import PAPER_CLIP, resolve
+from sfumato.defaults import PAPER_CLIP, resolve, with_background
 from sfumato.errors import BackboneError, OptionError
 from sfumato.images import MAX_PIXELS, restore
 from sfumato.inputs import Inputs, prepare
@@ -132,6 +132,7 @@ class Editor:
                     factor=self.backbone.factor,
                     max_pixels=self.max_pixels,
                 )
+                resolved = with_background(resolved, inputs.thin)
                 guide = self._make_guide(resolved.request) if card.guided else None
                 run = Run(self.backbone, card, resolved, inputs, clock, tell, save_steps is not None, guide)
             windows = run.predictions()
@@ -172,7 +173,9 @@ class Editor:
         if self._scorer is None:
             self._scorer, note = self._load_scorer(request.rank)
             notes += note
-        return ranking.rank(windows, source, mask, request.prompt, self._scorer, request.rank)
+        # of a thin stroke nearly everything is border: the smoothest one is the one that shows least
+        by_prompt = inputs.thin and request.rank == "both" and self._scorer is not None
+        return ranking.rank(windows, source, mask, request.prompt, self._scorer, "region" if by_prompt else request.rank)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""

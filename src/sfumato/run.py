@@ -140,7 +140,7 @@ class Run:
             latents = self.card.run(self.backbone, self._task(seeds), self._watch(done))
             decoded = self.backbone.decode(latents)
         with self.clock.stage("background"):
-            pixels = BACKGROUNDS[self.request.background or "paste"].load()(
+            pixels = BACKGROUNDS[self.request.background or "poisson"].load()(
                 self.backbone,
                 latents,
                 decoded,

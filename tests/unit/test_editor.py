@@ -63,6 +63,32 @@ def test_result_is_ordered_by_score_and_complete(editor: Editor, request_fields:
     assert not [name for name, value in resolved.items() if value is None and name not in open_fields]
 
 
+def test_a_thin_stroke_is_pasted_and_ranked_by_its_prompt(
+    editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Poisson would give nearly all of it the surrounding colours, and the seam would choose the faintest."""
+    fields = {**request_fields, "background": None, "rank": "both"}
+    stroke = np.zeros(pixels(Image.open(request_fields["image"])).shape[:2], np.uint8)
+    stroke[len(stroke) // 2, 4:-4] = 255
+    modes: list[str] = []
+    ranked = ranking.rank
+
+    def rank(*arguments: Any) -> list[ranking.Score]:
+        modes.append(arguments[5])
+        return ranked(*arguments)
+
+    monkeypatch.setattr(ranking, "rank", rank)
+    thick = editor.edit(**fields)
+    thin = editor.edit(**{**fields, "mask": Image.fromarray(stroke)})
+    assert (thick.request.background, thin.request.background) == ("poisson", "paste")
+    chosen = editor.edit(**{**fields, "mask": Image.fromarray(stroke), "background": "poisson"})
+    assert chosen.request.background == "poisson"
+    assert modes[0] == "both"
+    with_ranker = Editor(str(editor.model), dtype="float32", ranker="embedded")
+    with_ranker.edit(**{**fields, "mask": Image.fromarray(stroke)})
+    assert modes[1:] == ["both", "both", "region"]  # without a ranking model there is only the whole picture
+
+
 def test_same_request_same_pixels_whatever_the_batch(editor: Editor, request_fields: dict[str, Any]) -> None:
     together = editor.edit(**{**request_fields, "n": 3, "rank": "none"})
     apart = editor.edit(**{**request_fields, "n": 3, "rank": "none", "batch_size": 1})
