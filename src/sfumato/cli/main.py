@@ -134,7 +134,9 @@ def replay(
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="world, autoencoder, denoiser, distilled, ranker, judge or pixel.", metavar="PART")],
+    part: Annotated[
+        str, typer.Argument(help="world, autoencoder, denoiser, flow, distilled, ranker, judge or pixel.", metavar="PART")
+    ],
     folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(
         "training"
     ),
