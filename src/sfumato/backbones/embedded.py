@@ -47,7 +47,7 @@ class Embedded(StableDiffusion):
                 return part(UNet2DConditionModel, "unet")
             unet = part(UNet2DConditionModel, "unet", torch.float32)
             adapter.merge(unet, change, adapter.base_digest(home("unet").parent))
-            return unet.to(dtype)
+            return torch.nn.Module.to(unet, dtype)  # diffusers' own warns of parts kept in float32, of which there are none
 
         tokenizer = PreTrainedTokenizerFast.from_pretrained(home("tokenizer"), local_files_only=True)
         text_parts = SimpleNamespace(text_encoder=part(CLIPTextModel, "text_encoder"), tokenizer=tokenizer)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -36,6 +36,8 @@ class Adapter(nn.Module):
         digest: Of the base's weights, see `base_digest`.
         rank: Of each change.
     """
+
+    base: Tensor
 
     def __init__(self, unet: nn.Module, digest: str, rank: int = RANK) -> None:
         super().__init__()
@@ -86,7 +88,7 @@ class Adapter(nn.Module):
         path, temporary = folder / FILE, folder / f".{FILE}.{os.getpid()}.tmp"
         tensors = {name: weight.detach().half().cpu().contiguous() for name, weight in self.named_parameters()}
         try:
-            save_file(tensors, temporary, metadata={"format": "pt", "base_sha256": self.digest, "rank": str(self.rank)})
+            temporary.write_bytes(save(tensors, {"format": "pt", "base_sha256": self.digest, "rank": str(self.rank)}))
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
