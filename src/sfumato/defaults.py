@@ -19,6 +19,8 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     # What was there shows through much noise, so the embedded model starts from its blurred surroundings, and early. Guidance 4
     # was right most often among 3, 4 and 6 (docs/bench.md).
     "embedded": {"steps": 20, "guidance_scale": 4.0, "start_fraction": 0.1, "fill": "blur"},
+    # Distilled with guidance 4 built in.
+    "embedded-fast": {"scheduler": "lcm", "steps": 4, "guidance_scale": 1.0, "start_fraction": 0.0, "fill": "blur"},
     "sd1": {"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
     "sd2": {"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
     "sdxl": {"steps": 30, "guidance_scale": 5.0, "start_fraction": 0.25},
@@ -29,7 +31,7 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "flux2": {"steps": 4, "guidance_scale": 1.0},
     "z-image": {"steps": 9, "guidance_scale": 1.0},
     "qwen-image": {"steps": 50, "guidance_scale": 4.0},
-    "embedded-flow": {"steps": 30, "guidance_scale": 6.0, "start_sigma": 20.0, "fill": "blur"},
+    "embedded-flow": {"steps": 20, "guidance_scale": 4.0, "start_sigma": 20.0, "fill": "blur"},
     "pixel": {"steps": 100},
     "embedded-pixel": {"steps": 100},
 }
@@ -83,7 +85,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
     values |= {name: getattr(options, name) for name in card.options if hasattr(options, name)}
     unknown = method_options() - set(card.options)
     filled = {name: value for name, value in values.items() if getattr(request, name) is None and name not in unknown}
-    reads_text = backbone.family not in (*PIXEL_FAMILIES, "embedded", "embedded-flow")
+    reads_text = backbone.family not in PIXEL_FAMILIES and not backbone.family.startswith("embedded")
     guard = GUARD if request.guard and reads_text else ""
     negative = ", ".join(part for part in (request.negative_prompt, guard) if part)
     return Resolved(request=request.model_copy(update=filled), options=options, negative_prompt=negative)

@@ -24,7 +24,7 @@ SHORT = ("--minutes", "0.01", "--workers", "1")
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run `sfumato train` in an empty folder, with small sheets of samples."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(samples, "STEPS", 2)
+    monkeypatch.setattr(samples, "RUNS", {family: (solver, 2, scale) for family, (solver, _, scale) in samples.RUNS.items()})
     monkeypatch.setattr(samples, "PER_PROMPT", 1)
     return lambda *arguments: CliRunner().invoke(app, ["train", *map(str, arguments)])
 
@@ -43,6 +43,7 @@ def render_few(folder: Path) -> None:
         (("denoiser",), "no-autoencoder", "sfumato train autoencoder"),
         (("denoiser", "--start-from", "embedded"), "no-scenes", "sfumato train world"),
         (("distilled",), "no-denoiser", "sfumato train denoiser"),
+        (("flow",), "no-denoiser", "sfumato train denoiser"),
         (("autoencoder",), "no-scenes", "sfumato train world"),
         (("ranker",), "no-scenes", "sfumato train world"),
         (("pixel",), "no-scenes", "sfumato train world"),
@@ -68,15 +69,19 @@ def test_a_checkpoint_is_not_trained_over(train: Callable[..., Result], tmp_path
 def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "training"
     render_few(folder)
-    for part in ("autoencoder", "denoiser", "distilled", "ranker", "pixel"):
+    for part in ("autoencoder", "denoiser", "flow", "distilled", "ranker", "pixel"):
         result = train(part, *SHORT, "--debug")
         assert result.exit_code == 0, result.stderr
         assert "samples" in result.stdout
     assert read(folder / "autoencoder" / "held-out.png").size == (8 * 128, 2 * 128)
-    sheets = list((folder / "denoiser").glob("samples-*.png"))
-    assert [read(sheet).size for sheet in sheets] == [(8 * 128, 128)]
-    resumed = train("denoiser", "--resume", *SHORT)
-    assert resumed.exit_code == 0, resumed.stderr
+    for part in ("denoiser", "flow", "distilled"):
+        sheets = list((folder / part).glob("samples-*.png"))
+        assert [read(sheet).size for sheet in sheets] == [(8 * 128, 128)]
+    for part in ("flow", "denoiser"):  # the adapter first, as training the denoiser changes what it was made for
+        resumed = train(part, "--resume", *SHORT)
+        assert resumed.exit_code == 0, resumed.stderr
+    refused = train("flow", "--resume", *SHORT)
+    assert "[adapter-mismatch]" in refused.stderr
     editor = Editor(model=str(folder / "denoiser" / "model"), device="cpu", dtype="float32")
     image = Image.new("RGB", (128, 128), "white")
     edited = editor.edit(image=image, box=(32, 32, 64, 64), prompt="a red ball", n=1, steps=2, rank="none")

@@ -27,7 +27,7 @@ class Backbone(Protocol):
     """
 
     name: str
-    family: str  # "embedded", "sd1", "sd2", "sdxl", "ldm", or one of FLOW_FAMILIES and PIXEL_FAMILIES in sfumato.methods.base
+    family: str  # "sd1", "sd2", "sdxl", "ldm", "embedded", "embedded-fast", or of FLOW_FAMILIES, PIXEL_FAMILIES in methods.base
     device: torch.device
     dtype: torch.dtype
     latent_channels: int

@@ -10,39 +10,56 @@ from sfumato.backbones import hub
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.stable_diffusion import StableDiffusion, text_pipeline
 
+FAMILIES = {"FlowMatchEulerDiscreteScheduler": "embedded-flow", "LCMScheduler": "embedded-fast"}  # others: "embedded"
+
 
 class Embedded(StableDiffusion):
     """A UNet on a PatchAutoencoder's latents, told what to draw by a CLIP text encoder over whole words."""
 
     @classmethod
-    def from_folder(cls, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> "Embedded":
+    def from_folder(
+        cls, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, base: Path | None = None
+    ) -> "Embedded":
         """Load the subfolders `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` of `folder` (diffusers' format).
 
-        A flow-matching model says so by its scheduler, FlowMatchEulerDiscreteScheduler; it is told 1000 s as timestep. The parts
-        that it shares with the embedded model, such as the autoencoder, need not be there twice.
+        The scheduler says what the model is: FlowMatchEulerDiscreteScheduler a flow-matching one, told 1000 s as timestep,
+        LCMScheduler a distilled one. Parts that are not in `folder`, such as the autoencoder, are those of `base`, by default of
+        the embedded model. With `adapter.safetensors` in `folder` the UNet is changed by it.
+
+        Raises:
+            BackboneError: adapter-mismatch.
         """
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
+        from sfumato.embedded import adapter
         from sfumato.embedded.autoencoder import PatchAutoencoder
 
         def home(subfolder: str) -> Path:
-            return folder / subfolder if (folder / subfolder).is_dir() else hub.WEIGHTS / subfolder
+            return folder / subfolder if (folder / subfolder).is_dir() else (base or hub.WEIGHTS) / subfolder
 
-        def part(kind: Any, subfolder: str) -> Any:
+        def part(kind: Any, subfolder: str, dtype: torch.dtype = dtype) -> Any:
             return kind.from_pretrained(home(subfolder), use_safetensors=True, local_files_only=True, dtype=dtype).to(device)
+
+        def make_unet() -> Any:
+            change = folder / adapter.FILE
+            if not change.is_file():
+                return part(UNet2DConditionModel, "unet")
+            unet = part(UNet2DConditionModel, "unet", torch.float32)
+            adapter.merge(unet, change, adapter.base_digest(home("unet").parent))
+            return torch.nn.Module.to(unet, dtype)  # diffusers' own warns of parts kept in float32, of which there are none
 
         tokenizer = PreTrainedTokenizerFast.from_pretrained(home("tokenizer"), local_files_only=True)
         text_parts = SimpleNamespace(text_encoder=part(CLIPTextModel, "text_encoder"), tokenizer=tokenizer)
         scheduler_config = read_json(home("scheduler") / "scheduler_config.json")
-        flow = scheduler_config["_class_name"] == "FlowMatchEulerDiscreteScheduler"
+        family = FAMILIES.get(scheduler_config["_class_name"], "embedded")
         return cls(
             text_pipeline(text_parts),
             name=name,
-            family="embedded-flow" if flow else "embedded",
-            unet=part(UNet2DConditionModel, "unet"),
+            family=family,
+            unet=make_unet(),
             vae=part(PatchAutoencoder, "vae"),
-            scheduler_config=scheduler_config | ({"prediction_type": "flow"} if flow else {}),
+            scheduler_config=scheduler_config | ({"prediction_type": "flow"} if family == "embedded-flow" else {}),
             device=device,
         )
 

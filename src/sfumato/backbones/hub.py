@@ -15,7 +15,12 @@ from sfumato.backbones.checkpoints import FAMILIES, PICKLE_SUFFIXES, check_file,
 from sfumato.errors import BackboneError, EditError, ModelNotFound, ResourceError, UnsafeCheckpoint, Unsupported
 
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
-EMBEDDED = {"embedded": ".", "embedded-pixel": "pixel", "embedded-flow": "flow"}  # models that ship, and where below WEIGHTS
+EMBEDDED = {  # models that ship, and where below WEIGHTS
+    "embedded": ".",
+    "embedded-pixel": "pixel",
+    "embedded-flow": "flow",
+    "embedded-fast": "fast",
+}
 CONFIG_REPOSITORIES = frozenset(  # whose configurations diffusers applies to a single file of a family that we support
     {
         "stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.backbones import hub
 from sfumato.backbones.checkpoints import FAMILIES, PIPELINES, check_file, check_weights, read_index, read_json, variant
 from sfumato.backbones.guided_diffusion import CLASS_NAME
 from sfumato.backbones.hardware import choose_device, choose_dtype
@@ -102,9 +101,11 @@ def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
 
 
 def _is_embedded(source: Path) -> bool:
+    from sfumato.embedded.adapter import FILE
+
     config = source / "vae" / "config.json"
     ours = config.is_file() and read_json(config).get("_class_name") == "PatchAutoencoder"
-    return ours or source == hub.WEIGHTS / hub.EMBEDDED["embedded-flow"]
+    return ours or (source / FILE).is_file()
 
 
 def _is_guided_diffusion(source: Path) -> bool:

@@ -135,7 +135,8 @@ def replay(
 @app.command()
 def train(
     part: Annotated[
-        str, typer.Argument(help="world, autoencoder, decoder, denoiser, distilled, ranker, judge or pixel.", metavar="PART")
+        str,
+        typer.Argument(help="world, autoencoder, decoder, denoiser, flow, distilled, ranker, judge or pixel.", metavar="PART"),
     ],
     folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(
         "training"

@@ -9,10 +9,11 @@ import typer
 
 from sfumato.errors import InputError, OptionError, ResourceError
 
-PARTS = ("world", "autoencoder", "decoder", "denoiser", "distilled", "ranker", "judge", "pixel")
+PARTS = ("world", "autoencoder", "decoder", "denoiser", "flow", "distilled", "ranker", "judge", "pixel")
 SIZES = ("small", "large")
 JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 40, 4, 128  # renders of its own, 250 pairs a shard
-MINUTES = {"autoencoder": 8.0, "decoder": 10.0, "denoiser": 60.0, "distilled": 30.0, "ranker": 10.0, "judge": 15.0, "pixel": 60.0}
+MINUTES = {"autoencoder": 8.0, "decoder": 10.0, "denoiser": 60.0, "flow": 20.0, "distilled": 30.0}
+MINUTES |= {"ranker": 10.0, "judge": 15.0, "pixel": 60.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +106,11 @@ def _train(part: str, settings: Settings) -> None:
             tell=typer.echo,
             **common,
         )
-    elif part == "distilled":
-        from sfumato.embedded.training import distilled
+    elif part in ("flow", "distilled"):
+        from sfumato.embedded.training import distilled, flow
 
-        distilled.train(model=_teacher(settings), vae=_autoencoder(settings), scenes=folder / "scenes", tell=typer.echo, **common)
+        train = {"flow": flow.train, "distilled": distilled.train}[part]
+        train(model=_teacher(settings), vae=_autoencoder(settings), scenes=folder / "scenes", tell=typer.echo, **common)
     elif part == "judge":
         from sfumato.embedded.training import judge
 

@@ -117,11 +117,16 @@ def quick_attention(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
+def noisy_timesteps(count: int, trained: int, device: torch.device) -> Tensor:
+    """Timesteps (count,) int64 in [0, trained), the noisy ones more often."""
+    u = torch.rand(count, device=device)
+    return (trained * NOISE_SHIFT * u / (1 + (NOISE_SHIFT - 1) * u)).long().clamp(max=trained - 1)
+
+
 def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, main: Tensor, tokens: Tensor) -> Tensor:
     """Squared error of the velocity; errors on the captioned thing and along its outline count more."""
-    noise, u = torch.randn_like(x), torch.rand(len(x), device=x.device)
-    trained = scheduler.config.num_train_timesteps
-    timesteps = (trained * NOISE_SHIFT * u / (1 + (NOISE_SHIFT - 1) * u)).long().clamp(max=trained - 1)
+    noise = torch.randn_like(x)
+    timesteps = noisy_timesteps(len(x), scheduler.config.num_train_timesteps, x.device)
     with torch.autocast(x.device.type, torch.bfloat16), quick_attention(x.device):
         predicted = net(scheduler.add_noise(x, noise, timesteps), timesteps, tokens).float()
     error = (predicted - scheduler.get_velocity(x, noise, timesteps)) ** 2

@@ -7,17 +7,15 @@ to which the teacher takes it with one guided DDIM step; at the cleanest level i
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
-from transformers import CLIPTextModel, PreTrainedTokenizerFast
+from diffusers import LCMScheduler, UNet2DConditionModel
+from torch import Tensor
 
-from sfumato.embedded.text import MAX_TOKENS
-from sfumato.embedded.training.denoiser import Batches, make_scheduler, quick_attention
-from sfumato.embedded.training.latents import load_scene_latents
-from sfumato.embedded.training.loop import Run, Tell
+from sfumato.embedded.adapter import RANK, Adapter
+from sfumato.embedded.training.adapting import Course, Teacher
+from sfumato.embedded.training.denoiser import make_scheduler
+from sfumato.embedded.training.loop import Tell
 
 STEPS = 50  # levels that the teacher walks down, of which diffusers' LCMScheduler chooses those of an edit
 GUIDANCE = 4.0  # that the student has built in
@@ -71,18 +69,19 @@ def teacher_step(
     return signal * clean + noise * eps
 
 
-def consistency_loss(student: nn.Module, target: nn.Module, teacher: Any, levels: Levels, x: Tensor, texts: Any) -> Tensor:
+def consistency_loss(
+    adapter: Adapter, target: Adapter, teacher: Teacher, levels: Levels, x: Tensor, states: Tensor, empty: Tensor
+) -> Tensor:
     """Pseudo-Huber distance of the student's clean latents at a level and its target's at the next (arXiv:2310.14189)."""
-    states, empty = texts
     index = torch.randint(0, STEPS, (len(x),), device=x.device)
     signal, noise = levels.at(index)
     noisy = signal * x + noise * torch.randn_like(x)
-    nearer = teacher_step(teacher, levels, noisy, index, states, empty)
-    predicted = clean_of(student(noisy, levels.timesteps[index], states).sample.float(), noisy, signal, noise)
+    nearer = teacher_step(teacher.unet, levels, noisy, index, states, empty)
+    predicted = clean_of(adapter(teacher.unet, noisy, levels.timesteps[index], states), noisy, signal, noise)
     with torch.no_grad():
         signal, noise = levels.at(index - 1)
         below = levels.timesteps[(index - 1).clamp(min=0)]
-        wanted = clean_of(target(nearer, below, states).sample.float(), nearer, signal, noise)  # at level -1: nearer itself
+        wanted = clean_of(target(teacher.unet, nearer, below, states), nearer, signal, noise)  # at level -1: nearer itself
     return (((predicted - wanted) ** 2 + HUBER**2).sqrt() - HUBER).mean()
 
 
@@ -95,32 +94,29 @@ def train(
     minutes: float,
     device: str = "cpu",
     batch_size: int = 16,
-    lr: float = 3e-4,
+    lr: float = 1e-3,
     cooldown: float = 0.5,
+    rank: int = RANK,
     tell: Tell = print,
 ) -> None:
-    """Distil the denoiser in the folder `model`; `out` gets `checkpoint.pt`, and the student in `model/unet`."""
-    place = torch.device(device)
-    teacher = UNet2DConditionModel.from_pretrained(model / "unet").float().requires_grad_(False).eval().to(place)
-    text = CLIPTextModel.from_pretrained(model / "text_encoder").float().eval().to(place)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model / "tokenizer", local_files_only=True)
-    for network in (teacher, text):
-        network.to(memory_format=torch.channels_last)
-    student = copy.deepcopy(teacher).requires_grad_(True)
-    run = Run(student, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
-    target = copy.deepcopy(student).requires_grad_(False)
-    levels, batches = Levels.of(place), Batches(load_scene_latents(vae, scenes), tokenizer, batch_size, place)
-    none = tokenizer([""], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids.to(place)
-    for _ in run.steps():
-        x, _, tokens = batches.draw()
-        with torch.autocast(place.type, torch.bfloat16), quick_attention(place):
-            with torch.no_grad():
-                states, empty = (text(ids).last_hidden_state.float() for ids in (tokens, none))
-            loss = consistency_loss(student, target, teacher, levels, x, (states, empty))
-        run.update(loss, batch_size)
+    """Distil the denoiser in the folder `model` into an adapter of it; see `Course` for the rest."""
+    course = Course(
+        model=model,
+        vae=vae,
+        scenes=scenes,
+        out=out,
+        scheduler=LCMScheduler.from_config(make_scheduler().config),
+        rank=rank,
+        device=device,
+        batch_size=batch_size,
+        minutes=minutes,
+        lr=lr,
+        cooldown=cooldown,
+        tell=tell,
+    )
+    adapter, teacher = course.adapter, course.teacher
+    target = copy.deepcopy(adapter).requires_grad_(False)
+    levels, empty = Levels.of(teacher.device), teacher.empty()
+    for _ in course.learn(lambda x, states: consistency_loss(adapter, target, teacher, levels, x, states, empty)):
         with torch.no_grad():
-            torch._foreach_lerp_(list(target.parameters()), list(student.parameters()), 1 - TARGET_AVERAGE)
-    if run.leader:
-        run.use_average()
-        student.cpu().half().save_pretrained(out / "model" / "unet")
-        tell(f"distilled over {run.samples} samples")
+            torch._foreach_lerp_(list(target.parameters()), list(adapter.parameters()), 1 - TARGET_AVERAGE)

@@ -16,8 +16,8 @@ PROMPTS = (
     *("a purple ring on marble", "an orange star on water", "a pink heart at night", "a turquoise mushroom on wood"),
 )
 PER_PROMPT = 3
-STEPS = 20
-GUIDANCE = 4.0
+RUNS = {"embedded": ("ddim", 20, 4.0), "embedded-flow": ("flow-euler", 20, 4.0), "embedded-fast": ("lcm", 4, 1.0)}
+"""Solver, steps and guidance by family."""
 
 
 def tiled(rows: list[np.ndarray]) -> np.ndarray:
@@ -26,20 +26,26 @@ def tiled(rows: list[np.ndarray]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def write_sheet(folder: Path, path: Path, device: torch.device, prompts: tuple[str, ...] = PROMPTS) -> None:
-    """Draw each prompt a few times with the model in `folder`, from the same noise on every call; one column a prompt."""
+def write_sheet(
+    folder: Path, path: Path, device: torch.device, prompts: tuple[str, ...] = PROMPTS, base: Path | None = None
+) -> None:
+    """Draw each prompt a few times with the model in `folder`, from the same noise on every call; one column a prompt.
+
+    Of an adapter, `base` is the folder of the model that it changes.
+    """
     from sfumato.backbones.embedded import Embedded
 
-    model = Embedded.from_folder(folder, name="training", device=device, dtype=torch.float32)
+    model = Embedded.from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
+    solver_name, steps, guidance = RUNS[model.family]
     columns = []
     for prompt in prompts:
-        solver = make_solver("ddim", model.scheduler_config, model.prediction_type, STEPS)
+        solver = make_solver(solver_name, model.scheduler_config, model.prediction_type, steps)
         side = model.resolution // model.factor
         noise = NoiseStream(tuple(range(PER_PROMPT)), (model.latent_channels, side, side), device)
         latents = noise.draw()
         conditioning = model.encode_prompt(prompt, "", (model.resolution, model.resolution))
         for i in range(solver.steps):
-            output = model.predict(latents, solver.timesteps[i], conditioning, GUIDANCE)
+            output = model.predict(latents, solver.timesteps[i], conditioning, guidance)
             latents, _ = solver.step(output, i, latents, noise)
         columns.append(np.stack([to_uint8(pixels) for pixels in model.decode(latents)]))
     sheet = tiled([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)])
