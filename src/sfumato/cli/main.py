@@ -7,13 +7,9 @@ import typer
 from typer.core import TyperGroup
 
 import sfumato
+from sfumato.cli.arguments import Debug, Force, Json, Offline, Out
 from sfumato.cli.failures import reported
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where an unexpected error happened.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")]
-Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
+from sfumato.cli.models import models
 
 
 class Commands(TyperGroup):
@@ -28,7 +24,6 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List the models at hand, or fetch one.")
 app.add_typer(models, name="models")
 
 
@@ -66,48 +61,6 @@ def methods(as_json: Json = False, debug: Debug = False) -> None:
         from sfumato.cli.listing import show_methods
 
         show_methods(as_json)
-
-
-@models.command("list")
-def list_models(as_json: Json = False, debug: Debug = False) -> None:
-    """List the bundled model and what the model hub's cache holds."""
-    with reported(as_json, debug):
-        from sfumato.cli.listing import show_models
-
-        show_models(as_json)
-
-
-@models.command()
-def pull(
-    model: Annotated[str, typer.Argument(help="Hub id, such as stabilityai/stable-diffusion-2-base.", metavar="ID")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.", metavar="NAME")] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Fetch pickled weights where there are no others.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Fetch a model into the cache, so that edits need no network."""
-    with reported(debug=debug):
-        from sfumato.backbones.hub import pull as fetch
-
-        typer.echo(fetch(model, revision, allow_pickle=allow_pickle))
-
-
-@models.command("convert-guided-diffusion")
-def convert_guided_diffusion(
-    file: Annotated[Path, typer.Argument(help="A published checkpoint.", metavar="FILE.pt")],
-    out: Annotated[Path, typer.Argument(help="Folder to make, for --model.", metavar="OUT")],
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read the pickle that it is; only its weights, no code.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Turn an OpenAI guided-diffusion checkpoint into safetensors with a configuration."""
-    with reported(debug=debug):
-        from sfumato.backbones.guided_diffusion import convert
-
-        architecture = convert(file, out, allow_pickle=allow_pickle)
-        typer.echo(f"{out}: {architecture.image_size} pixels, {'class' if architecture.classes else 'un'}conditional")
 
 
 @app.command()

@@ -115,10 +115,14 @@ def _train(part: str, settings: Settings) -> None:
         from sfumato.embedded.training import judge
 
         judge.train(pairs=folder / "pairs", tell=typer.echo, **common)
-    else:
-        from sfumato.embedded.training import pixel, ranker
+    elif part == "ranker":
+        from sfumato.embedded.training import ranker
 
-        {"ranker": ranker.train, "pixel": pixel.train}[part](scenes=folder / "scenes", tell=typer.echo, **common)
+        ranker.train(scenes=folder / "scenes", start_from=_weights(settings, "ranker"), tell=typer.echo, **common)
+    else:
+        from sfumato.embedded.training import pixel
+
+        pixel.train(scenes=folder / "scenes", tell=typer.echo, **common)
 
 
 def _weights(settings: Settings, part: str = "") -> Path | None:
