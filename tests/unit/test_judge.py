@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfumato.backbones import hub
 from sfumato.embedded.judge import ATTRIBUTES, NOTHING, SIDE, WEIGHTS, Judge, crop
 from sfumato.embedded.training import judge as training
 from sfumato.embedded.training import pairs as scenes
@@ -48,7 +49,9 @@ def pairs() -> list[scenes.Pair]:
         thing = Thing(kind=KINDS[i], colour=colour, material=MATERIALS[0], x=0, y=0, size=1)
         scene = Scene(things=(thing,), ground=GROUNDS[i])
         full, owner = scene.render(48)
-        made.append(scenes.Pair(scene, full, scene.without(0).render(48)[0], owner))
+        bare = scene.without(0).render(48)[0]
+        soft = scenes.softened(np.stack([full, bare])[:, None], hub.WEIGHTS / "vae", np.random.default_rng(i))
+        made.append(scenes.Pair(scene, full, bare, owner, *soft[:, 0]))
     return made
 
 
@@ -64,14 +67,17 @@ def test_views_show_what_they_say() -> None:
     rng = np.random.default_rng(0)
     pair, other = pairs()
     for _ in range(10):
-        thing = views.thing_view(pair, other.owner == 0, rng)
+        thing = views.thing_view(pair, other, rng)
         assert (thing.truth["kind"], thing.truth["colour"]) == (KINDS[0], "red")
         assert (thing.mask & (pair.owner == 0)).sum() > 0.4 * (pair.owner == 0).sum()
-        assert np.array_equal(thing.image[thing.mask], pair.full[thing.mask])
-        empty = views.empty_view(pair, other.owner == 0, rng)
+        shown = thing.mask & ((pair.owner == 0) if thing.truth["ground"] == "" else True)
+        far, near = (np.abs(thing.image[shown].astype(int) - picture[shown]).mean() for picture in (pair.bare, pair.full))
+        assert near < 0.5 * far  # some are drawn faintly
+        empty = views.empty_view(pair, other, rng)
         assert empty.truth["kind"] == NOTHING
-        assert not (empty.mask & (pair.owner == 0)).any() or np.array_equal(empty.image, pair.bare)
-        line = views.stroke_view(pair, other.owner == 0, rng)
+        expected = pair.bare if empty.truth["ground"] else np.where(empty.mask[..., None], other.bare, pair.bare)
+        assert not (empty.mask & (pair.owner == 0)).any() or np.array_equal(empty.image, expected)
+        line = views.stroke_view(pair, other, rng)
         assert line.truth["kind"] == ""
         assert line.mask.mean() < 0.2
 
@@ -126,6 +132,12 @@ def test_pairs_are_rendered_once_and_differ_by_the_main_thing(tmp_path) -> None:
     for pair in scenes.load_pairs([path]):
         assert not np.array_equal(pair.full, pair.bare)
         assert np.array_equal(pair.scene.render(32)[0], pair.full)
+    softened = scenes.load_pairs([path])[0]
+    far, near = (np.abs(picture.astype(int) - softened.full).mean() for picture in (softened.soft_bare, softened.soft_full))
+    assert 0 < near < far  # still itself
+    kept = (tmp_path / "soft-00003.npy").stat().st_mtime_ns
+    assert len(scenes.load_pairs([path])) > 0
+    assert (tmp_path / "soft-00003.npy").stat().st_mtime_ns == kept
 
 
 def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path) -> None:

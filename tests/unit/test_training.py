@@ -11,7 +11,8 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer
 from sfumato.embedded.training import pixel
 from sfumato.embedded.training.denoiser import TextDenoiser, diffusion_loss, make_scheduler
-from sfumato.embedded.training.ranker import contrastive_loss, fits
+from sfumato.embedded.training.ranker import Views, contrastive_loss, fits
+from sfumato.embedded.training.scenes import render_shard
 from sfumato.embedded.world.scene import Thing
 from sfumato.embedded.world.split import LEARNED
 
@@ -50,6 +51,18 @@ def test_contrast_accepts_several_right_answers() -> None:
     right = torch.tensor([[9.0, -9.0], [-9.0, 9.0]])
     diagonal = torch.eye(2, dtype=torch.bool)
     assert contrastive_loss(right, diagonal) < 1e-3 < contrastive_loss(-right, diagonal)
+    bare = torch.tensor([[True, False], [False, True], [False, False]])  # an image that nothing fits
+    like_none, like_one = torch.full((1, 2), -9.0), torch.tensor([[9.0, -9.0]])
+    assert contrastive_loss(torch.cat([right, like_none]), bare) < 1e-3 < contrastive_loss(torch.cat([right, like_one]), bare)
+
+
+def test_the_ranker_sees_bare_ground_that_no_caption_fits(tmp_path: Path) -> None:
+    views = Views([render_shard(tmp_path, 0, count=8, size=64)], batch_size=16)
+    views.bare = [np.full((64, 64, 3), 99, np.uint8)]
+    pixels, tokens, positive = views.draw()
+    assert (len(pixels), len(tokens), positive.shape) == (18, 32, (18, 32))
+    assert positive[:16].any(1).all()
+    assert not positive[16:].any()
 
 
 def test_a_caption_fits_what_shares_all_it_tells() -> None:

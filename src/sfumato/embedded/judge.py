@@ -115,9 +115,11 @@ class Judge(ModelMixin, ConfigMixin):
         for i, width in enumerate(widths):
             down = [nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1)] if i else []
             self.stages.append(nn.Sequential(*down, _Residual(width)))
-        self.norm = nn.GroupNorm(8, widths[-1])
-        # the mean over the crop and the mean under the mask: what is around, and what is inside
-        self.heads = nn.Linear(2 * widths[-1], sum(len(names) for names in self.labels.values()))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[-2:])
+        # the mean over the crop tells what is around, the mean and the strongest under the mask what is inside: a gleam, which
+        # tells a shiny thing, is small, so the finer of two stages is read as well
+        features = widths[-1] + 2 * sum(widths[-2:])
+        self.heads = nn.Linear(features, sum(len(names) for names in self.labels.values()))
 
     @classmethod
     def load(cls, folder: Path | None = None, device: str | torch.device = "cpu") -> "Judge":
@@ -143,10 +145,13 @@ class Judge(ModelMixin, ConfigMixin):
 
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
         """Crops (B, 4, SIDE, SIDE) to logits (B, labels) by attribute."""
-        x = F.silu(self.norm(self.stages_of(crops)[-1]))
-        cover = F.adaptive_avg_pool2d(crops[:, 3:], x.shape[-1])
-        under = (x * cover).sum((2, 3)) / cover.sum((2, 3)).clamp(min=1e-3)
-        logits = self.heads(torch.cat([x.mean((2, 3)), under], 1))
+        maps = [F.silu(norm(x)) for norm, x in zip(self.norms, self.stages_of(crops)[-2:], strict=True)]
+        features = [maps[-1].mean((2, 3))]
+        for x in maps:
+            cover = F.adaptive_avg_pool2d(crops[:, 3:], x.shape[-1])
+            cover = cover / cover.amax((2, 3), keepdim=True).clamp(min=1e-3)
+            features += [(x * cover).sum((2, 3)) / cover.sum((2, 3)).clamp(min=1e-3), (x * cover).amax((2, 3))]
+        logits = self.heads(torch.cat(features, 1))
         return dict(zip(self.labels, logits.split([len(names) for names in self.labels.values()], 1), strict=True))
 
     @torch.inference_mode()

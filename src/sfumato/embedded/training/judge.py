@@ -21,7 +21,7 @@ LEAST_CONTEXT, MOST_CONTEXT = 1.15, 1.45  # of the crops that are trained on
 
 def batch(judge: Judge, pairs: list[Pair], count: int, rng: np.random.Generator, wear: bool = True) -> tuple[Tensor, Tensor]:
     """Crops (B, 4, SIDE, SIDE) and labels (B, attributes), UNREAD where nothing is to be read."""
-    views = [view(pairs[i], pairs[j].owner == 0, rng, wear) for i, j in rng.integers(0, len(pairs), (count, 2))]
+    views = [view(pairs[i], pairs[j], rng, wear) for i, j in rng.integers(0, len(pairs), (count, 2))]
     crops = np.stack(
         [crop(shown.image, shown.mask, rng.uniform(LEAST_CONTEXT, MOST_CONTEXT) if wear else CONTEXT) for shown in views]
     )

@@ -47,7 +47,8 @@ def _encode_all(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
     return torch.cat([encode(vae, images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
 
 
-def _load_vae(folder: Path) -> PatchAutoencoder:
+def load_vae(folder: Path) -> PatchAutoencoder:
+    """The autoencoder in a folder, float32, ready to encode."""
     return PatchAutoencoder.from_pretrained(folder).float().eval().to(memory_format=torch.channels_last)
 
 
@@ -60,7 +61,7 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
     shards = training_shards(scenes)
     caches = [vae_folder / "latents" / f"{p.stem}.pt" for p in shards]
     rank, workers = together()
-    vae = _load_vae(vae_folder)
+    vae = load_vae(vae_folder)
     for shard, cache in list(zip(shards, caches, strict=True))[rank::workers]:
         if not cache.exists():
             images, owners, _ = load_shard(shard)
@@ -92,7 +93,7 @@ def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
         side = min(rgb.shape[:2])
         top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
         images.append(_resized(rgb[top : top + side, left : left + side], size))
-    vae = _load_vae(vae_folder)
+    vae = load_vae(vae_folder)
     latents = _encode_all(vae, np.stack(images))
     return LatentSet(latents, torch.ones_like(latents[:, :1]), [partial(_always, text) for text in texts.values()])
 

@@ -1,7 +1,8 @@
 """Train the embedded ranker: a small CLIP (arXiv:2103.00020) that reads what is under a mask, all else black.
 
 Captions of a batch often fit several images, so every fitting pair is a positive. Beside each caption stands a hard negative:
-what would be said of the same thing with one attribute changed.
+what would be said of the same thing with one attribute changed; and beside the images some of bare ground, which no caption fits,
+because an edit may have drawn nothing.
 """
 
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
 
@@ -18,6 +20,7 @@ from sfumato.embedded.text import MAX_TOKENS, make_tokenizer, tell_words_apart, 
 from sfumato.embedded.training.denoiser import quick_attention
 from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
+from sfumato.embedded.training.views import worn
 from sfumato.embedded.world.captions import name
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, unseen
@@ -45,8 +48,12 @@ def make_ranker() -> CLIPModel:
 
 
 def masked_view(image: np.ndarray, owner: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The main thing under a plausible mask, black elsewhere, (SIZE, SIZE, 3) in [0, 255]; one time in five without a mask."""
+    """The main thing under a plausible mask, black elsewhere, (SIZE, SIZE, 3) in [0, 255]; one time in five without a mask.
+
+    One time in two the picture is worn as predictions are, which are softer than renders.
+    """
     mask = (owner == 0).astype(np.uint8)
+    image = worn(image, rng) if rng.random() < 0.5 else image
     if rng.random() < 0.2:
         mask[:] = 1
     elif rng.random() < 0.5:
@@ -56,11 +63,7 @@ def masked_view(image: np.ndarray, owner: np.ndarray, rng: np.random.Generator) 
     else:
         mask = cv2.dilate(mask, np.ones((3, 3), np.uint8), iterations=int(rng.integers(1, 8)))
     view = cv2.resize(image * mask[..., None], (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    if rng.random() < 0.5:
-        view = view[:, ::-1]
-    if rng.random() < 0.3:  # predictions are softer than renders
-        view = cv2.GaussianBlur(view, (0, 0), rng.uniform(0.4, 1.0))
-    return view
+    return view[:, ::-1] if rng.random() < 0.5 else view
 
 
 def fits(told: frozenset[str], described: Thing, seen: Thing) -> bool:
@@ -68,16 +71,15 @@ def fits(told: frozenset[str], described: Thing, seen: Thing) -> bool:
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
-    """Softmax over rows and over those columns that fit any row, with several positives each.
+    """Softmax over those rows and those columns that have a positive, with several positives each.
 
     Args:
         logits: (images, texts).
-        positive: (images, texts) bool; every row has a positive.
+        positive: (images, texts) bool.
     """
     held = logits.masked_fill(~positive, -torch.inf)
-    rows = logits.logsumexp(1) - held.logsumexp(1)
-    fitting = positive.any(0)
-    columns = (logits.logsumexp(0) - held.logsumexp(0))[fitting]
+    rows = (logits.logsumexp(1) - held.logsumexp(1))[positive.any(1)]
+    columns = (logits.logsumexp(0) - held.logsumexp(0))[positive.any(0)]
     return (rows.mean() + columns.mean()) / 2
 
 
@@ -103,11 +105,15 @@ class Views:
             for i in range(len(scenes))
             if scenes[i].things and (owners[i] == 0).sum() > 300
         ]
+        self.bare = [images[i] for images, _, scenes in self.shards for i in range(len(scenes)) if not scenes[i].things]
         self.tokenizer, self.batch_size = make_tokenizer(), batch_size
         self.rng = np.random.default_rng()
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (B, 3, S, S) normalised, tokens (2 B, T) of right captions and hard negatives, positives (B, 2 B)."""
+        """Pixels (B + B / 8, 3, S, S) normalised, tokens (2 B, T) of right captions and hard negatives, positives of both.
+
+        The last eighth of the pixels shows bare ground, if there are empty scenes.
+        """
         views, things, captions = [], [], []
         for k in self.rng.integers(0, len(self.index), self.batch_size):
             images, owners, scenes = self.shards[self.index[k][0]]
@@ -119,10 +125,16 @@ class Views:
         for _, told, thing in list(captions):
             other = changed(thing, told, self.rng)
             captions.append((*name(other, self.rng), other))
+        for k in self.rng.integers(0, len(self.index), self.batch_size // 8 if self.bare else 0):
+            shard, i = self.index[k]
+            views.append(masked_view(self.bare[self.rng.integers(len(self.bare))], self.shards[shard][1][i], self.rng))
         pixels = (torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
         texts = [text for text, _, _ in captions]
         tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-        positive = torch.tensor([[fits(told, described, seen) for _, told, described in captions] for seen in things])
+        positive = torch.zeros(len(views), len(captions), dtype=torch.bool)
+        positive[: len(things)] = torch.tensor(
+            [[fits(told, described, seen) for _, told, described in captions] for seen in things]
+        )
         return pixels, tokens.input_ids, positive
 
 
@@ -136,15 +148,22 @@ def train(
     out: Path,
     minutes: float,
     device: str = "cpu",
+    start_from: Path | None = None,
     batch_size: int = 96,
     lr: float = 1e-3,
     cooldown: float = 0.6,
     tell: Tell = print,
 ) -> None:
-    """Train on the rendered shards in `scenes`; `out` gets `checkpoint.pt` and the averaged weights in `model`."""
+    """Train on the rendered shards in `scenes`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
+
+    Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint.
+    """
     views = Views(training_shards(scenes), batch_size)
     place = torch.device(device)
-    model = make_ranker().to(place)
+    model = make_ranker()
+    if start_from is not None:
+        model.load_state_dict(load_file(start_from / "model.safetensors"))
+    model.to(place)
     run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
     for _ in run.steps():
         pixels, tokens, positive = (tensor.to(place) for tensor in views.draw())
@@ -166,7 +185,7 @@ def accuracy(model: CLIPModel, scenes: Path, batches: int = 10) -> float:
     for _ in range(batches):
         pixels, tokens, positive = views.draw()
         best = logits_of(model, pixels, tokens).argmax(1)
-        hits += positive[torch.arange(len(best)), best].tolist()
+        hits += positive[torch.arange(len(best)), best][positive.any(1)].tolist()
     return float(np.mean(hits))
 
 

@@ -6,7 +6,7 @@ blotchier, less steady in outline and less exact in colour than renders, so view
 everywhere.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -27,14 +27,16 @@ class View:
     truth: dict[str, str]
 
 
-def thing_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) -> View:
+def thing_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
     """The main thing or another, under a mask with some room; the main thing one time in two as an edit would put it there.
 
     Args:
         pair: What is shown.
-        shape: (H, W), outline of some other thing, that the mask takes instead of the thing's own, or joins to it.
+        other: Has the outline that the mask takes instead of the thing's own, or joins to it, and one time in four of those that
+            look like edits the ground around the thing inside the mask: a small model often draws another one there.
         rng: Decides.
     """
+    shape = other.owner == 0
     index = 0
     if rng.random() < 0.25:
         others = [i for i in range(1, len(pair.scene.things)) if (pair.owner == i).mean() > LEAST_SHARE]
@@ -45,9 +47,13 @@ def thing_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) -
         borrowed = fitted(shape, outline, rng)
         outline = outline | borrowed if chance < 0.4 else borrowed
     mask = _mask(outline, rng)
-    as_edit = index == 0 and rng.random() < 0.5
-    image = np.where(mask[..., None], _faint(pair, rng), pair.bare) if as_edit else pair.full
-    return View(image, mask, _attributes(pair.scene.things[index]) | {"ground": pair.scene.ground})
+    truth = _attributes(pair.scene.things[index]) | {"ground": pair.scene.ground}
+    if index or rng.random() < 0.5:
+        return View(pair.full, mask, truth)
+    inside = _faint(pair, rng)
+    if rng.random() < 0.25:
+        inside, truth = np.where((pair.owner == 0)[..., None], inside, other.bare), truth | {"ground": ""}
+    return View(np.where(mask[..., None], inside, pair.bare), mask, truth)
 
 
 def fitted(shape: NDArray[np.bool_], outline: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -60,7 +66,7 @@ def fitted(shape: NDArray[np.bool_], outline: NDArray[np.bool_], rng: np.random.
     return moved if moved.any() else outline
 
 
-def stroke_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) -> View:
+def stroke_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
     """The main thing inside a thin stroke alone: its colour can be read, its shape cannot."""
     mask = stroke(pair.owner == 0, rng.uniform(0.03, 0.09) * len(pair.owner), rng).astype(bool)
     image = np.where(mask[..., None], pair.full, pair.bare)
@@ -68,14 +74,16 @@ def stroke_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) 
     return View(image, mask, truth)
 
 
-def empty_view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator) -> View:
-    """Where the main thing was taken away, or a mask of everything but the things."""
+def empty_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
+    """Where the main thing was taken away, one time in four under another ground; or a mask of everything but the things."""
     nothing = {"kind": NOTHING, "colour": "", "material": "", "ground": pair.scene.ground}
     if rng.random() < 0.35:
         return View(pair.full, ~_mask(pair.owner >= 0, rng, grown_only=True), nothing)
     thin = rng.random() < 0.2
     outline = pair.owner == 0
     mask = stroke(outline, rng.uniform(0.03, 0.09) * len(outline), rng).astype(bool) if thin else _mask(outline, rng)
+    if rng.random() < 0.25:
+        return View(np.where(mask[..., None], other.bare, pair.bare), mask, nothing | {"ground": ""})
     return View(pair.bare, mask, nothing)
 
 
@@ -130,13 +138,16 @@ def wobbled(picture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     return np.asarray(moved, np.float32)
 
 
-def view(pair: Pair, shape: NDArray[np.bool_], rng: np.random.Generator, wear: bool = True) -> View:
-    """A random view of a pair, worn inside the mask, everywhere, or not at all; flipped one time in two."""
+def view(pair: Pair, other: Pair, rng: np.random.Generator, wear: bool = True) -> View:
+    """A random view of a pair, softened and worn inside the mask, everywhere, or not at all; flipped one time in two."""
     chance = rng.random()
     make = thing_view if chance < 0.62 else stroke_view if chance < 0.72 else empty_view
-    shown = make(pair, shape, rng)
+    if wear and rng.random() < 0.6:  # what is edited comes from a decoder; what surrounds it mostly not
+        pair = replace(pair, full=pair.soft_full, bare=pair.bare if rng.random() < 0.7 else pair.soft_bare)
+        other = replace(other, bare=other.soft_bare)
+    shown = make(pair, other, rng)
     image = shown.image
-    if wear and rng.random() < 0.75:
+    if wear and rng.random() < 0.6:
         everywhere = rng.random() < 0.4
         image = np.where(shown.mask[..., None] | everywhere, worn(image, rng), image)
     turn = -1 if rng.random() < 0.5 else 1
