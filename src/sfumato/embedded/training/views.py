@@ -51,7 +51,7 @@ def thing_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
     if index or rng.random() < 0.5:
         return View(pair.full, mask, truth)
     inside = _faint(pair, rng)
-    if rng.random() < 0.25:
+    if rng.random() < 0.25 and _alone(other):
         inside, truth = np.where((pair.owner == 0)[..., None], inside, other.bare), truth | {"ground": ""}
     return View(np.where(mask[..., None], inside, pair.bare), mask, truth)
 
@@ -82,9 +82,14 @@ def empty_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
     thin = rng.random() < 0.2
     outline = pair.owner == 0
     mask = stroke(outline, rng.uniform(0.03, 0.09) * len(outline), rng).astype(bool) if thin else _mask(outline, rng)
-    if rng.random() < 0.25:
+    if rng.random() < 0.25 and _alone(other):
         return View(np.where(mask[..., None], other.bare, pair.bare), mask, nothing | {"ground": ""})
     return View(pair.bare, mask, nothing)
+
+
+def _alone(pair: Pair) -> bool:
+    """Whether the picture without the main thing shows bare ground alone."""
+    return not (pair.owner > 0).any()
 
 
 def _mask(outline: NDArray[np.bool_], rng: np.random.Generator, grown_only: bool = False) -> NDArray[np.bool_]:
