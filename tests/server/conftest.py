@@ -65,7 +65,7 @@ def open_page(browser: Any) -> Iterator[Any]:
         return message.type == "error" and "422" not in message.text  # Chromium logs what the server refuses, and the page shows
 
     def start(address: str, **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()

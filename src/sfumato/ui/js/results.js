@@ -14,6 +14,7 @@ export class Results {
     Object.assign(this, {view, onUse, onMode, result: null, edit: null, chosen: 0});
     this.stop = rove($("strip"));
     $("compare").addEventListener("input", () => this.#split(Number($("compare").value) / 100));
+    this.#split(Number($("compare").value) / 100);
     $("close-results").addEventListener("click", () => this.back());
     $("use").addEventListener("click", () => this.#use());
     $("download").addEventListener("click", () => this.#download());
