@@ -1,12 +1,27 @@
-"""One server for all tests of a module that do not change how it is set up."""
+"""One server for all tests of a module that do not change how it is set up, and a browser for the page's tests."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
+from tests.server import pictures
+from tests.server.page import PATIENCE, hold
 from tests.server.stub import serving, settings_for
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +40,52 @@ def client(server: str) -> Iterator[httpx.Client]:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window; tests are skipped where it or Playwright is not there."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Opens the page at an address; fails if it logs an error, or asks anybody but its own server for anything."""
+    problems: list[str] = []
+    contexts: list[Any] = []
+
+    def is_problem(message: Any) -> bool:
+        return message.type == "error" and "422" not in message.text  # Chromium logs what the server refuses, and the page shows
+
+    def start(address: str, **options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if is_problem(message) else None)
+        own = (address, "blob:", "data:")
+        page.on("request", lambda request: None if request.url.startswith(own) else problems.append(request.url))
+        page.goto(address)
+        hold(page, "document.querySelector('#method').options.length > 0")
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A photograph of 240x160 pixels."""
+    path = tmp_path / "photo.png"
+    pictures.photograph().resize((240, 160), Image.Resampling.BICUBIC).save(path)
+    return path

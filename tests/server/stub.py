@@ -83,7 +83,7 @@ def serving(settings: Settings, make_editor: Callable[[str, str | None], Any] | 
         until(lambda: bool(ports))
         address = f"http://127.0.0.1:{ports[0]}"
         try:
-            with httpx.Client(base_url=address, verify=False) as client:
+            with httpx.Client(base_url=address, timeout=30, verify=False) as client:
                 until(lambda: client.get("/readyz").status_code == 200)
             yield address
         finally:

@@ -1,132 +1,21 @@
 """The real page in headless Chromium: paint, edit, watch, cancel, compare; by mouse, by touch and by keyboard."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 from PIL import Image
 
 from sfumato import examples
 from sfumato.images import read_metadata
 from sfumato.saving import METADATA_KEY
-from tests.server import pictures
+from tests.server.page import download, hold, make_edit, masked, open_picture, paint
 from tests.server.stub import serving, settings_for, until
 from tests.server.test_serve import process, ready
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-PATIENCE = 90_000  # milliseconds, for machines that do much else
 TOKEN = "a-token-of-these-tests"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Any]:
-    """Opens the page at an address; fails if it logs an error, or asks anybody but its own server for anything."""
-    problems: list[str] = []
-    contexts: list[Any] = []
-
-    def start(address: str, **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        own = (address, "blob:", "data:")
-        page.on("request", lambda request: None if request.url.startswith(own) else problems.append(request.url))
-        page.goto(address)
-        hold(page, "document.querySelector('#method').options.length > 0")
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert problems == []
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """A photograph of 240x160 pixels."""
-    path = tmp_path / "photo.png"
-    pictures.photograph().resize((240, 160), Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-def hold(page: Any, expression: str, argument: Any = None) -> None:
-    """Wait until something holds in the page. Playwright's own way needs `eval`, which the page's policy forbids."""
-    until(lambda: bool(page.evaluate(expression, argument)), PATIENCE / 1000)
-
-
-def open_picture(page: Any, path: Path) -> None:
-    with page.expect_file_chooser() as chooser:
-        page.click("#open-big" if page.is_visible("#open-big") else "#open")
-    chooser.value.set_files(path)
-    settle(page)
-
-
-def settle(page: Any) -> None:
-    """Wait until the picture is there and laid out."""
-    page.wait_for_selector("#studio[data-mode=paint]")
-    drawn(page)
-
-
-def drawn(page: Any) -> None:
-    """Wait until what was done is seen: Chromium takes input frame by frame."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))))")
-
-
-def paint(page: Any) -> None:
-    """A stroke across the middle of the picture."""
-    box = page.locator("#canvas").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 60, y)
-    page.mouse.down()
-    page.mouse.move(x + 60, y + 20, steps=6)
-    page.mouse.up()
-
-
-def masked(page: Any) -> float:
-    """Percent of the picture that is masked, as the page tells it."""
-    drawn(page)
-    label = page.get_attribute("#canvas", "aria-label")
-    return float(label.split()[-3])  # "..., 2.4 percent masked"
-
-
-def download(page: Any, button: str) -> Image.Image:
-    with page.expect_download() as download:
-        page.click(button)
-    return pictures.decoded(Path(download.value.path()).read_bytes())
-
-
-def make_edit(page: Any) -> None:
-    page.click("#run")
-    page.wait_for_selector("#results:not([hidden])")
-    page.wait_for_selector("#strip button[aria-pressed='true']")
-    page.wait_for_selector("#divider:not([hidden])", state="attached")
 
 
 def test_painting_and_editing_with_the_embedded_model(open_page: Any, tmp_path: Path) -> None:
@@ -219,7 +108,7 @@ def test_results(server: str, open_page: Any, picture: Path) -> None:
     page.select_option("#field-background", "poisson") if page.is_visible("#field-background") else None
     make_edit(page)
     labels = [tile.get_attribute("aria-label") for tile in page.locator("#strip button").all()]
-    assert labels == [f"Prediction {i + 1}, score {1 - i:.2f}, seed {i}" for i in range(3)]
+    assert labels == [f"Prediction {i + 1}, {'' if i else 'best, '}score {1 - i:.2f}, seed {i}" for i in range(3)]
     page.keyboard.press("2")
     hold(page, "document.querySelectorAll('#strip button')[1].getAttribute('aria-pressed') === 'true'")
     page.click("#copy-cli")
@@ -357,7 +246,7 @@ def test_token(data: Path, open_page: Any, browser: Any) -> None:
         page.goto(address)
         page.fill("#token-input", "a-wrong-token-of-these-tests")
         page.keyboard.press("Enter")
-        hold(page, "document.querySelector('#token').open && document.querySelector('#token-input').value !== ''")
+        page.wait_for_selector("#token-wrong")
         page.fill("#token-input", TOKEN)
         page.keyboard.press("Enter")
         hold(page, "document.querySelector('#method').options.length > 0")

@@ -34,11 +34,15 @@ async function call(path, options = {}) {
 }
 
 let asking;
+let asked = false;
 
 /** One dialog, however many calls wait for it. */
 function askForToken() {
   asking ??= new Promise((done) => {
+    $("token-wrong").hidden = !asked;
+    asked = true;
     $("token").showModal();
+    $("token-input").select();
     $("token").addEventListener("close", () => {
       sessionStorage.setItem(TOKEN, $("token-input").value.trim());
       asking = undefined;

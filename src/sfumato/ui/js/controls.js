@@ -1,6 +1,6 @@
 // The controls of the brush: tool, size, colour, feather, and whether the mask is shown.
 
-import {$, make} from "./dom.js";
+import {$, make, rove} from "./dom.js";
 
 const COLOURS = {red: "#c8102e", orange: "#e8772e", yellow: "#f2c230", green: "#3d8b4f", blue: "#2f66c4", violet: "#7b4fa3", white: "#f4f1ea", black: "#2a2521"};
 const LEAST = 1; // pixel
@@ -29,7 +29,7 @@ export class Controls {
     $("swatches").hidden = name !== "scribble";
     $("size-row").hidden = ["box", "hand"].includes(name);
     this.view.cursor = null;
-    this.onTool();
+    if (name !== "hand") this.onTool(); // a comparison can be moved about, too
     this.view.draw();
   }
 
@@ -38,6 +38,7 @@ export class Controls {
     tools.size = Math.round(Math.min(Math.max(size, LEAST), this.#most()));
     $("size").value = (100 * Math.log(tools.size / LEAST)) / Math.log(this.#most() / LEAST);
     $("size-text").textContent = tools.size;
+    $("size").setAttribute("aria-valuetext", `${tools.size} pixels`);
     if (view.cursor) view.cursor.radius = tools.size / 2;
     view.draw();
   }
@@ -71,6 +72,8 @@ export class Controls {
     other.addEventListener("input", () => this.setColour(other.value));
     $("swatches").append(...swatches, other);
     this.setColour(COLOURS.red);
+    rove($("swatches"), (swatch) => this.setColour(swatch.dataset.colour));
+    rove(document.querySelector(".rail"));
   }
 
   /** Pixels of the soft edge; -1 leaves it to the server. */
@@ -78,6 +81,7 @@ export class Controls {
     this.view.feather = Number(value);
     $("feather").value = value;
     $("feather-text").textContent = value < 0 ? "auto" : value;
+    $("feather").setAttribute("aria-valuetext", value < 0 ? "automatic" : `${value} pixels`);
     this.view.draw();
   }
 

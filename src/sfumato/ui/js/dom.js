@@ -9,20 +9,55 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
-/** Tell screen readers what happened; nothing is shown. */
+/** Tell screen readers what happened; nothing is shown. A new element each time, so that the same sentence is read again. */
 export function say(text) {
-  $("say").textContent = text;
+  $("say").replaceChildren(make("p", {textContent: text}));
 }
 
 let toastTimer;
 
-/** Show a sentence for a while, and read it out. */
+/** Show a sentence for as long as it takes to read, and read it out. */
 export function toast(text) {
   const element = $("toast");
   element.textContent = text;
   element.hidden = false;
   clearTimeout(toastTimer);
-  toastTimer = setTimeout(() => (element.hidden = true), 5000);
+  toastTimer = setTimeout(() => (element.hidden = true), Math.max(5000, 90 * text.length));
+}
+
+/** Copy text; false where the browser forbids it. Pages that came without TLS from another machine have no clipboard object. */
+export async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  const from = document.activeElement;
+  const area = make("textarea", {value: text, className: "sr"});
+  document.body.append(area);
+  area.select();
+  const copied = document.execCommand("copy");
+  area.remove();
+  from?.focus({preventScroll: true});
+  return copied;
+}
+
+/**
+ * One stop for the Tab key in a row of buttons; the arrow keys go from one to the next, and `take` is told which.
+ * Returns a function that says which button is the stop.
+ */
+export function rove(row, take = () => {}) {
+  const buttons = () => [...row.querySelectorAll("button")];
+  const stop = (chosen) => buttons().forEach((button) => (button.tabIndex = button === chosen ? 0 : -1));
+  row.addEventListener("focusin", (event) => event.target.tagName === "BUTTON" && stop(event.target));
+  row.addEventListener("keydown", (event) => {
+    const step = {ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1}[event.key];
+    const all = buttons();
+    const place = all.indexOf(event.target);
+    if (!step || place < 0) return;
+    event.preventDefault();
+    const next = all[(place + step + all.length) % all.length];
+    next.focus();
+    take(next);
+  });
+  stop(row.querySelector("[aria-pressed='true'], [aria-checked='true']"));
+  return stop;
 }
 
 /** Offer a blob as a download. */

@@ -78,7 +78,9 @@ async function row(entry, onOpen) {
       if (error.status !== 404) return toast(error.message);
     }
     await forget(entry.id);
+    const next = (item.nextElementSibling ?? item.previousElementSibling)?.querySelector(".small") ?? $("history").querySelector("[data-close]");
     item.remove();
+    next.focus();
     $("history-empty").hidden = $("history-list").children.length > 0;
   });
   return item;

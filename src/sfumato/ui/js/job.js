@@ -45,12 +45,19 @@ export class Run {
   }
 
   #working(busy) {
+    const focused = document.activeElement;
     $("cancel").hidden = $("progress").hidden = !busy;
     $("cancel").disabled = false;
     $("run").hidden = busy;
     this.spoken = 0;
     this.#bar(0, "Sending");
-    if (busy) $("cancel").focus({preventScroll: true});
+    // Only a button that vanished hands its focus on; whoever types on is left alone.
+    if (busy && focused === $("run")) $("cancel").focus({preventScroll: true});
+    if (!busy && focused === $("cancel")) $("canvas").focus({preventScroll: true});
+    if (busy) {
+      say("The edit is on its way. Escape cancels it.");
+      $("view").scrollIntoView({block: "nearest"});
+    } else document.title = "sfumato";
   }
 
   #tell(job) {
@@ -71,6 +78,7 @@ export class Run {
     $("bar").parentElement.setAttribute("aria-valuenow", percent);
     $("bar").parentElement.setAttribute("aria-valuetext", text);
     $("stage-text").textContent = text;
+    document.title = `${percent} % · sfumato`;
   }
 
   async #preview(address) {

@@ -33,6 +33,7 @@ function setMode(mode) {
 async function openBlob(blob, name) {
   if (run.busy) return toast("Wait for the edit, or cancel it first.");
   if (!TYPES.includes(blob.type)) return toast("That is no PNG, JPEG or WebP.");
+  const within = $("empty").contains(document.activeElement); // what had the focus is about to vanish
   let picture;
   try {
     picture = await Picture.from(blob, name);
@@ -47,7 +48,8 @@ async function openBlob(blob, name) {
   view.show(picture);
   controls.setSize(Math.max(4, Math.round(Math.min(picture.width, picture.height) / 9)));
   setMode("paint");
-  say(`${name} opened, ${picture.width} by ${picture.height} pixels. Paint what is to change.`);
+  if (within) $("canvas").focus({preventScroll: true});
+  say(`${name} opened, ${picture.width} by ${picture.height} pixels.`);
 }
 
 async function openExample() {
@@ -68,8 +70,9 @@ async function loadMask(blob) {
 
 function refresh() {
   const picture = view.picture;
-  $("undo").disabled = !picture?.done.length;
-  $("redo").disabled = !picture?.undone.length;
+  // Not `disabled`: the last step undone would take the focus from whoever pressed the button.
+  $("undo").setAttribute("aria-disabled", !picture?.done.length);
+  $("redo").setAttribute("aria-disabled", !picture?.undone.length);
   const percent = picture ? Math.round(picture.area * 1000) / 10 : 0;
   const problem = !picture
     ? "Open a picture to begin."
@@ -80,8 +83,10 @@ function refresh() {
         : !$("prompt").value.trim()
           ? "Say what should appear."
           : "";
-  $("hint").textContent = problem || `${percent < 0.1 ? "Less than 0.1" : percent} % of the picture will change.`;
+  const hint = problem || `${percent < 0.1 ? "Less than 0.1" : percent} % of the picture will change.`;
+  if ($("hint").textContent !== hint) $("hint").textContent = hint; // it is read out when it changes
   $("run").disabled = Boolean(problem) || !advanced;
+  $("canvas").tabIndex = picture ? 0 : -1;
   $("canvas").setAttribute("aria-label", picture ? `${picture.name}, ${picture.width} by ${picture.height} pixels, ${percent} percent masked` : "No picture yet");
   view.draw();
 }
@@ -104,7 +109,10 @@ function showNotes(notes, error) {
   if (!error) return;
   $("notes").prepend(make("li", {className: "error", textContent: error.message}));
   const field = advanced.inputs.get(error.param) ?? $(error.param ?? "");
-  field?.setAttribute("aria-invalid", "true");
+  if (!field) return;
+  field.setAttribute("aria-invalid", "true");
+  field.closest("details")?.setAttribute("open", "");
+  field.focus();
 }
 
 async function edit() {
@@ -131,18 +139,26 @@ async function edit() {
 
 async function finished(job, record, sources) {
   if (job.state === "succeeded") {
-    await results.show(job.result, record);
-    showNotes(job.result.notes);
+    await showResult(job.result, record);
     await history.remember({id: job.id, time: Date.now(), edit: record, ...sources});
   } else if (job.state === "cancelled") {
-    say("Cancelled.");
-    showNotes(["Cancelled; nothing was changed."]);
+    const sentence = "Cancelled; nothing was changed.";
+    showNotes([sentence]);
+    say(sentence);
   } else {
     throw Object.assign(new Error(job.error?.message ?? `The job was ${job.state}.`), {param: null});
   }
 }
 
+async function showResult(result, record) {
+  await results.show(result, record);
+  showNotes(result.notes);
+  const {length} = result.images;
+  say([length === 1 ? "One prediction." : `${length} predictions, best first.`, ...result.notes].join(" "));
+}
+
 async function reopen(entry, job) {
+  if (run.busy) return toast("Wait for the edit, or cancel it first.");
   await openBlob(entry.source, entry.edit.name);
   await loadMask(entry.mask);
   if (entry.scribble) {
@@ -158,8 +174,7 @@ async function reopen(entry, job) {
   controls.setFeather(feather ?? -1);
   advanced.presets();
   advanced.set(rest);
-  await results.show(job.result, entry.edit);
-  showNotes(job.result.notes);
+  await showResult(job.result, entry.edit);
 }
 
 // ---- events
@@ -212,11 +227,12 @@ $("method").addEventListener("change", () => advanced.presets());
 $("form").addEventListener("submit", (event) => (event.preventDefault(), edit()));
 
 let depth = 0; // dragenter and dragleave also come from the elements inside
-document.addEventListener("dragenter", (event) => (event.preventDefault(), depth++, ($("drop").hidden = false)));
-document.addEventListener("dragleave", () => --depth || ($("drop").hidden = true));
-document.addEventListener("dragover", (event) => event.preventDefault());
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
+const dragging = (work) => (event) => event.dataTransfer.types.includes("Files") && (event.preventDefault(), work(event)); // text may be dropped into the prompt
+const onDrag = (name, work) => document.addEventListener(name, dragging(work));
+onDrag("dragenter", () => (depth++, ($("drop").hidden = false)));
+onDrag("dragleave", () => --depth || ($("drop").hidden = true));
+onDrag("dragover", () => {});
+onDrag("drop", (event) => {
   depth = 0;
   $("drop").hidden = true;
   const [file] = event.dataTransfer.files;
@@ -241,6 +257,7 @@ listen(
     {keys: ["m"], shown: ["M"], label: "Show or hide the mask", run: () => controls.toggleMask()},
     {keys: ["z"], control: true, shown: ["Ctrl", "Z"], label: "Undo", run: () => $("undo").click()},
     {keys: ["z"], control: true, shift: true, shown: ["Ctrl", "Shift", "Z"], label: "Redo", run: () => $("redo").click()},
+    {keys: ["y"], control: true, run: () => $("redo").click()},
     {keys: ["+", "="], shown: ["+"], label: "Zoom in; or turn the wheel", run: () => view.zoom(1.25)},
     {keys: ["-"], shown: ["−"], label: "Zoom out", run: () => view.zoom(0.8)},
     {keys: ["0"], shown: ["0"], label: "Fit the picture", run: () => view.fit()},

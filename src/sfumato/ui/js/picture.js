@@ -17,6 +17,8 @@ export class Picture extends EventTarget {
     this.scribblePen = this.scribble.getContext("2d", {willReadFrequently: true});
     this.area = 0; // share of the picture that is masked
     this.hasScribble = false;
+    this.end = null; // where the last stroke ended
+    this.spot = null; // where the arrow keys took the brush
   }
 
   static async from(blob, name) {

@@ -2,12 +2,19 @@
 
 import * as api from "./api.js";
 import {commandLine, python} from "./command.js";
-import {$, make, save, say, toast} from "./dom.js";
+import {$, copy, make, rove, save, toast} from "./dom.js";
+
+/** Give the focus to the picture before the elements that have it vanish. */
+function handOn(...elements) {
+  if (elements.some((element) => element.contains(document.activeElement))) $("canvas").focus({preventScroll: true});
+}
 
 export class Results {
   constructor(view, onUse, onMode) {
     Object.assign(this, {view, onUse, onMode, result: null, edit: null, chosen: 0});
+    this.stop = rove($("strip"));
     $("compare").addEventListener("input", () => this.#split(Number($("compare").value) / 100));
+    this.#split(Number($("compare").value) / 100);
     $("close-results").addEventListener("click", () => this.back());
     $("use").addEventListener("click", () => this.#use());
     $("download").addEventListener("click", () => this.#download());
@@ -20,17 +27,18 @@ export class Results {
     Object.assign(this, {result, edit});
     $("strip").replaceChildren(...result.images.map((image, index) => this.#tile(image, index)));
     $("results").hidden = false;
-    say(`${result.images.length} predictions, best first.`);
     await this.choose(0);
+    if ([$("canvas"), document.body].includes(document.activeElement)) $("strip").firstElementChild.focus({preventScroll: true});
   }
 
   #tile(image, index) {
     const score = image.scores.total === undefined ? "" : image.scores.total.toFixed(2);
-    const name = `Prediction ${index + 1}, ${score ? `score ${score}, ` : ""}seed ${image.seed}`;
+    const best = index === 0 && score;
+    const name = `Prediction ${index + 1}, ${best ? "best, " : ""}${score ? `score ${score}, ` : ""}seed ${image.seed}`;
     const tile = make("button", {type: "button", title: name});
     tile.setAttribute("aria-label", name);
+    if (best) tile.append(make("span", {className: "best", textContent: "best"}), " ");
     tile.append(make("img", {src: image.url, alt: ""}), score ? `score ${score}` : `seed ${image.seed}`);
-    if (index === 0 && score) tile.append(make("span", {className: "best", textContent: "best"}));
     tile.addEventListener("click", () => this.choose(index));
     return tile;
   }
@@ -39,6 +47,7 @@ export class Results {
     if (!this.result?.images[index]) return;
     this.chosen = index;
     [...$("strip").children].forEach((tile, i) => tile.setAttribute("aria-pressed", i === index));
+    this.stop($("strip").children[index]);
     const blob = await api.blob(this.result.images[index].url);
     const bitmap = await createImageBitmap(blob);
     if (this.chosen !== index) return;
@@ -52,6 +61,7 @@ export class Results {
 
   #split(share) {
     this.view.split = share;
+    $("compare").setAttribute("aria-valuetext", `${Math.round(share * 100)} percent original`);
     $("tag-before").hidden = share < 0.04;
     $("tag-after").hidden = share > 0.96;
     this.view.draw();
@@ -61,6 +71,7 @@ export class Results {
   back() {
     if (!this.view.after) return false;
     this.view.after = null;
+    handOn($("actions"), $("divider"));
     $("divider").hidden = true;
     [...$("strip").children].forEach((tile) => tile.setAttribute("aria-pressed", false));
     this.onMode("paint");
@@ -71,6 +82,7 @@ export class Results {
   clear() {
     this.back();
     this.result = null;
+    handOn($("results"));
     $("results").hidden = true;
   }
 
@@ -78,7 +90,7 @@ export class Results {
     const {blob, edit} = this;
     if (!blob) return;
     this.clear();
-    this.onUse(blob, edit.name.replace(/\.\w+$/, "") + "-edited.png");
+    this.onUse(blob, edit.name.replace(/(-edited)?\.\w+$/, "") + "-edited.png");
   }
 
   #download() {
@@ -89,11 +101,7 @@ export class Results {
 
   async #copy(write, what) {
     const text = write(this.edit);
-    try {
-      await navigator.clipboard.writeText(text);
-      toast(`${what} copied. It expects the picture and the saved mask beside it.`);
-    } catch {
-      toast(text);
-    }
+    if (await copy(text)) toast(`${what} copied. It expects the picture and the saved mask beside it.`);
+    else toast(text);
   }
 }

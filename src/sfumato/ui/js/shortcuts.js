@@ -4,12 +4,17 @@ import {$, make} from "./dom.js";
 
 const SETTING = "sfumato.single-keys";
 
-/** actions: [{keys: ["b"], label, run, control}]; the list is also what the dialog shows. */
+const CONTROL = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘" : "Ctrl";
+
+/** actions: [{keys: ["b"], label, run, control}]; those with a label are also what the dialog shows. */
 export function listen(actions, tools) {
   const single = $("single-keys");
   single.checked = localStorage.getItem(SETTING) !== "off";
   single.addEventListener("change", () => localStorage.setItem(SETTING, single.checked ? "on" : "off"));
-  $("keys-list").replaceChildren(...actions.flatMap(({shown, label}) => [make("dt", {}, ...shown.map((key) => make("kbd", {textContent: key}))), make("dd", {textContent: label})]));
+  const kbd = (key) => make("kbd", {textContent: key === "Ctrl" ? CONTROL : key});
+  const listed = actions.filter(({label}) => label);
+  $("keys-list").replaceChildren(...listed.flatMap(({shown, label}) => [make("dt", {}, ...shown.map(kbd)), make("dd", {textContent: label})]));
+  document.querySelector("#run kbd").textContent = `${CONTROL} ↵`;
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
     if (event.key === " " && !takesText(event.target) && event.target.tagName !== "BUTTON" && event.target.tagName !== "SUMMARY") {

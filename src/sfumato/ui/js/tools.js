@@ -1,6 +1,6 @@
 // Painting with mouse, pen, fingers or keys.
 
-import {say} from "./dom.js";
+import {$, say} from "./dom.js";
 import {MASK_COLOUR} from "./picture.js";
 
 export class Tools {
@@ -38,19 +38,38 @@ export class Tools {
       this.active = {kind: "pinch"};
       return;
     }
+    if (this.#divides(event)) {
+      this.active = {kind: "divide"};
+      return this.#divide(event);
+    }
     const pans = this.tool === "hand" || this.space || event.button === 1 || !this.paints;
     if (pans) this.active = {kind: "pan"};
-    else if (event.button === 0) this.#start(this.#at(event));
+    else if (event.button === 0) this.#start(this.#at(event), event.shiftKey);
   }
 
-  #start([x, y]) {
+  /** In a comparison the whole picture moves the line; with the hand, only what is near the line. */
+  #divides(event) {
+    const {view} = this;
+    if (!view.after || this.space || event.button === 1) return false;
+    const line = view.x + view.split * this.picture.width * view.scale;
+    return this.tool !== "hand" || Math.abs(event.offsetX - line) < 24;
+  }
+
+  #divide(event) {
+    const [x] = this.#at(event);
+    $("compare").value = (100 * x) / this.picture.width;
+    $("compare").dispatchEvent(new Event("input"));
+  }
+
+  /** With Shift, the stroke begins where the last one ended: a straight line. */
+  #start([x, y], line) {
     if (this.tool === "box") {
       this.active = {kind: "box", x, y};
       return;
     }
     this.picture.begin();
     this.active = {kind: "stroke", x, y};
-    this.stroke([x, y], [x, y]);
+    this.stroke((line && this.picture.end) || [x, y], [x, y]);
   }
 
   #move(event) {
@@ -59,6 +78,7 @@ export class Tools {
     if (this.active?.kind === "pinch" && before) return this.#pinch(event.pointerId, before);
     const [x, y] = this.#at(event);
     if (event.pointerType !== "touch") this.#hover([x, y]);
+    if (this.active?.kind === "divide") this.#divide(event);
     if (this.active?.kind === "pan" && before) this.view.pan(event.offsetX - before[0], event.offsetY - before[1]);
     if (this.active?.kind === "box") this.view.rubber = this.#rectangle(x, y);
     if (this.active?.kind === "stroke") {
@@ -78,7 +98,11 @@ export class Tools {
     const active = this.active;
     if (active?.kind === "pinch" && this.fingers.size) return;
     this.active = null;
-    if (active?.kind === "stroke") cancelled ? this.picture.abandon() : this.picture.commit();
+    if (active?.kind === "stroke" && cancelled) this.picture.abandon();
+    else if (active?.kind === "stroke") {
+      this.picture.end = [active.x, active.y];
+      this.picture.commit();
+    }
     if (active?.kind === "box") {
       const [x, y, width, height] = this.#rectangle(...this.#at(event), active);
       this.view.rubber = null;
@@ -132,28 +156,44 @@ export class Tools {
   #hover(at) {
     const rings = at && ["brush", "eraser", "scribble"].includes(this.tool) && this.paints;
     this.view.cursor = rings ? {x: at[0], y: at[1], radius: this.size / 2, colour: this.tool === "scribble" ? this.colour : null} : null;
-    this.view.canvas.style.cursor = this.tool === "hand" || this.space || !this.paints ? "grab" : "crosshair";
+    const grabs = this.tool === "hand" || this.space || !this.paints;
+    this.view.canvas.style.cursor = this.view.after && this.tool !== "hand" && !this.space ? "ew-resize" : grabs ? "grab" : "crosshair";
     this.view.draw();
   }
 
-  /** Arrow keys move the brush over the picture, Enter paints where it is. */
+  /** Arrow keys move the brush over the picture, or with the hand the picture itself; Enter paints where the brush is. */
   #key(event) {
     const steps = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
-    if (!this.paints || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key in steps) {
-      const {width, height} = this.picture;
-      const step = Math.max(1, this.size / 4) * (event.shiftKey ? 5 : 1);
+    if (!this.picture || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key in steps && (this.tool === "hand" || !this.paints)) {
+      const far = event.shiftKey ? 200 : 40;
       const [dx, dy] = steps[event.key];
-      const {x, y} = this.view.cursor ?? {x: width / 2, y: height / 2};
-      const at = [Math.min(Math.max(x + dx * step, 0), width), Math.min(Math.max(y + dy * step, 0), height)];
+      this.view.pan(-dx * far, -dy * far);
+    } else if (event.key in steps) this.#walk(steps[event.key], event.shiftKey ? 5 : 1);
+    else if (event.key === "Enter" && this.paints && !["box", "hand"].includes(this.tool)) {
+      const at = this.#spot();
       this.#hover(at);
-      say(`${Math.round(at[0])}, ${Math.round(at[1])}`);
-    } else if (event.key === "Enter" && this.view.cursor && !["box", "hand"].includes(this.tool)) {
-      const at = [this.view.cursor.x, this.view.cursor.y];
-      this.picture.begin();
-      this.stroke(at, at);
-      this.picture.commit();
+      this.picture.change(() => this.stroke(at, at));
     } else return;
     event.preventDefault();
+  }
+
+  /** Where the keys have the brush: where it was last, or in the middle. */
+  #spot() {
+    const {width, height} = this.picture;
+    const {cursor} = this.view;
+    const [x, y] = cursor ? [cursor.x, cursor.y] : (this.picture.spot ?? [width / 2, height / 2]);
+    return [Math.min(Math.max(x, 0), width), Math.min(Math.max(y, 0), height)];
+  }
+
+  #walk([dx, dy], times) {
+    const {width, height} = this.picture;
+    const step = Math.max(1, this.size / 4) * times;
+    const [x, y] = this.#spot();
+    const at = [Math.min(Math.max(x + dx * step, 0), width), Math.min(Math.max(y + dy * step, 0), height)];
+    this.picture.spot = at;
+    this.#hover(at);
+    this.view.reveal(...at);
+    say(`${Math.round(at[0])}, ${Math.round(at[1])}`);
   }
 }

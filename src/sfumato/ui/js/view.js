@@ -48,6 +48,13 @@ export class View {
     this.draw();
   }
 
+  /** Bring a point of the picture into sight, for those who move by keys. */
+  reveal(x, y) {
+    const inside = (at, most) => Math.min(Math.max(at, MARGIN), most - MARGIN) - at;
+    const [dx, dy] = [inside(this.x + x * this.scale, this.canvas.clientWidth), inside(this.y + y * this.scale, this.canvas.clientHeight)];
+    if ((dx || dy) && !this.fitted) this.pan(dx, dy);
+  }
+
   pan(dx, dy) {
     this.x += dx;
     this.y += dy;
@@ -116,8 +123,12 @@ export class View {
 
   #mask() {
     const {pen, picture} = this;
-    pen.drawImage(picture.scribble, 0, 0);
-    if (!this.showMask) return;
+    if (this.showMask) this.#tint();
+    pen.drawImage(picture.scribble, 0, 0); // on top: its colours are what the edit starts from
+  }
+
+  #tint() {
+    const {pen, picture} = this;
     pen.save();
     pen.globalAlpha = picture.hasScribble ? 0.28 : 0.5;
     // A pale rim shows where the mask ends on a picture of any colour; a feathered one has no rim.
