@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 from rich import print
 
 from sfumato import Editor, examples
@@ -28,10 +28,8 @@ QUALITY = ("precision_first", "precision_all", "diversity", "seam_ratio", "textu
 COMPARED = ("precision_first", "precision_all", "diversity", "seam_ratio", "texture_ratio", "cpu_seconds")
 
 TILE, SHOWN = 176, 3
-SOFT = 12  # pixels of blur
 STRIPS: dict[str, dict[str, Any]] = {
     "blended-latent-diffusion": {"prompt": "a red ball"},
-    "differential-diffusion": {"prompt": "a red ball", "soft_mask": True},
     "repaint": {"prompt": "a yellow cylinder", "method": "repaint"},
     "lanpaint": {"prompt": "a yellow cylinder", "method": "lanpaint"},
     "blended-diffusion": {"prompt": "a red ball", "method": "blended-diffusion", "model": "embedded-pixel"},
@@ -119,10 +117,7 @@ def write_strips(folder: Path) -> None:
 
 def strip(fields: dict[str, Any]) -> Image.Image:
     """One row of square tiles."""
-    mask = Image.open(examples.MASK).convert("L")
-    if fields.get("soft_mask"):
-        mask = mask.filter(ImageFilter.GaussianBlur(SOFT))
-    result = Editor().edit(image=examples.SCENE, mask=mask, **fields)
+    result = Editor(fields.get("model", "embedded")).edit(image=examples.SCENE, mask=examples.MASK, **fields)
     tiles = [Image.open(examples.SCENE), result.mask, *result.images[:SHOWN]]
     return Image.fromarray(np.concatenate([_tile(tile) for tile in tiles], axis=1))
 
