@@ -80,7 +80,7 @@ def test_the_pixel_model_is_exported_as_a_folder_that_loads(tmp_path: Path) -> N
     unet = pixel.make_unet()
     pixel.export(unet, tmp_path / "pixel")
     backbone = load(str(tmp_path / "pixel"), dtype="float32")
-    assert (backbone.family, backbone.resolution, backbone.prediction_type) == ("pixel", 64, "v_prediction")
+    assert (backbone.family, backbone.resolution, backbone.prediction_type) == ("pixel", 64, "sample")
     assert sum(path.stat().st_size for path in (tmp_path / "pixel").rglob("*")) < 8e6
 
 
