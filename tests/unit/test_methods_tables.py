@@ -48,6 +48,26 @@ def test_the_tables_hold_means_intervals_and_what_exceeds_noise(methods: Any) ->
     assert lines[-1] == "- second on other: precision, all +0.50 [+0.50, +0.50], CPU seconds +10.00 [+10.00, +10.00]"
 
 
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [((0.5, 0.25), "holds"), ((-0.5, -0.25), "does not hold"), ((0.5, -0.25), "cannot be told from noise")],
+)
+def test_the_paper_s_claims_are_judged_by_paired_differences(methods: Any, gains: tuple[float, ...], verdict: str) -> None:
+    items = [
+        {"name": str(i), "task": "add", "method": method, "model": "", "seeds": [1], "values": values}
+        for i, gain in enumerate(gains)
+        for method, values in (
+            (methods.ANCESTOR, {"precision_all": 0.5, "cpu_seconds": 9.0, "seam_ratio": 2.0}),
+            (methods.LATENT, {"precision_all": 0.5 + gain, "cpu_seconds": 3.0, "seam_ratio": 0.5}),
+        )
+    ]
+    lines = methods._claims(items)
+    assert "3.0 times less" in lines[2]
+    assert f"right: {verdict} (" in lines[3]
+    assert "cannot be told from noise (+0.00" in lines[4]  # as far from 1 on either side
+    assert methods._claims(items[::2]) == []
+
+
 def test_a_page_keeps_what_is_around_the_marks(methods: Any, tmp_path: Path) -> None:
     file, page = tmp_path / "results.json", tmp_path / "page.md"
     file.write_text(json.dumps(results()))
