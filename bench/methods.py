@@ -1,10 +1,15 @@
-"""Training-free methods side by side on the embedded model, at like numbers of model calls: `python bench/methods.py SHEET.png`.
+"""What docs/methods shows of the methods side by side on the embedded models.
 
-Printed is a table in Markdown: what docs/methods/README.md shows. On the sheet is one row per setting: four predictions, best
-first, of the first and of the last prompt. Takes about half an hour on two cores.
+    python bench/methods.py table RESULTS.json docs/methods/README.md    write the tables between the marks in that file
+    python bench/methods.py strips docs/images/methods                   a picture for each method's page
+
+`RESULTS.json` is what `sfumato bench` wrote; the command that made it is in the tables' caption.
 """
 
+import json
+import math
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +18,153 @@ from PIL import Image
 from rich import print
 
 from sfumato import Editor, examples
-from sfumato.background.measure import light_difference, seam_ratio
+from sfumato.backbones.hub import EMBEDDED, WEIGHTS
+from sfumato.bench.summary import EVERY_TASK, METRICS
+from sfumato.bench.tables import series_of
+from sfumato.metrics.statistics import estimate, paired_difference
+from sfumato.saving import write, write_text
 
-SETTINGS: list[dict[str, Any]] = [
-    {"method": "blended-latent-diffusion", "steps": 30},
-    {"method": "repaint", "steps": 15, "jump_length": 3, "jump_resamples": 2},
-    {"method": "lanpaint", "steps": 10, "langevin_steps": 2, "start_fraction": 0.1},
-    {"method": "blended-latent-diffusion", "steps": 60},
-    {"method": "repaint", "steps": 30, "jump_length": 5, "jump_resamples": 2},
-    {"method": "lanpaint", "steps": 20, "langevin_steps": 2, "start_fraction": 0.1},
-    {"method": "lanpaint", "steps": 10, "langevin_steps": 5, "start_fraction": 0.1},
-]
-TASKS = (
-    (examples.MASK, "a red ball"),
-    (examples.EMPTY_MASK, "a green cube"),
-    (examples.MASK, "a yellow cylinder"),
-    (examples.EMPTY_MASK, "a blue cone"),
+BEGIN, END = "<!-- table: python bench/methods.py -->", "<!-- end of table -->"
+QUALITY = ("precision_first", "precision_all", "diversity", "seam_ratio", "texture_ratio", "model_calls", "cpu_seconds")
+COMPARED = ("precision_first", "precision_all", "diversity", "seam_ratio", "texture_ratio", "cpu_seconds")
+FLAT = 1e-3  # of a patch without any grain
+LATENT, ANCESTOR = "blended-latent-diffusion", "blended-diffusion"
+CLAIMS: tuple[tuple[str, str, Callable[[float], float]], ...] = (  # each as a metric of which more is better
+    ("more precise, share of predictions that are right", "precision_all", lambda share: share),
+    ("fewer artefacts, seam nearer to 1", "seam_ratio", lambda ratio: -abs(math.log(max(ratio, FLAT)))),
+    (
+        "fewer artefacts, grain nearer to the true picture's",
+        "texture_ratio",
+        lambda ratio: -abs(math.log(max(ratio, FLAT))),
+    ),
 )
-COUNT, SHOWN = 8, 4
+
+TILE, SHOWN = 176, 3
+STRIPS: dict[str, dict[str, Any]] = {
+    "blended-latent-diffusion": {"prompt": "a red ball"},
+    "repaint": {"prompt": "a yellow cylinder", "method": "repaint", "preset": "fast"},
+    "lanpaint": {"prompt": "a yellow cylinder", "method": "lanpaint", "preset": "fast"},
+    "blended-diffusion": {"prompt": "a red ball", "method": "blended-diffusion", "model": "embedded-pixel"},
+    "flow-matching": {"prompt": "a red ball", "model": "embedded-flow"},
+}
 
 
-def main(path: Path) -> None:
-    editor, rows = Editor(), []
-    print("| setting | model calls | region | best | seam | light |\n| --- | --- | --- | --- | --- | --- |")
-    for setting in SETTINGS:
-        numbers, calls, pictures = measure(editor, setting)
-        name = ", ".join(f"{key} {value}" if key != "method" else str(value) for key, value in setting.items())
-        region, seam, light = numbers.mean((0, 1))
-        best = numbers[..., 0].max(1).mean()
-        print(f"| {name} | {calls} | {region:.3f} | {best:.3f} | {seam:.3f} | {light:.1f} |")
-        rows.append(np.concatenate([*pictures[0][:SHOWN], *pictures[-1][:SHOWN]], axis=1))
-    sheet = Image.fromarray(np.concatenate(rows))
-    sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(path)
+def tables(results: dict[str, Any]) -> str:
+    """Every variant over all tasks, with 95 % intervals; then what differs from the first by more than noise."""
+    items = results["items"]
+    tasks = list(dict.fromkeys(item["task"] for item in items))
+    shown = [metric for metric in QUALITY if any(item["values"].get(metric) is not None for item in items)]
+    titles = [*(METRICS[metric].title for metric in shown), *(f"right: {task}" for task in tasks)]
+    lines = [_row("variant", *titles), _row(*["---"] * (len(titles) + 1))]
+    for method, model in series_of(items):
+        mine = [item for item in items if (item["method"], item["model"]) == (method, model)]
+        right = [
+            _mean([item["values"].get("precision_all") for item in mine if item["task"] == task], "precision_all")
+            for task in tasks
+        ]
+        name = method if model == "embedded" else f"{method}, {model}"
+        lines.append(_row(name, *(_cell([item["values"].get(metric) for item in mine], metric) for metric in shown), *right))
+    facts = f"{results['about']}; {len(items[0]['seeds'])} predictions each. Made {results['date']} by `{results['command']}`"
+    blocks = (lines, [f"*{facts}.*"], _differences(results["comparisons"]), _claims(items))
+    return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def measure(editor: Editor, setting: dict[str, Any]) -> tuple[np.ndarray, int, list[list[np.ndarray]]]:
-    """Region, seam and light of each prediction (tasks, COUNT, 3), model calls of one batch, and the pictures of each task."""
-    source = np.asarray(Image.open(examples.SCENE).convert("RGB"))
-    steps: list[int] = []
-    predict = editor.backbone.predict
-    numbers, pictures = [], []
-    for mask, prompt in TASKS:
-        steps.clear()
-        editor.backbone.predict = lambda *given: steps.append(1) or predict(*given)  # type: ignore[method-assign]
-        result = editor.edit(image=examples.SCENE, mask=mask, prompt=prompt, n=COUNT, background="paste", **setting)
-        editor.backbone.predict = predict  # type: ignore[method-assign]
-        inside = np.asarray(result.mask) > 0
-        made = [np.asarray(picture.convert("RGB")) for picture in result.images]
-        numbers.append(
-            [
-                (score["region"], seam_ratio(picture, source, inside), light_difference(picture, inside))
-                for picture, score in zip(made, result.scores, strict=True)
-            ]
-        )
-        pictures.append(made)
-    return np.array(numbers), len(steps), pictures
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(values: Iterable[float | None], metric: str) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.{METRICS[metric].decimals}f}" if known else "-"
+
+
+def _cell(values: Sequence[float | None], metric: str) -> str:
+    """The mean, and its interval where there is one."""
+    known, d = [value for value in values if value is not None], METRICS[metric].decimals
+    if not known:
+        return "-"
+    found = estimate(known)
+    return f"{found.value:.{d}f}" + (f" [{found.low:.{d}f}, {found.high:.{d}f}]" if found.low < found.high else "")
+
+
+def _differences(rows: list[dict[str, Any]]) -> list[str]:
+    """Over all tasks, one line a variant."""
+    chosen = [row for row in rows if row["task"] == EVERY_TASK and row["metric"] in COMPARED and row["exceeds_noise"]]
+    lines = [f"Differences from {' on '.join(rows[0]['against'])} over all tasks that exceed noise:", ""] if chosen else []
+    for method, model in series_of(chosen):
+        told = [
+            f"{METRICS[row['metric']].title} {row['difference']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
+            for row in chosen
+            if (row["method"], row["model"]) == (method, model)
+        ]
+        lines.append(f"- {method} on {model}: {', '.join(told)}")
+    return lines
+
+
+def _claims(items: list[dict[str, Any]]) -> list[str]:
+    """The claims of arXiv:2206.02779 about its ancestor, Blended Diffusion, and whether these examples bear them out."""
+    both = [{item["name"]: item["values"] for item in items if item["method"] == method} for method in (ANCESTOR, LATENT)]
+    names = [name for name in both[0] if name in both[1]]
+    if not names:
+        return []
+
+    def values(metric: str) -> list[list[float | None]]:
+        return [[of[name].get(metric) for name in names] for of in both]
+
+    lines = ["The paper's claims against Blended Diffusion, on these examples:", ""]
+    ancestor, latent = (sum(value for value in each if value is not None) for each in values("cpu_seconds"))
+    lines.append(f"- much faster: {ancestor / latent:.1f} times less processor time for an edit with all its predictions")
+    for claim, metric, better in CLAIMS:
+        found = paired_difference(*([None if v is None else better(v) for v in each] for each in values(metric)))
+        if found is not None:
+            verdict = "holds" if found.low > 0 else "does not hold" if found.high < 0 else "cannot be told from noise"
+            lines.append(f"- {claim}: {verdict} ({found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}])")
+    return lines
+
+
+def write_tables(results: Path, page: Path) -> None:
+    """Put the tables between the marks of a Markdown file.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page} lacks the lines {BEGIN} and {END}, between which the tables go.")
+    text = tables(json.loads(results.read_text(encoding="utf-8")))
+    write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", page)
+
+
+def write_strips(folder: Path) -> None:
+    """For each method the source, the mask and its best predictions; models that are not installed are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, fields in STRIPS.items():
+        model = fields.get("model", "embedded")
+        if not (WEIGHTS / EMBEDDED[model]).is_dir():
+            print(f"{name}: left out, {model} is not installed")
+            continue
+        path = folder / f"{name}.jpg"
+        write(strip(fields), path, format="JPEG", overwrite=True)
+        print(f"{path}: {path.stat().st_size // 1000} kB")
+
+
+def strip(fields: dict[str, Any]) -> Image.Image:
+    """One row of square tiles."""
+    result = Editor(fields.get("model", "embedded")).edit(image=examples.SCENE, mask=examples.MASK, **fields)
+    tiles = [Image.open(examples.SCENE), result.mask, *result.images[:SHOWN]]
+    return Image.fromarray(np.concatenate([_tile(tile) for tile in tiles], axis=1))
+
+
+def _tile(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    match sys.argv[1:]:
+        case ["table", results, page]:
+            write_tables(Path(results), Path(page))
+        case ["strips", folder]:
+            write_strips(Path(folder))
+        case _:
+            sys.exit(__doc__)

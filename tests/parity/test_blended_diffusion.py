@@ -16,7 +16,7 @@ from sfumato.backbones.pixel import PixelDiffusion
 from sfumato.errors import BackboneError, OptionError, Unsupported
 from sfumato.methods import augmentation
 from sfumato.methods.base import Guide
-from sfumato.methods.sampling.blended_diffusion import CARD, PRESETS, Options, clip_distance, out_of_range, run
+from sfumato.methods.sampling.blended_diffusion import CARD, PRESETS, Options, clip_distance, clip_input, out_of_range, run
 from tests import tiny_models
 from tests.parity.reference import TOLERANCE, Draws, make_task, silent, square
 
@@ -138,7 +138,7 @@ def test_gradients_of_the_losses_are_their_slopes(guide: Guide) -> None:
     picture = (1.5 * torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(9))).double().requires_grad_()
     mask = square(SIDE).double()
     losses = {
-        "clip": lambda x: clip_distance(x, mask, exact, two_views, 2, []),
+        "clip": lambda x: clip_distance(clip_input(x, mask, "grey"), exact, two_views, 2, []),
         "range": out_of_range,
     }
     direction = torch.randn_like(picture)
@@ -149,10 +149,11 @@ def test_gradients_of_the_losses_are_their_slopes(guide: Guide) -> None:
         assert float(slope) == pytest.approx(float(measured), rel=1e-4), name
 
 
-def test_clip_does_not_see_what_is_outside_the_mask(guide: Guide) -> None:
+@pytest.mark.parametrize(("outside", "level"), [("grey", 0.5), ("black", 0.0)])
+def test_clip_does_not_see_what_is_outside_the_mask(outside: Any, level: float) -> None:
     mask, picture = square(SIDE), source()
-    other = mask * picture + (1 - mask) * torch.rand_like(picture)
-    assert torch.equal(*(clip_distance(x, mask, guide, two_views, 2, []) for x in (picture, other)))
+    seen = clip_input(picture, mask, outside)
+    assert torch.equal(seen, torch.where(mask > 0, (picture + 1) / 2, level))
 
 
 def test_views_are_the_picture_and_warps_of_it() -> None:

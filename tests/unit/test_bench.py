@@ -263,6 +263,17 @@ def test_a_run_measures_every_example_with_every_variant(tmp_path: Path, loading
     assert (tmp_path / items[0]["picture"]).is_file()
 
 
+def test_a_variant_that_reads_greys_gets_a_soft_edge_inside_the_mask(tmp_path: Path, loading: runner.Loading) -> None:
+    runner.run(tiny_plan(1), variants("default", "soft_mask=true"), instruments(), tmp_path, loading)
+    hard, soft = (
+        next(np.asarray(fields["mask"]) for fields in FakeEditor.made if fields.get("soft_mask", False) == wanted)
+        for wanted in (False, True)
+    )
+    assert set(np.unique(hard)) == {0, 255}
+    assert ((soft > 0) == (hard > 0)).all()
+    assert 0 < soft[4, 4] < soft[8, 8] == 255
+
+
 def test_an_interrupted_run_goes_on_and_makes_nothing_twice(tmp_path: Path, loading: runner.Loading) -> None:
     FakeEditor.stop_after = 4  # type: ignore[attr-defined]
     try:

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from sfumato.backbones.guided_diffusion import Architecture, architecture_of, co
 from sfumato.backbones.loading import load
 from sfumato.backbones.pixel import PixelDiffusion, make_unet
 from sfumato.cli.main import app
+from sfumato.defaults import METHOD_DEFAULTS, resolve
 from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupported
+from sfumato.methods.sampling.blended_diffusion import CARD
+from sfumato.request import EditRequest
 from tests.tiny_models import tiny_guided_diffusion
 
 TINY = Architecture(image_size=32, model_channels=64, widths=(32, 64), attention=(False, True), head_channels=16)
@@ -206,3 +210,20 @@ def test_a_pickle_that_runs_code_is_not_read_even_if_allowed(tmp_path: Path) -> 
     with pytest.raises(BackboneError):
         convert(tmp_path / "trap.pt", tmp_path / "out", allow_pickle=True)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "scale", "outside"),
+    [
+        ("embedded-pixel", {}, METHOD_DEFAULTS["embedded-pixel", "blended-diffusion"]["clip_guidance_scale"], "black"),
+        ("embedded-pixel", {"clip_guidance_scale": 7.0}, 7.0, "black"),
+        ("embedded-pixel", {"preset": "official"}, 1000.0, "grey"),
+        ("pixel", {}, 1000.0, "grey"),
+    ],
+)
+def test_the_embedded_pixel_model_has_its_own_guidance(family: str, fields: dict[str, Any], scale: float, outside: str) -> None:
+    backbone: Any = SimpleNamespace(family=family, name=family, guidance_embedding=False)
+    request = EditRequest(image="photo.png", prompt="a red ball", method="blended-diffusion", **fields)
+    resolved = resolve(request, backbone, CARD)
+    assert resolved.request.clip_guidance_scale == resolved.options.clip_guidance_scale == scale
+    assert resolved.options.outside == outside

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from sfumato.backbones.loading import load
@@ -91,11 +93,50 @@ def test_the_pixel_model_is_exported_as_a_folder_that_loads(tmp_path: Path) -> N
     unet = pixel.make_unet()
     pixel.export(unet, tmp_path / "pixel")
     backbone = load(str(tmp_path / "pixel"), dtype="float32")
-    assert (backbone.family, backbone.resolution, backbone.prediction_type) == ("pixel", 64, "v_prediction")
-    assert sum(path.stat().st_size for path in (tmp_path / "pixel").rglob("*")) < 20e6
+    assert (backbone.family, backbone.resolution, backbone.prediction_type) == ("pixel", 64, "sample")
+    assert sum(path.stat().st_size for path in (tmp_path / "pixel").rglob("*")) < 8e6
+
+
+def test_the_pixel_model_s_patches_are_cells_of_its_network(tmp_path: Path) -> None:
+    unet = pixel.make_unet().eval()
+    pixel.export(unet, tmp_path / "pixel")
+    backbone = load(str(tmp_path / "pixel"), dtype="float32")
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    cells = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 1, 4, 5, 2, 3).reshape(2, 48, 16, 16)
+    with torch.no_grad():
+        answer = unet.half().float()(cells, torch.tensor(300.0)).sample.view(2, 3, 4, 4, 16, 16)
+        given = backbone.predict(x, 300.0, backbone.encode_prompt("", "", (64, 64)), 1.0)
+    expected = answer.permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 64, 64)
+    assert expected.std() > 1e-3
+    assert (given - expected).abs().max() < 1e-5
 
 
 def test_pixel_scenes_are_means_of_blocks() -> None:
-    scenes = np.zeros((1, 128, 128, 3), np.uint8)
-    scenes[:, ::2, ::2] = 100
-    assert (pixel._reduce(scenes) == 25).all()
+    scene = np.zeros((128, 128, 3), np.uint8)
+    scene[::2, ::2] = 100
+    assert (pixel._reduced(scene) == 25).all()
+
+
+@pytest.mark.parametrize("place", [(0, 0, 20, 30), (100, 70, 28, 58), (50, 60, 5, 4), (0, 0, 128, 128), (0, 0, 0, 0)])
+def test_a_window_of_training_is_square_and_holds_its_thing(place: tuple[int, int, int, int]) -> None:
+    top, left, height, width = place
+    image = np.arange(128 * 128 * 3, dtype=np.int64).reshape(128, 128, 3)
+    thing = np.zeros((128, 128), bool)
+    thing[top : top + height, left : left + width] = True
+    for seed in range(20):
+        window = pixel.thing_window(image, thing, np.random.default_rng(seed))
+        assert window.shape[0] == window.shape[1] >= 32
+        assert np.isin(image[thing], window).all()
+        assert thing.any() or window.shape == image.shape
+
+
+def test_a_sheet_of_the_pixel_model_is_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SHEET_ROWS": 1, "SHEET_COLUMNS": 2, "SHEET_STEPS": 2}.items():
+        monkeypatch.setattr(pixel, name, value)
+    pixel.export(pixel.make_unet(), tmp_path / "model")
+    for name in ("a.png", "b.png"):
+        pixel.write_sheet(tmp_path / "model", tmp_path / name, "cpu")
+    first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
+    assert first.shape == (64, 128, 3)
+    assert (first == second).all()
+    assert (first[:, :64] != first[:, 64:]).any()

@@ -3,6 +3,7 @@
 Pixels are their own latents here: factor 1, nothing to encode. The text plays no part; a method that wants it must bring a CLIP.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import read_json
@@ -23,7 +25,8 @@ class PixelDiffusion:
     Args:
         name: What the user calls the model.
         family: "pixel" or "embedded-pixel".
-        unet: UNet2DModel of three channels; six come out if it has learned its variance.
+        unet: UNet2DModel of three channels, six of which come out if it has learned its variance; or of 3 p^2 channels, for
+            patches of p x p pixels.
         scheduler_config: Of the checkpoint, in diffusers' keys.
         device: Where it runs.
     """
@@ -37,7 +40,8 @@ class PixelDiffusion:
         self.scheduler_config = dict(scheduler_config)
         self.prediction_type = str(scheduler_config.get("prediction_type", "epsilon"))
         side = unet.config.sample_size
-        self.resolution = side if isinstance(side, int) else min(side)
+        self.patch = math.isqrt(unet.config.in_channels // 3)
+        self.resolution = self.patch * (side if isinstance(side, int) else min(side))
 
     @classmethod
     def from_pipe(cls, pipe: Any, name: str, family: str = "pixel") -> "PixelDiffusion":
@@ -84,9 +88,9 @@ class PixelDiffusion:
 
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """See `Backbone.predict`. Differentiable, where gradients are enabled; conditioning and guidance play no part."""
-        x = latents.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-        output: Tensor = self.unet(x, torch.tensor(timestep, dtype=torch.float32, device=self.device)).sample
-        return output.float()
+        x = F.pixel_unshuffle(latents.to(self.device, self.dtype), self.patch).contiguous(memory_format=torch.channels_last)
+        output = self.unet(x, torch.tensor(timestep, dtype=torch.float32, device=self.device)).sample
+        return F.pixel_shuffle(output.float(), self.patch)
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
         """See `Backbone.schedule`."""

@@ -20,10 +20,12 @@ from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, check_distinct
 from sfumato.editor import Editor
 from sfumato.errors import OptionError, ResourceError
+from sfumato.masks.feather import soft_edge
 from sfumato.saving import write, write_text
 
 RUN, ITEMS = "run.json", "items"
 SHOWN = 4  # predictions kept as pictures, best first
+SOFT_EDGE = 0.1  # width of a soft mask's edge, in longer sides of the picture
 SEED_SPREAD = 1_000_000  # examples get seeds a thousand apart, so that no two share noise
 
 Tell = Callable[[int, int, str], None]
@@ -157,10 +159,16 @@ def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) ->
     fields = {"mask_mode": "grey", **example.fields, **variant.fields, **changes}
     return editor.edit(
         image=Image.fromarray(example.image),
-        mask=Image.fromarray(example.mask * np.uint8(255)),
+        mask=_mask(example.mask, soft=fields.get("soft_mask", False)),
         prompt=example.prompt,
         **{"model": variant.model, "method": variant.method, **fields},
     )
+
+
+def _mask(mask: np.ndarray, soft: bool) -> Image.Image:
+    """As a user would paint it: white inside, softly edged where the variant reads greys."""
+    opacity = soft_edge(mask, SOFT_EDGE * max(mask.shape) if soft else 0)
+    return Image.fromarray((255 * opacity).round().astype(np.uint8))
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

@@ -34,6 +34,7 @@ class Options:
         clip_guidance_scale: Weight of CLIP's distance, lambda.
         clip_augmentations: Views of the picture that CLIP sees, the plain one among them; the paper has 16, the code 8.
         range_weight: Weight of what the predicted clean picture is outside [-1, 1].
+        outside: What CLIP sees outside the mask; the published script has grey here and black when it ranks.
         background_level: Put the source in at the level reached ("next"), or the one left, one step too noisy ("current").
         share_noise: Whether all predictions get the same background noise.
         defaults: Values of EditRequest that belong to the preset, for fields left None.
@@ -42,6 +43,7 @@ class Options:
     clip_guidance_scale: float = 1000.0
     clip_augmentations: int = 8
     range_weight: float = 50.0
+    outside: Literal["grey", "black"] = "grey"
     background_level: Literal["next", "current"] = "next"
     share_noise: bool = False
     defaults: Mapping[str, Any] = field(default_factory=lambda: {"steps": 100, "start_fraction": 0.25})
@@ -97,7 +99,8 @@ def run(
             clean = chain.clean(output, t, x)  # x_hat_0
             sigma = chain.levels[t].noise
             views = (augment or augmentation.augment, options.clip_augmentations, noise.generators)
-            loss = options.clip_guidance_scale * clip_distance(sigma * clean + (1 - sigma) * x, mask, guide, *views)
+            seen = clip_input(sigma * clean + (1 - sigma) * x, mask, options.outside)
+            loss = options.clip_guidance_scale * clip_distance(seen, guide, *views)
             loss = loss + options.range_weight * out_of_range(clean)
             (gradient,) = torch.autograd.grad(loss, x)
             clean, variance = clean.detach(), chain.variance(t, None if learned is None else learned.detach())
@@ -118,14 +121,24 @@ def _first_index(levels: tuple[Any, ...], task: EditTask) -> int:
     return max((i for i, level in enumerate(levels) if level.ratio <= task.start_sigma), default=0)
 
 
-def clip_distance(picture: Tensor, mask: Tensor, guide: Guide, augment: Augment, count: int, generators: Any) -> Tensor:
-    """How far CLIP finds what is under the mask from the prompt: half the squared angle between the two, summed over the batch.
-
-    Summed, not averaged: each prediction's gradient is then its own, whatever the batch. What is outside the mask is mid-grey.
+def clip_input(picture: Tensor, mask: Tensor, outside: Literal["grey", "black"]) -> Tensor:
+    """What is under the mask, in [0, 1], the rest in one colour.
 
     Args:
         picture: (B, 3, H, W), about in [-1, 1].
         mask: (1, 1, H, W) in {0, 1}.
+        outside: The colour.
+    """
+    return (picture * mask + 1) / 2 if outside == "grey" else (picture + 1) / 2 * mask
+
+
+def clip_distance(seen: Tensor, guide: Guide, augment: Augment, count: int, generators: Any) -> Tensor:
+    """How far CLIP finds pictures from the prompt: half the squared angle between the two, summed over the batch.
+
+    Summed, not averaged: each prediction's gradient is then its own, whatever the batch.
+
+    Args:
+        seen: (B, 3, H, W), about in [0, 1].
         guide: The CLIP and the prompt.
         augment, count, generators: How many views of each picture, and how to make them.
 
@@ -137,8 +150,7 @@ def clip_distance(picture: Tensor, mask: Tensor, guide: Guide, augment: Augment,
     from sfumato.ranking import standardise
 
     scorer = guide.scorer
-    seen = F.adaptive_avg_pool2d((picture * mask + 1) / 2, scorer.size)
-    views = augment(seen, count, generators)  # (count, B, 3, S, S)
+    views = augment(F.adaptive_avg_pool2d(seen, scorer.size), count, generators)  # (count, B, 3, S, S)
     vectors = scorer.features(standardise(views.flatten(0, 1), scorer.mean, scorer.std))
     angle = ((vectors - guide.text).norm(dim=-1) / 2).asin()
     return (2 * angle**2).view(len(views), -1).mean(0).sum()

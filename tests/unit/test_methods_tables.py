@@ -1,0 +1,104 @@
+"""The tables of docs/methods come from the benchmark's results alone."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfumato.backbones.hub import EMBEDDED, WEIGHTS
+from sfumato.bench.summary import compare
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def methods() -> Any:
+    spec = importlib.util.spec_from_file_location("bench_methods", ROOT / "bench" / "methods.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def results() -> dict[str, Any]:
+    def item(task: str, number: int, method: str, model: str, **values: float | None) -> dict[str, Any]:
+        return {"name": f"{task}-{number}", "task": task, "method": method, "model": model, "seeds": [1, 2], "values": values}
+
+    items = [
+        item(task, number, method, model, precision_all=right, cpu_seconds=seconds + number, diversity=None)
+        for method, model, seconds, right in (("first", "embedded", 2.0, 0.5), ("second", "other", 12.0, 1.0))
+        for task in ("add", "remove")
+        for number in (0, 2)
+    ]
+    keys = [("first", "embedded"), ("second", "other")]
+    about = {"about": "2 examples of each task", "date": "2026-11-24", "command": "sfumato bench --quick"}
+    return {"items": items, "comparisons": compare(items, keys), **about}
+
+
+def test_the_tables_hold_means_intervals_and_what_exceeds_noise(methods: Any) -> None:
+    lines = methods.tables(results()).splitlines()
+    assert lines[0] == "| variant | precision, all | CPU seconds | right: add | right: remove |"
+    assert lines[2] == "| first | 0.50 | 3.00 [2.00, 4.00] | 0.50 | 0.50 |"
+    assert lines[3] == "| second, other | 1.00 | 13.00 [12.00, 14.00] | 1.00 | 1.00 |"
+    assert lines[5] == "*2 examples of each task; 2 predictions each. Made 2026-11-24 by `sfumato bench --quick`.*"
+    assert lines[-1] == "- second on other: precision, all +0.50 [+0.50, +0.50], CPU seconds +10.00 [+10.00, +10.00]"
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [((0.5, 0.25), "holds"), ((-0.5, -0.25), "does not hold"), ((0.5, -0.25), "cannot be told from noise")],
+)
+def test_the_paper_s_claims_are_judged_by_paired_differences(methods: Any, gains: tuple[float, ...], verdict: str) -> None:
+    items = [
+        {"name": str(i), "task": "add", "method": method, "model": "", "seeds": [1], "values": values}
+        for i, gain in enumerate(gains)
+        for method, values in (
+            (methods.ANCESTOR, {"precision_all": 0.5, "cpu_seconds": 9.0, "seam_ratio": 2.0}),
+            (methods.LATENT, {"precision_all": 0.5 + gain, "cpu_seconds": 3.0, "seam_ratio": 0.5}),
+        )
+    ]
+    lines = methods._claims(items)
+    assert "3.0 times less" in lines[2]
+    assert f"right: {verdict} (" in lines[3]
+    assert "cannot be told from noise (+0.00" in lines[4]  # as far from 1 on either side
+    assert methods._claims(items[::2]) == []
+
+
+def test_a_page_keeps_what_is_around_the_marks(methods: Any, tmp_path: Path) -> None:
+    file, page = tmp_path / "results.json", tmp_path / "page.md"
+    file.write_text(json.dumps(results()))
+    page.write_text(f"before\n{methods.BEGIN}\nold\n{methods.END}\nafter\n")
+    methods.write_tables(file, page)
+    once = page.read_text()
+    assert once.startswith(f"before\n{methods.BEGIN}\n\n| variant |")
+    assert once.endswith(f"{methods.END}\nafter\n")
+    assert "old" not in once
+    methods.write_tables(file, page)
+    assert page.read_text() == once
+
+
+def test_a_page_without_marks_is_refused(methods: Any, tmp_path: Path) -> None:
+    file, page = tmp_path / "results.json", tmp_path / "page.md"
+    file.write_text(json.dumps(results()))
+    page.write_text("nothing")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        methods.write_tables(file, page)
+    assert page.read_text() == "nothing"
+
+
+def test_every_method_s_page_has_a_small_picture_if_its_model_is_installed(methods: Any) -> None:
+    for page in (ROOT / "docs" / "methods").glob("*.md"):
+        model = methods.STRIPS.get(page.stem, {}).get("model", "embedded")
+        if page.stem == "README" or not (WEIGHTS / EMBEDDED[model]).is_dir():
+            continue
+        pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text())
+        assert pictures, page
+        for picture in pictures:
+            assert (page.parent / picture).is_file(), picture
+        if page.stem in methods.STRIPS:
+            assert f"../images/methods/{page.stem}.jpg" in pictures
+            assert (page.parent / f"../images/methods/{page.stem}.jpg").stat().st_size < 100_000
