@@ -17,7 +17,7 @@ from sfumato.backbones.guided_diffusion import Architecture, architecture_of, co
 from sfumato.backbones.loading import load
 from sfumato.backbones.pixel import PixelDiffusion, make_unet
 from sfumato.cli.main import app
-from sfumato.defaults import METHOD_DEFAULTS, resolve
+from sfumato.defaults import resolve
 from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupported
 from sfumato.methods.sampling.blended_diffusion import CARD
 from sfumato.request import EditRequest
@@ -213,17 +213,17 @@ def test_a_pickle_that_runs_code_is_not_read_even_if_allowed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("family", "fields", "scale", "outside"),
+    ("family", "fields", "views", "outside"),
     [
-        ("embedded-pixel", {}, METHOD_DEFAULTS["embedded-pixel", "blended-diffusion"]["clip_guidance_scale"], "black"),
-        ("embedded-pixel", {"clip_guidance_scale": 7.0}, 7.0, "black"),
-        ("embedded-pixel", {"preset": "official"}, 1000.0, "grey"),
-        ("pixel", {}, 1000.0, "grey"),
+        ("embedded-pixel", {}, 4, "black"),
+        ("embedded-pixel", {"clip_augmentations": 7}, 7, "black"),
+        ("embedded-pixel", {"preset": "official"}, 8, "grey"),
+        ("pixel", {}, 8, "grey"),
     ],
 )
-def test_the_embedded_pixel_model_has_its_own_guidance(family: str, fields: dict[str, Any], scale: float, outside: str) -> None:
+def test_the_embedded_pixel_model_has_its_own_guidance(family: str, fields: dict[str, Any], views: int, outside: str) -> None:
     backbone: Any = SimpleNamespace(family=family, name=family, guidance_embedding=False)
     request = EditRequest(image="photo.png", prompt="a red ball", method="blended-diffusion", **fields)
     resolved = resolve(request, backbone, CARD)
-    assert resolved.request.clip_guidance_scale == resolved.options.clip_guidance_scale == scale
+    assert resolved.request.clip_augmentations == resolved.options.clip_augmentations == views
     assert resolved.options.outside == outside
