@@ -103,7 +103,8 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
 
 def _claims(items: list[dict[str, Any]]) -> list[str]:
     """The claims of arXiv:2206.02779 about its ancestor, Blended Diffusion, and whether these examples bear them out."""
-    both = [{item["name"]: item["values"] for item in items if item["method"] == method} for method in (ANCESTOR, LATENT)]
+    series = [[key for key in series_of(items) if key[0].partition(" [")[0] == method][:1] for method in (ANCESTOR, LATENT)]
+    both = [{item["name"]: item["values"] for item in items if (item["method"], item["model"]) in keys} for keys in series]
     names = [name for name in both[0] if name in both[1]]
     if not names:
         return []
