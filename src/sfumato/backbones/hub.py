@@ -51,7 +51,7 @@ def locate(model: str) -> Path:
         folder = WEIGHTS / EMBEDDED[model]
         if not folder.is_dir():
             raise ModelNotFound(
-                f"The weights of '{model}' are not in this installation; install sfumato again, or make them as docs/training.md says."
+                f"The weights of '{model}' are missing here; install sfumato again, or make them as docs/training.md says."
             )
         return folder
     path = Path(model).expanduser()
