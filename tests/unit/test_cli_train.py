@@ -91,8 +91,9 @@ def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) 
 def test_the_decoder_is_trained_alone(train: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "training"
     render_few(folder)
-    result = train("decoder", "--start-from", "embedded", *SHORT)
-    assert result.exit_code == 0, result.stderr
+    for again in ((), ("--resume",)):
+        result = train("decoder", "--start-from", "embedded", *again, *SHORT)
+        assert result.exit_code == 0, result.stderr
     before = PatchAutoencoder.from_pretrained(WEIGHTS / "vae").float()
     after = PatchAutoencoder.from_pretrained(folder / "decoder" / "model").float()
     kept = {name for name, weight in after.state_dict().items() if torch.equal(weight, before.state_dict()[name])}

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from sfumato.embedded.adapter import Adapter, base_digest
+from sfumato.embedded.adapter import RANK, Adapter, base_digest
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.embedded.training.denoiser import Batches, quick_attention
 from sfumato.embedded.training.latents import load_scene_latents
@@ -59,9 +59,9 @@ class Course:
         vae, scenes: Folders of the autoencoder and of rendered scenes.
         out: Gets `checkpoint.pt`, sheets of samples, and adapter and scheduler in `model`.
         scheduler: diffusers' scheduler that says what the adapted denoiser is.
+        minutes, lr, cooldown, tell: See `loop.Run`.
         rank: Of the adapter.
         device, batch_size: Where, and how many scenes a step.
-        minutes, lr, cooldown, tell: See `loop.Run`.
 
     Raises:
         BackboneError: checkpoint-mismatch, adapter-mismatch.
@@ -76,13 +76,13 @@ class Course:
         scenes: Path,
         out: Path,
         scheduler: Any,
-        rank: int,
-        device: str,
-        batch_size: int,
         minutes: float,
         lr: float,
-        cooldown: float,
-        tell: Tell,
+        rank: int = RANK,
+        device: str = "cpu",
+        batch_size: int = 16,
+        cooldown: float = 0.5,
+        tell: Tell = print,
     ) -> None:
         self.model, self.out, self.scheduler = model, out, scheduler
         self.teacher = Teacher.load(model, torch.device(device))

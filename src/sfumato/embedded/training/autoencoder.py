@@ -131,10 +131,10 @@ def measure_latents(model: PatchAutoencoder, images: np.ndarray) -> None:
 
 @torch.inference_mode()
 def finish(model: PatchAutoencoder, scenes: Path, out: Path, tell: Tell) -> None:
-    """Measure on held-out scenes, draw a sheet of them, save in diffusers' folder format."""
+    """Measure on held-out scenes, draw a sheet of them, save in diffusers' folder format, float16."""
     held_out = to_pixels(load_shard(shard_path(scenes, HELD_OUT))[0][:64])
     again = model.decoder(model.encoder(held_out))
     tell(f"held-out scenes: {psnr(again, held_out):.2f} dB")
-    model.save_pretrained(out / "model")
+    model.half().save_pretrained(out / "model")
     sheet = tiled([np.stack([to_uint8(pixels) for pixels in row[:8]]) for row in (held_out, again)])
-    write(Image.fromarray(sheet), out / "held-out.png", format="PNG")
+    write(Image.fromarray(sheet), out / "held-out.png", format="PNG", overwrite=True)

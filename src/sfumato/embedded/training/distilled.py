@@ -6,16 +6,15 @@ to which the teacher takes it with one guided DDIM step; at the cleanest level i
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import LCMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from sfumato.embedded.adapter import RANK, Adapter
+from sfumato.embedded.adapter import Adapter
 from sfumato.embedded.training.adapting import Course, Teacher
 from sfumato.embedded.training.denoiser import make_scheduler
-from sfumato.embedded.training.loop import Tell
 
 STEPS = 50  # levels that the teacher walks down, of which diffusers' LCMScheduler chooses those of an edit
 GUIDANCE = 4.0  # that the student has built in
@@ -85,35 +84,9 @@ def consistency_loss(
     return (((predicted - wanted) ** 2 + HUBER**2).sqrt() - HUBER).mean()
 
 
-def train(
-    *,
-    model: Path,
-    vae: Path,
-    scenes: Path,
-    out: Path,
-    minutes: float,
-    device: str = "cpu",
-    batch_size: int = 16,
-    lr: float = 1e-3,
-    cooldown: float = 0.5,
-    rank: int = RANK,
-    tell: Tell = print,
-) -> None:
-    """Distil the denoiser in the folder `model` into an adapter of it; see `Course` for the rest."""
-    course = Course(
-        model=model,
-        vae=vae,
-        scenes=scenes,
-        out=out,
-        scheduler=LCMScheduler.from_config(make_scheduler().config),
-        rank=rank,
-        device=device,
-        batch_size=batch_size,
-        minutes=minutes,
-        lr=lr,
-        cooldown=cooldown,
-        tell=tell,
-    )
+def train(*, lr: float = 1e-3, **settings: Any) -> None:
+    """Distil the denoiser in the folder `model` into an adapter of it; the settings are those of `Course`."""
+    course = Course(scheduler=LCMScheduler.from_config(make_scheduler().config), lr=lr, **settings)
     adapter, teacher = course.adapter, course.teacher
     target = copy.deepcopy(adapter).requires_grad_(False)
     levels, empty = Levels.of(teacher.device), teacher.empty()

@@ -5,17 +5,16 @@ combination of z0 and eps. The adapter learns that change of variables on noised
 the mean that eps - z0 of single scenes only scatters around, so few samples are enough.
 """
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.embedded.adapter import RANK, Adapter
+from sfumato.embedded.adapter import Adapter
 from sfumato.embedded.training.adapting import Course, Teacher
 from sfumato.embedded.training.denoiser import make_scheduler, noisy_timesteps
-from sfumato.embedded.training.loop import Tell
 
 SHIFT = 2.0  # spaces the levels of a run about as the denoiser's own, evenly over its timesteps
 
@@ -52,35 +51,9 @@ def flow_loss(adapter: Adapter, teacher: Teacher, flow: Flow, x: Tensor, states:
     return F.mse_loss(adapter(teacher.unet, preserved / total, told, states), known)
 
 
-def train(
-    *,
-    model: Path,
-    vae: Path,
-    scenes: Path,
-    out: Path,
-    minutes: float,
-    device: str = "cpu",
-    batch_size: int = 16,
-    lr: float = 2e-3,
-    cooldown: float = 0.5,
-    rank: int = RANK,
-    tell: Tell = print,
-) -> None:
-    """Train a flow-matching adapter of the denoiser in the folder `model`; see `Course` for the rest."""
-    course = Course(
-        model=model,
-        vae=vae,
-        scenes=scenes,
-        out=out,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        rank=rank,
-        device=device,
-        batch_size=batch_size,
-        minutes=minutes,
-        lr=lr,
-        cooldown=cooldown,
-        tell=tell,
-    )
+def train(*, lr: float = 2e-3, **settings: Any) -> None:
+    """Train a flow-matching adapter of the denoiser in the folder `model`; the settings are those of `Course`."""
+    course = Course(scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT), lr=lr, **settings)
     flow = Flow(course.teacher.device)
     for _ in course.learn(lambda x, states: flow_loss(course.adapter, course.teacher, flow, x, states)):
         pass

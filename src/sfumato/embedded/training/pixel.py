@@ -144,7 +144,7 @@ def write_sheet(folder: Path, path: Path, device: str) -> None:
         x, _ = solver.step(model.predict(x, solver.timesteps[i], nothing, 1.0), i, x, noise)
     pictures = np.stack([to_uint8(picture) for picture in model.decode(x)])
     sheet = tiled(list(pictures.reshape(SHEET_ROWS, SHEET_COLUMNS, SIDE, SIDE, 3)))
-    write(Image.fromarray(sheet), path, format="PNG")
+    write(Image.fromarray(sheet), path, format="PNG", overwrite=True)
 
 
 def export(unet: UNet2DModel, out: Path) -> None:

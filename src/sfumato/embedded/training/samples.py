@@ -49,4 +49,4 @@ def write_sheet(
             latents, _ = solver.step(output, i, latents, noise)
         columns.append(np.stack([to_uint8(pixels) for pixels in model.decode(latents)]))
     sheet = tiled([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)])
-    write(Image.fromarray(sheet), path, format="PNG")
+    write(Image.fromarray(sheet), path, format="PNG", overwrite=True)
