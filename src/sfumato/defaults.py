@@ -16,8 +16,8 @@ PAPER_CLIP = "openai/clip-vit-base-patch16"
 """Ranks the predictions of real models, as in the paper, when it is cached; and guides Blended Diffusion."""
 
 FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    # What was there shows through much noise, so the embedded model starts from its blurred surroundings, and early. Of
-    # guidance 3, 4 and 6 none is right more often beyond noise (docs/bench.md).
+    # What was there shows through much noise, so the embedded model starts from its blurred surroundings, and early. What
+    # else was tried is right less often, or as often within noise (docs/bench.md).
     "embedded": {"steps": 20, "guidance_scale": 4.0, "start_fraction": 0.1, "fill": "blur"},
     # Distilled with guidance 4 built in.
     "embedded-fast": {"scheduler": "lcm", "steps": 4, "guidance_scale": 1.0, "start_fraction": 0.0, "fill": "blur"},
