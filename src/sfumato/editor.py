@@ -130,6 +130,7 @@ class Editor:
                     resolved.request,
                     resolution=self.backbone.resolution,
                     factor=self.backbone.factor,
+                    context=self.backbone.context,
                     max_pixels=self.max_pixels,
                 )
                 resolved = with_background(resolved, inputs.thin)

@@ -100,15 +100,19 @@ def _read_change(request: EditRequest, picture: Picture, max_pixels: int) -> Sof
     return read_soft_mask(*given, max_pixels=max_pixels)
 
 
-def prepare(request: EditRequest, *, resolution: int, factor: int, max_pixels: int) -> Inputs:
+def prepare(request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int) -> Inputs:
     """Read and cut out everything a request names.
+
+    Args:
+        resolution, factor, context: Of the backbone.
+        max_pixels: Larger pictures are refused.
 
     Raises:
         ImageError, MaskError, OptionError: See `sfumato.errors`; nothing has been computed yet.
     """
     picture, change, painted = read_pictures(request, max_pixels)
     mask = (change > 0).astype(np.uint8)
-    window = choose_window(mask, resolution, factor, request.window)
+    window = choose_window(mask, resolution, factor, request.window, context)
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(crop(change, window), (width, height))
     pixels = resize(crop(picture.rgb, window), (width, height))

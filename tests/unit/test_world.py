@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sfumato.embedded.training.scenes import load_shard, render_shard
+from sfumato.embedded.training.scenes import WINDOWED, as_edited, load_shard, render_shard, seen
 from sfumato.embedded.world.captions import COLOUR_WORDS, caption, relation, vocabulary
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
 from sfumato.embedded.world.shapes import KINDS
@@ -35,6 +35,34 @@ def test_a_thing_has_its_colour(colour: str) -> None:
     image, owner = lone(colour=colour).render(48)
     mean = image[owner == 0].mean(0)
     assert mean.argmax() == ("red", "green", "blue").index(colour)
+
+
+def test_a_cropped_scene_is_that_part_of_the_picture_drawn_finer() -> None:
+    scene = lone(colour="blue")
+    whole, owner = scene.render(96, samples=1)
+    part, part_owner = scene.cropped(0.25, 0.5, 0.5).render(48, samples=1)
+    assert np.array_equal(part_owner, owner[48:, 24:72])
+    assert np.abs(part.astype(int) - whole[48:, 24:72]).max() <= 1
+    again, _ = scene.cropped(0.25, 0.5, 0.5).cropped(0.5, 0.0, 0.5).render(24, samples=1)
+    assert np.abs(again.astype(int) - whole[48:72, 48:72]).max() <= 1
+
+
+def test_most_training_pictures_show_the_main_thing_as_an_edit_would() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(scene, as_edited(scene, rng)) for scene in (random_scene(rng, LEARNED) for _ in range(24)) if scene.things]
+    closer = [(scene.render(32, 1)[1] == 0, edited.render(32, 1)[1] == 0) for scene, edited in pairs if edited != scene]
+    assert 0.4 * len(pairs) < len(closer) < len(pairs), WINDOWED
+    assert all(after.sum() >= before.sum() for before, after in closer)
+
+    def off_centre(shape: np.ndarray) -> float:
+        return float(np.abs(np.argwhere(shape).mean(0) - 15.5).max())
+
+    assert np.mean([off_centre(after) for _, after in closer]) < np.mean([off_centre(before) for before, _ in closer])
+
+
+def test_captions_do_not_tell_what_is_out_of_sight() -> None:
+    scene = lone().with_thing(Thing(kind="cube", colour="blue", material="matte", x=40, y=0, size=1))
+    assert [thing.kind for thing in seen(scene, scene.render(32)[1]).things] == ["ball"]
 
 
 def test_the_counterfactual_differs_only_near_the_thing_that_is_gone() -> None:

@@ -33,6 +33,7 @@ class Backbone(Protocol):
     latent_channels: int
     factor: int  # image pixels per latent cell
     resolution: int  # native side in pixels
+    context: float  # side of the window that it works in, in longer sides of the mask's bounding box
     prediction_type: str  # "epsilon", "v_prediction", "sample" or "flow"
     scheduler_config: dict[str, Any]  # of the checkpoint, in diffusers' keys
     guidance_embedding: bool  # whether it is told a guidance: conditioning.extra["guidance"], (2,)

@@ -9,12 +9,15 @@ import torch
 from sfumato.backbones import hub
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.stable_diffusion import StableDiffusion, text_pipeline
+from sfumato.embedded import WINDOW
 
 FAMILIES = {"FlowMatchEulerDiscreteScheduler": "embedded-flow", "LCMScheduler": "embedded-fast"}  # others: "embedded"
 
 
 class Embedded(StableDiffusion):
     """A UNet on a PatchAutoencoder's latents, told what to draw by a CLIP text encoder over whole words."""
+
+    context = WINDOW
 
     @classmethod
     def from_folder(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.backbones.base import Conditioning
+from sfumato.masks.window import CONTEXT
 
 
 class LatentModel(ABC):
@@ -27,6 +28,8 @@ class LatentModel(ABC):
         device: Where the networks run.
         dtype: Number format of the denoiser.
     """
+
+    context = CONTEXT
 
     guidance_embedding = False
 

@@ -17,6 +17,7 @@ from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.guided_diffusion import Architecture, to_diffusers
 from sfumato.backbones.latent import freeze
+from sfumato.masks.window import CONTEXT
 
 
 class PixelDiffusion:
@@ -31,7 +32,7 @@ class PixelDiffusion:
         device: Where it runs.
     """
 
-    factor, latent_channels, vae, guidance_embedding = 1, 3, None, False
+    factor, latent_channels, vae, guidance_embedding, context = 1, 3, None, False, CONTEXT
 
     def __init__(self, *, name: str, family: str, unet: Any, scheduler_config: dict[str, Any], device: torch.device) -> None:
         self.name, self.family, self.device = name, family, device

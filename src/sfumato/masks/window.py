@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sfumato.errors import MaskError, OptionError
 from sfumato.masks.reading import Box, Mask, SoftMask
 
-CONTEXT = 1.6  # side of the window, in longer sides of the mask's bounding box
+CONTEXT = 1.6  # side of the window, in longer sides of the mask's bounding box, unless a model asks for another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +29,21 @@ class Window:
         return self.left, self.top, self.width, self.height
 
 
-def choose_window(mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box) -> Window:
+def choose_window(
+    mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box, context: float = CONTEXT
+) -> Window:
     """Choose what the model sees, so that a small mask is worked on at the model's own resolution.
 
-    "auto" is a square of 1.6 times the longer side of the mask's bounding box, centred on it and shifted into the picture. It is
-    at least a quarter of the model's resolution, so that tiny masks keep context, and is cut to the picture's sides: to the
-    largest square if that still holds the bounding box, otherwise each side on its own.
+    "auto" is a square of `context` times the longer side of the mask's bounding box, centred on it and shifted into the picture.
+    It is at least a quarter of the model's resolution, so that tiny masks keep context, and is cut to the picture's sides: to
+    the largest square if that still holds the bounding box, otherwise each side on its own.
 
     Args:
         mask: (H, W) in {0, 1}, not empty.
         resolution: The model's native side in pixels.
         factor: Image pixels per latent cell; the square's side is rounded up to whole cells.
         setting: "auto", "whole", or x, y, width, height.
+        context: Side of the square, in longer sides of the mask's bounding box.
 
     Returns:
         A window inside the picture that holds the whole mask.
@@ -56,7 +59,7 @@ def choose_window(mask: Mask, resolution: int, factor: int, setting: Literal["au
     if setting != "auto":
         return _given_window(setting, (x, y, box_width, box_height), (width, height))
     longer = max(box_width, box_height)
-    side = math.ceil(max(CONTEXT * longer, resolution // 4) / factor) * factor
+    side = math.ceil(max(context * longer, resolution // 4) / factor) * factor
     shorter = min(width, height)
     if longer <= shorter:
         side = min(side, shorter)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training.autoencoder import to_pixels
 from sfumato.embedded.training.loop import save_atomically
-from sfumato.embedded.training.scenes import load_shard, training_shards
+from sfumato.embedded.training.scenes import load_shard, seen, training_shards
 from sfumato.embedded.training.workers import together, wait_for_all
 from sfumato.embedded.world.captions import caption
 from sfumato.errors import InputError
@@ -71,7 +71,9 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
             save_atomically({"latents": latents, "main": main}, cache)
     wait_for_all()
     parts = [torch.load(cache, weights_only=True) for cache in caches]
-    captions = [partial(caption, scene) for shard in shards for scene in load_shard(shard)[2]]
+    captions = [
+        partial(caption, seen(scene, owner)) for shard in shards for owner, scene in zip(*load_shard(shard)[1:], strict=True)
+    ]
     return LatentSet(torch.cat([p["latents"] for p in parts]), torch.cat([p["main"] for p in parts]), captions)
 
 

@@ -8,34 +8,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from sfumato.backbones.hub import WEIGHTS
-from sfumato.embedded.training.latents import encode, load_vae
 from sfumato.embedded.training.loop import Tell
 from sfumato.embedded.training.scenes import scene_from_dict
+from sfumato.embedded.training.softening import redrawn, softened
 from sfumato.embedded.world.scene import Scene, random_scene
 from sfumato.errors import InputError
-from sfumato.pixels import to_uint8
 
 SHARD = 250
 SEED = 7919  # of the judge's own scenes; nothing else uses it
 HELD_OUT = 10_000  # shards from here on are never trained on
-MOST_NOISE, MOST_PATCHES, MOST_BLUR = (
-    0.45,
-    0.225,
-    0.6,
-)  # of softened latents: standard deviations, and share of the mean of 3x3 cells
-SOFT_EVERY, SOFT_BATCH = 4, 8
+SOFT_EVERY, REDRAWN_EVERY = 4, 2  # of the pairs: softened from the first on, redrawn from the second on
 LEAST_SHARE = 0.01  # of the picture that a thing must cover to be asked about
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A scene with its main thing and without, which thing each pixel shows, and both pictures softened (see `softened`)."""
+    """A scene with its main thing and without, which thing each pixel shows, and both pictures softened (see `softening`)."""
 
     scene: Scene
     full: Image
@@ -98,52 +90,33 @@ def shards_of(folder: Path, held_out: bool) -> list[Path]:
     return found
 
 
-def load_pairs(paths: list[Path], vae: Path = WEIGHTS / "vae") -> list[Pair]:
-    """Every pair whose main thing can be seen; the softened pictures are made once, and kept beside the shard."""
+def load_pairs(paths: list[Path], model: Path = WEIGHTS) -> list[Pair]:
+    """Every pair whose main thing can be seen; the softened pictures are made once, and kept beside the shard.
+
+    Args:
+        paths: Of shards.
+        model: Folder of the embedded model that softens.
+    """
     pairs = []
     for path in paths:
         with np.load(path, allow_pickle=False) as data:
             scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
             full, bare, owner = data["full"], data["bare"], data["owner"]
-        soft = _soft(path, full, bare, vae)
+        soft = _soft(path, np.stack([full, bare]), scenes, model)
         drawn = zip(scenes, full, bare, owner, *soft, strict=True)
         pairs += [Pair(*parts) for parts in drawn if (parts[3] == 0).mean() > LEAST_SHARE]
     return pairs
 
 
-def _soft(path: Path, full: Image, bare: Image, vae: Path) -> Image:
-    """Softened (full, bare), (2, n, H, W, 3), read from or written beside the shard in `path`; three of four pairs stay sharp."""
+def _soft(path: Path, both: Image, scenes: list[Scene], model: Path) -> Image:
+    """Softened (full, bare), (2, n, H, W, 3), read from or written beside the shard in `path`; one pair in four stays sharp."""
     kept = path.with_name(path.name.replace("pairs-", "soft-")).with_suffix(".npy")
     if not kept.exists():
-        both = np.stack([full, bare])
-        both[:, ::SOFT_EVERY] = softened(both[:, ::SOFT_EVERY], vae, np.random.default_rng(int(path.stem.split("-")[1])))
+        rng, both = np.random.default_rng(int(path.stem.split("-")[1])), both.copy()
+        both[:, ::SOFT_EVERY] = softened(both[:, ::SOFT_EVERY], model, rng)
+        both[:, 1::REDRAWN_EVERY] = redrawn(both[:, 1::REDRAWN_EVERY], scenes[1::REDRAWN_EVERY], model, rng)
         temporary = kept.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             np.save(file, both)
         temporary.rename(kept)
     return np.asarray(np.load(kept, allow_pickle=False))
-
-
-@torch.inference_mode()
-def softened(pictures: Image, vae_folder: Path, rng: np.random.Generator) -> Image:
-    """Pictures (2, n, H, W, 3) as a decoder shows them from latents that are not quite right, as a denoiser's are.
-
-    Latents get noise of single cells, noise of patches of four cells a side, and are blurred a little, each by a random amount;
-    the two pictures of a pair get the same.
-    """
-    vae = load_vae(vae_folder)
-    out = np.empty_like(pictures)
-    for start in range(0, pictures.shape[1], SOFT_BATCH):
-        part = pictures[:, start : start + SOFT_BATCH]
-        count = part.shape[1]
-        latents = encode(vae, part.reshape(-1, *part.shape[2:])).float()  # first all of the one, then all of the other
-        amounts = torch.from_numpy(rng.uniform(0, (MOST_NOISE, MOST_PATCHES, MOST_BLUR), (count, 3))).float()
-        cells, patches, blur = amounts.repeat(2, 1).T.reshape(3, -1, 1, 1, 1)
-        fine = torch.from_numpy(rng.standard_normal((count, *latents.shape[1:]), np.float32)).repeat(2, 1, 1, 1)
-        coarse = F.interpolate(4 * F.avg_pool2d(fine.flip(1), 4), size=fine.shape[-2:], mode="bicubic")
-        latents = torch.lerp(latents, F.avg_pool2d(latents, 3, stride=1, padding=1, count_include_pad=False), blur)
-        codes = (latents + cells * fine + patches * coarse) / vae.config.scaling_factor + vae.config.shift_factor
-        with torch.autocast("cpu", torch.bfloat16):
-            pixels = vae.decoder(codes.contiguous(memory_format=torch.channels_last)).float()
-        out[:, start : start + SOFT_BATCH] = np.stack([to_uint8(picture) for picture in pixels]).reshape(part.shape)
-    return out

@@ -7,17 +7,24 @@ import functools
 import json
 import multiprocessing
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sfumato.embedded import WINDOW
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
 from sfumato.embedded.world.split import LEARNED
 from sfumato.errors import InputError
+from sfumato.masks.drawing import STYLES, draw
+from sfumato.masks.window import choose_window
 
 SHARD = 1000
+WINDOWED = 0.85  # share of the pictures that show what the model would see of an edit; the others show the whole scene
+WINDOWS = WINDOW - 0.1, WINDOW + 0.1  # least and most context of theirs
+LEAST_SEEN = 0.004  # of the picture, by a thing that captions may name
+LOOK, CELLS = 64, 16  # side of the picture that the window is chosen on, and whole cells that it has
 HELD_OUT = 10_000  # shards from here on are never trained on
 
 
@@ -44,7 +51,7 @@ def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) 
         return path
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([index, 2023])
-    scenes = [random_scene(rng, LEARNED) for _ in range(count)]
+    scenes = [as_edited(random_scene(rng, LEARNED), rng) for _ in range(count)]
     drawn = [scene.render(size) for scene in scenes]
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -59,6 +66,21 @@ def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) 
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def as_edited(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene, mostly seen through the window that an edit of its main thing would show to the model.
+
+    There the thing stands in the middle, about as large as the mask: what the model learns to draw fills the masks it is given.
+    """
+    if not scene.things or rng.random() > WINDOWED:
+        return scene
+    outline = scene.render(LOOK, samples=1)[1] == 0
+    if not outline.any():
+        return scene
+    mask = draw(outline, STYLES[rng.integers(len(STYLES))], rng)
+    window = choose_window(mask, LOOK, LOOK // CELLS, "auto", rng.uniform(*WINDOWS))
+    return scene.cropped(window.left / LOOK, window.top / LOOK, window.width / LOOK)
 
 
 def render(folder: Path, shards: int, held_out: int, size: int, workers: int, tell: Any = print) -> None:
@@ -77,9 +99,9 @@ def render(folder: Path, shards: int, held_out: int, size: int, workers: int, te
 
 
 def scene_from_dict(fields: dict[str, Any]) -> Scene:
-    """Undo `dataclasses.asdict`."""
-    things = tuple(Thing(**thing) for thing in fields["things"])
-    return Scene(**{**fields, "things": things, "light": tuple(fields["light"]), "camera": tuple(fields["camera"])})
+    """Undo `dataclasses.asdict`, of which JSON has made lists."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Scene(**{**values, "things": tuple(Thing(**thing) for thing in fields["things"])})
 
 
 def load_shard(path: Path) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
@@ -87,3 +109,13 @@ def load_shard(path: Path) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
     with np.load(path, allow_pickle=False) as data:
         scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
         return data["images"], data["owners"], scenes
+
+
+def seen(scene: Scene, owner: np.ndarray) -> Scene:
+    """The scene without what hardly shows in its picture, as a caption should tell it.
+
+    Args:
+        owner: (H, W) index of the thing in each pixel.
+    """
+    things = tuple(thing for i, thing in enumerate(scene.things) if (owner == i).mean() > LEAST_SEEN)
+    return replace(scene, things=things)

@@ -204,7 +204,7 @@ def _sample(
     objects: np.ndarray, look: np.ndarray, light: np.ndarray, camera: np.ndarray, axes: np.ndarray, u: float, v: float
 ) -> tuple[float, float, float, int]:
     """What the camera sees at (u, v) in [-1, 1], as display values in [0, 1] before gamma, and whose it is."""
-    direction = axes[0] * camera[6] + axes[1] * u + axes[2] * v
+    direction = axes[0] * camera[6] + axes[1] * (u + camera[7]) + axes[2] * (v + camera[8])
     direction /= math.sqrt((direction * direction).sum())
     return _radiance(objects, look, light, camera[0], camera[1], camera[2], direction[0], direction[1], direction[2])
 
@@ -245,7 +245,7 @@ def trace(
         objects: (n, 9) rows as described in `shapes`.
         look: ground index, ground phase, warmth of the light, turn of the ground.
         light: unit vector towards the light.
-        camera: position, target, focal length in half frames.
+        camera: position, target, focal length and centre of the frame in half frames.
         samples: anti-aliasing grid per axis, where neighbours differ; elsewhere one ray a pixel.
     """
     size = image.shape[0]

@@ -51,6 +51,7 @@ class Scene:
         warmth: Of the sky, in [0, 1].
         light: Unit vector towards the light.
         camera: Position, the point it looks at, and its focal length in half frames.
+        frame: Centre of what is seen, right and up of where the camera points, in half frames.
     """
 
     things: tuple[Thing, ...]
@@ -60,6 +61,7 @@ class Scene:
     warmth: float = 0.5
     light: tuple[float, float, float] = (-0.4, -0.5, 0.77)
     camera: tuple[float, float, float, float, float, float, float] = (0.0, -5.0, 2.4, 0.0, 0.0, 0.8, 2.2)
+    frame: tuple[float, float] = (0.0, 0.0)
 
     def without(self, index: int) -> "Scene":
         """The counterfactual in which one thing was never there."""
@@ -79,6 +81,15 @@ class Scene:
         """The counterfactual with one thing more, the last one."""
         return replace(self, things=(*self.things, thing))
 
+    def cropped(self, left: float, top: float, side: float) -> "Scene":
+        """The same scene, of which a square part is seen, at the full number of pixels.
+
+        Args:
+            left, top, side: In sides of the present picture, from its upper left corner.
+        """
+        x, y = self.frame[0] + 2 * left + side - 1, self.frame[1] + 1 - 2 * top - side
+        return replace(self, camera=(*self.camera[:6], self.camera[6] / side), frame=(x / side, y / side))
+
     def render(self, size: int = 128, samples: int = 2) -> tuple[np.ndarray, np.ndarray]:
         """Draw the scene.
 
@@ -94,7 +105,7 @@ class Scene:
         rows = np.array([t.row() for t in self.things], np.float64).reshape(-1, ROW)
         look = np.array([GROUNDS.index(self.ground), self.ground_phase, self.warmth, self.ground_turn])
         image, owner = np.empty((size, size, 3), np.uint8), np.empty((size, size), np.int8)
-        trace(rows, look, np.array(self.light), np.array(self.camera), samples, image, owner)
+        trace(rows, look, np.array(self.light), np.array((*self.camera, *self.frame)), samples, image, owner)
         return image, owner
 
 

@@ -1,0 +1,99 @@
+"""Renders as a small model would show them, so that the judge is not trained on renders alone.
+
+What a picture shows stays what it was: it is told by the render, never by the model.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+from sfumato.embedded.autoencoder import PatchAutoencoder
+from sfumato.embedded.text import MAX_TOKENS
+from sfumato.embedded.training.latents import encode, load_vae
+from sfumato.embedded.world.captions import name, place
+from sfumato.embedded.world.scene import Scene
+from sfumato.embedded.world.split import LEARNED
+from sfumato.pixels import to_uint8
+
+Pictures = NDArray[np.uint8]
+BATCH = 8
+MOST_NOISE, MOST_PATCHES, MOST_BLUR = 0.45, 0.225, 0.6  # standard deviations, and share of the mean of 3x3 cells
+LEAST_REDRAWN, MOST_REDRAWN = 0.15, 0.6  # share of the timesteps that are drawn again; above, kinds cannot be told any more
+MOST_UNKNOWN = 0.3  # the same for kinds that the denoiser has not learnt
+STEPS = 4
+
+
+def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pictures:
+    """Pictures (2, n, H, W, 3) as a decoder shows them from latents that are not quite right, as a denoiser's are.
+
+    Latents get noise of single cells, noise of patches of four cells a side, and are blurred a little, each by a random amount;
+    the two pictures of a pair get the same.
+
+    Args:
+        folder: With the model's `vae`.
+    """
+    vae = load_vae(folder / "vae")
+    out = np.empty_like(pictures)
+    for start in range(0, pictures.shape[1], BATCH):
+        part = pictures[:, start : start + BATCH]
+        count = part.shape[1]
+        latents = encode(vae, part.reshape(-1, *part.shape[2:])).float()  # first all of the one, then all of the other
+        amounts = torch.from_numpy(rng.uniform(0, (MOST_NOISE, MOST_PATCHES, MOST_BLUR), (count, 3))).float()
+        cells, patches, blur = amounts.repeat(2, 1).T.reshape(3, -1, 1, 1, 1)
+        fine = torch.from_numpy(rng.standard_normal((count, *latents.shape[1:]), np.float32)).repeat(2, 1, 1, 1)
+        coarse = F.interpolate(4 * F.avg_pool2d(fine.flip(1), 4), size=fine.shape[-2:], mode="bicubic")
+        latents = torch.lerp(latents, F.avg_pool2d(latents, 3, stride=1, padding=1, count_include_pad=False), blur)
+        out[:, start : start + BATCH] = _decoded(vae, latents + cells * fine + patches * coarse).reshape(part.shape)
+    return out
+
+
+@torch.inference_mode()
+def redrawn(pictures: Pictures, scenes: list[Scene], folder: Path, rng: np.random.Generator) -> Pictures:
+    """Pictures (2, n, H, W, 3) of scenes, with their main thing and without, noised and denoised again by the model (SDEdit).
+
+    Outlines melt and shading flattens as in the model's own pictures; there is so little noise that the kind can still be seen.
+
+    Args:
+        folder: With the model's `vae`, `unet`, `text_encoder`, `tokenizer` and `scheduler`.
+    """
+    vae = load_vae(folder / "vae")
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).to(memory_format=torch.channels_last)
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    kept = DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod  # share of the variance that is picture
+    most = [MOST_REDRAWN if scene.things[0].kind in LEARNED.kinds else MOST_UNKNOWN for scene in scenes]
+    first = torch.from_numpy(rng.uniform(LEAST_REDRAWN, most) * (len(kept) - 1)).repeat(2)
+    texts = [name(scene.things[0], rng)[0] for scene in scenes] + [place(scene.ground, rng) for scene in scenes]
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    out = np.empty_like(flat)
+    for start in range(0, len(flat), BATCH):
+        part = slice(start, start + BATCH)
+        tokens = tokenizer(
+            texts[part], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
+        states = text(tokens).last_hidden_state
+        timesteps = (first[part] * torch.linspace(1, 0, STEPS + 1)[:, None]).long()
+        clean = encode(vae, flat[part]).float()
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
+        for now in timesteps[:-1]:
+            a = kept[now].view(-1, 1, 1, 1)
+            noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                velocity = unet(noisy, now, states).sample.float()
+            clean, noise = a.sqrt() * noisy - (1 - a).sqrt() * velocity, a.sqrt() * velocity + (1 - a).sqrt() * noisy
+        out[part] = _decoded(vae, clean)
+    return out.reshape(pictures.shape)
+
+
+@torch.inference_mode()
+def _decoded(vae: PatchAutoencoder, latents: Tensor) -> Pictures:
+    codes = latents / vae.config.scaling_factor + vae.config.shift_factor
+    with torch.autocast("cpu", torch.bfloat16):
+        pixels = vae.decoder(codes.contiguous(memory_format=torch.channels_last)).float()
+    return np.stack([to_uint8(picture) for picture in pixels])
