@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.tiny_models import _seeded, clip_tokenizer, tiny_vae
+from tests.tiny_models import clip_tokenizer, seeded, tiny_vae
 
 WIDTH = 16
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -88,7 +88,7 @@ def tiny_sd3(folder: Path) -> Path:
     """Stable Diffusion 3: three text encoders, a static shift."""
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
-    with _seeded(21):
+    with seeded(21):
         tokenizer_3, text_encoder_3 = t5()
         pipe = StableDiffusion3Pipeline(
             transformer=SD3Transformer2DModel(
@@ -120,7 +120,7 @@ def tiny_flux(folder: Path) -> Path:
     """FLUX.1 [dev]: packed latents, a guidance embedding, a shift that grows with the picture."""
     from diffusers import FluxPipeline, FluxTransformer2DModel
 
-    with _seeded(22):
+    with seeded(22):
         tokenizer_2, text_encoder_2 = t5()
         pipe = FluxPipeline(
             transformer=FluxTransformer2DModel(
@@ -149,7 +149,7 @@ def tiny_flux2(folder: Path) -> Path:
     """FLUX.2 [klein]: latents standardised by a batch norm, three layers of Qwen3 side by side."""
     from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
 
-    with _seeded(23):
+    with seeded(23):
         vae = AutoencoderKLFlux2(
             block_out_channels=(32, 64),
             down_block_types=("DownEncoderBlock2D",) * 2,
@@ -185,7 +185,7 @@ def tiny_z_image(folder: Path) -> Path:
     """Z-Image: texts of their own length each, and an answer of the other sign."""
     from diffusers import ZImagePipeline, ZImageTransformer2DModel
 
-    with _seeded(24):
+    with seeded(24):
         transformer = ZImageTransformer2DModel(
             in_channels=4,
             dim=32,
@@ -215,7 +215,7 @@ def tiny_qwen_image(folder: Path) -> Path:
     from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    with _seeded(25):
+    with seeded(25):
         config = Qwen2_5_VLConfig(
             text_config={
                 "vocab_size": 300,

@@ -19,7 +19,7 @@ from sfumato.backbones import hardware, hub, loading
 from sfumato.backbones.hub import wanted_files
 from sfumato.backbones.lora import parse_lora
 from sfumato.errors import BackboneError, EditError, ModelNotFound, OptionError, ResourceError, UnsafeCheckpoint, Unsupported
-from tests import tiny_models
+from tests import tiny_checkpoints, tiny_models
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -93,7 +93,7 @@ def test_offline_is_set_before_the_hub_is_imported(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("pickled", [False, True])
 def test_a_single_file_gives_the_folders_model_without_network(pickled: bool, sd1: Path, cache: Path, tmp_path: Path) -> None:
-    file = tiny_models.single_file(sd1, tmp_path / "model.safetensors")
+    file = tiny_checkpoints.single_file(sd1, tmp_path / "model.safetensors")
     if pickled:
         torch.save({"state_dict": load_file(file)}, file := tmp_path / "model.ckpt")
     configuration = tmp_path / "configuration"
@@ -108,7 +108,7 @@ def test_a_single_file_gives_the_folders_model_without_network(pickled: bool, sd
 
 
 def test_a_single_file_without_configuration_names_the_command(sd1: Path, tmp_path: Path) -> None:
-    file = tiny_models.single_file(sd1, tmp_path / "model.safetensors")
+    file = tiny_checkpoints.single_file(sd1, tmp_path / "model.safetensors")
 
     with pytest.raises(ModelNotFound, match=f"sfumato models pull {file}$") as caught:
         load(file)
@@ -221,7 +221,7 @@ def test_a_folder_that_is_no_model_is_not_found(tmp_path: Path) -> None:
 
 
 def test_a_misnamed_safetensors_file_is_told_its_name(sd1: Path, tmp_path: Path) -> None:
-    file = tiny_models.single_file(sd1, tmp_path / "model.safetensors").rename(tmp_path / "model.ckpt")
+    file = tiny_checkpoints.single_file(sd1, tmp_path / "model.safetensors").rename(tmp_path / "model.ckpt")
 
     with pytest.raises(BackboneError, match=r"rename it to end in \.safetensors"):
         load(file)
@@ -401,7 +401,7 @@ def test_a_failed_pull_says_what_to_do(
 
 
 def test_pull_of_a_single_file_fetches_its_configuration(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tiny_models.single_file(sd1, tmp_path / "model.safetensors")
+    file = tiny_checkpoints.single_file(sd1, tmp_path / "model.safetensors")
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append((name, options)) or str(sd1))
 

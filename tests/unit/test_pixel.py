@@ -21,7 +21,7 @@ from sfumato.defaults import resolve
 from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupported
 from sfumato.methods.sampling.blended_diffusion import CARD
 from sfumato.request import EditRequest
-from tests.tiny_models import tiny_guided_diffusion
+from tests.tiny_checkpoints import tiny_guided_diffusion
 
 TINY = Architecture(image_size=32, model_channels=64, widths=(32, 64), attention=(False, True), head_channels=16)
 FULL = {

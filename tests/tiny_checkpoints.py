@@ -1,0 +1,156 @@
+"""Tiny checkpoints in the formats that others publish: CompVis' single files and guided-diffusion's state dicts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.tiny_models import seeded
+
+
+def single_file(folder: Path, file: Path) -> Path:
+    """Write the Stable Diffusion 1.x in `folder` as one file under CompVis' names, as checkpoints are shared."""
+    from safetensors.torch import load_file, save_file
+
+    weights = {}
+    for name, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
+        weights["model.diffusion_model." + _compvis_unet(name)] = tensor
+    for name, tensor in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
+        renamed = _compvis_vae(name)
+        is_projection = "attn_1" in renamed and tensor.ndim == 2
+        weights["first_stage_model." + renamed] = tensor[:, :, None, None] if is_projection else tensor
+    for name, tensor in load_file(folder / "text_encoder/model.safetensors").items():
+        weights["cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")] = tensor
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
+    return file
+
+
+def _replace(name: str, *pairs: tuple[str, str]) -> str:
+    for old, new in pairs:
+        name = name.replace(old, new)
+    return name
+
+
+def _compvis_unet(name: str) -> str:
+    name = _replace(
+        name,
+        ("time_embedding.linear_1", "time_embed.0"),
+        ("time_embedding.linear_2", "time_embed.2"),
+        ("conv_norm_out", "out.0"),
+        ("conv_out", "out.2"),
+        ("conv_in", "input_blocks.0.0"),
+        ("mid_block.resnets.0", "middle_block.0"),
+        ("mid_block.attentions.0", "middle_block.1"),
+        ("mid_block.resnets.1", "middle_block.2"),
+        ("down_blocks.0.downsamplers.0.conv", "input_blocks.2.0.op"),
+        ("up_blocks.0.upsamplers.0.conv", "output_blocks.1.1.conv"),
+    )
+    for block in (0, 1):  # one layer per block on the way down and two on the way up
+        for layer in (0, 1):
+            down, up = f"input_blocks.{1 + 2 * block}", f"output_blocks.{2 * block + layer}"
+            name = _replace(
+                name,
+                (f"down_blocks.{block}.resnets.{layer}", f"{down}.0"),
+                (f"down_blocks.{block}.attentions.{layer}", f"{down}.1"),
+                (f"up_blocks.{block}.resnets.{layer}", f"{up}.0"),
+                (f"up_blocks.{block}.attentions.{layer}", f"{up}.1"),
+            )
+    if "transformer_blocks" in name or ".1." in name.replace(".1.conv", ""):
+        return name
+    return _replace(
+        name,
+        ("norm1", "in_layers.0"),
+        ("conv1", "in_layers.2"),
+        ("norm2", "out_layers.0"),
+        ("conv2", "out_layers.3"),
+        ("time_emb_proj", "emb_layers.1"),
+        ("conv_shortcut", "skip_connection"),
+    )
+
+
+def _compvis_vae(name: str) -> str:
+    name = _replace(
+        name,
+        ("mid_block.resnets.0", "mid.block_1"),
+        ("mid_block.resnets.1", "mid.block_2"),
+        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+        ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
+        ("mid_block.attentions.0.to_", "mid.attn_1."),
+        ("conv_norm_out", "norm_out"),
+        ("conv_shortcut", "nin_shortcut"),
+        ("downsamplers.0", "downsample"),
+        ("upsamplers.0", "upsample"),
+        (".resnets.", ".block."),
+    )
+    for block in (0, 1):
+        name = _replace(name, (f"down_blocks.{block}", f"down.{block}"), (f"up_blocks.{block}", f"up.{1 - block}"))
+    return name
+
+
+def tiny_guided_diffusion(file: Path | None, architecture: Any) -> Any:
+    """An OpenAI guided-diffusion checkpoint of random weights under its published names, saved as a pickle as published.
+
+    Without a file, the state dict itself on the meta device, of any size.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    with seeded(8), torch.device("cpu" if file else "meta"):
+        for name, *shape in _published_layers(architecture):
+            around, spread = (1.0, 0.1) if len(shape) == 1 else (0.0, 0.1)
+            weights[f"{name}.weight"] = around + spread * torch.randn(shape)
+            if name != "label_emb":
+                weights[f"{name}.bias"] = 0.1 * torch.randn(shape[0])
+    if file is None:
+        return weights
+    torch.save(weights, file)
+    return file
+
+
+def _published_layers(architecture: Any) -> Iterator[tuple[Any, ...]]:
+    """Name and weight shape of every layer of guided-diffusion's UNet."""
+    time = 4 * architecture.model_channels
+    yield "time_embed.0", time, architecture.model_channels
+    yield "time_embed.2", time, time
+    if architecture.classes:
+        yield "label_emb", architecture.classes, time
+    yield "input_blocks.0.0", architecture.widths[0], 3, 3, 3
+    yield "out.0", architecture.widths[0]
+    yield "out.2", architecture.out_channels, architecture.widths[0], 3, 3
+    for name, inside, outside in _published_blocks(architecture):
+        if outside is None:
+            yield f"{name}.norm", inside
+            yield f"{name}.qkv", 3 * inside, inside, 1
+            yield f"{name}.proj_out", inside, inside, 1
+            continue
+        yield f"{name}.in_layers.0", inside
+        yield f"{name}.in_layers.2", outside, inside, 3, 3
+        yield f"{name}.emb_layers.1", 2 * outside, time
+        yield f"{name}.out_layers.0", outside
+        yield f"{name}.out_layers.3", outside, outside, 3, 3
+        if inside != outside:
+            yield f"{name}.skip_connection", outside, inside, 1, 1
+
+
+def _published_blocks(architecture: Any) -> Iterator[tuple[str, int, int | None]]:
+    """Name and channels in and out of every residual block; of an attention, its channels and None."""
+    channels, last = architecture.widths[0], len(architecture.widths) - 1
+    kept, i = [channels], 1
+    for level, (width, attends) in enumerate(zip(architecture.widths, architecture.attention, strict=True)):
+        for down in (False, False, True)[: 3 if level < last else 2]:
+            yield f"input_blocks.{i}.0", channels, width
+            if attends and not down:
+                yield f"input_blocks.{i}.1", width, None
+            channels, i = width, i + 1
+            kept.append(channels)
+    yield "middle_block.0", channels, channels
+    yield "middle_block.1", channels, None
+    yield "middle_block.2", channels, channels
+    for i in range(3 * (last + 1)):
+        level = last - i // 3
+        width, attends = architecture.widths[level], architecture.attention[level]
+        yield f"output_blocks.{i}.0", channels + kept.pop(), width
+        channels = width
+        if attends:
+            yield f"output_blocks.{i}.1", width, None
+        if i % 3 == 2 and level:
+            yield f"output_blocks.{i}.{2 if attends else 1}", width, width
