@@ -1,0 +1,71 @@
+"""What the tests of the benchmark share: an editor and a judge without a model, and a small plan."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sfumato.bench import runner
+from sfumato.bench.measuring import SceneInstruments
+from sfumato.bench.tasks import Example
+from sfumato.bench.variants import Variant, parse
+from sfumato.embedded.judge import Reading
+
+METHOD = "blended-latent-diffusion"
+
+
+class FakeEditor:
+    """Paints the masked area in a flat colour; each call of the model is one of a counted backbone."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, **options: Any) -> None:
+        self.options, self.device = options, torch.device("cpu")
+        self.backbone = SimpleNamespace(device=self.device, predict=lambda: None)
+
+    def edit(self, **fields: Any) -> Any:
+        self.made.append(fields)
+        if stop := getattr(self, "stop_after", None):
+            if len(self.made) > stop:
+                raise KeyboardInterrupt
+        steps = fields.get("steps") or 3
+        for _ in range(steps):
+            self.backbone.predict()
+        source, mask = np.asarray(fields["image"]), np.asarray(fields["mask"]) > 0
+        images = []
+        for i in range(fields["n"]):
+            painted = np.where(mask[..., None], np.uint8((fields["seed"] + i) % 200), source)
+            images.append(Image.fromarray(painted if fields.get("keep_unmasked", True) else painted ^ np.uint8(1)))
+        return SimpleNamespace(
+            images=images, seeds=[fields["seed"] + i for i in range(fields["n"])], facts={"window": [0, 0, 8, 8]}
+        )
+
+
+def tiny_plan(count: int = 3, make: Callable[[str], Example] | None = None) -> runner.Plan:
+    def build(name: str) -> Example:
+        mask = np.zeros((16, 16), np.uint8)
+        mask[4:12, 4:12] = 1
+        image = np.random.default_rng(int(name[-1])).integers(0, 255, (16, 16, 3), np.uint8)
+        return Example(name=name, task="add", image=image, mask=mask, prompt="a red ball", wanted={"kind": "ball"}, truth=image)
+
+    names = [f"add-{i}" for i in range(count)]
+    return runner.Plan(identity={"protocol": "test", "count": count}, names=names, make=make or build, predictions=2)
+
+
+class Parity:
+    """Reads a ball where the first masked pixel is even."""
+
+    def read(self, images: np.ndarray, masks: np.ndarray) -> list[Reading]:
+        kinds = ["ball" if image[mask][0, 0] % 2 == 0 else "cube" for image, mask in zip(images, masks, strict=True)]
+        return [Reading(kind=kind, colour="", material="", ground="", probabilities={}) for kind in kinds]
+
+
+def instruments() -> SceneInstruments:
+    return SceneInstruments(Parity(), None, None, ["nothing else is measured"])
+
+
+def variants(*texts: str) -> list[Variant]:
+    return [parse(text, "embedded", METHOD) for text in texts]

@@ -1,0 +1,60 @@
+"""What a benchmark compares: variants and suites of them."""
+
+from typing import Any
+
+import pytest
+
+from sfumato.bench import suites
+from sfumato.bench.tasks import check_tasks
+from sfumato.bench.variants import check_distinct, parse
+from sfumato.errors import OptionError
+from tests.unit.bench.stand_ins import METHOD
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "model", "fields"),
+    [
+        ("default", METHOD, "embedded", {}),
+        (METHOD, METHOD, "embedded", {}),
+        ("steps=20", f"{METHOD} [steps=20]", "embedded", {"steps": 20}),
+        ("fast:steps=8,guidance-scale=3", f"{METHOD} [fast]", "embedded", {"steps": 8, "guidance_scale": 3.0}),
+        ("my/model", METHOD, "my/model", {}),
+        ("real:model=my/model,n=2", f"{METHOD} [real]", "my/model", {"n": 2}),
+        (f"{METHOD}:preset=paper", f"{METHOD} [preset=paper]", "embedded", {"preset": "paper"}),
+        ("window=0,0,64,64,steps=2", f"{METHOD} [window=0,0,64,64,steps=2]", "embedded", {"window": (0, 0, 64, 64), "steps": 2}),
+    ],
+)
+def test_variants_are_read(text: str, title: str, model: str, fields: dict[str, Any]) -> None:
+    variant = parse(text, "embedded", METHOD)
+    assert (variant.title, variant.model, variant.fields) == (title, model, fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stepz=3", "stepz.*the options are"),
+        ("steps=many", "steps"),
+        ("seed=3", "seed.*own"),
+        ("a:,steps=3", "NAME:KEY=VALUE"),
+        ("method=none", "none.*blended-latent-diffusion"),
+    ],
+)
+def test_variants_that_cannot_be(text: str, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        parse(text, "embedded", METHOD)
+
+
+def test_variants_keep_the_base_s_fields_and_must_differ() -> None:
+    assert parse("steps=3", "m", METHOD, {"background": "paste"}).fields == {"background": "paste", "steps": 3}
+    with pytest.raises(OptionError, match="twice"):
+        check_distinct([parse("steps=3", "m", METHOD), parse("steps=3", "m", METHOD)])
+
+
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_suites_are_runnable(name: str) -> None:
+    suite = suites.get(name)
+    check_tasks(suite.tasks)
+    variants = [parse(text, "embedded", METHOD) for text in suite.variants]
+    check_distinct(variants)
+    assert len(variants) > 1
+    assert all(variant.fields for variant in variants)

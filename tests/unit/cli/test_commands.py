@@ -1,0 +1,59 @@
+"""The command line: the commands around an edit."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import sfumato
+from sfumato.cli.main import app
+from tests.unit.cli.painter import names_in
+
+
+def test_methods(run: Callable[..., Result]) -> None:
+    cards = json.loads(run("methods", "--json").stdout)
+    assert "blended-latent-diffusion" in [card["name"] for card in cards]
+    assert set(cards[0]) == {"name", "kind", "title", "paper", "needs", "options", "presets"}
+    assert "blended-latent-diffusion" in run("methods").stdout
+
+
+def test_models_list(run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"name": "owner/model", "family": None, "bytes": 3 * 2**20, "path": str(tmp_path)}]
+    monkeypatch.setattr("sfumato.backbones.hub.cached_models", lambda: rows)
+    assert json.loads(run("models", "list", "--json").stdout) == rows
+    assert "3 MB" in run("models", "list").stdout
+
+
+def test_models_pull_of_no_model(run: Callable[..., Result]) -> None:
+    result = run("models", "pull", "not an id")
+    assert result.exit_code == 3
+    assert result.stderr.endswith("[model-not-found]\n")
+
+
+def test_doctor(run: Callable[..., Result]) -> None:
+    findings = json.loads(run("doctor", "--json").stdout)
+    assert findings["packages"]["torch"]
+    assert findings["device"]["kind"]
+    assert findings["memory_gb"]["total"] > 0
+    assert findings["offline"] == ["HF_HUB_OFFLINE=1"]
+    assert "embedded model" in run("doctor").stdout
+
+
+def test_version(run: Callable[..., Result]) -> None:
+    assert run("--version").stdout.strip() == sfumato.__version__
+
+
+def test_demo(run: Callable[..., Result], tmp_path: Path) -> None:
+    result = run("demo")
+    assert result.exit_code == 0, result.stderr
+    assert names_in(tmp_path / "demo-out") == {"input", "scene", "photograph"}
+    by_hand = [line.split(": ", 1)[1] for line in result.stdout.splitlines() if line.startswith("the same by hand")]
+    assert len(by_hand) == 2
+    first = CliRunner().invoke(app, [*shlex.split(by_hand[0])[1:], "--out", "by-hand"])
+    assert first.exit_code == 0, first.stderr
+    assert (tmp_path / "by-hand" / "00.png").read_bytes() == (tmp_path / "demo-out" / "scene" / "00.png").read_bytes()
+    assert run("demo").stderr.endswith("[output-exists]\n")
+    assert run("demo", "--force").exit_code == 0

@@ -1,0 +1,65 @@
+"""The command line: `sfumato replay`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from typer.testing import Result
+
+from sfumato.images import read
+from tests.unit.cli.painter import Painter
+
+
+@pytest.fixture
+def edited(run: Callable[..., Result], tmp_path: Path) -> Path:
+    """The second of two predictions."""
+    assert run("edit", "-n", 2).exit_code == 0
+    return tmp_path / "out" / "01.png"
+
+
+def test_replay(run: Callable[..., Result], painter: type[Painter], edited: Path) -> None:
+    result = run("replay", edited)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{edited}: identical\n"
+    assert (painter.calls[-1].seed, painter.calls[-1].n) == (0, 1)
+
+
+def test_replay_sees_a_difference(run: Callable[..., Result], edited: Path, tmp_path: Path) -> None:
+    changed = Image.open(edited)
+    text = changed.text
+    changed.putpixel((0, 0), (9, 0, 0))
+    chunks = PngInfo()
+    chunks.add_text("sfumato", text["sfumato"])
+    changed.save(tmp_path / "changed.png", pnginfo=chunks)
+    result = run("replay", tmp_path / "changed.png", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"identical": False, "max_difference": 9, "versions_changed": {}}
+
+
+def test_replay_writes_the_picture(run: Callable[..., Result], edited: Path, tmp_path: Path) -> None:
+    assert run("replay", edited, "--out", "again").exit_code == 0
+    assert np.array_equal(read(tmp_path / "again" / "01.png").rgb, read(edited).rgb)
+
+
+def test_replay_of_a_moved_source(run: Callable[..., Result], edited: Path, picture_file: Path) -> None:
+    moved = picture_file.rename(picture_file.with_name("moved.png"))
+    result = run("replay", edited)
+    assert result.exit_code == 2
+    assert "--image" in result.stderr
+    assert result.stderr.endswith("[replay-missing]\n")
+    assert run("replay", edited, "--image", moved).exit_code == 0
+
+
+def test_replay_of_a_changed_mask(run: Callable[..., Result], edited: Path, mask_file: Path) -> None:
+    Image.new("L", (48, 32), 255).save(mask_file)
+    assert run("replay", edited).stderr.endswith("[replay-changed]\n")
+
+
+def test_replay_without_a_request(run: Callable[..., Result], picture_file: Path) -> None:
+    result = run("replay", picture_file)
+    assert result.exit_code == 2
+    assert result.stderr.endswith("[replay-nothing]\n")

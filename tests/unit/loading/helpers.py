@@ -1,0 +1,19 @@
+"""What the tests of loading share."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.backbones import loading
+
+SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def load(model: Path | str, **options: Any) -> Any:
+    return loading.load(str(model), device="cpu", dtype="float32", **options)
+
+
+def prediction(model: Any) -> torch.Tensor:
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return model.predict(z, 301.0, model.encode_prompt("a red ball", "", (16, 16)), 3.0)
