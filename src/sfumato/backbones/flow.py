@@ -1,7 +1,7 @@
-"""Flow-matching transformers: Stable Diffusion 3, FLUX.1, FLUX.2 [klein], Z-Image and Qwen-Image.
+"""What flow-matching transformers share; each family is in `flow_families`.
 
 They are trained on x = (1 - s) z0 + s eps to say v = eps - z0 (arXiv:2210.02747; arXiv:2403.03206). The networks and the
-encoding of prompts are diffusers' own; this module says how each is called. Latents stay unpacked between calls, so that a mask
+encoding of prompts are diffusers' own; a family says how its own are called. Latents stay unpacked between calls, so that a mask
 keeps its cells: packing 2x2 of them into tokens is part of the call.
 """
 
@@ -107,195 +107,14 @@ def unpack(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (size[0] // PATCH, size[1] // PATCH)), PATCH)
 
 
-def _pad(texts: list[Tensor]) -> tuple[Tensor, Tensor]:
+def pad(texts: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Texts (tokens, width) of different lengths as one tensor (n, most tokens, width), and their lengths (n,)."""
     return torch.nn.utils.rnn.pad_sequence(texts, batch_first=True), torch.tensor([len(text) for text in texts])
 
 
-def _text(conditioning: Conditioning, branch: int, count: int) -> Tensor:
+def text_of(conditioning: Conditioning, branch: int, count: int) -> Tensor:
     """One branch's text states for a batch, (count, tokens, width), without padding."""
     states = conditioning.states[branch : branch + 1]
     if "lengths" in conditioning.extra:
         states = states[:, : int(conditioning.extra["lengths"][branch])]
     return states.expand(count, -1, -1)
-
-
-class StableDiffusion3(FlowTransformer):
-    """Stable Diffusion 3 and 3.5: three text encoders, of which the largest may be left out."""
-
-    family_name, packed = "sd3", False
-
-    def __init__(self, pipe: Any, name: str) -> None:
-        super().__init__(pipe, name)
-        self.resolution = self.factor * int(self.transformer.config.sample_size)
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-        positive, negative, pooled, negative_pooled = self._pipe.encode_prompt(
-            prompt, prompt, prompt, device=self.device, negative_prompt=negative_prompt
-        )
-        extra = {"pooled": torch.cat([negative_pooled, pooled]).to(self.dtype)}
-        return Conditioning(states=torch.cat([negative, positive]).to(self.dtype), extra=extra)
-
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        velocity: Tensor = self.transformer(
-            hidden_states=x,
-            timestep=1000 * sigma,
-            encoder_hidden_states=_text(conditioning, branch, len(x)),
-            pooled_projections=conditioning.extra["pooled"][branch : branch + 1].expand(len(x), -1),
-            return_dict=False,
-        )[0]
-        return velocity
-
-
-class Flux(FlowTransformer):
-    """FLUX.1: CLIP's pooled vector and T5's tokens; [dev] is told a guidance, [schnell] none."""
-
-    family_name = "flux"
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-        encoded = [self._pipe.encode_prompt(text, None, self.device) for text in (negative_prompt, prompt)]
-        extra = {"pooled": torch.cat([pooled for _, pooled, _ in encoded]).to(self.dtype)}
-        return Conditioning(states=torch.cat([states for states, _, _ in encoded]).to(self.dtype), extra=extra)
-
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        text = _text(conditioning, branch, len(x))
-        height, width = x.shape[-2] // PATCH, x.shape[-1] // PATCH
-        places = torch.cartesian_prod(torch.zeros(1), torch.arange(height).float(), torch.arange(width).float())
-        tokens = self.transformer(
-            hidden_states=pack(x),
-            timestep=sigma.to(x.dtype),
-            guidance=self._guidance(conditioning, len(x)),
-            pooled_projections=conditioning.extra["pooled"][branch : branch + 1].expand(len(x), -1),
-            encoder_hidden_states=text,
-            txt_ids=torch.zeros(text.shape[1], 3, device=x.device, dtype=x.dtype),
-            img_ids=places.to(x),
-            return_dict=False,
-        )[0]
-        return unpack(tokens, (x.shape[-2], x.shape[-1]))
-
-
-class Flux2Klein(FlowTransformer):
-    """FLUX.2 [klein]: Qwen3 reads the prompt; latents are standardised per channel of a token."""
-
-    family_name = "flux2"
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-        states = torch.cat([self._pipe.encode_prompt(text, self.device)[0] for text in (negative_prompt, prompt)])
-        return Conditioning(states=states.to(self.dtype), extra={})
-
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        text = _text(conditioning, branch, len(x))
-        one, height, width = torch.arange(1), torch.arange(x.shape[-2] // PATCH), torch.arange(x.shape[-1] // PATCH)
-        tokens = self.transformer(
-            hidden_states=pack(x),
-            timestep=sigma.to(x.dtype),
-            guidance=None,
-            encoder_hidden_states=text,
-            txt_ids=torch.cartesian_prod(one, one, one, torch.arange(text.shape[1])).to(x.device).expand(len(x), -1, -1),
-            img_ids=torch.cartesian_prod(one, height, width, one).to(x.device).expand(len(x), -1, -1),
-            return_dict=False,
-        )[0]
-        return unpack(tokens, (x.shape[-2], x.shape[-1]))
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """See `Backbone.unscale`: the batch norm's statistics, undone on packed channels."""
-        mean, std = self._statistics(latents)
-        return F.pixel_shuffle(F.pixel_unshuffle(latents, PATCH) * std + mean, PATCH).to(self.device, self.vae.dtype)
-
-    def _scaled(self, code: Tensor) -> Tensor:
-        mean, std = self._statistics(code)
-        return F.pixel_shuffle((F.pixel_unshuffle(code, PATCH) - mean) / std, PATCH)
-
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        norm = self.vae.bn
-        std = (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
-        return norm.running_mean.view(1, -1, 1, 1).to(like), std.view(1, -1, 1, 1).to(like)
-
-    def _mu(self, tokens: int, steps: int) -> float:
-        """What diffusers' pipeline computes, fitted to the size and the number of steps."""
-        from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
-
-        return float(compute_empirical_mu(image_seq_len=tokens, num_steps=steps))
-
-
-class ZImage(FlowTransformer):
-    """Z-Image: Qwen3 reads the prompt; the transformer is told 1 - s and answers z0 - eps."""
-
-    family_name, packed = "z-image", False
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-        positive, negative = self._pipe.encode_prompt(prompt, self.device, True, negative_prompt)
-        states, lengths = _pad([negative[0].to(self.dtype), positive[0].to(self.dtype)])
-        return Conditioning(states=states, extra={"lengths": lengths})
-
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        texts = list(_text(conditioning, branch, len(x)))
-        answers = self.transformer(list(x.unsqueeze(2)), 1 - sigma, texts, return_dict=False)[0]
-        return -torch.stack(list(answers)).squeeze(2)
-
-
-class QwenImage(FlowTransformer):
-    """Qwen-Image: Qwen2.5-VL reads the prompt; a video autoencoder; guidance keeps the length of each token's velocity."""
-
-    family_name = "qwen-image"
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`. An empty negative prompt is a space, as in the model's own examples."""
-        texts = [self._pipe.encode_prompt(text or " ", self.device)[0][0] for text in (negative_prompt, prompt)]
-        states, lengths = _pad([text.to(self.dtype) for text in texts])
-        return Conditioning(states=states, extra={"lengths": lengths})
-
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        shape = (1, x.shape[-2] // PATCH, x.shape[-1] // PATCH)
-        tokens = self.transformer(
-            hidden_states=pack(x),
-            timestep=sigma.to(x.dtype),
-            guidance=self._guidance(conditioning, len(x)),
-            encoder_hidden_states=_text(conditioning, branch, len(x)),
-            encoder_hidden_states_mask=None,
-            img_shapes=[[shape]] * len(x),
-            return_dict=False,
-        )[0]
-        return unpack(tokens, (x.shape[-2], x.shape[-1]))
-
-    def _guided(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-        combined, size = pack(guided(conditional, unconditional, scale)), (conditional.shape[-2], conditional.shape[-1])
-        wanted = pack(conditional).norm(dim=-1, keepdim=True)
-        return unpack(combined * (wanted / combined.norm(dim=-1, keepdim=True)), size)
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """See `Backbone.unscale`: (B, C, h, w) to a video of one frame, (B, C, 1, h, w)."""
-        mean, std = self._statistics(latents)
-        return (latents * std + mean).unsqueeze(2).to(self.device, self.vae.dtype)
-
-    def _scaled(self, code: Tensor) -> Tensor:
-        mean, std = self._statistics(code)
-        return (code.squeeze(2) - mean) / std
-
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = like.new_tensor(self.vae.config.latents_mean), like.new_tensor(self.vae.config.latents_std)
-        return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
-
-    def _to_vae(self, pixels: Tensor) -> Tensor:
-        return pixels.unsqueeze(2)
-
-    def _from_vae(self, pixels: Tensor) -> Tensor:
-        return pixels.squeeze(2)
-
-
-FLOW_MODELS: dict[str, type[FlowTransformer]] = {  # by the class of the transformer
-    "SD3Transformer2DModel": StableDiffusion3,
-    "FluxTransformer2DModel": Flux,
-    "Flux2Transformer2DModel": Flux2Klein,
-    "ZImageTransformer2DModel": ZImage,
-    "QwenImageTransformer2DModel": QwenImage,
-}

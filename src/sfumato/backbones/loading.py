@@ -81,7 +81,7 @@ def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
     Raises:
         Unsupported: If it is none of the families that we edit with.
     """
-    from sfumato.backbones.flow import FLOW_MODELS
+    from sfumato.backbones.flow_families import FLOW_MODELS
     from sfumato.backbones.latent_diffusion import LatentDiffusion
     from sfumato.backbones.pixel import PixelDiffusion
     from sfumato.backbones.stable_diffusion import StableDiffusion
