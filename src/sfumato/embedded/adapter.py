@@ -5,7 +5,6 @@ embedding, norms and biases are replaced. It is merged into the UNet when that i
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sfumato.embedded.writing import written_whole
 from sfumato.errors import BackboneError
 
 FILE = "adapter.safetensors"
@@ -84,14 +84,10 @@ class Adapter(nn.Module):
 
     def save(self, folder: Path) -> Path:
         """Write the adapter as float16 safetensors, with its rank and its base's digest as metadata; atomically."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path, temporary = folder / FILE, folder / f".{FILE}.{os.getpid()}.tmp"
+        path = folder / FILE
         tensors = {name: weight.detach().half().cpu().contiguous() for name, weight in self.named_parameters()}
-        try:
+        with written_whole(path) as temporary:
             temporary.write_bytes(save(tensors, {"format": "pt", "base_sha256": self.digest, "rank": str(self.rank)}))
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
 

@@ -1,7 +1,6 @@
 """What every training run shares: a clock, a learning-rate schedule, an average of the weights, and checkpoints."""
 
 import errno
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from sfumato.embedded.training.muon import Muon, split
 from sfumato.embedded.training.workers import together
+from sfumato.embedded.writing import written_whole
 from sfumato.errors import BackboneError, ResourceError
 
 SAVE_EVERY_S = 300.0
@@ -25,18 +25,15 @@ Tell = Callable[[str], None]
 
 
 def save_atomically(state: object, path: Path) -> None:
-    """`torch.save` to a temporary file beside `path`, then rename.
+    """`torch.save` that leaves a whole file.
 
     Raises:
         ResourceError: disk-full; what was there before is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        torch.save(state, temporary)
-        temporary.rename(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with written_whole(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full and not isinstance(error, RuntimeError):  # as which torch's writer reports a full disk
             raise

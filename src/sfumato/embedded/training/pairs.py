@@ -3,7 +3,6 @@
 import functools
 import json
 import multiprocessing
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sfumato.embedded.training.loop import Tell
 from sfumato.embedded.training.scenes import scene_from_dict
 from sfumato.embedded.training.softening import redrawn, softened
 from sfumato.embedded.world.scene import Scene, random_scene
+from sfumato.embedded.writing import written_whole
 from sfumato.errors import InputError
 
 SHARD = 250
@@ -42,30 +42,24 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def render_pairs(folder: Path, index: int, count: int = SHARD, size: int = 128) -> Path:
-    """Render one shard unless it is there; written to a temporary file and renamed."""
+    """Render one shard unless it is there; a killed process leaves none that is half written."""
     path = shard_path(folder, index)
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([index, SEED])
     scenes: list[Scene] = []
     while len(scenes) < count:  # as many with combinations that the other models never see: the judge has to know all
         scene = random_scene(rng, unseen=bool(len(scenes) % 2))
         scenes += [scene] * bool(scene.things)
     drawn = [scene.render(size) for scene in scenes]
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                full=np.stack([image for image, _ in drawn]),
-                owner=np.stack([owner for _, owner in drawn]),
-                bare=np.stack([scene.without(0).render(size)[0] for scene in scenes]),
-                scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
-            )
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            full=np.stack([image for image, _ in drawn]),
+            owner=np.stack([owner for _, owner in drawn]),
+            bare=np.stack([scene.without(0).render(size)[0] for scene in scenes]),
+            scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
+        )
     return path
 
 
@@ -115,8 +109,6 @@ def _soft(path: Path, both: Image, scenes: list[Scene], model: Path) -> Image:
         rng, both = np.random.default_rng(int(path.stem.split("-")[1])), both.copy()
         both[:, ::SOFT_EVERY] = softened(both[:, ::SOFT_EVERY], model, rng)
         both[:, 1::REDRAWN_EVERY] = redrawn(both[:, 1::REDRAWN_EVERY], scenes[1::REDRAWN_EVERY], model, rng)
-        temporary = kept.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        with written_whole(kept) as temporary, temporary.open("wb") as file:
             np.save(file, both)
-        temporary.rename(kept)
     return np.asarray(np.load(kept, allow_pickle=False))

@@ -6,7 +6,6 @@ Shard `k` depends on `k` alone, so any number of processes can render a set toge
 import functools
 import json
 import multiprocessing
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from sfumato.embedded import WINDOW
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
 from sfumato.embedded.world.split import LEARNED
+from sfumato.embedded.writing import written_whole
 from sfumato.errors import InputError
 from sfumato.masks.drawing import STYLES, draw
 from sfumato.masks.window import choose_window
@@ -45,26 +45,20 @@ def training_shards(folder: Path) -> list[Path]:
 
 
 def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) -> Path:
-    """Render one shard unless it is there; written to a temporary file and renamed."""
+    """Render one shard unless it is there; a killed process leaves none that is half written."""
     path = shard_path(folder, index)
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([index, 2023])
     scenes = [as_edited(random_scene(rng, LEARNED), rng) for _ in range(count)]
     drawn = [scene.render(size) for scene in scenes]
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                images=np.stack([image for image, _ in drawn]),
-                owners=np.stack([owner for _, owner in drawn]),
-                scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
-            )
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=np.stack([image for image, _ in drawn]),
+            owners=np.stack([owner for _, owner in drawn]),
+            scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
+        )
     return path
 
 
