@@ -65,6 +65,12 @@ def test_what_is_trained_is_what_is_merged(unet: Any, tmp_path: Path) -> None:
     assert (unet(*given).sample - expected).abs().max() < 0.02 * expected.abs().max()  # float16 in the file
 
 
+def test_merging_draws_nothing_from_the_global_generator(unet: Any, tmp_path: Path) -> None:
+    path, before = changed(unet).save(tmp_path), torch.random.get_rng_state()
+    merge(unet, path, DIGEST)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_a_new_adapter_changes_nothing(unet: Any) -> None:
     weights = Adapter(unet, DIGEST, RANK).weights(unet)
     assert weights.keys() == unet.state_dict().keys()

@@ -51,7 +51,7 @@ class Adapter(nn.Module):
             if name.startswith(WHOLE) or rank * (rows + columns) >= rows * columns:
                 self.whole[key] = weight.detach().clone()
             else:
-                self.down[key] = torch.randn(rank, columns, device=weight.device) * columns**-0.5
+                self.down[key] = (torch.randn(rank, columns) * columns**-0.5).to(weight.device)
                 self.up[key] = torch.zeros(rows, rank, device=weight.device)
 
     def weights(self, unet: nn.Module) -> dict[str, Tensor]:
@@ -108,7 +108,8 @@ def merge(unet: nn.Module, path: Path, digest: str) -> None:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}
     if not {"base_sha256", "rank"} <= metadata.keys():
         raise BackboneError(f"{path} is not an adapter that `sfumato train` made; train one, or take another model.")
-    adapter = Adapter(unet, digest, int(metadata["rank"]))
+    with torch.random.fork_rng(devices=[]):  # what a new adapter draws is overwritten: loading must not move the caller's noise
+        adapter = Adapter(unet, digest, int(metadata["rank"]))
     adapter.base = torch.frombuffer(bytearray.fromhex(metadata["base_sha256"]), dtype=torch.uint8)
     adapter.check_base(path)
     adapter.load_state_dict(tensors | {"base": adapter.base})
