@@ -19,7 +19,7 @@ CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
 
 
 class TinyBackbone:
-    """A random UNet whose output is taken for `prediction_type`, with classifier-free guidance; counts its calls."""
+    """A random UNet whose output is taken for `prediction_type`, with classifier-free guidance; keeps its calls."""
 
     name, family, dtype, device, factor = "tiny", "sd2", torch.float32, torch.device("cpu"), 8
 
@@ -38,7 +38,7 @@ class TinyBackbone:
             norm_num_groups=4,
         ).eval()
         self.states = torch.randn(2, 5, 8)
-        self.calls: list[float] = []
+        self.calls: list[tuple[float, Tensor]] = []
 
     def output(self, latents: Tensor, timestep: float, scale: float) -> Tensor:
         unconditional, conditional = (
@@ -48,7 +48,7 @@ class TinyBackbone:
         return unconditional + scale * (conditional - unconditional)
 
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        self.calls.append(timestep)
+        self.calls.append((timestep, latents))
         return self.output(latents, timestep, guidance_scale)
 
 

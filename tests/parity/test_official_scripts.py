@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from sfumato.backbones.base import Conditioning
@@ -18,62 +17,9 @@ from sfumato.methods.base import EditTask
 from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, run
 from sfumato.noise import Level
 from sfumato.solvers import make_solver
+from tests.parity.reference import ABAR, CONFIG, TOLERANCE, Draws, TinyBackbone, make_task, picture, square
 
-STEPS, BATCH, SHAPE = 50, 2, (4, 8, 8)
-TOLERANCE = 1e-4  # float32
-BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2
-ABAR = np.cumprod(1 - BETAS)
-CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-class TinyBackbone:
-    """A random UNet that predicts epsilon, with classifier-free guidance; counts its calls and keeps what it is shown."""
-
-    name, family, dtype, device = "tiny", "sd2", torch.float32, torch.device("cpu")
-    prediction_type, scheduler_config = "epsilon", CONFIG
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16,),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D",),
-            mid_block_type=None,
-            up_block_types=("CrossAttnUpBlock2D",),
-            cross_attention_dim=8,
-            attention_head_dim=4,
-            norm_num_groups=4,
-        ).eval()
-        self.states = torch.randn(2, 5, 8)
-        self.calls: list[tuple[float, Tensor]] = []
-
-    def eps(self, latents: Tensor, timestep: float, scale: float) -> Tensor:
-        unconditional, conditional = (
-            self.unet(latents, timestep, encoder_hidden_states=states.expand(len(latents), -1, -1)).sample
-            for states in self.states.split(1)
-        )
-        return unconditional + scale * (conditional - unconditional)
-
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        self.calls.append((timestep, latents))
-        return self.eps(latents, timestep, guidance_scale)
-
-
-class Draws:
-    """Noise drawn beforehand, handed out in order, standing in for NoiseStream."""
-
-    def __init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(7)
-        self.taken = 0
-
-    def draw(self) -> Tensor:
-        self.taken += 1
-        return torch.randn((BATCH, *SHAPE), generator=self.generator)
-
-    def draw_shared(self) -> Tensor:
-        self.taken += 1
-        return torch.randn((1, *SHAPE), generator=self.generator)
+STEPS = 50
 
 
 @pytest.fixture(scope="module")
@@ -89,32 +35,17 @@ def _no_gradients() -> Iterator[None]:
 
 @pytest.fixture
 def source() -> Tensor:
-    return torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(1))
+    return picture()
 
 
 @pytest.fixture
 def mask() -> Tensor:
-    mask = torch.zeros(1, 1, 8, 8)
-    mask[..., 2:6, 3:7] = 1
-    return mask
+    return square()
 
 
 def task(preset: str, source: Tensor, mask: Tensor, **changes: object) -> EditTask:
     options = PRESETS[preset]
-    values: dict[str, object] = {
-        "source": source,
-        "start": source,
-        "mask": mask,
-        "conditioning": Conditioning(states=torch.zeros(2, 1, 1), extra={}),
-        "seeds": tuple(range(BATCH)),
-        "start_fraction": 0.25,
-        "start_sigma": None,
-        "shrink": False,
-        "options": options,
-        **options.defaults,
-        **changes,
-    }
-    return EditTask(**values)  # type: ignore[arg-type]
+    return make_task(options, source, mask, **{"start_fraction": 0.25, **options.defaults, **changes})
 
 
 def reference_ldm(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
@@ -127,7 +58,7 @@ def reference_ldm(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: D
         abar = ABAR[t]
         background = math.sqrt(abar) * source + math.sqrt(1 - abar) * draws.draw_shared()
         z = background * (1 - mask) + z * mask
-        eps = backbone.eps(z, t, 5.0)
+        eps = backbone.output(z, t, 5.0)
         clean = (z - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         z = math.sqrt(abar_previous) * clean + math.sqrt(1 - abar_previous) * eps
     return z
@@ -139,7 +70,7 @@ def reference_sd2(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: D
     z = draws.draw()
     for t in timesteps[int(STEPS * 0.25) :]:
         abar, abar_previous = ABAR[t], ABAR[max(t - 1000 // STEPS, 0)]
-        eps = backbone.eps(z, t, 7.5)
+        eps = backbone.output(z, t, 7.5)
         clean = (z - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         z = math.sqrt(abar_previous) * clean + math.sqrt(1 - abar_previous) * eps
         background = math.sqrt(abar) * source + math.sqrt(1 - abar) * draws.draw()
@@ -160,7 +91,7 @@ def reference_sdxl(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: 
     z = source + float(sigmas[first]) * draws.draw()
     for i in range(first, STEPS):
         sigma, sigma_next = float(sigmas[i]), float(sigmas[i + 1])
-        eps = backbone.eps(z / math.sqrt(sigma**2 + 1), float(timesteps[i]), 5.0)
+        eps = backbone.output(z / math.sqrt(sigma**2 + 1), float(timesteps[i]), 5.0)
         z = z + (sigma_next - sigma) * eps
         z = z * mask + (source + sigma * draws.draw()) * (1 - mask)
     return z
@@ -248,7 +179,7 @@ class OneByOne(TinyBackbone):
     """The same model, evaluated on one prediction at a time: convolutions round differently in batches of different sizes."""
 
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        return torch.cat([self.eps(one, timestep, guidance_scale) for one in latents.split(1)])
+        return torch.cat([self.output(one, timestep, guidance_scale) for one in latents.split(1)])
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc", "euler", "lcm"])
