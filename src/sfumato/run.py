@@ -136,11 +136,12 @@ class Run:
 
     def _batch(self, seeds: tuple[int, ...]) -> np.ndarray:
         done = seeds[0] - self.request.seed
+        assert self.request.background
         with self.clock.stage("denoise"):
             latents = self.card.run(self.backbone, self._task(seeds), self._watch(done))
             decoded = self.backbone.decode(latents)
         with self.clock.stage("background"):
-            pixels = BACKGROUNDS[self.request.background or "poisson"].load()(
+            pixels = BACKGROUNDS[self.request.background].load()(
                 self.backbone,
                 latents,
                 decoded,
