@@ -15,7 +15,7 @@ from sfumato.masks.feather import composite, default_feather, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import to_latent
 from sfumato.masks.reading import grow_mask
-from sfumato.masks.window import CONTEXT, bounding_box, choose_window, crop, paste_back, resize, resize_mask, target_size
+from sfumato.masks.window import CONTEXT, bounding_box, choose_window, crop, paste_back, resize, resize_soft_mask, target_size
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -123,7 +123,7 @@ def test_window_gives_small_masks_context_on_all_sides_it_can(box: tuple[int, in
 @quick
 @given(mask=masks(st.tuples(st.integers(1, 90), st.integers(1, 90))), width=st.integers(1, 64), height=st.integers(1, 64))
 def test_no_masked_pixel_is_lost_by_resizing(mask: np.ndarray, width: int, height: int) -> None:
-    resized = resize_mask(mask, (width, height))
+    resized = resize_soft_mask(mask.astype(np.float32), (width, height))
     assert set(np.unique(resized)) <= {0, 1}
     rows, columns = np.nonzero(mask)
     target_rows = ((rows + 0.5) * height / mask.shape[0]).astype(int)

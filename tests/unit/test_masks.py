@@ -9,7 +9,7 @@ from sfumato.masks.feather import composite, default_feather, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import is_thin, shrink_schedule, to_latent
 from sfumato.masks.reading import grow_mask, is_full, read_mask
-from sfumato.masks.window import Window, choose_window, crop, paste_back, resize, resize_mask, target_size
+from sfumato.masks.window import Window, choose_window, crop, paste_back, resize, resize_soft_mask, target_size
 
 PICTURE = read(Image.new("RGB", (6, 4)))
 
@@ -187,7 +187,7 @@ def test_resizing_a_flat_picture_keeps_its_colour() -> None:
 
 def test_a_one_pixel_stroke_survives_shrinking() -> None:
     mask = rectangle(1000, 1000, 500, 0, 1, 1000)
-    small = resize_mask(mask, (64, 64))
+    small = resize_soft_mask(mask.astype(np.float32), (64, 64))
     assert small.any(axis=1).all()
     assert small.sum(axis=1).max() <= 2
     assert to_latent(small, 8)[0, 0].amax(dim=1).min() == 1

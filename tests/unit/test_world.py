@@ -1,5 +1,7 @@
 """The rendered world: deterministic, exactly masked, described in its own vocabulary."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,10 @@ from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 
 def lone(kind: str = "ball", colour: str = "red", ground: str = "sand") -> Scene:
     return Scene(things=(Thing(kind=kind, colour=colour, material="matte", x=0, y=0, size=1),), ground=ground)
+
+
+def beside_a_cube(scene: Scene, **place: float) -> Scene:
+    return replace(scene, things=(*scene.things, Thing(kind="cube", colour="blue", material="matte", **place)))
 
 
 def test_same_seed_same_scene_and_pixels() -> None:
@@ -61,7 +67,7 @@ def test_most_training_pictures_show_the_main_thing_as_an_edit_would() -> None:
 
 
 def test_captions_do_not_tell_what_is_out_of_sight() -> None:
-    scene = lone().with_thing(Thing(kind="cube", colour="blue", material="matte", x=40, y=0, size=1))
+    scene = beside_a_cube(lone(), x=40, y=0, size=1)
     assert [thing.kind for thing in seen(scene, scene.render(32)[1]).things] == ["ball"]
 
 
@@ -81,7 +87,7 @@ def test_counterfactuals_change_one_thing_and_leave_the_original() -> None:
     assert (scene.ground, moved.ground, moved.things) == ("sand", "grass", scene.things)
     (_, owner), (_, same) = scene.render(48), recoloured.render(48)
     assert np.array_equal(owner, same)
-    more = scene.with_thing(Thing(kind="cube", colour="blue", material="matte", x=2, y=1, size=0.8))
+    more = beside_a_cube(scene, x=2, y=1, size=0.8)
     assert (more.render(48)[1] == 1).any()
 
 
@@ -104,7 +110,7 @@ def test_held_out_combinations_appear_only_when_asked_for() -> None:
 
 
 def test_relations_are_what_the_camera_sees() -> None:
-    scene = lone().with_thing(Thing(kind="cube", colour="blue", material="matte", x=2, y=0.5, size=0.8))
+    scene = beside_a_cube(lone(), x=2, y=0.5, size=0.8)
     _, owner = scene.render(48)
     assert np.nonzero(owner == 1)[1].mean() > np.nonzero(owner == 0)[1].mean()
     told = {relation(scene.things[1], scene.things[0], np.random.default_rng(seed)) for seed in range(20)}

@@ -74,7 +74,7 @@ class SceneInstruments:
         self.reader, self.scorer, self.distance, self.notes = reader, scorer, distance, list(notes)
 
     @classmethod
-    def load(cls, device: str | None = None) -> "SceneInstruments":
+    def load(cls) -> "SceneInstruments":
         """The judge, the ranker and the distance of this installation."""
         notes: list[str] = []
         reader = or_note(lambda: Judge.load(), notes, "Precision is left out.")

@@ -77,10 +77,3 @@ def from_runs(runs: list[int], shape: tuple[int, int], first: int = 1) -> Mask:
     for start, length in zip(starts, lengths, strict=True):
         mask[start : start + length] = 1
     return mask.reshape(shape)
-
-
-def to_runs(mask: Mask, first: int = 1) -> list[int]:
-    """The inverse of `from_runs`."""
-    edges = np.diff(np.concatenate([[0], (mask > 0).ravel().astype(np.int8), [0]]))
-    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    return [int(number) for start, end in zip(starts, ends, strict=True) for number in (start + first, end - start)]

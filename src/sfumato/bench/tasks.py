@@ -229,7 +229,7 @@ def example(task: str, number: int, size: int = SIZE) -> Example:
 
 def _held_out(scene: Scene) -> bool:
     thing = scene.things[0]
-    return unseen(thing.kind, thing.colour, thing.material)
+    return unseen(thing.kind, thing.colour)
 
 
 def _fair(task: str, parts: Parts, owner: NDArray[np.int8]) -> bool:

@@ -127,15 +127,11 @@ def resize(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return np.asarray(cv2.resize(array, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC))
 
 
-def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """Resize a (H, W) {0, 1} mask to (width, height); a pixel that any of the mask falls on is set, so thin strokes survive."""
-    smaller = min(mask.shape[1], size[0]), min(mask.shape[0], size[1])
-    covered = cv2.resize(mask.astype(np.float32), smaller, interpolation=cv2.INTER_AREA) > 0
-    return np.asarray(cv2.resize(covered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT))
-
-
 def resize_soft_mask(change: SoftMask, size: tuple[int, int]) -> SoftMask:
-    """Resize a (H, W) soft mask to (width, height): the mean over what may change, within `resize_mask`'s outline."""
+    """Resize a (H, W) soft mask to (width, height): the mean over what may change.
+
+    A pixel that any of the mask falls on may change, so thin strokes survive, and a {0, 1} mask stays one.
+    """
     smaller = min(change.shape[1], size[0]), min(change.shape[0], size[1])
     total = cv2.resize(change, smaller, interpolation=cv2.INTER_AREA)
     covered = cv2.resize((change > 0).astype(np.float32), smaller, interpolation=cv2.INTER_AREA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:  # `sfumato methods` and the forms are made from the cards alone, and must not wait for torch
     from torch import Tensor
@@ -91,9 +91,3 @@ class MethodCard:
     presets: dict[str, Any]
     run: Callable[[Backbone, EditTask, Watch], Tensor]
     guided: bool = False
-
-
-class Method(Protocol):
-    """The signature of a method's loop."""
-
-    def __call__(self, backbone: Backbone, task: EditTask, watch: Watch) -> Tensor: ...

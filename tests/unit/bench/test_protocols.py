@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sfumato.bench import brushbench, editbench, paper, protocols, quality
 from sfumato.bench.counting import Cost
 from sfumato.bench.measuring import Made
-from sfumato.bench.reading import from_runs, to_runs
+from sfumato.bench.reading import from_runs
 from sfumato.bench.tasks import Example
 from sfumato.cli.main import app
 from sfumato.errors import ModelNotFound, OptionError
@@ -40,6 +40,13 @@ def made(image: np.ndarray, raw: np.ndarray | None = None, n: int = 1) -> Made:
 
 
 # -- run lengths
+
+
+def to_runs(mask: np.ndarray, first: int = 1) -> list[int]:
+    """The inverse of `from_runs`."""
+    edges = np.diff(np.concatenate([[0], (mask > 0).ravel().astype(np.int8), [0]]))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return [int(number) for start, end in zip(starts, ends, strict=True) for number in (start + first, end - start)]
 
 
 @pytest.mark.parametrize("first", [0, 1])

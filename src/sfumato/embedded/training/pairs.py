@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.training.loop import Tell
-from sfumato.embedded.training.scenes import scene_from_dict
+from sfumato.embedded.training.scenes import HELD_OUT, scene_from_dict
 from sfumato.embedded.training.softening import redrawn, softened
 from sfumato.embedded.world.scene import Scene, random_scene
 from sfumato.embedded.writing import written_whole
@@ -19,7 +19,6 @@ from sfumato.errors import InputError
 
 SHARD = 250
 SEED = 7919  # of the judge's own scenes; nothing else uses it
-HELD_OUT = 10_000  # shards from here on are never trained on
 SOFT_EVERY, REDRAWN_EVERY = 4, 2  # of the pairs: softened from the first on, redrawn from the second on
 LEAST_SHARE = 0.01  # of the picture that a thing must cover to be asked about
 Image = NDArray[np.uint8]

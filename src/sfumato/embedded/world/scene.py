@@ -77,10 +77,6 @@ class Scene:
         """The counterfactual on another ground."""
         return replace(self, ground=ground)
 
-    def with_thing(self, thing: Thing) -> "Scene":
-        """The counterfactual with one thing more, the last one."""
-        return replace(self, things=(*self.things, thing))
-
     def cropped(self, left: float, top: float, side: float) -> "Scene":
         """The same scene, of which a square part is seen, at the full number of pixels.
 

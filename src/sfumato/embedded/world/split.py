@@ -23,7 +23,7 @@ LEARNED = Part(kinds=KINDS[:8])
 """What the shipped model was trained on: a small world drawn well beats a large one drawn badly."""
 
 
-def unseen(kind: str, colour: str, material: str | None = None) -> bool:
+def unseen(kind: str, colour: str) -> bool:
     """Whether a combination is held out from the training of denoiser and ranker: one colour of each kind, in any material.
 
     So both the kind and the colour are well known, but never were together.
