@@ -61,15 +61,16 @@ def run(part: str, settings: Settings) -> None:
     workers = settings.workers or (1 if settings.device != "cpu" else os.cpu_count() or 1)
     if part == "world":
         from sfumato.embedded.training.denoiser import SIZES as SHAPES
-        from sfumato.embedded.training.scenes import render
+        from sfumato.embedded.training.scenes import render, render_shard
 
         size = SHAPES[settings.size].image
-        render(settings.folder / "scenes", settings.shards, settings.held_out, size, workers, typer.echo)
+        render(render_shard, settings.folder / "scenes", settings.shards, settings.held_out, size, workers, typer.echo)
         return
     if part == "judge":
-        from sfumato.embedded.training import pairs
+        from sfumato.embedded.training.pairs import render_pairs
+        from sfumato.embedded.training.scenes import render
 
-        pairs.render(settings.folder / "pairs", JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE, workers, typer.echo)
+        render(render_pairs, settings.folder / "pairs", JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE, workers, typer.echo)
     from sfumato.embedded.training.workers import spawn
 
     out = settings.folder / part

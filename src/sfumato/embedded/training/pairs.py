@@ -1,8 +1,6 @@
 """Rendered scenes for the judge alone: each with its main thing and without, in shards that depend on their number alone."""
 
-import functools
 import json
-import multiprocessing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.backbones.hub import WEIGHTS
-from sfumato.embedded.training.loop import Tell
 from sfumato.embedded.training.scenes import HELD_OUT, scene_from_dict
 from sfumato.embedded.training.softening import redrawn, softened
 from sfumato.embedded.world.scene import Scene, random_scene
@@ -60,14 +57,6 @@ def render_pairs(folder: Path, index: int, count: int = SHARD, size: int = 128) 
             scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
         )
     return path
-
-
-def render(folder: Path, shards: int, held_out: int, size: int, workers: int, tell: Tell = print) -> None:
-    """Render the first `shards` shards to train on and `held_out` shards that are never trained on, those that are missing."""
-    indices = [*range(HELD_OUT, HELD_OUT + held_out), *range(shards)]
-    with multiprocessing.Pool(workers) as pool:
-        for path in pool.imap_unordered(functools.partial(render_pairs, folder, size=size), indices):
-            tell(str(path))
 
 
 def shards_of(folder: Path, held_out: bool) -> list[Path]:

@@ -6,6 +6,7 @@ Shard `k` depends on `k` alone, so any number of processes can render a set toge
 import functools
 import json
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,13 @@ def as_edited(scene: Scene, rng: np.random.Generator) -> Scene:
     return scene.cropped(window.left / LOOK, window.top / LOOK, window.width / LOOK)
 
 
-def render(folder: Path, shards: int, held_out: int, size: int, workers: int, tell: Any = print) -> None:
+def render(
+    one: Callable[..., Path], folder: Path, shards: int, held_out: int, size: int, workers: int, tell: Any = print
+) -> None:
     """Render the first `shards` shards to train on and `held_out` shards that are never trained on, those that are missing.
 
     Args:
+        one: Renders a shard: `render_shard`, or `render_pairs` of `pairs`.
         folder: Gets the shards.
         size: Side of the pictures in pixels.
         workers: Processes.
@@ -88,7 +92,7 @@ def render(folder: Path, shards: int, held_out: int, size: int, workers: int, te
     """
     indices = [*range(HELD_OUT, HELD_OUT + held_out), *range(shards)]
     with multiprocessing.Pool(workers) as pool:
-        for path in pool.imap_unordered(functools.partial(render_shard, folder, size=size), indices):
+        for path in pool.imap_unordered(functools.partial(one, folder, size=size), indices):
             tell(str(path))
 
 
