@@ -1,6 +1,8 @@
 """Train the judge (`embedded/judge.py`) on renders that nothing else is trained on."""
 
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +13,29 @@ from torch.nn import functional as F
 from sfumato.embedded.judge import ATTRIBUTES, CONTEXT, Judge, crop
 from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.pairs import Pair, load_pairs, shards_of
-from sfumato.embedded.training.views import view
+from sfumato.embedded.training.views import View, plain_view, view
 from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 
+Maker = Callable[[Pair, Pair, np.random.Generator], View]
 UNREAD = -100  # the label of what a view does not show
 LEAST_CONTEXT, MOST_CONTEXT = 1.15, 1.45  # of the crops that are trained on
 
 
-def batch(judge: Judge, pairs: list[Pair], count: int, rng: np.random.Generator, wear: bool = True) -> tuple[Tensor, Tensor]:
-    """Crops (B, 4, SIDE, SIDE) and labels (B, attributes), UNREAD where nothing is to be read."""
-    views = [view(pairs[i], pairs[j], rng, wear) for i, j in rng.integers(0, len(pairs), (count, 2))]
+MAKERS: dict[str, Maker] = {
+    "held-out renders": lambda pair, other, rng: plain_view(pair, rng),
+    "held-out views, put together as edits are": functools.partial(view, wear=False),
+    "the same, worn as a small model's pictures are": view,
+}
+
+
+def batch(
+    judge: Judge, pairs: list[Pair], count: int, rng: np.random.Generator, make: Maker = view, vary: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Crops (B, 4, SIDE, SIDE), of varied context if asked, and labels (B, attributes), UNREAD where nothing can be read."""
+    views = [make(pairs[i], pairs[j], rng) for i, j in rng.integers(0, len(pairs), (count, 2))]
     crops = np.stack(
-        [crop(shown.image, shown.mask, rng.uniform(LEAST_CONTEXT, MOST_CONTEXT) if wear else CONTEXT) for shown in views]
+        [crop(shown.image, shown.mask, rng.uniform(LEAST_CONTEXT, MOST_CONTEXT) if vary else CONTEXT) for shown in views]
     )
     labels = [[_label(judge, name, shown.truth[name]) for name in ATTRIBUTES] for shown in views]
     return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
@@ -57,8 +69,7 @@ def train(
 ) -> None:
     """Train on the rendered shards in `pairs`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
 
-    Told at the end is the accuracy on held-out pairs, which are rendered from seeds of their own: as they are, and worn as in
-    training.
+    Told at the end is the accuracy on held-out pairs, which are rendered from seeds of their own.
 
     Raises:
         InputError: no-scenes.
@@ -76,21 +87,21 @@ def train(
     if run.leader:
         run.use_average()
         judge.cpu()
-        for name, wear in (("held-out views", False), ("held-out views, worn", True)):
-            found = accuracy(judge, pairs, wear=wear)
+        for name, make in MAKERS.items():
+            found = accuracy(judge, pairs, make)
             tell(f"{name}: " + ", ".join(f"{attribute} {found[attribute]:.1%}" for attribute in ATTRIBUTES))
         export(judge, out / "model")
 
 
 @torch.inference_mode()
-def accuracy(judge: Judge, folder: Path, count: int = 2000, wear: bool = False) -> dict[str, float]:
-    """Share of held-out views that are read rightly, by attribute, with the number of views under "views"."""
+def accuracy(judge: Judge, folder: Path, make: Maker, count: int = 2000) -> dict[str, float]:
+    """Share of held-out views, made by `make`, that are read rightly, by attribute, with the number of views under "views"."""
     pairs = load_pairs(shards_of(folder, held_out=True))
     rng = np.random.default_rng(0)
     hits: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     judge.eval()
     for _ in range(count // 50):
-        crops, labels = batch(judge, pairs, 50, rng, wear)
+        crops, labels = batch(judge, pairs, 50, rng, make, vary=False)
         logits = judge(crops)
         for i, name in enumerate(ATTRIBUTES):
             read = labels[:, i] != UNREAD

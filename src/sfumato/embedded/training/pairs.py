@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.training.scenes import HELD_OUT, scene_from_dict
-from sfumato.embedded.training.softening import redrawn, softened
+from sfumato.embedded.training.softening import most_redrawn, redrawn, softened
+from sfumato.embedded.world.captions import name, place
 from sfumato.embedded.world.scene import Scene, random_scene
 from sfumato.embedded.writing import written_whole
 from sfumato.errors import InputError
@@ -96,7 +97,10 @@ def _soft(path: Path, both: Image, scenes: list[Scene], model: Path) -> Image:
     if not kept.exists():
         rng, both = np.random.default_rng(int(path.stem.split("-")[1])), both.copy()
         both[:, ::SOFT_EVERY] = softened(both[:, ::SOFT_EVERY], model, rng)
-        both[:, 1::REDRAWN_EVERY] = redrawn(both[:, 1::REDRAWN_EVERY], scenes[1::REDRAWN_EVERY], model, rng)
+        part, drawn = both[:, 1::REDRAWN_EVERY], scenes[1::REDRAWN_EVERY]
+        texts = [name(scene.things[0], rng)[0] for scene in drawn] + [place(scene.ground, rng) for scene in drawn]
+        most = [most_redrawn(scene) for scene in drawn] * 2
+        both[:, 1::REDRAWN_EVERY] = redrawn(part.reshape(-1, *part.shape[2:]), texts, most, model, rng).reshape(part.shape)
         with written_whole(kept) as temporary, temporary.open("wb") as file:
             np.save(file, both)
     return np.asarray(np.load(kept, allow_pickle=False))

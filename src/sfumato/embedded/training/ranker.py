@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
 
+from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer, tell_words_apart, text_config
 from sfumato.embedded.training.denoiser import quick_attention
 from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
+from sfumato.embedded.training.softening import redrawn_shard
 from sfumato.embedded.training.views import worn
 from sfumato.embedded.world.captions import name
 from sfumato.embedded.world.scene import Scene, Thing
@@ -27,6 +29,7 @@ from sfumato.embedded.world.split import LEARNED, unseen
 
 SIZE = 64
 MEAN = STD = 0.5
+REDRAWN_SHARDS, REDRAWN = 4, 0.8  # of the scenes, how many shards are redrawn, and how often those are shown so
 
 
 def make_ranker() -> CLIPModel:
@@ -97,8 +100,9 @@ def changed(thing: Thing, told: frozenset[str], rng: np.random.Generator) -> Thi
 class Views:
     """Random masked views with captions."""
 
-    def __init__(self, paths: list[Path], batch_size: int) -> None:
+    def __init__(self, paths: list[Path], batch_size: int, model: Path = WEIGHTS) -> None:
         self.shards = [load_shard(p) for p in paths]
+        self.redrawn = [redrawn_shard(path, model) for path in paths[:REDRAWN_SHARDS]]
         self.index = [
             (s, i)
             for s, (_, owners, scenes) in enumerate(self.shards)
@@ -119,6 +123,9 @@ class Views:
             images, owners, scenes = self.shards[self.index[k][0]]
             i = self.index[k][1]
             scene: Scene = scenes[i]
+            s = self.index[k][0]
+            if s < len(self.redrawn) and self.rng.random() < REDRAWN:
+                images = self.redrawn[s]
             views.append(masked_view(images[i], owners[i], self.rng))
             things.append(scene.things[0])
             captions.append((*name(scene.things[0], self.rng), scene.things[0]))

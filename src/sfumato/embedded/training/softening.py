@@ -3,6 +3,8 @@
 What a picture shows stays what it was: it is told by the render, never by the model.
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.embedded.training.latents import encode, load_vae
-from sfumato.embedded.world.captions import name, place
+from sfumato.embedded.training.scenes import load_shard
+from sfumato.embedded.world.captions import name
 from sfumato.embedded.world.scene import Scene
 from sfumato.embedded.world.split import LEARNED
 from sfumato.pixels import to_uint8
@@ -53,13 +56,20 @@ def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pict
     return out
 
 
-@torch.inference_mode()
-def redrawn(pictures: Pictures, scenes: list[Scene], folder: Path, rng: np.random.Generator) -> Pictures:
-    """Pictures (2, n, H, W, 3) of scenes, with their main thing and without, noised and denoised again by the model (SDEdit).
+def most_redrawn(scene: Scene) -> float:
+    """The share of the timesteps after which the kind of the main thing can still be seen."""
+    return MOST_REDRAWN if scene.things and scene.things[0].kind in LEARNED.kinds else MOST_UNKNOWN
 
-    Outlines melt and shading flattens as in the model's own pictures; there is so little noise that the kind can still be seen.
+
+@torch.inference_mode()
+def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], folder: Path, rng: np.random.Generator) -> Pictures:
+    """Pictures (n, H, W, 3) noised and denoised again by the model (SDEdit, arXiv:2108.01073).
+
+    Outlines melt and shading flattens as in the model's own pictures; with little enough noise the kind can still be seen.
 
     Args:
+        texts: What the model is told of each.
+        most: The largest share of the timesteps that is drawn again, of each.
         folder: With the model's `vae`, `unet`, `text_encoder`, `tokenizer` and `scheduler`.
     """
     vae = load_vae(folder / "vae")
@@ -67,19 +77,16 @@ def redrawn(pictures: Pictures, scenes: list[Scene], folder: Path, rng: np.rando
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     kept = DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod  # share of the variance that is picture
-    most = [MOST_REDRAWN if scene.things[0].kind in LEARNED.kinds else MOST_UNKNOWN for scene in scenes]
-    first = torch.from_numpy(rng.uniform(LEAST_REDRAWN, most) * (len(kept) - 1)).repeat(2)
-    texts = [name(scene.things[0], rng)[0] for scene in scenes] + [place(scene.ground, rng) for scene in scenes]
-    flat = pictures.reshape(-1, *pictures.shape[2:])
-    out = np.empty_like(flat)
-    for start in range(0, len(flat), BATCH):
+    first = torch.from_numpy(rng.uniform(LEAST_REDRAWN, most) * (len(kept) - 1))
+    out = np.empty_like(pictures)
+    for start in range(0, len(pictures), BATCH):
         part = slice(start, start + BATCH)
         tokens = tokenizer(
-            texts[part], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+            list(texts[part]), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
         ).input_ids
         states = text(tokens).last_hidden_state
         timesteps = (first[part] * torch.linspace(1, 0, STEPS + 1)[:, None]).long()
-        clean = encode(vae, flat[part]).float()
+        clean = encode(vae, pictures[part]).float()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         for now in timesteps[:-1]:
             a = kept[now].view(-1, 1, 1, 1)
@@ -88,7 +95,7 @@ def redrawn(pictures: Pictures, scenes: list[Scene], folder: Path, rng: np.rando
                 velocity = unet(noisy, now, states).sample.float()
             clean, noise = a.sqrt() * noisy - (1 - a).sqrt() * velocity, a.sqrt() * velocity + (1 - a).sqrt() * noisy
         out[part] = _decoded(vae, clean)
-    return out.reshape(pictures.shape)
+    return out
 
 
 @torch.inference_mode()
@@ -97,3 +104,18 @@ def _decoded(vae: PatchAutoencoder, latents: Tensor) -> Pictures:
     with torch.autocast("cpu", torch.bfloat16):
         pixels = vae.decoder(codes.contiguous(memory_format=torch.channels_last)).float()
     return np.stack([to_uint8(picture) for picture in pixels])
+
+
+def redrawn_shard(path: Path, folder: Path) -> Pictures:
+    """The pictures (n, H, W, 3) of a shard of scenes, redrawn as their main thing's caption says; kept beside the shard."""
+    kept = path.with_name(path.name.replace("scenes-", "redrawn-")).with_suffix(".npy")
+    if not kept.exists():
+        images, _, scenes = load_shard(path)
+        rng = np.random.default_rng(int(path.stem.split("-")[1]))
+        texts = [name(scene.things[0], rng)[0] if scene.things else "" for scene in scenes]
+        made = redrawn(images, texts, [most_redrawn(scene) for scene in scenes], folder, rng)
+        temporary = kept.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.save(file, made)
+        temporary.rename(kept)
+    return np.asarray(np.load(kept, allow_pickle=False))

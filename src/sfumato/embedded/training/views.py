@@ -56,6 +56,11 @@ def thing_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
     return View(np.where(mask[..., None], inside, pair.bare), mask, truth)
 
 
+def plain_view(pair: Pair, rng: np.random.Generator) -> View:
+    """The main thing of a render as it is, under a mask with some room."""
+    return View(pair.full, _mask(pair.owner == 0, rng), _attributes(pair.scene.things[0]) | {"ground": pair.scene.ground})
+
+
 def fitted(shape: NDArray[np.bool_], outline: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
     """One outline (H, W) brought to about the place and size of another."""
     left, top, width, height = cv2.boundingRect(shape.astype(np.uint8))
