@@ -225,7 +225,7 @@ def _load_lpips(device: torch.device) -> PictureDistance:
             return PublishedLPIPS("vgg", device).differentiable
     except EditError as missing:
         needs = missing.message.rstrip(".")
-        raise type(missing)(f"{needs}; or set background_lpips_weight to 0.", code=missing.code) from None
+        raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None
 
 
 def _put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:

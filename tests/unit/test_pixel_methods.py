@@ -73,7 +73,7 @@ def test_lpips_is_refused_without_its_package_and_guides_with_it(
         return np.asarray(editor.edit(**fields, method="blended-diffusion", clip_model="embedded", preset="local").images[0])
 
     monkeypatch.setattr("sfumato.metrics.diversity.find_spec", lambda name: None)
-    with pytest.raises(EditError, match=r"pip install lpips.*set background_lpips_weight to 0") as missing:
+    with pytest.raises(EditError, match=r"pip install lpips.*background_lpips_weight=0") as missing:
         edit()
     assert missing.value.code == "extra-missing"
     alone = edit(background_lpips_weight=0)
@@ -81,7 +81,7 @@ def test_lpips_is_refused_without_its_package_and_guides_with_it(
 
     monkeypatch.setattr("sfumato.metrics.diversity.find_spec", lambda name: True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(EditError, match=r"vgg16.*set background_lpips_weight to 0") as missing:
+    with pytest.raises(EditError, match=r"vgg16.*background_lpips_weight=0") as missing:
         edit()
     assert missing.value.code == "model-not-cached"
     (tmp_path / "checkpoints").mkdir()
