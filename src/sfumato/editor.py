@@ -14,13 +14,13 @@ from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.defaults import PAPER_CLIP, resolve, with_background
-from sfumato.errors import BackboneError, OptionError
+from sfumato.errors import BackboneError, EditError, OptionError
 from sfumato.images import MAX_PIXELS, restore
 from sfumato.inputs import Inputs, prepare
 from sfumato.masks.feather import composite
 from sfumato.masks.window import paste_back
 from sfumato.methods import registry
-from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard
+from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
 from sfumato.pixels import to_uint8
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Listener, Progress, Run
@@ -70,6 +70,7 @@ class Editor:
         self._ranker_name = ranker
         self._scorer: ranking.Scorer | None = None
         self._guide_scorer: tuple[str, ranking.Scorer] | None = None
+        self._guide_lpips: PictureDistance | None = None
         self.backbone: Backbone = self._load(model, lora)
         self.model, self.lora = model, tuple(lora)
 
@@ -80,7 +81,8 @@ class Editor:
         editor = cls.__new__(cls)
         editor.backbone = loading.from_pipe(pipe)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
-        editor._loading, editor._ranker_name, editor._scorer, editor._guide_scorer = {}, ranker, None, None
+        editor._loading, editor._ranker_name = {}, ranker
+        editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
         editor.model, editor.lora = str(editor.backbone.name), ()
         return editor
@@ -158,13 +160,15 @@ class Editor:
         )
 
     def _make_guide(self, request: EditRequest) -> Guide:
-        """The CLIP that guides, kept for further edits, and the prompt in its space."""
+        """What guides, kept for further edits, and the prompt in CLIP's space."""
         name = str(request.clip_model)
+        if request.background_lpips_weight and self._guide_lpips is None:
+            self._guide_lpips = _load_lpips(self.device)
         if self._guide_scorer is None or self._guide_scorer[0] != name:
             with torch.inference_mode(False):  # its weights take part in gradients
                 self._guide_scorer = name, ranking.load_scorer(name, self.device)
         scorer = self._guide_scorer[1]
-        return Guide(scorer=scorer, text=scorer.embed_text([request.prompt]))
+        return Guide(scorer=scorer, text=scorer.embed_text([request.prompt]), lpips=self._guide_lpips)
 
     def _rank(self, request: EditRequest, inputs: Inputs, windows: np.ndarray, notes: list[str]) -> list[ranking.Score]:
         if request.rank == "none":
@@ -210,6 +214,18 @@ class Editor:
             "window": [inputs.window.left, inputs.window.top, inputs.window.width, inputs.window.height],
             **inputs.hashes,
         }
+
+
+def _load_lpips(device: torch.device) -> PictureDistance:
+    """The published LPIPS, on VGG as in Blended Diffusion. Nothing stands in for it: the judge, who measures, may not guide."""
+    from sfumato.metrics.diversity import PublishedLPIPS
+
+    try:
+        with torch.inference_mode(False):  # its weights take part in gradients
+            return PublishedLPIPS("vgg", device).differentiable
+    except EditError as missing:
+        needs = missing.message.rstrip(".")
+        raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None
 
 
 def _put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:

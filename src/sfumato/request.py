@@ -79,6 +79,12 @@ class EditRequest(BaseModel):
     clip_augmentations: int | None = Field(
         None, ge=1, le=64, description="Blended Diffusion: views of the picture that CLIP sees, the plain one among them."
     )
+    background_mse_weight: float | None = Field(
+        None, ge=0, description="Blended Diffusion: weight of the mean square between picture and source outside the mask."
+    )
+    background_lpips_weight: float | None = Field(
+        None, ge=0, description="Blended Diffusion: weight of the LPIPS between them; needs the package lpips."
+    )
     background: Literal["paste", "poisson", "latents", "decoder", "decoder-solve"] | None = Field(
         None, description="How what surrounds the mask is restored after decoding."
     )

@@ -1,23 +1,28 @@
-"""Blended Diffusion against its Algorithm 2 written out in float64, with CLIP's views fixed; and what must hold of its losses."""
+"""Blended Diffusion against its Algorithms 1 and 2 written out, with CLIP's views fixed; and what must hold of its losses."""
 
 import math
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
-from PIL import Image
 from torch import Tensor, nn
 
-from sfumato import Editor
 from sfumato.backbones.pixel import PixelDiffusion
-from sfumato.errors import BackboneError, OptionError, Unsupported
+from sfumato.errors import BackboneError
 from sfumato.methods import augmentation
 from sfumato.methods.base import Guide
-from sfumato.methods.sampling.blended_diffusion import CARD, PRESETS, Options, clip_distance, clip_input, out_of_range, run
-from tests import tiny_models
+from sfumato.methods.sampling.blended_diffusion import (
+    PRESETS,
+    Options,
+    background_loss,
+    clip_distance,
+    clip_input,
+    out_of_range,
+    run,
+)
 from tests.parity.reference import TOLERANCE, Draws, make_task, silent, square
 
 SIDE, STEPS, SHAPE = 16, 8, (3, 16, 16)
@@ -37,6 +42,19 @@ class TinyClip:
 
     def features(self, standardised: Tensor) -> Tensor:
         return nn.functional.normalize(self.net(standardised), dim=-1)
+
+
+class TinyLpips(nn.Module):
+    """A smooth distance of random features, in place of LPIPS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.SiLU(), nn.Conv2d(6, 6, 3))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (self.net(a) - self.net(b)).square().mean((1, 2, 3))
 
 
 def two_views(pictures: Tensor, count: int, generators: Any) -> Tensor:
@@ -63,15 +81,29 @@ def backbone() -> PixelDiffusion:
 @pytest.fixture(scope="module")
 def guide() -> Guide:
     text = nn.functional.normalize(torch.randn(1, 5, generator=torch.Generator().manual_seed(4)), dim=-1)
-    return Guide(scorer=TinyClip(), text=text)  # type: ignore[arg-type]
+    lpips = TinyLpips().requires_grad_(False)
+    return Guide(scorer=TinyClip(), text=text, lpips=lpips)  # type: ignore[arg-type]
 
 
 def source() -> Tensor:
     return torch.rand((1, *SHAPE), generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def reference(backbone: PixelDiffusion, picture: Tensor, mask: Tensor, guide: Guide, draws: Draws) -> Tensor:
-    """Algorithm 2 as the script has it: guidance through x_hat_0, Sigma times the gradient, the source at the level left."""
+def reference(
+    backbone: PixelDiffusion,
+    picture: Tensor,
+    mask: Tensor,
+    guide: Guide,
+    draws: Draws,
+    *,
+    mse: float = 0.0,
+    lpips: float = 0.0,
+    blended: bool = True,
+) -> Tensor:
+    """Algorithm 2 as the script has it: guidance through x_hat_0, Sigma times the gradient, the source at the level left.
+
+    Algorithm 1 if nothing is blended; the weights are those of the losses that hold the background.
+    """
     kept = [round(k * 999 / (STEPS - 1)) for k in range(STEPS)]
     abar = [float(ABAR[t]) for t in kept]
     index = STEPS - STEPS // 4 - 1
@@ -82,13 +114,21 @@ def reference(backbone: PixelDiffusion, picture: Tensor, mask: Tensor, guide: Gu
         answer = backbone.unet(x, torch.tensor(float(kept[index]))).sample
         clean = (x - math.sqrt(1 - a) * answer[:, :3]) / math.sqrt(a)
         f = math.sqrt(1 - a)
-        seen = nn.functional.avg_pool2d((1 + mask * (f * clean + (1 - f) * x)) / 2, 2)
+        mixed = f * clean + (1 - f) * x
+        seen = nn.functional.avg_pool2d((1 + mask * mixed) / 2, 2)
         clip = 0.0
         for view in (seen, seen.flip(-1)):
             vector = guide.scorer.features((view - MEAN) / STD)
             clip = clip + 0.5 * (2 * ((vector - guide.text).square().sum(-1).sqrt() / 2).arcsin() ** 2)
         limit = (clean - clean.clip(-1, 1)).pow(2).flatten(1).mean(1)
-        gradient = torch.autograd.grad((1000 * clip + 50 * limit).sum(), x)[0]
+        total = (1000 * clip + 50 * limit).sum()
+        if mse:
+            total = total + mse * ((mixed - picture)[:, :, mask[0, 0] == 0] ** 2).sum() / (3 * SIDE * SIDE)
+        if lpips:
+            around = [torch.where(mask == 1, 0.0, image) for image in (mixed, picture.expand_as(mixed))]
+            features = [TinyLpips().net(image) for image in around]
+            total = total + lpips * sum(((features[0] - features[1]) ** 2).flatten(1).mean(1))
+        gradient = torch.autograd.grad(total, x)[0]
         beta = 1 - a / b
         i = max(index, 1)
         small = math.log((1 - abar[i - 1]) / (1 - abar[i]) * (1 - abar[i] / abar[i - 1]))
@@ -97,9 +137,10 @@ def reference(backbone: PixelDiffusion, picture: Tensor, mask: Tensor, guide: Gu
         clean, x = clean.detach(), x.detach()
         mean = math.sqrt(b) * beta / (1 - a) * clean + math.sqrt(1 - beta) * (1 - b) / (1 - a) * x - variance * gradient
         x = mean + variance.sqrt() * draws.draw() if index else mean
-        x = mask * x + (1 - mask) * (math.sqrt(a) * picture + math.sqrt(1 - a) * draws.draw_shared())
+        if blended:
+            x = mask * x + (1 - mask) * (math.sqrt(a) * picture + math.sqrt(1 - a) * draws.draw_shared())
         index -= 1
-    return mask * clean + (1 - mask) * picture
+    return mask * clean + (1 - mask) * picture if blended else clean
 
 
 def test_matches_algorithm_2(backbone: PixelDiffusion, guide: Guide) -> None:
@@ -112,19 +153,47 @@ def test_matches_algorithm_2(backbone: PixelDiffusion, guide: Guide) -> None:
     assert (run(backbone, free, silent, Draws(SHAPE), two_views) - expected).abs().max() > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("blended", [True, False], ids=["algorithm-2", "algorithm-1"])
+@pytest.mark.parametrize(("mse", "lpips"), [(1000.0, 0.0), (0.0, 1000.0), (1000.0, 1000.0)])
+def test_the_background_losses_match(blended: bool, mse: float, lpips: float, backbone: PixelDiffusion, guide: Guide) -> None:
+    picture, mask = source(), square(SIDE)
+    expected = reference(backbone, picture, mask, guide, Draws(SHAPE), mse=mse, lpips=lpips, blended=blended)
+    limit = TOLERANCE * max(1.0, float(expected.abs().max()))
+
+    def distance(**weights: float) -> Tensor:
+        options = replace(PRESETS["official"], blended=blended, **weights)
+        task = make_task(options, picture, mask, steps=STEPS, start_fraction=0.25, guide=guide)
+        return (run(backbone, task, silent, Draws(SHAPE), two_views) - expected).abs().max()
+
+    assert distance(background_mse_weight=mse, background_lpips_weight=lpips) < limit
+    assert distance() > 100 * limit
+    if mse and lpips:
+        assert distance(background_mse_weight=mse) > 100 * limit
+
+
+def test_local_is_algorithm_1_with_the_script_s_weights() -> None:
+    local = PRESETS["local"]
+    assert not local.blended
+    assert (local.background_mse_weight, local.background_lpips_weight) == (10000.0, 1000.0)
+    others = [preset for name, preset in PRESETS.items() if name != "local"]
+    assert all(preset.blended and not preset.background_mse_weight + preset.background_lpips_weight for preset in others)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"local"}))
 def test_an_empty_mask_gives_the_source_to_the_bit(preset: str, backbone: PixelDiffusion, guide: Guide) -> None:
     picture = source()
     task = make_task(PRESETS[preset], picture, torch.zeros(1, 1, SIDE, SIDE), steps=3, guide=guide)
     assert torch.equal(run(backbone, task, silent, augment=two_views), picture.expand(2, -1, -1, -1))
 
 
-def test_a_prediction_does_not_depend_on_its_batch(backbone: PixelDiffusion, guide: Guide) -> None:
-    """It would, if the loss were averaged over the batch, or views were drawn for all at once."""
+@pytest.mark.parametrize("weight", [0.0, 1000.0])
+def test_a_prediction_does_not_depend_on_its_batch(weight: float, backbone: PixelDiffusion, guide: Guide) -> None:
+    """It would, if a loss were averaged over the batch, or views were drawn for all at once."""
     picture, mask = source(), square(SIDE)
+    options = Options(background_mse_weight=weight, background_lpips_weight=weight)
 
     def edit(*seeds: int) -> Tensor:
-        return run(backbone, make_task(Options(), picture, mask, steps=4, seeds=seeds, guide=guide), silent)
+        return run(backbone, make_task(options, picture, mask, steps=4, seeds=seeds, guide=guide), silent)
 
     both = edit(3, 4)
     assert (both - torch.cat([edit(3), edit(4)])).abs().max() < TOLERANCE * max(1.0, float(both.abs().max()))
@@ -137,7 +206,9 @@ def test_gradients_of_the_losses_are_their_slopes(guide: Guide) -> None:
     exact = Guide(scorer=clip64, text=guide.text.double())  # type: ignore[arg-type]
     picture = (1.5 * torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(9))).double().requires_grad_()
     mask = square(SIDE).double()
+    weights, lpips = Options(background_mse_weight=3.0, background_lpips_weight=2.0), TinyLpips().double().requires_grad_(False)
     losses = {
+        "background": lambda x: background_loss(x, source().double(), mask, weights, lpips),
         "clip": lambda x: clip_distance(clip_input(x, mask, "grey"), exact, two_views, 2, []),
         "range": out_of_range,
     }
@@ -154,6 +225,16 @@ def test_clip_does_not_see_what_is_outside_the_mask(outside: Any, level: float) 
     mask, picture = square(SIDE), source()
     seen = clip_input(picture, mask, outside)
     assert torch.equal(seen, torch.where(mask > 0, (picture + 1) / 2, level))
+
+
+def test_the_background_losses_do_not_see_what_is_under_the_mask(guide: Guide) -> None:
+    mask, picture, weights = square(SIDE), source(), Options(background_mse_weight=1.0, background_lpips_weight=1.0)
+    inside = torch.cat([picture + mask, picture - mask])
+    assert background_loss(inside, picture, mask, weights, guide.lpips) < 1e-12
+    assert background_loss(inside, picture, 1 - mask, weights, guide.lpips) > 0.1
+    beside = (picture + 1 - mask).expand(2, -1, -1, -1)
+    share = float((1 - mask).mean())
+    assert float(background_loss(beside, picture, mask, Options(background_mse_weight=10.0), None)) == pytest.approx(20 * share)
 
 
 def test_views_are_the_picture_and_warps_of_it() -> None:
@@ -191,46 +272,3 @@ def test_a_nan_stops_with_its_step_and_format(backbone: PixelDiffusion, guide: G
     with pytest.raises(BackboneError, match=r"step 1 of 4.*float32") as error:
         run(backbone, task, silent, augment=two_views)
     assert error.value.code == "numerics"
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    return Editor(str(tiny_models.tiny_ddpm(tmp_path_factory.mktemp("pixel") / "ddpm")), dtype="float32")
-
-
-def test_edits_from_a_folder_guided_by_the_embedded_clip(editor: Editor, picture_file: Path, mask_file: Path) -> None:
-    fields: dict[str, Any] = {
-        "image": picture_file,
-        "mask": mask_file,
-        "prompt": "a red ball",
-        "n": 1,
-        "steps": 4,
-        "rank": "none",
-    }
-    result = editor.edit(**fields, method="blended-diffusion", clip_model="embedded")
-    other = editor.edit(**fields, method="blended-diffusion", clip_model="embedded", clip_guidance_scale=0)
-    source_pixels, inside = np.asarray(Image.open(picture_file)).astype(int), np.asarray(result.mask) > 0
-    change = np.abs(np.asarray(result.images[0]).astype(int) - source_pixels)
-    assert not change[~inside].any()
-    assert change[inside].mean() > 3
-    assert np.any(np.asarray(result.images[0]) != np.asarray(other.images[0]))
-    assert (result.request.clip_guidance_scale, result.request.clip_augmentations) == (1000.0, 8)
-    assert result.request.scheduler is None
-
-    with pytest.raises(BackboneError, match="sfumato models pull openai/clip-vit-base-patch16") as missing:
-        editor.edit(**fields, method="blended-diffusion")
-    assert missing.value.code == "model-not-cached"
-    with pytest.raises(OptionError, match="blended-diffusion has no option jump_length") as unknown:
-        editor.edit(**fields, method="blended-diffusion", jump_length=3)
-    assert unknown.value.code == "option-unsupported"
-    with pytest.raises(Unsupported, match="blended-diffusion, repaint"):
-        editor.edit(**fields)
-    with pytest.raises(Unsupported, match="reads no text"):
-        editor.edit(**fields, method="repaint", guidance_scale=2.0)
-
-
-def test_repaint_on_pixels_says_that_the_prompt_is_not_read(editor: Editor, picture_file: Path, mask_file: Path) -> None:
-    fields: dict[str, Any] = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "rank": "none"}
-    result = editor.edit(**fields, method="repaint", steps=6, jump_length=2, jump_resamples=2)
-    assert any("reads no text" in note for note in result.notes)
-    assert CARD.guided

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # `sfumato methods` and the forms are made from the cards alo
 
 Watch: TypeAlias = "Callable[[int, int, Tensor], None]"
 """Called after each step with (steps done, steps in all, predicted clean latents (B, C, h, w)); raises Cancelled to stop."""
+PictureDistance: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+"""From (B, 3, H, W) pictures to (1, 3, H, W), both in [-1, 1], as (B,), with gradients."""
 
 
 FLOW_FAMILIES = ("sd3", "flux", "flux2", "z-image", "qwen-image", "embedded-flow")
@@ -26,10 +28,11 @@ START_OPTIONS = ("fill", "scribble", "start_fraction", "start_sigma")
 
 @dataclass(frozen=True, kw_only=True)
 class Guide:
-    """A CLIP that steers sampling by its gradients, and the prompt in its space, (1, D)."""
+    """A CLIP that steers sampling by its gradients, and the prompt in its space, (1, D); LPIPS too, where it is asked for."""
 
     scorer: Scorer
     text: Tensor
+    lpips: PictureDistance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,12 +61,16 @@ class FeatureDistance:
 class PublishedLPIPS:
     """LPIPS with its published weights, through the `lpips` package.
 
+    Args:
+        network: Whose features.
+        device: Where to run; pictures are to be there.
+
     Raises:
         ResourceError: extra-missing: the package or torchvision is not installed.
         ModelNotFound: model-not-cached: the trunk's weights are not in torch's hub folder; nothing is downloaded.
     """
 
-    def __init__(self, network: Literal["alex", "vgg", "squeeze"] = "alex") -> None:
+    def __init__(self, network: Literal["alex", "vgg", "squeeze"] = "alex", device: torch.device | str = "cpu") -> None:
         if find_spec("lpips") is None or find_spec("torchvision") is None:
             raise ResourceError("The published LPIPS needs: pip install lpips torchvision", code="extra-missing")
         weights = Path(torch.hub.get_dir()) / "checkpoints" / TRUNKS[network]
@@ -77,10 +81,14 @@ class PublishedLPIPS:
         from lpips import LPIPS
 
         self.name = f"LPIPS ({network})"
-        self._model: Any = LPIPS(net=network, verbose=False).eval()
+        self._model: Any = LPIPS(net=network, verbose=False).eval().requires_grad_(False).to(device)
 
     @torch.inference_mode()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.differentiable(a, b)
+
+    def differentiable(self, a: Tensor, b: Tensor) -> Tensor:
+        """The same with gradients where they are enabled; `b` may be one picture, (1, 3, h, w), for all of `a`."""
         return self._model(a, b).flatten(1).mean(1)
 
 
