@@ -19,14 +19,24 @@ from rich import print
 
 from sfumato import Editor, examples
 from sfumato.backbones.hub import EMBEDDED, WEIGHTS
-from sfumato.bench.summary import EVERY_TASK, METRICS
+from sfumato.bench.summary import EVERY_TASK, METRICS, compare
 from sfumato.bench.tables import series_of
 from sfumato.metrics.statistics import estimate, paired_difference
 from sfumato.saving import write, write_text
 
 BEGIN, END = "<!-- table: python bench/methods.py -->", "<!-- end of table -->"
-QUALITY = ("precision_first", "precision_all", "diversity", "seam_ratio", "texture_ratio", "model_calls", "cpu_seconds")
-COMPARED = ("precision_first", "precision_all", "diversity", "seam_ratio", "texture_ratio", "cpu_seconds")
+QUALITY = (
+    "precision_first",
+    "precision_all",
+    "diversity",
+    "seam_ratio",
+    "texture_ratio",
+    "counterfactual_psnr",
+    "model_calls",
+    "cpu_seconds",
+)
+COMPARED = tuple(metric for metric in QUALITY if metric != "model_calls")
+NEARLY = 0.1  # of the model calls
 FLAT = 1e-3  # of a patch without any grain
 LATENT, ANCESTOR = "blended-latent-diffusion", "blended-diffusion"
 CLAIMS: tuple[tuple[str, str, Callable[[float], float]], ...] = (  # each as a metric of which more is better
@@ -57,7 +67,7 @@ def tables(results: dict[str, Any]) -> str:
     titles = [*(METRICS[metric].title for metric in shown), *(f"right: {task}" for task in tasks)]
     lines = [_row("variant", *titles), _row(*["---"] * (len(titles) + 1))]
     for method, model in series_of(items):
-        mine = [item for item in items if (item["method"], item["model"]) == (method, model)]
+        mine = [item for item in items if _key(item) == (method, model)]
         right = [
             _mean([item["values"].get("precision_all") for item in mine if item["task"] == task], "precision_all")
             for task in tasks
@@ -65,7 +75,7 @@ def tables(results: dict[str, Any]) -> str:
         name = method if model == "embedded" else f"{method}, {model}"
         lines.append(_row(name, *(_cell([item["values"].get(metric) for item in mine], metric) for metric in shown), *right))
     facts = f"{results['about']}; {len(items[0]['seeds'])} predictions each. Made {results['date']} by `{results['command']}`"
-    blocks = (lines, [f"*{facts}.*"], _differences(results["comparisons"]), _claims(items))
+    blocks = (lines, [f"*{facts}.*"], _differences(results["comparisons"]), *_at_equal_calls(items), _claims(items))
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
@@ -99,6 +109,24 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
         ]
         lines.append(f"- {method} on {model}: {', '.join(told)}")
     return lines
+
+
+def _at_equal_calls(items: list[dict[str, Any]]) -> list[list[str]]:
+    """Of each variant of the default with other options, the differences of what costs as many model calls (to a tenth)."""
+    series = series_of(items)
+    calls = {key: np.mean([item["values"]["model_calls"] for item in items if _key(item) == key]) for key in series}
+    blocks = []
+    for reference in (key for key in series[1:] if key[0].startswith(f"{LATENT} [") and key[1] == series[0][1]):
+        others = [key for key in series if key != reference and abs(calls[key] / calls[reference] - 1) < NEARLY]
+        if others:
+            rows = compare([item for item in items if _key(item) in (reference, *others)], [reference, *others])
+            names = ", ".join(method for method, _ in others)
+            blocks.append(_differences(rows) or [f"Of {names} none differs from {reference[0]} by more than noise."])
+    return blocks
+
+
+def _key(item: dict[str, Any]) -> tuple[str, str]:
+    return item["method"], item["model"]
 
 
 def _claims(items: list[dict[str, Any]]) -> list[str]:

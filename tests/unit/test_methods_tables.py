@@ -29,7 +29,7 @@ def results() -> dict[str, Any]:
         return {"name": f"{task}-{number}", "task": task, "method": method, "model": model, "seeds": [1, 2], "values": values}
 
     items = [
-        item(task, number, method, model, precision_all=right, cpu_seconds=seconds + number, diversity=None)
+        item(task, number, method, model, precision_all=right, cpu_seconds=seconds + number, model_calls=seconds)
         for method, model, seconds, right in (("first", "embedded", 2.0, 0.5), ("second", "other", 12.0, 1.0))
         for task in ("add", "remove")
         for number in (0, 2)
@@ -41,11 +41,26 @@ def results() -> dict[str, Any]:
 
 def test_the_tables_hold_means_intervals_and_what_exceeds_noise(methods: Any) -> None:
     lines = methods.tables(results()).splitlines()
-    assert lines[0] == "| variant | precision, all | CPU seconds | right: add | right: remove |"
-    assert lines[2] == "| first | 0.50 | 3.00 [2.00, 4.00] | 0.50 | 0.50 |"
-    assert lines[3] == "| second, other | 1.00 | 13.00 [12.00, 14.00] | 1.00 | 1.00 |"
+    assert lines[0] == "| variant | precision, all | model calls | CPU seconds | right: add | right: remove |"
+    assert lines[2] == "| first | 0.50 | 2 | 3.00 [2.00, 4.00] | 0.50 | 0.50 |"
+    assert lines[3] == "| second, other | 1.00 | 12 | 13.00 [12.00, 14.00] | 1.00 | 1.00 |"
     assert lines[5] == "*2 examples of each task; 2 predictions each. Made 2026-11-24 by `sfumato bench --quick`.*"
     assert lines[-1] == "- second on other: precision, all +0.50 [+0.50, +0.50], CPU seconds +10.00 [+10.00, +10.00]"
+
+
+def test_methods_are_compared_with_the_default_at_as_many_calls(methods: Any) -> None:
+    right = {methods.LATENT: (18, 0.0), f"{methods.LATENT} [steps=60]": (54, 0.25), "lanpaint": (52, 1.0), "slow": (99, 1.0)}
+    items = [
+        {"name": task, "task": task, "method": m, "model": "e", "values": {"model_calls": calls, "precision_all": share}}
+        for m, (calls, share) in right.items()
+        for task in ("add", "remove")
+    ]
+    (lines,) = methods._at_equal_calls(items)
+    assert lines[0] == f"Differences from {methods.LATENT} [steps=60] on e over all tasks that exceed noise:"
+    assert lines[2:] == ["- lanpaint on e: precision, all +0.75 [+0.75, +0.75]"]
+    assert methods._at_equal_calls(items[:4]) == []
+    (same,) = methods._at_equal_calls([item | {"values": item["values"] | {"precision_all": 0.5}} for item in items])
+    assert same == [f"Of lanpaint none differs from {methods.LATENT} [steps=60] by more than noise."]
 
 
 @pytest.mark.parametrize(

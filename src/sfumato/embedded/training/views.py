@@ -17,6 +17,8 @@ from sfumato.embedded.training.pairs import LEAST_SHARE, Image, Pair
 from sfumato.embedded.world.scene import Thing
 from sfumato.masks.drawing import STYLES, draw, stroke
 
+STRANGE = 0.5  # how often the ground inside the mask is that of another scene, as a small model draws it
+
 
 @dataclass(frozen=True)
 class View:
@@ -32,7 +34,7 @@ def thing_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
 
     Args:
         pair: What is shown.
-        other: Has the outline that the mask takes instead of the thing's own, or joins to it, and one time in four of those that
+        other: Has the outline that the mask takes instead of the thing's own, or joins to it, and half the time in those that
             look like edits the ground around the thing inside the mask: a small model often draws another one there.
         rng: Decides.
     """
@@ -51,7 +53,7 @@ def thing_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
     if index or rng.random() < 0.5:
         return View(pair.full, mask, truth)
     inside = _faint(pair, rng)
-    if rng.random() < 0.25 and _alone(other):
+    if rng.random() < STRANGE and _alone(other):
         inside, truth = np.where((pair.owner == 0)[..., None], inside, other.bare), truth | {"ground": ""}
     return View(np.where(mask[..., None], inside, pair.bare), mask, truth)
 
@@ -80,14 +82,14 @@ def stroke_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
 
 
 def empty_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
-    """Where the main thing was taken away, one time in four under another ground; or a mask of everything but the things."""
+    """Where the main thing was taken away, half the time under another ground; or a mask of everything but the things."""
     nothing = {"kind": NOTHING, "colour": "", "material": "", "ground": pair.scene.ground}
     if rng.random() < 0.35:
         return View(pair.full, ~_mask(pair.owner >= 0, rng, grown_only=True), nothing)
     thin = rng.random() < 0.2
     outline = pair.owner == 0
     mask = stroke(outline, rng.uniform(0.03, 0.09) * len(outline), rng).astype(bool) if thin else _mask(outline, rng)
-    if rng.random() < 0.25 and _alone(other):
+    if rng.random() < STRANGE and _alone(other):
         return View(np.where(mask[..., None], other.bare, pair.bare), mask, nothing | {"ground": ""})
     return View(pair.bare, mask, nothing)
 
