@@ -29,7 +29,7 @@ from sfumato.embedded.world.split import LEARNED, unseen
 
 SIZE = 64
 MEAN = STD = 0.5
-REDRAWN_SHARDS, REDRAWN = 4, 0.8  # of the scenes, how many shards are redrawn, and how often those are shown so
+REDRAWN_SHARDS, REDRAWN = 3, 0.8  # of the scenes, how many shards are redrawn, and how often those are shown so
 
 
 def make_ranker() -> CLIPModel:
