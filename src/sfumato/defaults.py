@@ -97,14 +97,14 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
     return Resolved(request=request.model_copy(update=filled), options=options, negative_prompt=negative)
 
 
-def with_background(resolved: Resolved, thin: bool) -> Resolved:
-    """Choose the background reconstruction if the request leaves it open: Poisson, but pasting under a thin mask.
+def with_background(resolved: Resolved, narrow: bool) -> Resolved:
+    """Choose the background reconstruction if the request leaves it open: Poisson, but pasting under a narrow mask.
 
-    Poisson keeps the colours of the border, and a thin stroke is nearly all border: nothing would be seen of its edit.
+    Poisson keeps the colours of the border, and a stroke is nearly all border: nothing would be seen of its edit.
     """
     if resolved.request.background is not None:
         return resolved
-    return replace(resolved, request=resolved.request.model_copy(update={"background": "paste" if thin else "poisson"}))
+    return replace(resolved, request=resolved.request.model_copy(update={"background": "paste" if narrow else "poisson"}))
 
 
 def _check_options(request: EditRequest, backbone: Backbone, card: MethodCard) -> None:

@@ -135,7 +135,7 @@ class Editor:
                     context=self.backbone.context,
                     max_pixels=self.max_pixels,
                 )
-                resolved = with_background(resolved, inputs.thin)
+                resolved = with_background(resolved, inputs.narrow)
                 guide = self._make_guide(resolved.request) if card.guided else None
                 run = Run(self.backbone, card, resolved, inputs, clock, tell, save_steps is not None, guide)
             windows = run.predictions()
@@ -178,8 +178,8 @@ class Editor:
         if self._scorer is None:
             self._scorer, note = self._load_scorer(request.rank)
             notes += note
-        # of a thin stroke nearly everything is border: the smoothest one is the one that shows least
-        by_prompt = inputs.thin and request.rank == "both" and self._scorer is not None
+        # of a stroke nearly everything is border: the smoothest one is the one that shows least
+        by_prompt = inputs.narrow and request.rank == "both" and self._scorer is not None
         return ranking.rank(windows, source, mask, request.prompt, self._scorer, "region" if by_prompt else request.rank)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:

@@ -19,6 +19,8 @@ from sfumato.masks.window import Window, choose_window, crop, resize, resize_sof
 from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
 
+NARROW = 5  # cells; masks of fewer are narrow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -34,7 +36,8 @@ class Inputs:
         start: Like pixels, with fill and scribble under the mask.
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
         mask_latent: (1, 1, h/f, w/f) in [0, 1]: `change` on the latent grid.
-        thin: Whether the mask is thin at latent resolution.
+        thin: Whether the mask is thin at latent resolution: a stroke of one or two cells, which fades unless it is widened.
+        narrow: The same of up to four cells: nearly all of it is border.
         hashes: SHA-256 of the files or pixels given.
     """
 
@@ -48,6 +51,7 @@ class Inputs:
     mask_pixels: Tensor
     mask_latent: Tensor
     thin: bool
+    narrow: bool
     hashes: dict[str, str]
 
 
@@ -137,5 +141,6 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
         mask_latent=mask_latent,
         thin=is_thin((mask_latent > 0).float()),
+        narrow=is_thin((mask_latent > 0).float(), NARROW),
         hashes=hashes,
     )

@@ -209,6 +209,7 @@ def test_to_latent_takes_the_maximum_and_whole_cells() -> None:
 def test_thinness(box_width: int, box_height: int, thin: bool, corner: int) -> None:
     mask = torch.from_numpy(rectangle(16, 16, corner, corner, box_width, box_height)).float()[None, None]
     assert is_thin(mask) is thin
+    assert is_thin(mask, 5) is (min(box_width, box_height) < 5)
 
 
 def areas(mask: torch.Tensor, steps: int, kernels: tuple[int, ...] = (7, 5, 3)) -> list[int]:

@@ -24,16 +24,18 @@ def to_latent(mask: NDArray[np.uint8] | NDArray[np.float32], factor: int) -> Ten
     return functional.max_pool2d(torch.from_numpy(mask.astype(np.float32))[None, None], factor)
 
 
-def is_thin(mask_latent: Tensor) -> bool:
-    """Whether opening with a 3x3 square (erosion, then dilation) removes more than half of the mask's cells.
+def is_thin(mask_latent: Tensor, cells: int = 3) -> bool:
+    """Whether opening with a square (erosion, then dilation) removes more than half of the mask's cells.
 
-    Strokes of one or two cells are thin, three and more are not. What lies beyond the picture counts as kept.
+    Strokes of fewer cells than the square has are thin. What lies beyond the picture counts as kept.
 
     Args:
         mask_latent: (1, 1, h, w) in {0, 1}.
+        cells: Side of the square, odd.
     """
-    eroded = 1 - functional.max_pool2d(functional.pad(1 - mask_latent, (1, 1, 1, 1), value=1.0), 3, stride=1)
-    opened = _dilate(eroded, 3)
+    reach = (cells // 2,) * 4
+    eroded = 1 - functional.max_pool2d(functional.pad(1 - mask_latent, reach, value=1.0), cells, stride=1)
+    opened = _dilate(eroded, cells)
     return bool(opened.sum() < 0.5 * mask_latent.sum())
 
 
