@@ -6,6 +6,7 @@ from PIL import Image
 
 from sfumato import Editor, examples
 from sfumato.backbones.hub import WEIGHTS
+from sfumato.embedded import WINDOW
 
 COLOURS = {  # which channel leads, which follow, of sRGB in 0..255
     "red": lambda r, g, b: (r > 1.5 * g) & (r > 1.5 * b),
@@ -40,6 +41,25 @@ def test_the_first_prediction_has_the_colour_asked_for(editor: Editor, mask: obj
     before = share_of(colour, Image.open(examples.SCENE), where)
     after = share_of(colour, result.images[0], where)
     assert after > max(0.25, 4 * before)
+
+
+def test_it_edits_in_the_windows_that_it_was_trained_in(editor: Editor) -> None:
+    result = editor.edit(image=examples.SCENE, mask=examples.MASK, prompt="a red ball", n=1, steps=2)
+    ys, xs = np.nonzero(np.asarray(result.mask))
+    longer = max(np.ptp(ys), np.ptp(xs)) + 1
+    left, top, width, height = result.facts["window"]
+    assert WINDOW * longer <= width < WINDOW * longer + editor.backbone.factor
+    assert width == height
+    assert abs(left + width / 2 - xs.mean()) < 2
+    assert abs(top + height / 2 - ys.mean()) < 2
+
+
+@pytest.mark.parametrize(("side", "background"), [(28, "paste"), (44, "poisson")])
+def test_what_is_nearly_all_border_is_pasted(editor: Editor, side: int, background: str) -> None:
+    stroke = np.zeros((256, 256), np.uint8)
+    stroke[80:180, 120 : 120 + side] = 255  # in the model's cells of 8 pixels, its window of 136 brought to 128: 4, and 6
+    result = editor.edit(image=examples.SCENE, mask=Image.fromarray(stroke), prompt="a red ball", n=1, steps=2)
+    assert result.request.background == background
 
 
 def test_an_unknown_word_is_reported_with_what_is_known(editor: Editor) -> None:

@@ -166,7 +166,6 @@ def test_the_shipped_judge_is_right(tmp_path) -> None:
     judge = Judge.load()
     assert judge.labels["kind"] == (*KINDS, NOTHING)
     scenes.render_pairs(tmp_path, scenes.HELD_OUT + 100, count=40, size=96)
-    as_edits = list(training.MAKERS.values())[1]
-    found = training.accuracy(judge, tmp_path, as_edits, count=200)
+    found = training.accuracy(judge, tmp_path, training.MAKERS["held-out views, put together as edits are"], count=200)
     assert found["kind"] >= 0.93  # of 200 views of 40 scenes; the card has the figure of thousands
     assert found["colour"] >= 0.96

@@ -14,14 +14,13 @@ from sfumato.embedded.judge import ATTRIBUTES, CONTEXT, Judge, crop
 from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.pairs import Pair, load_pairs, shards_of
 from sfumato.embedded.training.views import View, plain_view, view
+from sfumato.embedded.training.workers import divided
 from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 
 Maker = Callable[[Pair, Pair, np.random.Generator], View]
 UNREAD = -100  # the label of what a view does not show
 LEAST_CONTEXT, MOST_CONTEXT = 1.15, 1.45  # of the crops that are trained on
-
-
 MAKERS: dict[str, Maker] = {
     "held-out renders": lambda pair, other, rng: plain_view(pair, rng),
     "held-out views, put together as edits are": functools.partial(view, wear=False),
@@ -74,7 +73,10 @@ def train(
     Raises:
         InputError: no-scenes.
     """
-    data = load_pairs(shards_of(pairs, held_out=False))
+    shards = shards_of(pairs, held_out=False)
+    for path in divided(shards):
+        load_pairs([path])  # the workers share out the softening, which is kept
+    data = load_pairs(shards)
     place = torch.device(device)
     judge = make_judge().to(place, memory_format=torch.channels_last)
     run = Run(judge, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)

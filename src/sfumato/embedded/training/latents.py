@@ -15,7 +15,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training.autoencoder import to_pixels
 from sfumato.embedded.training.loop import save_atomically
 from sfumato.embedded.training.scenes import load_shard, seen, training_shards
-from sfumato.embedded.training.workers import together, wait_for_all
+from sfumato.embedded.training.workers import divided
 from sfumato.embedded.world.captions import caption
 from sfumato.errors import InputError
 
@@ -60,16 +60,14 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
     """
     shards = training_shards(scenes)
     caches = [vae_folder / "latents" / f"{p.stem}.pt" for p in shards]
-    rank, workers = together()
     vae = load_vae(vae_folder)
-    for shard, cache in list(zip(shards, caches, strict=True))[rank::workers]:
+    for shard, cache in divided(list(zip(shards, caches, strict=True))):
         if not cache.exists():
             images, owners, _ = load_shard(shard)
             latents = _encode_all(vae, images)
             cover = torch.from_numpy((owners == 0).astype(np.float32))[:, None]
             main = F.avg_pool2d(cover, images.shape[1] // latents.shape[-1]).bfloat16()
             save_atomically({"latents": latents, "main": main}, cache)
-    wait_for_all()
     parts = [torch.load(cache, weights_only=True) for cache in caches]
     captions = [
         partial(caption, seen(scene, owner)) for shard in shards for owner, scene in zip(*load_shard(shard)[1:], strict=True)

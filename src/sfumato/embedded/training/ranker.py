@@ -23,6 +23,7 @@ from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 from sfumato.embedded.training.softening import redrawn_shard
 from sfumato.embedded.training.views import worn
+from sfumato.embedded.training.workers import divided
 from sfumato.embedded.world.captions import name
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, unseen
@@ -100,9 +101,9 @@ def changed(thing: Thing, told: frozenset[str], rng: np.random.Generator) -> Thi
 class Views:
     """Random masked views with captions."""
 
-    def __init__(self, paths: list[Path], batch_size: int, model: Path = WEIGHTS) -> None:
+    def __init__(self, paths: list[Path], batch_size: int) -> None:
         self.shards = [load_shard(p) for p in paths]
-        self.redrawn = [redrawn_shard(path, model) for path in paths[:REDRAWN_SHARDS]]
+        self.redrawn = [redrawn_shard(path, WEIGHTS) for path in paths[:REDRAWN_SHARDS]]
         self.index = [
             (s, i)
             for s, (_, owners, scenes) in enumerate(self.shards)
@@ -120,10 +121,9 @@ class Views:
         """
         views, things, captions = [], [], []
         for k in self.rng.integers(0, len(self.index), self.batch_size):
-            images, owners, scenes = self.shards[self.index[k][0]]
-            i = self.index[k][1]
+            s, i = self.index[k]
+            images, owners, scenes = self.shards[s]
             scene: Scene = scenes[i]
-            s = self.index[k][0]
             if s < len(self.redrawn) and self.rng.random() < REDRAWN:
                 images = self.redrawn[s]
             views.append(masked_view(images[i], owners[i], self.rng))
@@ -165,7 +165,10 @@ def train(
 
     Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint.
     """
-    views = Views(training_shards(scenes), batch_size)
+    shards = training_shards(scenes)
+    for path in divided(shards[:REDRAWN_SHARDS]):
+        redrawn_shard(path, WEIGHTS)
+    views = Views(shards, batch_size)
     place = torch.device(device)
     model = make_ranker()
     if start_from is not None:

@@ -1,9 +1,8 @@
-"""Renders as a small model would show them, so that the judge is not trained on renders alone.
+"""Renders as a small model would show them, so that judge and ranker are not trained on renders alone.
 
 What a picture shows stays what it was: it is told by the render, never by the model.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from sfumato.embedded.training.scenes import load_shard
 from sfumato.embedded.world.captions import name
 from sfumato.embedded.world.scene import Scene
 from sfumato.embedded.world.split import LEARNED
+from sfumato.embedded.writing import written_whole
 from sfumato.pixels import to_uint8
 
 Pictures = NDArray[np.uint8]
@@ -114,8 +114,6 @@ def redrawn_shard(path: Path, folder: Path) -> Pictures:
         rng = np.random.default_rng(int(path.stem.split("-")[1]))
         texts = [name(scene.things[0], rng)[0] if scene.things else "" for scene in scenes]
         made = redrawn(images, texts, [most_redrawn(scene) for scene in scenes], folder, rng)
-        temporary = kept.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        with written_whole(kept) as temporary, temporary.open("wb") as file:
             np.save(file, made)
-        temporary.rename(kept)
     return np.asarray(np.load(kept, allow_pickle=False))

@@ -3,13 +3,15 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch.multiprocessing.spawn import spawn as start_processes
+
+Item = TypeVar("Item")
 
 
 def _start_worker(rank: int, workers: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -46,7 +48,9 @@ def together() -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def wait_for_all() -> None:
-    """Return when every worker has come here."""
+def divided(items: Sequence[Item]) -> Iterator[Item]:
+    """This worker's part of what all do together; ends when every worker has done its own."""
+    rank, workers = together()
+    yield from items[rank::workers]
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
