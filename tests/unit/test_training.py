@@ -1,5 +1,6 @@
 """What is trained: the networks start well, and their losses fall for the right reasons."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,17 @@ def test_contrast_accepts_several_right_answers() -> None:
     assert contrastive_loss(torch.cat([right, like_none]), bare) < 1e-3 < contrastive_loss(torch.cat([right, like_one]), bare)
 
 
-def test_the_ranker_sees_bare_ground_that_no_caption_fits(tmp_path: Path) -> None:
+def test_the_ranker_sees_bare_ground_that_only_captions_of_that_ground_fit(tmp_path: Path) -> None:
     views = Views([render_shard(tmp_path, 0, count=8, size=64)], batch_size=16)
-    views.bare = [np.full((64, 64, 3), 99, np.uint8)]
+    images, owners, scenes = views.shards[0]
+    scenes.append(replace(scenes[0], things=(), ground="sand"))
+    views.shards[0] = np.concatenate([images, images[:1]]), np.concatenate([owners, owners[:1]]), scenes
+    views.redrawn, views.bare = [], [(0, len(scenes) - 1)]
     pixels, tokens, positive = views.draw()
-    assert (len(pixels), len(tokens), positive.shape) == (18, 32, (18, 32))
+    assert (len(pixels), len(tokens), positive.shape) == (18, 36, (18, 36))
     assert positive[:16].any(1).all()
-    assert not positive[16:].any()
+    assert not positive[:16, 32:].any()
+    assert positive[16:].tolist() == [[False] * 32 + [True, True, False, False]] * 2
 
 
 def test_a_caption_fits_what_shares_all_it_tells() -> None:

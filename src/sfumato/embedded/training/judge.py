@@ -21,6 +21,7 @@ from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 Maker = Callable[[Pair, Pair, np.random.Generator], View]
 UNREAD = -100  # the label of what a view does not show
 LEAST_CONTEXT, MOST_CONTEXT = 1.15, 1.45  # of the crops that are trained on
+PLAIN = 0.2  # share of the views that show a render as it is: in worn ones materials can hardly be told
 MAKERS: dict[str, Maker] = {
     "held-out renders": lambda pair, other, rng: plain_view(pair, rng),
     "held-out views, put together as edits are": functools.partial(view, wear=False),
@@ -28,8 +29,13 @@ MAKERS: dict[str, Maker] = {
 }
 
 
+def sometimes_plain(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
+    """What is trained on."""
+    return plain_view(pair, rng) if rng.random() < PLAIN else view(pair, other, rng)
+
+
 def batch(
-    judge: Judge, pairs: list[Pair], count: int, rng: np.random.Generator, make: Maker = view, vary: bool = True
+    judge: Judge, pairs: list[Pair], count: int, rng: np.random.Generator, make: Maker, vary: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Crops (B, 4, SIDE, SIDE), of varied context if asked, and labels (B, attributes), UNREAD where nothing can be read."""
     views = [make(pairs[i], pairs[j], rng) for i, j in rng.integers(0, len(pairs), (count, 2))]
@@ -82,7 +88,7 @@ def train(
     run = Run(judge, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
     rng = np.random.default_rng(time.time_ns())
     for _ in run.steps():
-        crops, labels = batch(judge, data, batch_size, rng)
+        crops, labels = batch(judge, data, batch_size, rng, sometimes_plain)
         with torch.autocast(place.type, torch.bfloat16):
             logits = judge(crops.to(place, memory_format=torch.channels_last))
         run.update(loss_of(logits, labels.to(place)), batch_size)

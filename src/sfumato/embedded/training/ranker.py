@@ -1,8 +1,8 @@
 """Train the embedded ranker: a small CLIP (arXiv:2103.00020) that reads what is under a mask, all else black.
 
 Captions of a batch often fit several images, so every fitting pair is a positive. Beside each caption stands a hard negative:
-what would be said of the same thing with one attribute changed; and beside the images some of bare ground, which no caption fits,
-because an edit may have drawn nothing.
+what would be said of the same thing with one attribute changed. Some of the images show bare ground, which only captions of that
+ground alone fit: an edit may have drawn nothing, and a removal should.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ from sfumato.embedded.training.scenes import HELD_OUT, load_shard, shard_path, t
 from sfumato.embedded.training.softening import redrawn_shard
 from sfumato.embedded.training.views import worn
 from sfumato.embedded.training.workers import divided
-from sfumato.embedded.world.captions import name
+from sfumato.embedded.world.captions import ground_alone, name
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, unseen
 
@@ -110,38 +110,47 @@ class Views:
             for i in range(len(scenes))
             if scenes[i].things and (owners[i] == 0).sum() > 300
         ]
-        self.bare = [images[i] for images, _, scenes in self.shards for i in range(len(scenes)) if not scenes[i].things]
+        self.bare = [(s, i) for s, (_, _, scenes) in enumerate(self.shards) for i in range(len(scenes)) if not scenes[i].things]
         self.tokenizer, self.batch_size = make_tokenizer(), batch_size
         self.rng = np.random.default_rng()
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (B + B / 8, 3, S, S) normalised, tokens (2 B, T) of right captions and hard negatives, positives of both.
+    def picture(self, s: int, i: int) -> np.ndarray:
+        """Picture (S, S, 3) of a scene, mostly the redrawn one if there is one."""
+        redrawn = s < len(self.redrawn) and self.rng.random() < REDRAWN
+        return np.asarray(self.redrawn[s][i] if redrawn else self.shards[s][0][i])
 
-        The last eighth of the pixels shows bare ground, if there are empty scenes.
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels (N, 3, S, S) normalised, tokens (2 N, T) of right captions and hard negatives, positives (N, 2 N) of both.
+
+        N is B, and B / 8 more that show bare ground if there are empty scenes.
         """
         views, things, captions = [], [], []
         for k in self.rng.integers(0, len(self.index), self.batch_size):
             s, i = self.index[k]
-            images, owners, scenes = self.shards[s]
+            _, owners, scenes = self.shards[s]
             scene: Scene = scenes[i]
-            if s < len(self.redrawn) and self.rng.random() < REDRAWN:
-                images = self.redrawn[s]
-            views.append(masked_view(images[i], owners[i], self.rng))
+            views.append(masked_view(self.picture(s, i), owners[i], self.rng))
             things.append(scene.things[0])
             captions.append((*name(scene.things[0], self.rng), scene.things[0]))
         for _, told, thing in list(captions):
             other = changed(thing, told, self.rng)
             captions.append((*name(other, self.rng), other))
+        texts, grounds = [text for text, _, _ in captions], []
         for k in self.rng.integers(0, len(self.index), self.batch_size // 8 if self.bare else 0):
-            shard, i = self.index[k]
-            views.append(masked_view(self.bare[self.rng.integers(len(self.bare))], self.shards[shard][1][i], self.rng))
-        pixels = (torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
-        texts = [text for text, _, _ in captions]
-        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-        positive = torch.zeros(len(views), len(captions), dtype=torch.bool)
-        positive[: len(things)] = torch.tensor(
+            shape = self.shards[self.index[k][0]][1][self.index[k][1]]
+            s, i = self.bare[self.rng.integers(len(self.bare))]
+            views.append(masked_view(self.picture(s, i), shape, self.rng))
+            grounds.append(self.shards[s][2][i].ground)
+        told_grounds = grounds + [str(self.rng.choice([g for g in LEARNED.grounds if g != ground])) for ground in grounds]
+        texts += [ground_alone(ground, self.rng) for ground in told_grounds]
+        positive = torch.zeros(len(views), len(texts), dtype=torch.bool)
+        positive[: len(things), : len(captions)] = torch.tensor(
             [[fits(told, described, seen) for _, told, described in captions] for seen in things]
         )
+        for i, ground in enumerate(grounds):
+            positive[len(things) + i, len(captions) :] = torch.tensor([ground == told for told in told_grounds])
+        pixels = (torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
+        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         return pixels, tokens.input_ids, positive
 
 

@@ -22,7 +22,8 @@ from sfumato.masks.drawing import STYLES, draw
 from sfumato.masks.window import choose_window
 
 SHARD = 1000
-WINDOWED = 0.85  # share of the pictures that show what the model would see of an edit; the others show the whole scene
+WINDOWED = 0.7  # share of the pictures that show what the model would see of an edit; the others show the whole scene
+CLEARED = 0.08  # share of the pictures from which all things are taken, besides the scenes that are empty anyway
 WINDOWS = WINDOW - 0.1, WINDOW + 0.1  # least and most context of theirs
 LEAST_SEEN = 0.004  # of the picture, by a thing that captions may name
 LOOK, CELLS = 64, 16  # side of the picture that the window is chosen on, and whole cells that it has
@@ -67,15 +68,15 @@ def as_edited(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene, mostly seen through the window that an edit of its main thing would show to the model.
 
     There the thing stands in the middle, about as large as the mask: what the model learns to draw fills the masks it is given.
+    Some are cleared once the view is chosen, as a removal would leave them: words for a ground alone must not bring things.
     """
-    if not scene.things or rng.random() > WINDOWED:
-        return scene
+    cleared = rng.random() < CLEARED
     outline = scene.render(LOOK, samples=1)[1] == 0
-    if not outline.any():
-        return scene
-    mask = draw(outline, STYLES[rng.integers(len(STYLES))], rng)
-    window = choose_window(mask, LOOK, LOOK // CELLS, "auto", rng.uniform(*WINDOWS))
-    return scene.cropped(window.left / LOOK, window.top / LOOK, window.width / LOOK)
+    if outline.any() and rng.random() < WINDOWED:
+        mask = draw(outline, STYLES[rng.integers(len(STYLES))], rng)
+        window = choose_window(mask, LOOK, LOOK // CELLS, "auto", rng.uniform(*WINDOWS))
+        scene = scene.cropped(window.left / LOOK, window.top / LOOK, window.width / LOOK)
+    return replace(scene, things=()) if cleared else scene
 
 
 def render(

@@ -18,7 +18,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.embedded.training.latents import encode, load_vae
 from sfumato.embedded.training.scenes import load_shard
-from sfumato.embedded.world.captions import name
+from sfumato.embedded.world.captions import name, place
 from sfumato.embedded.world.scene import Scene
 from sfumato.embedded.world.split import LEARNED
 from sfumato.embedded.writing import written_whole
@@ -107,12 +107,12 @@ def _decoded(vae: PatchAutoencoder, latents: Tensor) -> Pictures:
 
 
 def redrawn_shard(path: Path, folder: Path) -> Pictures:
-    """The pictures (n, H, W, 3) of a shard of scenes, redrawn as their main thing's caption says; kept beside the shard."""
+    """The pictures (n, H, W, 3) of a shard of scenes, redrawn as told what they show; kept beside the shard."""
     kept = path.with_name(path.name.replace("scenes-", "redrawn-")).with_suffix(".npy")
     if not kept.exists():
         images, _, scenes = load_shard(path)
         rng = np.random.default_rng(int(path.stem.split("-")[1]))
-        texts = [name(scene.things[0], rng)[0] if scene.things else "" for scene in scenes]
+        texts = [name(scene.things[0], rng)[0] if scene.things else place(scene.ground, rng) for scene in scenes]
         made = redrawn(images, texts, [most_redrawn(scene) for scene in scenes], folder, rng)
         with written_whole(kept) as temporary, temporary.open("wb") as file:
             np.save(file, made)

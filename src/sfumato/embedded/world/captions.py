@@ -82,6 +82,12 @@ def place(ground: str, rng: np.random.Generator) -> str:
     return phrase if phrase.startswith(("at ", "in ")) else f"on {phrase}"
 
 
+def ground_alone(ground: str, rng: np.random.Generator) -> str:
+    """A caption of a ground on which nothing stands."""
+    where = place(ground, rng)
+    return str(rng.choice([where, where.removeprefix("on "), f"nothing {where}", f"empty {where.split()[-1]}"]))
+
+
 def relation(thing: Thing, other: Thing, rng: np.random.Generator) -> str:
     """Where the first thing is as seen from the second, by the camera."""
     dx, dy = thing.x - other.x, thing.y - other.y
@@ -95,8 +101,7 @@ def relation(thing: Thing, other: Thing, rng: np.random.Generator) -> str:
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One way to describe the scene: its main thing, sometimes the ground, sometimes the other things."""
     if not scene.things or rng.random() < 0.03:
-        where = place(scene.ground, rng)
-        return str(rng.choice([where, where.removeprefix("on "), f"nothing {where}", f"empty {where.split()[-1]}"]))
+        return ground_alone(scene.ground, rng)
     main, *others = scene.things
     text = name(main, rng)[0]
     if others and rng.random() < 0.3:
