@@ -98,13 +98,16 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
 
 
 def with_background(resolved: Resolved, narrow: bool) -> Resolved:
-    """Choose the background reconstruction if the request leaves it open: Poisson, but pasting under a narrow mask.
+    """Choose the background reconstruction if the request leaves it open: Poisson, but paste under a narrow or inverted mask.
 
-    Poisson keeps the colours of the border, and a stroke is nearly all border: nothing would be seen of its edit.
+    Poisson keeps the colours of the border. A stroke is nearly all border: nothing would be seen of its edit. And around what an
+    inverted mask keeps lies the old background, which would tint the new one.
     """
-    if resolved.request.background is not None:
+    request = resolved.request
+    if request.background is not None:
         return resolved
-    return replace(resolved, request=resolved.request.model_copy(update={"background": "paste" if narrow else "poisson"}))
+    background = "paste" if narrow or request.invert_mask else "poisson"
+    return replace(resolved, request=request.model_copy(update={"background": background}))
 
 
 def _check_options(request: EditRequest, backbone: Backbone, card: MethodCard) -> None:

@@ -178,8 +178,10 @@ class Editor:
         if self._scorer is None:
             self._scorer, note = self._load_scorer(request.rank)
             notes += note
-        # of a stroke nearly everything is border: the smoothest one is the one that shows least
-        by_prompt = inputs.narrow and request.rank == "both" and self._scorer is not None
+        # of a stroke nearly everything is border: the smoothest one is the one that shows least; and what an inverted mask keeps
+        # should stand out against the new background as it may
+        borders_tell = not (inputs.narrow or request.invert_mask)
+        by_prompt = not borders_tell and request.rank == "both" and self._scorer is not None
         return ranking.rank(windows, source, mask, request.prompt, self._scorer, "region" if by_prompt else request.rank)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:

@@ -20,6 +20,7 @@ from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
 
 NARROW = 5  # cells; masks of fewer are narrow
+KEPT_EDGE = 1.0  # pixels of soft edge around what an inverted mask keeps: a wider one would show the old background there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,8 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         np.random.default_rng(request.seed),
     )
     mask_latent = to_latent(inside, factor)
-    feather = default_feather(mask) if request.mask_feather is None else request.mask_feather
+    suits = KEPT_EDGE if request.invert_mask else default_feather(mask)
+    feather = suits if request.mask_feather is None else request.mask_feather
     hashes = {"image_sha256": sha256(request.image)}
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     return Inputs(

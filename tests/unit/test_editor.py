@@ -63,10 +63,10 @@ def test_result_is_ordered_by_score_and_complete(editor: Editor, request_fields:
     assert not [name for name, value in resolved.items() if value is None and name not in open_fields]
 
 
-def test_a_thin_stroke_is_pasted_and_ranked_by_its_prompt(
+def test_a_thin_stroke_or_a_new_background_is_pasted_and_ranked_by_its_prompt(
     editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Poisson would give nearly all of it the surrounding colours, and the seam would choose the faintest."""
+    """Poisson would give a stroke or what surrounds a kept thing the colours of before, the seam would choose the faintest."""
     fields = {**request_fields, "background": None, "rank": "both"}
     stroke = np.zeros(pixels(Image.open(request_fields["image"])).shape[:2], np.uint8)
     stroke[len(stroke) // 2, 4:-4] = 255
@@ -86,7 +86,17 @@ def test_a_thin_stroke_is_pasted_and_ranked_by_its_prompt(
     assert modes[0] == "both"
     with_ranker = Editor(str(editor.model), dtype="float32", ranker="embedded")
     with_ranker.edit(**{**fields, "mask": Image.fromarray(stroke)})
-    assert modes[1:] == ["both", "both", "region"]  # without a ranking model there is only the whole picture
+    kept = with_ranker.edit(**{**fields, "invert_mask": True})
+    assert kept.request.background == "paste"
+    assert modes[1:] == ["both", "both", "region", "region"]  # without a ranking model there is only the whole picture
+
+
+def test_no_old_background_is_left_around_what_an_inverted_mask_keeps(editor: Editor, request_fields: dict[str, Any]) -> None:
+    sharp, soft, suited = (
+        pixels(editor.edit(**request_fields, invert_mask=True, mask_feather=width).images[0]) for width in (1.0, 6.0, None)
+    )
+    assert np.array_equal(suited, sharp)
+    assert not np.array_equal(suited, soft)
 
 
 def test_same_request_same_pixels_whatever_the_batch(editor: Editor, request_fields: dict[str, Any]) -> None:
