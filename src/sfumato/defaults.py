@@ -18,7 +18,7 @@ PAPER_CLIP = "openai/clip-vit-base-patch16"
 FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     # What was there shows through much noise, so the embedded model starts from its blurred surroundings, and early. What
     # else was tried is right less often, or as often within noise (docs/bench.md).
-    "embedded": {"steps": 20, "guidance_scale": 4.0, "start_fraction": 0.1, "fill": "blur"},
+    "embedded": {"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
     # Distilled with guidance 4 built in.
     "embedded-fast": {"scheduler": "lcm", "steps": 4, "guidance_scale": 1.0, "start_fraction": 0.0, "fill": "blur"},
     "sd1": {"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},

@@ -43,6 +43,13 @@ def test_the_first_prediction_has_the_colour_asked_for(editor: Editor, mask: obj
     assert after > max(0.25, 4 * before)
 
 
+def test_the_distilled_model_needs_four_steps_without_guidance() -> None:
+    result = Editor("embedded-fast").edit(image=examples.SCENE, mask=examples.EMPTY_MASK, prompt="a green ball")
+    where = np.asarray(result.mask) > 0
+    assert (result.request.steps, result.request.guidance_scale, result.request.start_fraction) == (4, 1.0, 0.0)
+    assert np.mean([share_of("green", image, where) for image in result.images]) > 0.25
+
+
 def test_it_edits_in_the_windows_that_it_was_trained_in(editor: Editor) -> None:
     result = editor.edit(image=examples.SCENE, mask=examples.MASK, prompt="a red ball", n=1, steps=2)
     ys, xs = np.nonzero(np.asarray(result.mask))
