@@ -97,16 +97,16 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
     return Resolved(request=request.model_copy(update=filled), options=options, negative_prompt=negative)
 
 
-def with_background(resolved: Resolved, narrow: bool) -> Resolved:
-    """Choose the background reconstruction if the request leaves it open: Poisson, but paste under a narrow or inverted mask.
+def with_background(resolved: Resolved, border_tells: bool) -> Resolved:
+    """Choose the background reconstruction if the request leaves it open: Poisson, or paste where the border tells nothing.
 
-    Poisson keeps the colours of the border. A stroke is nearly all border: nothing would be seen of its edit. And around what an
-    inverted mask keeps lies the old background, which would tint the new one.
+    Poisson keeps the colours of the border. A stroke is nearly all border: nothing would be seen of its edit. And around what
+    stands before a new background lies the old one, which would tint it.
     """
     request = resolved.request
     if request.background is not None:
         return resolved
-    background = "paste" if narrow or request.invert_mask else "poisson"
+    background = "poisson" if border_tells else "paste"
     return replace(resolved, request=request.model_copy(update={"background": background}))
 
 

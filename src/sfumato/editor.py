@@ -135,7 +135,7 @@ class Editor:
                     context=self.backbone.context,
                     max_pixels=self.max_pixels,
                 )
-                resolved = with_background(resolved, inputs.narrow)
+                resolved = with_background(resolved, inputs.border_tells)
                 guide = self._make_guide(resolved.request) if card.guided else None
                 run = Run(self.backbone, card, resolved, inputs, clock, tell, save_steps is not None, guide)
             windows = run.predictions()
@@ -178,10 +178,8 @@ class Editor:
         if self._scorer is None:
             self._scorer, note = self._load_scorer(request.rank)
             notes += note
-        # of a stroke nearly everything is border: the smoothest one is the one that shows least; and what an inverted mask keeps
-        # should stand out against the new background as it may
-        borders_tell = not (inputs.narrow or request.invert_mask)
-        by_prompt = not borders_tell and request.rank == "both" and self._scorer is not None
+        # by its border the best stroke would be the one that shows least
+        by_prompt = not inputs.border_tells and request.rank == "both" and self._scorer is not None
         return ranking.rank(windows, source, mask, request.prompt, self._scorer, "region" if by_prompt else request.rank)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:

@@ -20,7 +20,8 @@ from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
 
 NARROW = 5  # cells; masks of fewer are narrow
-KEPT_EDGE = 1.0  # pixels of soft edge around what an inverted mask keeps: a wider one would show the old background there
+BACKDROP = 0.5  # share of the picture; an inverted mask of more is a background, of less only drawn the other way round
+KEPT_EDGE = 1.0  # pixels of soft edge around what stands before a new background: a wider one would show the old background there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class Inputs:
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
         mask_latent: (1, 1, h/f, w/f) in [0, 1]: `change` on the latent grid.
         thin: Whether the mask is thin at latent resolution: a stroke of one or two cells, which fades unless it is widened.
-        narrow: The same of up to four cells: nearly all of it is border.
+        border_tells: Whether a good edit's border is like the source's. Not of a stroke of up to four cells, which is nearly all
+            border, nor of a new background, before which what is kept stands out.
         hashes: SHA-256 of the files or pixels given.
     """
 
@@ -52,7 +54,7 @@ class Inputs:
     mask_pixels: Tensor
     mask_latent: Tensor
     thin: bool
-    narrow: bool
+    border_tells: bool
     hashes: dict[str, str]
 
 
@@ -128,7 +130,8 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         np.random.default_rng(request.seed),
     )
     mask_latent = to_latent(inside, factor)
-    suits = KEPT_EDGE if request.invert_mask else default_feather(mask)
+    backdrop = request.invert_mask and bool(mask.mean() > BACKDROP)
+    suits = KEPT_EDGE if backdrop else default_feather(mask)
     feather = suits if request.mask_feather is None else request.mask_feather
     hashes = {"image_sha256": sha256(request.image)}
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
@@ -143,6 +146,6 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
         mask_latent=mask_latent,
         thin=is_thin((mask_latent > 0).float()),
-        narrow=is_thin((mask_latent > 0).float(), NARROW),
+        border_tells=not (backdrop or is_thin((mask_latent > 0).float(), NARROW)),
         hashes=hashes,
     )

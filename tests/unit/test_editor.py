@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sfumato import Editor, EditRequest, ranking
 from sfumato.background import fitting
@@ -87,8 +87,9 @@ def test_a_thin_stroke_or_a_new_background_is_pasted_and_ranked_by_its_prompt(
     with_ranker = Editor(str(editor.model), dtype="float32", ranker="embedded")
     with_ranker.edit(**{**fields, "mask": Image.fromarray(stroke)})
     kept = with_ranker.edit(**{**fields, "invert_mask": True})
-    assert kept.request.background == "paste"
-    assert modes[1:] == ["both", "both", "region", "region"]  # without a ranking model there is only the whole picture
+    turned = with_ranker.edit(**{**fields, "mask": ImageOps.invert(Image.open(fields["mask"]).convert("L")), "invert_mask": True})
+    assert (kept.request.background, turned.request.background) == ("paste", "poisson")  # white may mean what is to stay
+    assert modes[1:] == ["both", "both", "region", "region", "both"]  # without a ranking model there is only the whole picture
 
 
 def test_no_old_background_is_left_around_what_an_inverted_mask_keeps(editor: Editor, request_fields: dict[str, Any]) -> None:
