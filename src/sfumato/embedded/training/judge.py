@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sfumato.embedded.judge import ATTRIBUTES, CONTEXT, Judge, crop
 from sfumato.embedded.training.loop import Run, Tell
-from sfumato.embedded.training.pairs import Pair, load_pairs, shards_of
+from sfumato.embedded.training.pairs import Pair, load_pairs, shards_of, softened_shard
 from sfumato.embedded.training.views import View, plain_view, view
 from sfumato.embedded.training.workers import divided
 from sfumato.embedded.world.shapes import KINDS
@@ -81,7 +81,7 @@ def train(
     """
     shards = shards_of(pairs, held_out=False)
     for path in divided(shards):
-        load_pairs([path])  # the workers share out the softening, which is kept
+        softened_shard(path)  # the workers share the work out
     data = load_pairs(shards)
     place = torch.device(device)
     judge = make_judge().to(place, memory_format=torch.channels_last)

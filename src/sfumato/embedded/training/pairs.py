@@ -74,7 +74,7 @@ def shards_of(folder: Path, held_out: bool) -> list[Path]:
 
 
 def load_pairs(paths: list[Path], model: Path = WEIGHTS) -> list[Pair]:
-    """Every pair whose main thing can be seen; the softened pictures are made once, and kept beside the shard.
+    """Every pair whose main thing can be seen.
 
     Args:
         paths: Of shards.
@@ -82,20 +82,24 @@ def load_pairs(paths: list[Path], model: Path = WEIGHTS) -> list[Pair]:
     """
     pairs = []
     for path in paths:
-        with np.load(path, allow_pickle=False) as data:
-            scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
-            full, bare, owner = data["full"], data["bare"], data["owner"]
-        soft = _soft(path, np.stack([full, bare]), scenes, model)
-        drawn = zip(scenes, full, bare, owner, *soft, strict=True)
+        scenes, full, bare, owner = _load(path)
+        drawn = zip(scenes, full, bare, owner, *softened_shard(path, model), strict=True)
         pairs += [Pair(*parts) for parts in drawn if (parts[3] == 0).mean() > LEAST_SHARE]
     return pairs
 
 
-def _soft(path: Path, both: Image, scenes: list[Scene], model: Path) -> Image:
-    """Softened (full, bare), (2, n, H, W, 3), read from or written beside the shard in `path`; one pair in four stays sharp."""
+def _load(path: Path) -> tuple[list[Scene], Image, Image, NDArray[np.int8]]:
+    with np.load(path, allow_pickle=False) as data:
+        scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
+        return scenes, data["full"], data["bare"], data["owner"]
+
+
+def softened_shard(path: Path, model: Path = WEIGHTS) -> Image:
+    """Softened (full, bare), (2, n, H, W, 3), of the shard in `path`, kept beside it; one pair in four stays sharp."""
     kept = path.with_name(path.name.replace("pairs-", "soft-")).with_suffix(".npy")
     if not kept.exists():
-        rng, both = np.random.default_rng(int(path.stem.split("-")[1])), both.copy()
+        scenes, full, bare, _ = _load(path)
+        rng, both = np.random.default_rng(int(path.stem.split("-")[1])), np.stack([full, bare])
         both[:, ::SOFT_EVERY] = softened(both[:, ::SOFT_EVERY], model, rng)
         part, drawn = both[:, 1::REDRAWN_EVERY], scenes[1::REDRAWN_EVERY]
         texts = [name(scene.things[0], rng)[0] for scene in drawn] + [place(scene.ground, rng) for scene in drawn]

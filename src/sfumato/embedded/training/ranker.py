@@ -137,7 +137,8 @@ class Views:
             captions.append((*name(other, self.rng), other))
         texts, grounds = [text for text, _, _ in captions], []
         for k in self.rng.integers(0, len(self.index), self.batch_size // 8 if self.bare else 0):
-            shape = self.shards[self.index[k][0]][1][self.index[k][1]]
+            s, i = self.index[k]
+            shape = self.shards[s][1][i]
             s, i = self.bare[self.rng.integers(len(self.bare))]
             views.append(masked_view(self.picture(s, i), shape, self.rng))
             grounds.append(self.shards[s][2][i].ground)
