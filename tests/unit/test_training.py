@@ -13,11 +13,34 @@ from sfumato.backbones.loading import load
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer
 from sfumato.embedded.training import pixel
+from sfumato.embedded.training.autoencoder import grain_loss, outlines
 from sfumato.embedded.training.denoiser import TextDenoiser, diffusion_loss, make_scheduler
-from sfumato.embedded.training.ranker import Views, contrastive_loss, fits
+from sfumato.embedded.training.ranker import NEGATIVES, Views, contrastive_loss, fits
 from sfumato.embedded.training.scenes import render_shard
 from sfumato.embedded.world.scene import Thing
-from sfumato.embedded.world.split import LEARNED
+from sfumato.embedded.world.split import LEARNED, OTHERS
+
+
+def test_grain_is_the_same_noise_for_every_picture_and_absent_unless_drawn() -> None:
+    model = PatchAutoencoder(latent_channels=8, block_out_channels=(8, 16, 16, 16))
+    codes = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(1)).repeat(2, 1, 1, 1)
+    plain, once, again = (model.picture(codes, draws) for draws in (None, *(torch.Generator().manual_seed(0) for _ in range(2))))
+    assert torch.equal(plain, model.decoder(codes))
+    assert torch.equal(once, again)
+    assert torch.allclose(once[0], once[1])
+    assert (once - plain).std() > 0
+
+
+def test_grain_is_told_by_the_strength_of_small_differences_and_unwanted_along_outlines() -> None:
+    noise = torch.Generator().manual_seed(0)
+    grainy, other = (0.03 * torch.randn(4, 3, 64, 64, generator=noise) for _ in range(2))
+    flat = torch.zeros_like(grainy)
+    assert grain_loss(flat, other, grainy) < grain_loss(flat, flat, grainy) / 4  # other noise of the same strength is as good
+    step = flat.clone()
+    step[..., 32:] = 1.0
+    assert outlines(step)[..., 30:34].all()
+    assert not outlines(grainy).any()
+    assert grain_loss(step, other, step) > grain_loss(step, flat, step)
 
 
 def test_the_autoencoder_starts_as_a_good_linear_code() -> None:
@@ -60,16 +83,26 @@ def test_contrast_accepts_several_right_answers() -> None:
 
 
 def test_the_ranker_sees_bare_ground_that_only_captions_of_that_ground_fit(tmp_path: Path) -> None:
-    views = Views([render_shard(tmp_path, 0, count=8, size=64)], batch_size=16)
+    views = Views([render_shard(tmp_path, 0, count=8, size=64)], [], batch_size=16)
     images, owners, scenes = views.shards[0]
     scenes.append(replace(scenes[0], things=(), ground="sand"))
     views.shards[0] = np.concatenate([images, images[:1]]), np.concatenate([owners, owners[:1]]), scenes
-    views.redrawn, views.bare = [], [(0, len(scenes) - 1)]
+    views.redrawn, views.bare = {}, [(0, len(scenes) - 1)]
     pixels, tokens, positive = views.draw()
-    assert (len(pixels), len(tokens), positive.shape) == (18, 36, (18, 36))
+    things = 16 * (1 + NEGATIVES)
+    assert (len(pixels), len(tokens), positive.shape) == (18, things + 4, (18, things + 4))
     assert positive[:16].any(1).all()
-    assert not positive[:16, 32:].any()
-    assert positive[16:].tolist() == [[False] * 32 + [True, True, False, False]] * 2
+    assert not positive[:16, things:].any()
+    assert positive[16:].tolist() == [[False] * things + [True, True, False, False]] * 2
+
+
+def test_the_ranker_sees_kinds_that_the_model_has_not_learnt(tmp_path: Path) -> None:
+    learned = render_shard(tmp_path / "scenes", 0, count=8, size=64)
+    others = render_shard(tmp_path / "others", 0, count=8, size=64, part=OTHERS)
+    views = Views([learned], [others], batch_size=4)
+    kinds = {views.shards[s][2][i].things[0].kind for s, i in (views.any() for _ in range(200))}
+    assert kinds & set(LEARNED.kinds)
+    assert kinds & set(OTHERS.kinds)
 
 
 def test_a_caption_fits_what_shares_all_it_tells() -> None:

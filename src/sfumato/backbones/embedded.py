@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sfumato.backbones import hub
 from sfumato.backbones.checkpoints import read_json
@@ -12,6 +13,7 @@ from sfumato.backbones.stable_diffusion import StableDiffusion, text_pipeline
 from sfumato.embedded import WINDOW
 
 FAMILIES = {"FlowMatchEulerDiscreteScheduler": "embedded-flow", "LCMScheduler": "embedded-fast"}  # others: "embedded"
+GRAIN_SEED = 0  # one for every picture, as of the grain of one camera
 
 
 class Embedded(StableDiffusion):
@@ -65,6 +67,12 @@ class Embedded(StableDiffusion):
             scheduler_config=scheduler_config | ({"prediction_type": "flow"} if family == "embedded-flow" else {}),
             device=device,
         )
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `Backbone.decode`. The grain that the code has lost is drawn anew, of the same noise for all pictures."""
+        noise = torch.Generator().manual_seed(GRAIN_SEED)
+        return self.vae.picture(self.unscale(latents), noise).float().clamp(-1.0, 1.0)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that are outside the vocabulary, as the user wrote them, each once, in order."""

@@ -11,7 +11,7 @@ from sfumato.errors import InputError, OptionError, ResourceError
 
 PARTS = ("world", "autoencoder", "decoder", "denoiser", "flow", "distilled", "ranker", "judge", "pixel")
 SIZES = ("small", "large")
-JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 40, 4, 128  # renders of its own, 250 pairs a shard
+JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 80, 4, 128  # renders of its own, 250 pairs a shard
 MINUTES = {"autoencoder": 8.0, "decoder": 10.0, "denoiser": 60.0, "flow": 20.0, "distilled": 30.0}
 MINUTES |= {"ranker": 10.0, "judge": 15.0, "pixel": 60.0}
 
@@ -71,6 +71,17 @@ def run(part: str, settings: Settings) -> None:
         from sfumato.embedded.training.scenes import render
 
         render(render_pairs, settings.folder / "pairs", JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE, workers, typer.echo)
+    if part == "ranker":
+        from functools import partial
+
+        from sfumato.embedded.training.denoiser import SIZES as SHAPES
+        from sfumato.embedded.training.ranker import OTHER_SHARDS
+        from sfumato.embedded.training.scenes import render, render_shard, training_shards
+        from sfumato.embedded.world.split import OTHERS
+
+        training_shards(settings.folder / "scenes")  # refuses before the others are rendered
+        one, size = partial(render_shard, part=OTHERS), SHAPES[settings.size].image
+        render(one, settings.folder / "others", OTHER_SHARDS, 1, size, workers, typer.echo)
     from sfumato.embedded.training.workers import spawn
 
     out = settings.folder / part
@@ -108,10 +119,15 @@ def _train(part: str, settings: Settings) -> None:
             **common,
         )
     elif part in ("flow", "distilled"):
+        from sfumato.embedded.adapter import FILE
         from sfumato.embedded.training import distilled, flow
 
-        train = {"flow": flow.train, "distilled": distilled.train}[part]
-        train(model=_teacher(settings), vae=_autoencoder(settings), scenes=folder / "scenes", tell=typer.echo, **common)
+        train, shipped = {"flow": (flow.train, "flow"), "distilled": (distilled.train, "fast")}[part]
+        shipped_weights = _weights(settings, shipped)
+        start = shipped_weights and shipped_weights / FILE
+        train(
+            model=_teacher(settings), vae=_autoencoder(settings), scenes=folder / "scenes", start=start, tell=typer.echo, **common
+        )
     elif part == "judge":
         from sfumato.embedded.training import judge
 
@@ -119,7 +135,9 @@ def _train(part: str, settings: Settings) -> None:
     elif part == "ranker":
         from sfumato.embedded.training import ranker
 
-        ranker.train(scenes=folder / "scenes", start_from=_weights(settings, "ranker"), tell=typer.echo, **common)
+        ranker.train(
+            scenes=folder / "scenes", others=folder / "others", start_from=_weights(settings, "ranker"), tell=typer.echo, **common
+        )
     else:
         from sfumato.embedded.training import pixel
 

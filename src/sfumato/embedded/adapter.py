@@ -91,6 +91,20 @@ class Adapter(nn.Module):
         return path
 
 
+def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and float32 tensors of what `Adapter.save` wrote.
+
+    Raises:
+        BackboneError: model-invalid.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+    if not {"base_sha256", "rank"} <= metadata.keys():
+        raise BackboneError(f"{path} is not an adapter that `sfumato train` made; train one, or take another model.")
+    return metadata, tensors
+
+
 @torch.no_grad()
 def merge(unet: nn.Module, path: Path, digest: str) -> None:
     """Change a float32 UNet in place as the adapter in the file `path` says.
@@ -103,11 +117,7 @@ def merge(unet: nn.Module, path: Path, digest: str) -> None:
     Raises:
         BackboneError: adapter-mismatch, model-invalid.
     """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-    if not {"base_sha256", "rank"} <= metadata.keys():
-        raise BackboneError(f"{path} is not an adapter that `sfumato train` made; train one, or take another model.")
+    metadata, tensors = read(path)
     with torch.random.fork_rng(devices=[]):  # what a new adapter draws is overwritten: loading must not move the caller's noise
         adapter = Adapter(unet, digest, int(metadata["rank"]))
     adapter.base = torch.frombuffer(bytearray.fromhex(metadata["base_sha256"]), dtype=torch.uint8)

@@ -3,6 +3,10 @@
 Both ends start as a linear projection (the best linear 8-channel code of 8x8 patches), and the convolutional branches start at
 zero, so training begins near 29 dB instead of at noise. The interface is diffusers': `encode(x).latent_dist`, `decode(z).sample`,
 `config.scaling_factor`, `config.shift_factor`, `decoder.conv_out`.
+
+Eight numbers a patch cannot carry the blades of a lawn: the decoder gives their mean, a smooth green. As video codecs do with
+film grain, what the code has lost is drawn anew, of the strength and direction that the decoder's features tell, when `decode`
+is given a generator.
 """
 
 import itertools
@@ -91,7 +95,25 @@ class _Decoder(nn.Module):
         _silence(self.conv_out)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.linear(z) + self.conv_out(F.silu(self.blocks(self.conv_in(z))))
+        return self.drawn(z)[0]
+
+    def drawn(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture (B, 3, H, W) without grain, and the features (B, C, H, W) that it was made of."""
+        features = F.silu(self.blocks(self.conv_in(z)))
+        return self.linear(z) + self.conv_out(features), features
+
+
+class _Grain(nn.Module):
+    """White noise, filtered in every place as its features tell: they weigh the taps of a few fixed filters."""
+
+    def __init__(self, channels: int, filters: int = 24, taps: int = 5) -> None:
+        super().__init__()
+        self.weigh = nn.Conv2d(channels, filters, 3, padding=1)
+        self.filter = nn.Conv2d(filters, 3, taps, padding=taps // 2, bias=False)
+        nn.init.normal_(self.filter.weight, std=0.01)  # not zero: the strength would have no gradient
+
+    def forward(self, features: Tensor, noise: Tensor) -> Tensor:
+        return self.filter(F.silu(self.weigh(features)) * noise)
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
@@ -116,6 +138,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         widths = list(block_out_channels)
         self.encoder = _Encoder(latent_channels, widths)
         self.decoder = _Decoder(latent_channels, widths)
+        self.grain = _Grain(widths[0])
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Pixels (B, 3, H, W) to a posterior whose mode is the code (B, C, H/8, W/8)."""
@@ -123,10 +146,26 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         posterior = DiagonalGaussianDistribution(torch.cat([mean, torch.full_like(mean, LOG_VARIANCE)], 1))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple[Tensor]:
-        """Code (B, C, h, w), unscaled, to pixels (B, 3, 8h, 8w)."""
-        x = self.decoder(z)
+    def decode(
+        self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
+    ) -> DecoderOutput | tuple[Tensor]:
+        """`picture` as diffusers asks for it."""
+        x = self.picture(z, generator)
         return DecoderOutput(sample=x) if return_dict else (x,)
+
+    def picture(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Code (B, C, h, w), unscaled, to pixels (B, 3, 8h, 8w).
+
+        Args:
+            z: The code.
+            generator: Draws the grain, the same noise for all pictures of the batch; without it they have none, and are the
+                nearest to what was encoded.
+        """
+        x, features = self.decoder.drawn(z)
+        if generator is None:
+            return x
+        noise = torch.randn(1, 1, *x.shape[-2:], generator=generator, device=generator.device)
+        return x + self.grain(features, noise.to(x))
 
     @torch.no_grad()
     def start_from_patches(self, pixels: Tensor) -> None:

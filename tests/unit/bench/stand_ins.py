@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from sfumato.bench import runner
-from sfumato.bench.measuring import SceneInstruments
+from sfumato.bench.counting import Cost
+from sfumato.bench.measuring import Made, SceneInstruments
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, parse
 from sfumato.embedded.judge import Reading
 
 METHOD = "blended-latent-diffusion"
+SIZE = (24, 32)  # height, width: not square, so that swapped axes show
 
 
 class FakeEditor:
@@ -69,3 +71,20 @@ def instruments() -> SceneInstruments:
 
 def variants(*texts: str) -> list[Variant]:
     return [parse(text, "embedded", METHOD) for text in texts]
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 200, (*SIZE, 3), np.uint8)
+
+
+def rectangle() -> np.ndarray:
+    mask = np.zeros(SIZE, np.uint8)
+    mask[3:9, 17:29] = 1
+    return mask
+
+
+def made(image: np.ndarray, raw: np.ndarray | None = None, n: int = 1) -> Made:
+    cost = Cost(model_calls=2, seconds=0.5, peak_memory_mb=9)
+    return Made(
+        predictions=[image] * n, raw=image if raw is None else raw, seen=np.ones(SIZE, bool), seeds=list(range(n)), cost=cost
+    )

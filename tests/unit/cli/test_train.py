@@ -12,9 +12,12 @@ from typer.testing import CliRunner, Result
 from sfumato import Editor
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.cli.main import app
+from sfumato.embedded import adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training import distilled, samples
+from sfumato.embedded.training.ranker import OTHER_SHARDS
 from sfumato.embedded.training.scenes import HELD_OUT, render_shard
+from sfumato.embedded.world.split import OTHERS
 from sfumato.images import read
 
 SHORT = ("--minutes", "0.01", "--workers", "1")
@@ -32,6 +35,8 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
 def render_few(folder: Path) -> None:
     for index in (0, HELD_OUT, HELD_OUT + 1):
         render_shard(folder / "scenes", index, count=8)
+    for index in (*range(OTHER_SHARDS), HELD_OUT):
+        render_shard(folder / "others", index, count=8, part=OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,7 @@ def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) 
         result = train(part, *SHORT, "--debug")
         assert result.exit_code == 0, result.stderr
         assert "samples" in result.stdout
-    assert read(folder / "autoencoder" / "held-out.png").size == (8 * 128, 2 * 128)
+    assert read(folder / "autoencoder" / "held-out.png").size == (8 * 128, 3 * 128)
     for part in ("denoiser", "flow", "distilled"):
         sheets = list((folder / part).glob("samples-*.png"))
         assert [read(sheet).size for sheet in sheets] == [(8 * 128, 128)]
@@ -101,6 +106,17 @@ def test_the_decoder_is_trained_alone(train: Callable[..., Result], tmp_path: Pa
     assert encoder <= kept
     assert "decoder.linear.weight" not in kept  # of small weights float16 hides so few steps
     assert after.config.scaling_factor == before.config.scaling_factor
+
+
+def test_an_adapter_begins_with_the_one_of_the_weights_to_start_from(train: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "training"
+    render_few(folder)
+    result = train("flow", "--start-from", "embedded", *SHORT)
+    assert result.exit_code == 0, result.stderr
+    (_, before), (metadata, after) = (adapter.read(f / adapter.FILE) for f in (WEIGHTS / "flow", folder / "flow" / "model"))
+    changes = [name for name in before if name.startswith("up.")]  # of a new adapter these are zero
+    assert all(torch.allclose(after[name], before[name], atol=0.05) and after[name].any() for name in changes)
+    assert metadata["base_sha256"] == adapter.base_digest(WEIGHTS)
 
 
 def test_a_users_pictures_are_trained_on(train: Callable[..., Result], tmp_path: Path) -> None:

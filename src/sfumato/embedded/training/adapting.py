@@ -10,11 +10,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from sfumato.embedded.adapter import RANK, Adapter, base_digest
+from sfumato.embedded.adapter import RANK, Adapter, base_digest, read
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.embedded.training.denoiser import Batches, quick_attention
 from sfumato.embedded.training.latents import load_scene_latents
-from sfumato.embedded.training.loop import Run, Tell
+from sfumato.embedded.training.loop import Run, Tell, check_fits
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Course:
         minutes, lr, cooldown, tell: See `loop.Run`.
         rank: Of the adapter.
         device, batch_size: Where, and how many scenes a step.
+        start: An adapter to begin with if there is no checkpoint and this is there. It may be of another denoiser: what it
+            learnt there mostly holds.
 
     Raises:
         BackboneError: checkpoint-mismatch, adapter-mismatch.
@@ -82,6 +84,7 @@ class Course:
         device: str = "cpu",
         batch_size: int = 16,
         cooldown: float = 0.5,
+        start: Path | None = None,
         tell: Tell = print,
     ) -> None:
         self.model, self.out, self.scheduler = model, out, scheduler
@@ -89,6 +92,10 @@ class Course:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
             self.adapter = Adapter(self.teacher.unet, base_digest(model), rank)
+        if start is not None and start.exists():
+            state = read(start)[1] | {"base": self.adapter.base}
+            check_fits(state, self.adapter, start)
+            self.adapter.load_state_dict(state)
         self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, tell)
         self.adapter.check_base(out / "checkpoint.pt")
         self.batches = Batches(load_scene_latents(vae, scenes), self.teacher.tokenizer, batch_size, self.teacher.device)

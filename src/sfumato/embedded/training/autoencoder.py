@@ -1,6 +1,8 @@
 """Train the embedded autoencoder: L1 and gradient loss on 64x64 crops, a little noise on the code so that it becomes smooth.
 
 Half of the crops are recoloured and a fifth are dead leaves, so that the code carries photographs too, not only the world.
+Beside it learns the grain, from the decoder's features and without a say in them: the picture and its grain shall have as strong
+small differences as the crop has, except along outlines, where noise would fray.
 """
 
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.training.loop import Run, Tell
@@ -22,6 +25,7 @@ CROP = 64
 CODE_NOISE = 0.05
 LEAVES = 512  # pictures of dead leaves
 LEAVES_SHARE = 0.2
+OUTLINE_BLUR, OUTLINE = 1.5, 0.09  # pixels, and the step from one pixel to the next, in [-1, 1], above which it is an outline
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
@@ -65,6 +69,33 @@ def gradients(x: Tensor, y: Tensor) -> Tensor:
     """Mean absolute difference of the horizontal and vertical gradients of x and y."""
     d = x - y
     return d.diff(dim=-1).abs().mean() + d.diff(dim=-2).abs().mean()
+
+
+def grain_loss(drawn: Tensor, grain: Tensor, x: Tensor) -> Tensor:
+    """How far the strength of small differences in `drawn + grain` is from that in x; along outlines the grain's own strength."""
+    smooth = 1 - outlines(x)
+    strengths = zip(_strengths(drawn + grain, smooth), _strengths(x, smooth), strict=True)
+    return torch.stack([(a - b).abs().mean() for a, b in strengths]).sum() + ((1 - smooth) * grain.abs()).mean()
+
+
+def outlines(x: Tensor) -> Tensor:
+    """1 near a step that survives a blur, 0 elsewhere, (B, 1, H, W); grain does not survive it."""
+    taps = torch.exp(-(torch.arange(-4, 5, device=x.device) ** 2) / (2 * OUTLINE_BLUR**2))
+    taps = taps / taps.sum()
+    grey = F.pad(x.mean(1, keepdim=True), (4, 4, 4, 4), mode="replicate")
+    soft = F.pad(F.conv2d(F.conv2d(grey, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1)), (0, 1, 0, 1), mode="replicate")
+    steps = (soft.diff(dim=-1)[..., :-1, :] ** 2 + soft.diff(dim=-2)[..., :-1] ** 2).sqrt()
+    return F.max_pool2d((steps > OUTLINE).float(), 5, stride=1, padding=2)
+
+
+def _strengths(x: Tensor, smooth: Tensor) -> list[Tensor]:
+    """Mean absolute differences in cells of 8x8 pixels, where `smooth`: of neighbours and second neighbours, of the colours and
+    of their mean, also diagonally, and of that from its blur."""
+    grey = x.mean(1, keepdim=True)
+    parts = [x[..., lag:] - x[..., :-lag] for lag in (1, 2)] + [x[..., lag:, :] - x[..., :-lag, :] for lag in (1, 2)]
+    parts += [grey.diff(dim=-1), grey.diff(dim=-2), grey[..., 1:, 1:] - grey[..., :-1, :-1]]
+    parts += [grey - F.avg_pool2d(grey, 3, stride=1, padding=1)]
+    return [F.avg_pool2d(part.abs() * smooth[..., : part.shape[-2], : part.shape[-1]], 8, stride=4) for part in parts]
 
 
 def psnr(x: Tensor, y: Tensor) -> float:
@@ -112,9 +143,11 @@ def train(
         x = crops(images, batch_size, rng, leaves).to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16):
             z = model.encoder(x)
-            y = model.decoder(z + CODE_NOISE * torch.randn_like(z))
+            y, features = model.decoder.drawn(z + CODE_NOISE * torch.randn_like(z))
+            grain = model.grain(features.detach(), torch.randn_like(y[:, :1]))
         y = y.float()
-        run.update((y - x).abs().mean() + gradients(y, x) + 1e-4 * (z.float() ** 2).mean(), batch_size)
+        loss = (y - x).abs().mean() + gradients(y, x) + 1e-4 * (z.float() ** 2).mean()
+        run.update(loss + grain_loss(y.detach(), grain.float(), x), batch_size)
     if run.leader:
         run.use_average()
         if not decoder_only:
@@ -133,8 +166,9 @@ def measure_latents(model: PatchAutoencoder, images: np.ndarray) -> None:
 def finish(model: PatchAutoencoder, scenes: Path, out: Path, tell: Tell) -> None:
     """Measure on held-out scenes, draw a sheet of them, save in diffusers' folder format, float16."""
     held_out = to_pixels(load_shard(shard_path(scenes, HELD_OUT))[0][:64])
-    again = model.decoder(model.encoder(held_out))
-    tell(f"held-out scenes: {psnr(again, held_out):.2f} dB")
+    codes = model.encoder(held_out)
+    again, grainy = (model.picture(codes, draws) for draws in (None, torch.Generator().manual_seed(0)))
+    tell(f"held-out scenes: {psnr(again, held_out):.2f} dB, with grain {psnr(grainy, held_out):.2f} dB")
     model.half().save_pretrained(out / "model")
-    sheet = tiled([np.stack([to_uint8(pixels) for pixels in row[:8]]) for row in (held_out, again)])
+    sheet = tiled([np.stack([to_uint8(pixels) for pixels in row[:8]]) for row in (held_out, again, grainy)])
     write(Image.fromarray(sheet), out / "held-out.png", format="PNG", overwrite=True)

@@ -1,10 +1,12 @@
 """Train the embedded ranker: a small CLIP (arXiv:2103.00020) that reads what is under a mask, all else black.
 
-Captions of a batch often fit several images, so every fitting pair is a positive. Beside each caption stands a hard negative:
-what would be said of the same thing with one attribute changed. Some of the images show bare ground, which only captions of that
-ground alone fit: an edit may have drawn nothing, and a removal should.
+Captions of a batch often fit several images, so every fitting pair is a positive. Beside each caption stand hard negatives: what
+would be said of the same thing with one attribute changed. Some of the images show bare ground, which only captions of that
+ground alone fit: an edit may have drawn nothing, and a removal should. And some show kinds that the denoiser has not learnt: what
+it draws badly may look like one of those.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,14 @@ from sfumato.embedded.training.views import worn
 from sfumato.embedded.training.workers import divided
 from sfumato.embedded.world.captions import ground_alone, name
 from sfumato.embedded.world.scene import Scene, Thing
-from sfumato.embedded.world.split import LEARNED, unseen
+from sfumato.embedded.world.split import LEARNED, WHOLE, unseen
 
 SIZE = 64
 MEAN = STD = 0.5
-REDRAWN_SHARDS, REDRAWN = 3, 0.8  # of the scenes, how many shards are redrawn, and how often those are shown so
+REDRAWN_SHARDS, REDRAWN = 8, 0.8  # of the scenes, how many shards are redrawn, and how often those are shown so
+OTHER_SHARDS, OTHERS_SHARE = 6, 0.25  # of other kinds, how many shards there are and how often they are shown
+OTHERS_REDRAWN = 2
+NEGATIVES = 2
 
 
 def make_ranker() -> CLIPModel:
@@ -89,7 +94,7 @@ def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
 
 def changed(thing: Thing, told: frozenset[str], rng: np.random.Generator) -> Thing:
     """The thing with one of the told attributes changed, to no combination that is held out."""
-    values: dict[str, tuple[str, ...]] = {"kind": LEARNED.kinds, "colour": LEARNED.colours, "material": LEARNED.materials}
+    values: dict[str, tuple[str, ...]] = {"kind": WHOLE.kinds, "colour": WHOLE.colours, "material": WHOLE.materials}
     while True:
         attribute = str(rng.choice(sorted(told)))
         change: dict[str, Any] = {attribute: str(rng.choice(values[attribute]))}
@@ -98,46 +103,59 @@ def changed(thing: Thing, told: frozenset[str], rng: np.random.Generator) -> Thi
             return other
 
 
-class Views:
-    """Random masked views with captions."""
+def redrawn_ones(scenes: Sequence[Path], others: Sequence[Path]) -> list[Path]:
+    """Those of the shards that are redrawn."""
+    return [*scenes[:REDRAWN_SHARDS], *others[:OTHERS_REDRAWN]]
 
-    def __init__(self, paths: list[Path], batch_size: int) -> None:
-        self.shards = [load_shard(p) for p in paths]
-        self.redrawn = [redrawn_shard(path, WEIGHTS) for path in paths[:REDRAWN_SHARDS]]
-        self.index = [
+
+class Views:
+    """Random masked views with captions, of the scenes and of those with other kinds."""
+
+    def __init__(self, scenes: Sequence[Path], others: Sequence[Path], batch_size: int) -> None:
+        paths = [*scenes, *others]
+        self.shards = [load_shard(path) for path in paths]
+        self.redrawn = {paths.index(path): redrawn_shard(path, WEIGHTS) for path in redrawn_ones(scenes, others)}
+        shown = [
             (s, i)
-            for s, (_, owners, scenes) in enumerate(self.shards)
-            for i in range(len(scenes))
-            if scenes[i].things and (owners[i] == 0).sum() > 300
+            for s, (_, owners, drawn) in enumerate(self.shards)
+            for i in range(len(drawn))
+            if drawn[i].things and (owners[i] == 0).sum() > 300
         ]
+        self.learned = [(s, i) for s, i in shown if s < len(scenes)]
+        self.others = [(s, i) for s, i in shown if s >= len(scenes)]
         self.bare = [(s, i) for s, (_, _, scenes) in enumerate(self.shards) for i in range(len(scenes)) if not scenes[i].things]
         self.tokenizer, self.batch_size = make_tokenizer(), batch_size
         self.rng = np.random.default_rng()
 
     def picture(self, s: int, i: int) -> np.ndarray:
         """Picture (S, S, 3) of a scene, mostly the redrawn one if there is one."""
-        redrawn = s < len(self.redrawn) and self.rng.random() < REDRAWN
+        redrawn = s in self.redrawn and self.rng.random() < REDRAWN
         return np.asarray(self.redrawn[s][i] if redrawn else self.shards[s][0][i])
 
+    def any(self) -> tuple[int, int]:
+        """Shard and place of a scene with something to see."""
+        pool = self.others if self.others and self.rng.random() < OTHERS_SHARE else self.learned
+        return pool[self.rng.integers(len(pool))]
+
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (N, 3, S, S) normalised, tokens (2 N, T) of right captions and hard negatives, positives (N, 2 N) of both.
+        """Pixels (N, 3, S, S) normalised, tokens (M, T) of right captions and hard negatives, positives (N, M) of both.
 
         N is B, and B / 8 more that show bare ground if there are empty scenes.
         """
         views, things, captions = [], [], []
-        for k in self.rng.integers(0, len(self.index), self.batch_size):
-            s, i = self.index[k]
+        for _ in range(self.batch_size):
+            s, i = self.any()
             _, owners, scenes = self.shards[s]
             scene: Scene = scenes[i]
             views.append(masked_view(self.picture(s, i), owners[i], self.rng))
             things.append(scene.things[0])
             captions.append((*name(scene.things[0], self.rng), scene.things[0]))
-        for _, told, thing in list(captions):
+        for _, told, thing in NEGATIVES * captions:
             other = changed(thing, told, self.rng)
             captions.append((*name(other, self.rng), other))
         texts, grounds = [text for text, _, _ in captions], []
-        for k in self.rng.integers(0, len(self.index), self.batch_size // 8 if self.bare else 0):
-            s, i = self.index[k]
+        for _ in range(self.batch_size // 8 if self.bare else 0):
+            s, i = self.any()
             shape = self.shards[s][1][i]
             s, i = self.bare[self.rng.integers(len(self.bare))]
             views.append(masked_view(self.picture(s, i), shape, self.rng))
@@ -162,6 +180,7 @@ def logits_of(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Tensor:
 def train(
     *,
     scenes: Path,
+    others: Path,
     out: Path,
     minutes: float,
     device: str = "cpu",
@@ -171,14 +190,14 @@ def train(
     cooldown: float = 0.6,
     tell: Tell = print,
 ) -> None:
-    """Train on the rendered shards in `scenes`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
+    """Train on the rendered shards in `scenes` and `others`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
 
     Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint.
     """
-    shards = training_shards(scenes)
-    for path in divided(shards[:REDRAWN_SHARDS]):
+    shards = training_shards(scenes), training_shards(others)
+    for path in divided(redrawn_ones(*shards)):
         redrawn_shard(path, WEIGHTS)
-    views = Views(shards, batch_size)
+    views = Views(*shards, batch_size)
     place = torch.device(device)
     model = make_ranker()
     if start_from is not None:
@@ -192,14 +211,18 @@ def train(
         run.update(contrastive_loss(logits.float(), positive), batch_size)
     if run.leader:
         run.use_average()
-        tell(f"the best of 64 captions fits {accuracy(model.cpu(), scenes):.1%} of held-out views")
+        tell(f"the best caption fits {accuracy(model.cpu(), scenes, others):.1%} of held-out views")
         export(model, out / "model")
 
 
 @torch.inference_mode()
-def accuracy(model: CLIPModel, scenes: Path, batches: int = 10) -> float:
-    """Share of held-out views whose best caption, of 32 right ones and 32 hard negatives, fits them."""
-    views = Views([p for i in range(2) if (p := shard_path(scenes, HELD_OUT + i)).exists()], 32)
+def accuracy(model: CLIPModel, scenes: Path, others: Path, batches: int = 10) -> float:
+    """Share of held-out views whose best caption, of some 40 right ones and 70 hard negatives, fits them."""
+
+    def held_out(folder: Path) -> list[Path]:
+        return [path for i in range(2) if (path := shard_path(folder, HELD_OUT + i)).exists()]
+
+    views = Views(held_out(scenes), held_out(others), 32)
     views.rng = np.random.default_rng(0)
     hits = []
     for _ in range(batches):

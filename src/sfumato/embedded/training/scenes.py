@@ -15,7 +15,7 @@ import numpy as np
 
 from sfumato.embedded import WINDOW
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
-from sfumato.embedded.world.split import LEARNED
+from sfumato.embedded.world.split import LEARNED, Part
 from sfumato.embedded.writing import written_whole
 from sfumato.errors import InputError
 from sfumato.masks.drawing import STYLES, draw
@@ -46,13 +46,16 @@ def training_shards(folder: Path) -> list[Path]:
     return shards
 
 
-def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128) -> Path:
-    """Render one shard unless it is there; a killed process leaves none that is half written."""
+def render_shard(folder: Path, index: int, count: int = SHARD, size: int = 128, part: Part = LEARNED) -> Path:
+    """Render one shard of scenes of a part of the world unless it is there; a killed process leaves none that is half written.
+
+    Shards of two parts must have two folders.
+    """
     path = shard_path(folder, index)
     if path.exists():
         return path
     rng = np.random.default_rng([index, 2023])
-    scenes = [as_edited(random_scene(rng, LEARNED), rng) for _ in range(count)]
+    scenes = [as_edited(random_scene(rng, part), rng) for _ in range(count)]
     drawn = [scene.render(size) for scene in scenes]
     with written_whole(path) as temporary, temporary.open("wb") as file:
         np.savez(
@@ -85,7 +88,7 @@ def render(
     """Render the first `shards` shards to train on and `held_out` shards that are never trained on, those that are missing.
 
     Args:
-        one: Renders a shard: `render_shard`, or `render_pairs` of `pairs`.
+        one: Renders a shard: `render_shard`, that of another part, or `render_pairs` of `pairs`.
         folder: Gets the shards.
         size: Side of the pictures in pixels.
         workers: Processes.

@@ -52,7 +52,7 @@ def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pict
         fine = torch.from_numpy(rng.standard_normal((count, *latents.shape[1:]), np.float32)).repeat(2, 1, 1, 1)
         coarse = F.interpolate(4 * F.avg_pool2d(fine.flip(1), 4), size=fine.shape[-2:], mode="bicubic")
         latents = torch.lerp(latents, F.avg_pool2d(latents, 3, stride=1, padding=1, count_include_pad=False), blur)
-        out[:, start : start + BATCH] = _decoded(vae, latents + cells * fine + patches * coarse).reshape(part.shape)
+        out[:, start : start + BATCH] = _decoded(vae, latents + cells * fine + patches * coarse, rng).reshape(part.shape)
     return out
 
 
@@ -94,15 +94,16 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
             with torch.autocast("cpu", torch.bfloat16):
                 velocity = unet(noisy, now, states).sample.float()
             clean, noise = a.sqrt() * noisy - (1 - a).sqrt() * velocity, a.sqrt() * velocity + (1 - a).sqrt() * noisy
-        out[part] = _decoded(vae, clean)
+        out[part] = _decoded(vae, clean, rng)
     return out
 
 
 @torch.inference_mode()
-def _decoded(vae: PatchAutoencoder, latents: Tensor) -> Pictures:
+def _decoded(vae: PatchAutoencoder, latents: Tensor, rng: np.random.Generator) -> Pictures:
     codes = latents / vae.config.scaling_factor + vae.config.shift_factor
+    noise = torch.Generator().manual_seed(int(rng.integers(2**32)))
     with torch.autocast("cpu", torch.bfloat16):
-        pixels = vae.decoder(codes.contiguous(memory_format=torch.channels_last)).float()
+        pixels = vae.picture(codes.contiguous(memory_format=torch.channels_last), noise).float()
     return np.stack([to_uint8(picture) for picture in pixels])
 
 

@@ -59,8 +59,14 @@ def thing_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
 
 
 def plain_view(pair: Pair, rng: np.random.Generator) -> View:
-    """The main thing of a render as it is, under a mask with some room."""
-    return View(pair.full, _mask(pair.owner == 0, rng), _attributes(pair.scene.things[0]) | {"ground": pair.scene.ground})
+    """The main thing of a render as it is, under a mask with some room; flipped one time in two."""
+    truth = _attributes(pair.scene.things[0]) | {"ground": pair.scene.ground}
+    return _maybe_flipped(View(pair.full, _mask(pair.owner == 0, rng), truth), rng)
+
+
+def _maybe_flipped(shown: View, rng: np.random.Generator) -> View:
+    turn = -1 if rng.random() < 0.5 else 1
+    return replace(shown, image=np.ascontiguousarray(shown.image[:, ::turn]), mask=np.ascontiguousarray(shown.mask[:, ::turn]))
 
 
 def fitted(shape: NDArray[np.bool_], outline: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -162,5 +168,4 @@ def view(pair: Pair, other: Pair, rng: np.random.Generator, wear: bool = True) -
     if wear and rng.random() < 0.6:
         everywhere = rng.random() < 0.4
         image = np.where(shown.mask[..., None] | everywhere, worn(image, rng), image)
-    turn = -1 if rng.random() < 0.5 else 1
-    return View(np.ascontiguousarray(image[:, ::turn]), np.ascontiguousarray(shown.mask[:, ::turn]), shown.truth)
+    return _maybe_flipped(replace(shown, image=image), rng)

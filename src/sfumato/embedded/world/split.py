@@ -21,6 +21,8 @@ class Part:
 WHOLE = Part()
 LEARNED = Part(kinds=KINDS[:8])
 """What the shipped model was trained on: a small world drawn well beats a large one drawn badly."""
+OTHERS = Part(kinds=KINDS[8:])
+"""What it was not: a failed prediction may look like one of these, so the ranker has to know them."""
 
 
 def unseen(kind: str, colour: str) -> bool:
