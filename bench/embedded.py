@@ -46,15 +46,21 @@ def main(path: Path) -> None:
         ("cat", data.chelsea()[:, 75:375]),
         ("coffee", data.coffee()[:, 100:500]),
     ):
-        print(f"{name} through the autoencoder: {psnr(editor, photograph):.1f} dB")
+        small = np.array(Image.fromarray(photograph).resize((TILE, TILE), Image.Resampling.LANCZOS))
+        own = photograph[: len(photograph) // 8 * 8, : photograph.shape[1] // 8 * 8]
+        print(
+            f"{name} through the autoencoder: {psnr(editor, own):.1f} dB at its own size of {own.shape[1]}x{own.shape[0]}, "
+            f"{psnr(editor, own, grain=True):.1f} dB with grain; {psnr(editor, small):.1f} dB shrunk to {TILE}x{TILE}"
+        )
 
 
-def psnr(editor: Editor, photograph: np.ndarray) -> float:
-    """Of a square photograph shrunk to the model's size, encoded and decoded."""
-    small = np.array(Image.fromarray(photograph).resize((TILE, TILE), Image.Resampling.LANCZOS))
-    pixels = to_tensor(small)
-    error = editor.backbone.decode(editor.backbone.encode(pixels)) - pixels
-    return float(-10 * torch.log10((error**2).mean() / 4))
+@torch.inference_mode()
+def psnr(editor: Editor, photograph: np.ndarray, grain: bool = False) -> float:
+    """Of a photograph encoded and decoded."""
+    backbone, pixels = editor.backbone, to_tensor(photograph)
+    latents = backbone.encode(pixels)
+    decoded = backbone.decode(latents) if grain else backbone.vae.decode(backbone.unscale(latents)).sample.float().clamp(-1, 1)
+    return float(-10 * torch.log10(((decoded - pixels) ** 2).mean() / 4))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """The model that ships: it does what is asked on the bundled examples, at its default settings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data
 
 from sfumato import Editor, examples
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded import WINDOW
+from sfumato.embedded.world.scene import random_scene
+from sfumato.pixels import to_tensor
 
 COLOURS = {  # which channel leads, which follow, of sRGB in 0..255
     "red": lambda r, g, b: (r > 1.5 * g) & (r > 1.5 * b),
@@ -67,6 +72,34 @@ def test_what_is_nearly_all_border_is_pasted(editor: Editor, side: int, backgrou
     stroke[80:180, 120 : 120 + side] = 255  # in the model's cells of 8 pixels, its window of 136 brought to 128: 4, and 6
     result = editor.edit(image=examples.SCENE, mask=Image.fromarray(stroke), prompt="a red ball", n=1, steps=2)
     assert result.request.background == background
+
+
+def through_the_autoencoder(editor: Editor, picture: np.ndarray, grain: bool) -> np.ndarray:
+    """A picture (H, W, 3) encoded and decoded, float in 0..255."""
+    backbone = editor.backbone
+    latents = backbone.encode(to_tensor(picture))
+    decoded = backbone.decode(latents) if grain else backbone.vae.decode(backbone.unscale(latents)).sample
+    return (decoded[0].float().permute(1, 2, 0).numpy() + 1) * 127.5
+
+
+@pytest.mark.parametrize(
+    "photograph", [data.astronaut(), data.chelsea()[:296, :448], data.coffee()], ids=["astronaut", "cat", "cup"]
+)
+def test_photographs_survive_the_autoencoder(editor: Editor, photograph: np.ndarray) -> None:
+    error = through_the_autoencoder(editor, photograph, grain=False) - photograph
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 24
+
+
+@pytest.mark.parametrize("ground", ["grass", "sand", "water"])
+def test_the_grain_that_a_code_cannot_carry_is_drawn_anew(editor: Editor, ground: str) -> None:
+    lawn = replace(random_scene(np.random.default_rng(0)), things=(), ground=ground).render(128)[0]
+
+    def grain(picture: np.ndarray) -> float:
+        return float(np.abs(np.diff(picture.astype(float).mean(-1), axis=0)[64:]).mean())  # the nearer half
+
+    smooth, grainy = (grain(through_the_autoencoder(editor, lawn, drawn)) for drawn in (False, True))
+    assert smooth < 0.6 * grain(lawn)
+    assert 0.6 * grain(lawn) < grainy < 1.4 * grain(lawn)
 
 
 def test_an_unknown_word_is_reported_with_what_is_known(editor: Editor) -> None:
