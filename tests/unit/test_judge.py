@@ -151,6 +151,14 @@ def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path) -> None:
     assert [line.split(":")[0] for line in told[-3:]] == list(training.MAKERS)
 
 
+def test_a_run_can_begin_with_the_shipped_judge(tmp_path) -> None:
+    for index in (0, scenes.HELD_OUT):
+        scenes.render_pairs(tmp_path, index, count=4, size=32)
+    training.train(pairs=tmp_path, out=tmp_path / "run", minutes=0.001, start_from=WEIGHTS, batch_size=2, tell=lambda _: None)
+    before, after = (Judge.load(folder).state_dict() for folder in (WEIGHTS, tmp_path / "run" / "model"))
+    assert all(torch.allclose(after[name], weight, atol=0.05) for name, weight in before.items())
+
+
 def test_without_renders_there_is_nothing_to_train_on(tmp_path) -> None:
     with pytest.raises(InputError, match="no pairs"):
         training.train(pairs=tmp_path, out=tmp_path, minutes=0.001)

@@ -14,7 +14,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer
 from sfumato.embedded.training import pixel
 from sfumato.embedded.training.autoencoder import grain_loss, outlines
-from sfumato.embedded.training.denoiser import TextDenoiser, diffusion_loss, make_scheduler
+from sfumato.embedded.training.denoiser import TextDenoiser, diffusion_loss, make_scheduler, random_timesteps
 from sfumato.embedded.training.ranker import NEGATIVES, Views, contrastive_loss, fits
 from sfumato.embedded.training.scenes import render_shard
 from sfumato.embedded.world.scene import Thing
@@ -52,6 +52,13 @@ def test_the_autoencoder_starts_as_a_good_linear_code() -> None:
     model.start_from_patches(pixels)
     after = (model.decode(model.encode(pixels).latent_dist.mode()).sample - pixels).square().mean()
     assert after < 0.1 * before
+
+
+def test_words_and_textures_are_trained_most() -> None:
+    torch.manual_seed(0)
+    shares = torch.histc(random_timesteps(20_000, 1000, torch.device("cpu")).float(), 5, 0, 1000) / 20_000
+    assert shares.sum() == 1
+    assert shares[[0, -1]].min() > shares[1:-1].max()
 
 
 def test_one_batch_can_be_learnt() -> None:

@@ -131,7 +131,7 @@ def _train(part: str, settings: Settings) -> None:
     elif part == "judge":
         from sfumato.embedded.training import judge
 
-        judge.train(pairs=folder / "pairs", tell=typer.echo, **common)
+        judge.train(pairs=folder / "pairs", start_from=_weights(settings, "judge"), tell=typer.echo, **common)
     elif part == "ranker":
         from sfumato.embedded.training import ranker
 

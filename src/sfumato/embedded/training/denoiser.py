@@ -1,7 +1,8 @@
 """Train the embedded denoiser and its text encoder together: v-prediction (arXiv:2202.00512), zero terminal SNR (2305.08891).
 
 A thing of the world covers dozens of latent cells, which show its colour and shape through a lot of noise: the words are needed
-only at the noisiest levels. So these are trained most, without the weights that usually favour the cleaner ones.
+only at the noisiest levels. So half of the training favours these, without the weights that usually favour the cleaner ones; the
+other half favours the cleaner ones, which straighten outlines and draw what grounds and materials are told by.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,7 @@ from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.world.split import LEARNED
 
 CAPTION_DROPOUT = 0.1
-NOISE_SHIFT = 2.0  # how much more the noisy levels are drawn: t = s u / (1 + (s - 1) u)
+NOISE_SHIFTS = 2.0, 0.2  # of either half of the samples, how much more noisy levels are drawn: t = s u / (1 + (s - 1) u)
 SURROUNDINGS_WEIGHT = 0.5  # how much an error away from the captioned thing counts, against 1 on it and around its outline
 
 
@@ -117,16 +118,17 @@ def quick_attention(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
-def noisy_timesteps(count: int, trained: int, device: torch.device) -> Tensor:
-    """Timesteps (count,) int64 in [0, trained), the noisy ones more often."""
-    u = torch.rand(count, device=device)
-    return (trained * NOISE_SHIFT * u / (1 + (NOISE_SHIFT - 1) * u)).long().clamp(max=trained - 1)
+def random_timesteps(count: int, trained: int, device: torch.device) -> Tensor:
+    """Timesteps (count,) int64 in [0, trained), the noisiest and the cleanest more often."""
+    u, half = torch.rand(2, count, device=device)
+    shift = torch.where(half < 0.5, *NOISE_SHIFTS)
+    return (trained * shift * u / (1 + (shift - 1) * u)).long().clamp(max=trained - 1)
 
 
 def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, main: Tensor, tokens: Tensor) -> Tensor:
     """Squared error of the velocity; errors on the captioned thing and along its outline count more."""
     noise = torch.randn_like(x)
-    timesteps = noisy_timesteps(len(x), scheduler.config.num_train_timesteps, x.device)
+    timesteps = random_timesteps(len(x), scheduler.config.num_train_timesteps, x.device)
     with torch.autocast(x.device.type, torch.bfloat16), quick_attention(x.device):
         predicted = net(scheduler.add_noise(x, noise, timesteps), timesteps, tokens).float()
     error = (predicted - scheduler.get_velocity(x, noise, timesteps)) ** 2

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sfumato.embedded.adapter import Adapter
 from sfumato.embedded.training.adapting import Course, Teacher
-from sfumato.embedded.training.denoiser import make_scheduler, noisy_timesteps
+from sfumato.embedded.training.denoiser import make_scheduler, random_timesteps
 
 SHIFT = 2.0  # spaces the levels of a run about as the denoiser's own, evenly over its timesteps
 
@@ -31,7 +31,7 @@ class Flow:
 
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Timesteps (B,) that the denoiser is trained on, in its proportions, with signal and noise (B, 1, 1, 1) there."""
-        timesteps = noisy_timesteps(count, len(self.signal), self.signal.device)
+        timesteps = random_timesteps(count, len(self.signal), self.signal.device)
         return timesteps, self.signal[timesteps].view(-1, 1, 1, 1), self.noise[timesteps].view(-1, 1, 1, 1)
 
 

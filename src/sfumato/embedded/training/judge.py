@@ -67,6 +67,7 @@ def train(
     out: Path,
     minutes: float,
     device: str = "cpu",
+    start_from: Path | None = None,
     batch_size: int = 64,
     lr: float = 1e-3,
     cooldown: float = 0.7,
@@ -74,7 +75,8 @@ def train(
 ) -> None:
     """Train on the rendered shards in `pairs`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
 
-    Told at the end is the accuracy on held-out pairs, which are rendered from seeds of their own.
+    Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint. Told at the end is the accuracy
+    on held-out pairs, which are rendered from seeds of their own.
 
     Raises:
         InputError: no-scenes.
@@ -84,7 +86,10 @@ def train(
         softened_shard(path)  # the workers share the work out
     data = load_pairs(shards)
     place = torch.device(device)
-    judge = make_judge().to(place, memory_format=torch.channels_last)
+    judge = make_judge()
+    if start_from is not None:
+        judge.load_state_dict(Judge.load(start_from).state_dict())
+    judge.to(place, memory_format=torch.channels_last)
     run = Run(judge, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
     rng = np.random.default_rng(time.time_ns())
     for _ in run.steps():
