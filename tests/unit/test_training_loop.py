@@ -29,8 +29,9 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_two_workers_agree(tmp_path: Path) -> None:
-    spawn(_train_apart, (tmp_path,), 2, tmp_path)
+def test_two_workers_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spawn(_train_apart, (tmp_path,), 2, Path("training"))  # relative, as by default
     weights = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(weights[0], weights[1])
 

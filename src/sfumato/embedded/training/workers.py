@@ -33,7 +33,7 @@ def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: in
         function(*arguments)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    meeting = folder / f"meeting-{os.getpid()}"
+    meeting = folder.absolute() / f"meeting-{os.getpid()}"  # in a URL the first part of a relative path would be a machine
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exit takes the workers along
     try:
         start_processes(_start_worker, (workers, str(meeting), function, arguments), nprocs=workers, daemon=True)
