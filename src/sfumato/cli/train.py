@@ -11,7 +11,7 @@ from sfumato.errors import InputError, OptionError, ResourceError
 
 PARTS = ("world", "autoencoder", "decoder", "denoiser", "flow", "distilled", "ranker", "judge", "pixel")
 SIZES = ("small", "large")
-JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 80, 4, 128  # renders of its own, 250 pairs a shard
+JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 56, 4, 128  # renders of its own, 250 pairs a shard
 MINUTES = {"autoencoder": 8.0, "decoder": 10.0, "denoiser": 60.0, "flow": 20.0, "distilled": 30.0}
 MINUTES |= {"ranker": 10.0, "judge": 15.0, "pixel": 60.0}
 
