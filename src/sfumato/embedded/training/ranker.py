@@ -217,7 +217,7 @@ def train(
 
 @torch.inference_mode()
 def accuracy(model: CLIPModel, scenes: Path, others: Path, batches: int = 10) -> float:
-    """Share of held-out views whose best caption, of some 40 right ones and 70 hard negatives, fits them."""
+    """Share of held-out views whose best caption, of 36 right ones and 68 hard negatives, fits them."""
 
     def held_out(folder: Path) -> list[Path]:
         return [path for i in range(2) if (path := shard_path(folder, HELD_OUT + i)).exists()]
