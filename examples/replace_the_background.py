@@ -3,6 +3,6 @@
 import sfumato
 from sfumato import examples
 
-result = sfumato.edit(examples.SCENE, examples.OBJECTS_MASK, "empty grass", invert_mask=True, mask_grow=2, window="whole")
+result = sfumato.edit(examples.SCENE, examples.OBJECTS_MASK, "empty snow", invert_mask=True, mask_grow=2, window="whole")
 result.images[0].save("replace_the_background.png")
 print(f"replace_the_background.png: seed {result.seeds[0]}, score {result.scores[0]['total']:.3f}")
