@@ -112,7 +112,8 @@ def test_the_flow_is_the_denoisers_answer_in_other_variables() -> None:
     assert torch.allclose(preserved / (signal + noise), (1 - s) * clean + s * eps, atol=1e-5)
     assert torch.allclose(velocity_of(signal * eps - noise * clean, preserved, signal, noise), eps - clean, atol=1e-5)
     assert s.max() <= 1
-    assert (s > 0.5).float().mean() > 0.6
+    _, signal, noise = flow.draw(4000)
+    assert (noise > signal).float().mean() > 0.5  # most levels are noisy, as for the denoiser
 
 
 @pytest.mark.parametrize("kind", ["flow", "distilled"])
