@@ -99,7 +99,7 @@ def _solid(kind: int, x: float, y: float, z: float) -> float:
 
 @jit
 def _part(kind: int, x: float, y: float, z: float) -> tuple[float, float, float]:
-    """Linear RGB of the part at a point of the surface, if it has a colour of its own; else a negative red."""
+    """Linear RGB of the part at a point of the surface, if it has a colour of its own; else minus the shade of the thing's."""
     if kind == MUSHROOM and (z < 0.94 or (math.sin(5.2 * math.atan2(x, y)) * math.sin(5.5 * z) > 0.62 and z < 1.75)):
         return 0.78, 0.7, 0.56
     if kind == BOTTLE and z > 1.72:
@@ -112,8 +112,8 @@ def _part(kind: int, x: float, y: float, z: float) -> tuple[float, float, float]
     if kind == TREE and z < 0.499:
         return 0.16, 0.08, 0.03
     if kind == HOUSE:
-        if z > 0.985:
-            return 0.2, 0.08, 0.06
+        if z > 0.985:  # the roof is most of what is seen from above: of the thing's material, and darker than the walls
+            return -0.5, 0.0, 0.0
         if y < -0.55 and abs(x) < 0.17 and z < 0.62:
             return 0.14, 0.07, 0.03
         if y < -0.55 and abs(abs(x) - 0.52) < 0.15 and abs(z - 0.6) < 0.15:
@@ -146,7 +146,7 @@ def albedo(o: np.ndarray, px: float, py: float, pz: float) -> tuple[float, float
     """Linear RGB of an object at a point of its surface, and whether this is the object's own colour or a part's."""
     x, y, z = local(o, px, py, pz)
     r, g, b = _part(int(o[KIND]), x, y, z)
-    return (o[RED], o[GREEN], o[BLUE], True) if r < 0 else (r, g, b, False)
+    return (-r * o[RED], -r * o[GREEN], -r * o[BLUE], True) if r < 0 else (r, g, b, False)
 
 
 @jit
