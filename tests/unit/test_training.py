@@ -1,6 +1,8 @@
 """What is trained: the networks start well, and their losses fall for the right reasons."""
 
-from dataclasses import replace
+import json
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +11,17 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sfumato.backbones.hub import WEIGHTS
 from sfumato.backbones.loading import load
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer
 from sfumato.embedded.training import pixel
 from sfumato.embedded.training.autoencoder import grain_loss, outlines
-from sfumato.embedded.training.denoiser import TextDenoiser, diffusion_loss, make_scheduler, random_timesteps
+from sfumato.embedded.training.denoiser import Batches, TextDenoiser, diffusion_loss, make_scheduler, random_timesteps
+from sfumato.embedded.training.latents import load_scene_latents
 from sfumato.embedded.training.ranker import NEGATIVES, Views, contrastive_loss, fits
 from sfumato.embedded.training.scenes import render_shard
-from sfumato.embedded.world.scene import Thing
+from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, OTHERS
 
 
@@ -61,16 +65,45 @@ def test_words_and_textures_are_trained_most() -> None:
     assert shares[[0, -1]].min() > shares[1:-1].max()
 
 
+def test_what_a_caption_leaves_out_is_not_learnt(tmp_path) -> None:
+    """Otherwise words for one thing, or for the ground alone, would bring more things into an edit."""
+    red = Thing(kind="ball", colour="red", material="matte", x=0, y=0, size=0.9)
+    blue = Thing(kind="cube", colour="blue", material="matte", x=2.2, y=0.5, size=0.8)
+    scene = Scene(things=(red, blue), ground="sand")
+    image, owner = scene.render(128)
+    np.savez(tmp_path / "scenes-00000.npz", images=image[None], owners=owner[None], scenes=json.dumps([asdict(scene)]))
+    vae = Path(shutil.copytree(WEIGHTS / "vae", tmp_path / "vae"))  # beside which the latents are kept
+    batches = Batches(load_scene_latents(vae, tmp_path), make_tokenizer(), 200, torch.device("cpu"))
+    _, weights, tokens = batches.draw()
+    cover = {name: getattr(batches.data, name)[0, 0].float() for name in ("main", "others")}
+    kinds = set()
+    for weight, ids in zip(weights[:, 0], tokens, strict=True):
+        text = batches.tokenizer.decode(ids, skip_special_tokens=True)
+        named = any(word in text.split() for word in ("ball", "sphere"))
+        kind = "main" if named else "dropped" if not text.strip() else "ground"
+        counted = {name: bool((weight * share).sum()) for name, share in cover.items()}
+        if kind == "ground":
+            assert not any(counted.values())
+        elif kind == "dropped" or "blue" in text:
+            assert all(counted.values())
+        else:
+            kind += " alone" * (not counted["others"])
+            assert counted["main"]
+        assert weight.max() > 0
+        kinds.add(kind)
+    assert kinds == {"main", "main alone", "ground", "dropped"}
+
+
 def test_one_batch_can_be_learnt() -> None:
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     net = TextDenoiser(tokenizer, 4)
     tokens = tokenizer(["a red ball"] * 4, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
-    x, main = torch.randn(4, 4, 8, 8), torch.zeros(4, 1, 8, 8)
+    x, weights = torch.randn(4, 4, 8, 8), torch.ones(4, 1, 8, 8)
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     losses = []
     for _ in range(12):
-        loss = diffusion_loss(net, make_scheduler(), x, main, tokens)
+        loss = diffusion_loss(net, make_scheduler(), x, weights, tokens)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -21,11 +21,12 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_text_encoder, make_tokenizer
-from sfumato.embedded.training.latents import LatentSet, load_folder_latents, load_scene_latents
+from sfumato.embedded.training.latents import LatentSet, Words, load_folder_latents, load_scene_latents
 from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.world.split import LEARNED
 
 CAPTION_DROPOUT = 0.1
+GROUND_ALONE, MAIN_ALONE = 0.05, 0.5  # how often a caption names the ground of things alone, or of several things the main one
 NOISE_SHIFTS = 2.0, 0.2  # of either half of the samples, how much more noisy levels are drawn: t = s u / (1 + (s - 1) u)
 SURROUNDINGS_WEIGHT = 0.5  # how much an error away from the captioned thing counts, against 1 on it and around its outline
 
@@ -97,20 +98,50 @@ class TextDenoiser(nn.Module):
 
 
 class Batches:
-    """Random latents with fresh captions."""
+    """Random latents with fresh captions, of which some leave things out.
+
+    What a caption leaves out counts for nothing in the loss. It stands in pictures that are edited too, outside the mask; a model
+    that learnt to draw it would put more of its kind inside.
+    """
 
     def __init__(self, data: LatentSet, tokenizer: PreTrainedTokenizerFast, batch_size: int, device: torch.device) -> None:
         self.data, self.tokenizer, self.batch_size, self.device = data, tokenizer, batch_size, device
         self.rng = np.random.default_rng()
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (B, C, h, w), cover of the main thing (B, 1, h, w), tokens (B, T)."""
-        index = self.rng.integers(0, len(self.data.captions), self.batch_size)
-        texts = ["" if self.rng.random() < CAPTION_DROPOUT else self.data.captions[i](self.rng) for i in index]
-        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        """Latents (B, C, h, w), weights of the loss (B, 1, h, w), tokens (B, T)."""
+        index = self.rng.integers(0, len(self.data.words), self.batch_size)
+        texts, tells_main, tells_others = zip(*(self._told(self.data.words[i]) for i in index), strict=True)
+        tokens = self.tokenizer(list(texts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         x = self.data.latents[index].float().contiguous(memory_format=torch.channels_last)
-        main = self.data.main[index].float()
-        return x.to(self.device), main.to(self.device), tokens.input_ids.to(self.device)
+        main, others = self.data.main[index].float(), self.data.others[index].float()
+        told = [torch.tensor(tells).view(-1, 1, 1, 1) for tells in (tells_main, tells_others)]
+        weights = loss_weights(main * told[0], main * ~told[0] + others * ~told[1])
+        return x.to(self.device), weights.to(self.device), tokens.input_ids.to(self.device)
+
+    def _told(self, words: Words) -> tuple[str, bool, bool]:
+        """A caption, and whether it tells of the main thing and of the others."""
+        chance = self.rng.random()
+        if chance < CAPTION_DROPOUT:
+            return "", True, True
+        if words.ground is not None and chance < CAPTION_DROPOUT + GROUND_ALONE:
+            return words.ground(self.rng), False, False
+        if words.main is not None and chance < CAPTION_DROPOUT + GROUND_ALONE + MAIN_ALONE:
+            return words.main(self.rng), True, False
+        return words.whole(self.rng), True, True
+
+
+def loss_weights(told: Tensor, untold: Tensor) -> Tensor:
+    """How much the error in each cell counts, (B, 1, h, w).
+
+    Args:
+        told: Share of each cell that the main thing covers, if the caption names it.
+        untold: The same of what the caption leaves out.
+    """
+    # the thing and two cells around it: shape is told by both sides of an outline
+    near = F.max_pool2d(told, 5, stride=1, padding=2)
+    place = SURROUNDINGS_WEIGHT + (1 - SURROUNDINGS_WEIGHT) * near
+    return place * (F.max_pool2d(untold, 3, stride=1, padding=1) == 0)
 
 
 def quick_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -125,17 +156,14 @@ def random_timesteps(count: int, trained: int, device: torch.device) -> Tensor:
     return (trained * shift * u / (1 + (shift - 1) * u)).long().clamp(max=trained - 1)
 
 
-def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, main: Tensor, tokens: Tensor) -> Tensor:
-    """Squared error of the velocity; errors on the captioned thing and along its outline count more."""
+def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, weights: Tensor, tokens: Tensor) -> Tensor:
+    """Squared error of the velocity, weighted by cell, (B, 1, h, w)."""
     noise = torch.randn_like(x)
     timesteps = random_timesteps(len(x), scheduler.config.num_train_timesteps, x.device)
     with torch.autocast(x.device.type, torch.bfloat16), quick_attention(x.device):
         predicted = net(scheduler.add_noise(x, noise, timesteps), timesteps, tokens).float()
     error = (predicted - scheduler.get_velocity(x, noise, timesteps)) ** 2
-    # the thing and two cells around it: shape is told by both sides of an outline
-    near = F.max_pool2d(main, 5, stride=1, padding=2)
-    place = SURROUNDINGS_WEIGHT + (1 - SURROUNDINGS_WEIGHT) * near
-    return (place * error).mean() / place.mean()
+    return (weights * error).mean() / weights.mean()
 
 
 def start_from_weights(net: TextDenoiser, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from sfumato.embedded.training.autoencoder import to_pixels
 from sfumato.embedded.training.loop import save_atomically
 from sfumato.embedded.training.scenes import load_shard, seen, training_shards
 from sfumato.embedded.training.workers import divided
-from sfumato.embedded.world.captions import caption
+from sfumato.embedded.world.captions import caption, ground_alone
+from sfumato.embedded.world.scene import Scene
 from sfumato.errors import InputError
 
 BATCH = 16
@@ -26,12 +27,22 @@ Caption = Callable[[np.random.Generator], str]
 
 
 @dataclass(frozen=True)
+class Words:
+    """What can be said of a picture: of all of it, its main thing alone, or its ground alone; None if that leaves nothing out."""
+
+    whole: Caption
+    main: Caption | None = None
+    ground: Caption | None = None
+
+
+@dataclass(frozen=True)
 class LatentSet:
-    """Scaled latents (n, C, h, w) bfloat16, share of each cell that the main thing covers (n, 1, h, w), and n captions."""
+    """Scaled latents (n, C, h, w), shares of each cell that the main thing and all others cover (n, 1, h, w), and n words."""
 
     latents: Tensor
     main: Tensor
-    captions: Sequence[Caption]
+    others: Tensor
+    words: Sequence[Words]
 
 
 @torch.inference_mode()
@@ -63,16 +74,28 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
     vae = load_vae(vae_folder)
     for shard, cache in divided(list(zip(shards, caches, strict=True))):
         if not cache.exists():
-            images, owners, _ = load_shard(shard)
-            latents = _encode_all(vae, images)
-            cover = torch.from_numpy((owners == 0).astype(np.float32))[:, None]
-            main = F.avg_pool2d(cover, images.shape[1] // latents.shape[-1]).bfloat16()
-            save_atomically({"latents": latents, "main": main}, cache)
-    parts = [torch.load(cache, weights_only=True) for cache in caches]
-    captions = [
-        partial(caption, seen(scene, owner)) for shard in shards for owner, scene in zip(*load_shard(shard)[1:], strict=True)
-    ]
-    return LatentSet(torch.cat([p["latents"] for p in parts]), torch.cat([p["main"] for p in parts]), captions)
+            save_atomically({"latents": _encode_all(vae, load_shard(shard)[0])}, cache)
+    latents = torch.cat([torch.load(cache, weights_only=True)["latents"] for cache in caches])
+    main, others, words = [], [], []
+    for shard in shards:
+        _, owners, drawn = load_shard(shard)
+        main.append(_cover(owners == 0, latents.shape[-1]))
+        others.append(_cover(owners > 0, latents.shape[-1]))
+        words += [_words(seen(scene, owner)) for owner, scene in zip(owners, drawn, strict=True)]
+    return LatentSet(latents, torch.cat(main), torch.cat(others), words)
+
+
+def _cover(shown: np.ndarray, side: int) -> Tensor:
+    """(n, H, W) bool to the share of each of side x side cells, (n, 1, side, side) bfloat16."""
+    return F.avg_pool2d(torch.from_numpy(shown.astype(np.float32))[:, None], shown.shape[-1] // side).bfloat16()
+
+
+def _words(scene: Scene) -> Words:
+    whole = partial(caption, scene)
+    if not scene.things:
+        return Words(whole)
+    main = partial(caption, replace(scene, things=scene.things[:1])) if len(scene.things) > 1 else None
+    return Words(whole, main, partial(ground_alone, scene.ground))
 
 
 def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
@@ -95,7 +118,8 @@ def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
         images.append(_resized(rgb[top : top + side, left : left + side], size))
     vae = load_vae(vae_folder)
     latents = _encode_all(vae, np.stack(images))
-    return LatentSet(latents, torch.ones_like(latents[:, :1]), [partial(_always, text) for text in texts.values()])
+    everything = torch.ones_like(latents[:, :1])
+    return LatentSet(latents, everything, 0 * everything, [Words(partial(_always, text)) for text in texts.values()])
 
 
 def _resized(square: np.ndarray, size: int) -> np.ndarray:

@@ -100,7 +100,7 @@ def relation(thing: Thing, other: Thing, rng: np.random.Generator) -> str:
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One way to describe the scene: its main thing, sometimes the ground, sometimes the other things."""
-    if not scene.things or rng.random() < 0.03:
+    if not scene.things:
         return ground_alone(scene.ground, rng)
     main, *others = scene.things
     text = name(main, rng)[0]
