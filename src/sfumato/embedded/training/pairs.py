@@ -24,12 +24,13 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pair:
-    """A scene with its main thing and without, which thing each pixel shows, and both pictures softened (see `softening`)."""
+    """A scene with its main thing and without, which thing each pixel of either shows, and both softened (see `softening`)."""
 
     scene: Scene
     full: Image
     bare: Image
     owner: NDArray[np.int8]
+    bare_owner: NDArray[np.int8]  # numbers as if the main thing had never been there
     soft_full: Image
     soft_bare: Image
 
@@ -49,12 +50,14 @@ def render_pairs(folder: Path, index: int, count: int = SHARD, size: int = 128) 
         scene = random_scene(rng, unseen=bool(len(scenes) % 2))
         scenes += [scene] * bool(scene.things)
     drawn = [scene.render(size) for scene in scenes]
+    bare = [scene.without(0).render(size) for scene in scenes]
     with written_whole(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             full=np.stack([image for image, _ in drawn]),
             owner=np.stack([owner for _, owner in drawn]),
-            bare=np.stack([scene.without(0).render(size)[0] for scene in scenes]),
+            bare=np.stack([image for image, _ in bare]),
+            bare_owner=np.stack([owner for _, owner in bare]),
             scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
         )
     return path
@@ -79,26 +82,30 @@ def load_pairs(paths: list[Path], model: Path = WEIGHTS) -> list[Pair]:
     Args:
         paths: Of shards.
         model: Folder of the embedded model that softens.
+
+    Raises:
+        InputError: old-scenes.
     """
     pairs = []
     for path in paths:
-        scenes, full, bare, owner = _load(path)
-        drawn = zip(scenes, full, bare, owner, *softened_shard(path, model), strict=True)
+        drawn = zip(*_load(path), *softened_shard(path, model), strict=True)
         pairs += [Pair(*parts) for parts in drawn if (parts[3] == 0).mean() > LEAST_SHARE]
     return pairs
 
 
-def _load(path: Path) -> tuple[list[Scene], Image, Image, NDArray[np.int8]]:
+def _load(path: Path) -> tuple[list[Scene], Image, Image, NDArray[np.int8], NDArray[np.int8]]:
     with np.load(path, allow_pickle=False) as data:
+        if "bare_owner" not in data:
+            raise InputError(f"{path} was rendered by an earlier version; remove it and render it anew.", code="old-scenes")
         scenes = [scene_from_dict(fields) for fields in json.loads(str(data["scenes"]))]
-        return scenes, data["full"], data["bare"], data["owner"]
+        return scenes, data["full"], data["bare"], data["owner"], data["bare_owner"]
 
 
 def softened_shard(path: Path, model: Path = WEIGHTS) -> Image:
     """Softened (full, bare), (2, n, H, W, 3), of the shard in `path`, kept beside it; one pair in four stays sharp."""
     kept = path.with_name(path.name.replace("pairs-", "soft-")).with_suffix(".npy")
     if not kept.exists():
-        scenes, full, bare, _ = _load(path)
+        scenes, full, bare, _, _ = _load(path)
         rng, both = np.random.default_rng(int(path.stem.split("-")[1])), np.stack([full, bare])
         both[:, ::SOFT_EVERY] = softened(both[:, ::SOFT_EVERY], model, rng)
         part, drawn = both[:, 1::REDRAWN_EVERY], scenes[1::REDRAWN_EVERY]

@@ -26,10 +26,11 @@ from sfumato.pixels import to_uint8
 
 Pictures = NDArray[np.uint8]
 BATCH = 8
-MOST_NOISE, MOST_PATCHES, MOST_BLUR = 0.45, 0.225, 0.6  # standard deviations, and share of the mean of 3x3 cells
+MOST_NOISE, MOST_PATCHES, MOST_BLUR = 0.25, 0.12, 0.6  # standard deviations, and share of the mean of 3x3 cells
 LEAST_REDRAWN, MOST_REDRAWN = 0.15, 0.6  # share of the timesteps that are drawn again; above, kinds cannot be told any more
 MOST_UNKNOWN = 0.3  # the same for kinds that the denoiser has not learnt
 STEPS = 4
+MOST_GUIDANCE = 3.0  # from none to as much as edits get by default
 
 
 def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pictures:
@@ -78,12 +79,12 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     kept = DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod  # share of the variance that is picture
     first = torch.from_numpy(rng.uniform(LEAST_REDRAWN, most) * (len(kept) - 1))
+    guidance = torch.from_numpy(rng.uniform(1, MOST_GUIDANCE, len(pictures)).astype(np.float32)).view(-1, 1, 1, 1)
     out = np.empty_like(pictures)
     for start in range(0, len(pictures), BATCH):
         part = slice(start, start + BATCH)
-        tokens = tokenizer(
-            list(texts[part]), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-        ).input_ids
+        both = [*texts[part], *[""] * len(texts[part])]
+        tokens = tokenizer(both, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
         states = text(tokens).last_hidden_state
         timesteps = (first[part] * torch.linspace(1, 0, STEPS + 1)[:, None]).long()
         clean = encode(vae, pictures[part]).float()
@@ -92,7 +93,8 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
             a = kept[now].view(-1, 1, 1, 1)
             noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
-                velocity = unet(noisy, now, states).sample.float()
+                told, untold = unet(noisy.repeat(2, 1, 1, 1), now.repeat(2), states).sample.float().chunk(2)
+            velocity = torch.lerp(untold, told, guidance[part])
             clean, noise = a.sqrt() * noisy - (1 - a).sqrt() * velocity, a.sqrt() * velocity + (1 - a).sqrt() * noisy
         out[part] = _decoded(vae, clean, rng)
     return out
