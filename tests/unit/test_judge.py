@@ -85,7 +85,8 @@ def test_views_show_what_they_say() -> None:
             assert not np.array_equal(empty.image, pair.bare)
         ground = views.ground_view(pair, other, rng)
         assert not (ground.mask & (pair.owner >= 0)).any()
-        assert ground.truth["ground"] == GROUNDS[0]
+        shown = {GROUNDS[0]: pair.full, GROUNDS[1]: other.bare}[ground.truth["ground"]]
+        assert np.array_equal(ground.image[ground.mask], shown[ground.mask])
         line = views.stroke_view(pair, other, rng)
         assert line.truth["kind"] == ""
         assert line.mask.mean() < 0.2

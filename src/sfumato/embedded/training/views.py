@@ -123,9 +123,15 @@ def empty_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
 
 
 def ground_view(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
-    """All but the things: the ground is read. Kinds are not asked, or a thing in a wide mask would look like the hole in one."""
+    """All but the things: the ground is read, half the time another than before, as when a background is replaced.
+
+    Kinds are not asked, or a thing in a wide mask would look like the hole in one.
+    """
     mask = ~_mask(pair.owner >= 0, rng, grown_only=True)
-    return View(pair.full, mask, {"kind": "", "colour": "", "material": "", "ground": pair.scene.ground})
+    image, ground = pair.full, pair.scene.ground
+    if rng.random() < STRANGE and _alone(other):
+        image, ground = np.where(mask[..., None], other.bare, image), other.scene.ground
+    return View(image, mask, {"kind": "", "colour": "", "material": "", "ground": ground})
 
 
 def _alone(pair: Pair) -> bool:
@@ -211,7 +217,7 @@ def wobbled(picture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
 
 
 MAKERS = thing_view, stroke_view, empty_view, ground_view
-SHARES = 0.62, 0.1, 0.18, 0.1
+SHARES = 0.6, 0.1, 0.18, 0.12
 
 
 def view(pair: Pair, other: Pair, rng: np.random.Generator, wear: bool = True) -> View:
