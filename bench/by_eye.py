@@ -20,18 +20,18 @@ from rich import print
 
 from sfumato import Editor
 from sfumato.bench.tasks import example
-from sfumato.embedded.judge import CONTEXT, SIDE, Judge, crop
+from sfumato.embedded.judge import SIDE, Judge, crop
 
 CROPS, LABELS = Path(__file__).with_name("by_eye.png"), Path(__file__).with_name("by_eye.json")
 TASKS = "replace", "add"
 FIRST = 1000  # of the examples; the benchmark uses those from 0 on
 GROUPS: tuple[tuple[int, dict[str, Any]], ...] = ((24, {}), (12, {"steps": 10, "guidance_scale": 1.0}))
-TILE, COLUMNS, ROWS = 168, 8, 8  # of a sheet
+TILE, COLUMNS, ROWS = 192, 8, 8  # of a sheet
 
 
 def draw(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    editor, crops, tiles, number = Editor(), [], [], FIRST
+    editor, crops, number = Editor(), [], FIRST
     for count, fields in GROUPS:
         for task in TASKS:
             for _ in range(count):
@@ -44,31 +44,27 @@ def draw(folder: Path) -> None:
                     seed=number,
                     **fields,
                 )
-                for picture in result.images:
-                    image = np.asarray(picture.convert("RGB"))
-                    crops.append(crop(image, made.mask > 0))
-                    tiles.append(_tile(image, made.mask, len(tiles)))
-    colours = np.stack([((seen[..., :3] + 1) * 127.5).round() for seen in crops])
-    cover = np.stack([(seen[..., 3:] * 255).round() for seen in crops])
-    _save(list(np.concatenate([colours, cover], axis=-1).astype(np.uint8)), 16, CROPS)
-    for start in range(0, len(tiles), COLUMNS * ROWS):
-        _save(tiles[start : start + COLUMNS * ROWS], COLUMNS, folder / f"sheet-{start:04d}.png")
+                crops += [_uint8(crop(np.asarray(picture.convert("RGB")), made.mask > 0)) for picture in result.images]
+    _save(crops, 16, CROPS)
+    for start in range(0, len(crops), COLUMNS * ROWS):
+        tiles = [_tile(crops[i], i) for i in range(start, min(start + COLUMNS * ROWS, len(crops)))]
+        _save(tiles, COLUMNS, folder / f"sheet-{start:04d}.png")
 
 
-def _tile(image: NDArray[np.uint8], mask: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-    """What the judge sees, larger, with the mask's outline and a number."""
-    x, y, width, height = cv2.boundingRect(mask)
-    side = CONTEXT * max(width, height)
-    scale = TILE / side
-    matrix = np.array([[scale, 0, -(x + width / 2 - side / 2) * scale], [0, scale, -(y + height / 2 - side / 2) * scale]])
-    tile = cv2.warpAffine(image, matrix, (TILE, TILE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    contours, _ = cv2.findContours(
-        cv2.warpAffine(mask, matrix, (TILE, TILE), flags=cv2.INTER_NEAREST), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
-    cv2.drawContours(tile, contours, -1, (255, 0, 255), 1)
+def _uint8(seen: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """What the judge sees (SIDE, SIDE, 4), its colours and the mask's coverage, in [0, 255]."""
+    return np.concatenate([(seen[..., :3] + 1) * 127.5, seen[..., 3:] * 255], axis=-1).round().astype(np.uint8)
+
+
+def _tile(seen: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+    """The same, larger, with the mask's outline and a number."""
+    large = np.asarray(cv2.resize(seen, (TILE, TILE), interpolation=cv2.INTER_CUBIC), np.uint8)
+    tile = np.ascontiguousarray(large[..., :3])
+    outlines, _ = cv2.findContours((large[..., 3] > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(tile, outlines, -1, (255, 0, 255), 1)
     for colour, width in (((0, 0, 0), 2), ((255, 255, 255), 1)):
         cv2.putText(tile, str(number), (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width)
-    return np.asarray(tile, np.uint8)
+    return tile
 
 
 def _save(tiles: list[NDArray[np.uint8]], columns: int, path: Path) -> None:

@@ -74,6 +74,7 @@ def test_what_a_caption_leaves_out_is_not_learnt(tmp_path) -> None:
     np.savez(tmp_path / "scenes-00000.npz", images=image[None], owners=owner[None], scenes=json.dumps([asdict(scene)]))
     vae = Path(shutil.copytree(WEIGHTS / "vae", tmp_path / "vae"))  # beside which the latents are kept
     batches = Batches(load_scene_latents(vae, tmp_path), make_tokenizer(), 200, torch.device("cpu"))
+    batches.rng = np.random.default_rng(0)
     _, weights, tokens = batches.draw()
     cover = {name: getattr(batches.data, name)[0, 0].float() for name in ("main", "others")}
     kinds = set()

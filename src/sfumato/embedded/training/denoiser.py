@@ -135,7 +135,7 @@ def loss_weights(told: Tensor, untold: Tensor) -> Tensor:
     """How much the error in each cell counts, (B, 1, h, w).
 
     Args:
-        told: Share of each cell that the main thing covers, if the caption names it.
+        told: Share of each cell that the main thing covers, (B, 1, h, w); 0 if the caption leaves it out.
         untold: The same of what the caption leaves out.
     """
     # the thing and two cells around it: shape is told by both sides of an outline

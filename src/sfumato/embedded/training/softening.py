@@ -64,7 +64,7 @@ def most_redrawn(scene: Scene) -> float:
 
 @torch.inference_mode()
 def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], folder: Path, rng: np.random.Generator) -> Pictures:
-    """Pictures (n, H, W, 3) noised and denoised again by the model (SDEdit, arXiv:2108.01073).
+    """Pictures (n, H, W, 3) noised and denoised again by the model (SDEdit, arXiv:2108.01073), each guided by a random scale.
 
     Outlines melt and shading flattens as in the model's own pictures; with little enough noise the kind can still be seen.
 

@@ -156,14 +156,14 @@ def _strange(ground: Image, other: Image, rng: np.random.Generator) -> Image:
 
 def _with_piece(image: Image, thing: NDArray[np.bool_], other: Pair, rng: np.random.Generator) -> Image:
     """With a piece of another thing beside the thing, if one of three tries gives a small one."""
-    kept = cv2.dilate(thing.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    kept = cv2.dilate(thing.astype(np.uint8), np.ones((5, 5), np.uint8))
+    left, top, width, height = cv2.boundingRect(kept)
+    beside = np.zeros(thing.shape, bool)
+    beside[max(0, top - height // 4) : top + height, max(0, left - width // 4) : left + width + width // 4] = True
+    beside &= kept == 0
     for _ in range(3):
         shift = tuple(rng.integers(-len(image) // 2, len(image) // 2, 2))
-        piece = np.roll(other.owner == 0, shift, (0, 1)) & ~kept
-        left, top, width, height = cv2.boundingRect(kept.astype(np.uint8))
-        near = np.zeros_like(piece)
-        near[max(0, top - height // 4) : top + height, max(0, left - width // 4) : left + width + width // 4] = True
-        piece &= near
+        piece = np.roll(other.owner == 0, shift, (0, 1)) & beside
         if 0 < piece.sum() < LARGEST_PIECE * thing.sum():
             return _mixed(image, np.roll(other.full, shift, (0, 1)), rng.uniform(0.4, 1) * piece.astype(np.float32))
     return image
@@ -216,13 +216,13 @@ def wobbled(picture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     return np.asarray(moved, np.float32)
 
 
-MAKERS = thing_view, stroke_view, empty_view, ground_view
+VIEWS = thing_view, stroke_view, empty_view, ground_view
 SHARES = 0.6, 0.1, 0.18, 0.12
 
 
 def view(pair: Pair, other: Pair, rng: np.random.Generator, wear: bool = True) -> View:
     """A random view of a pair, softened and worn inside the mask, everywhere, or not at all; flipped one time in two."""
-    make = MAKERS[rng.choice(len(MAKERS), p=SHARES)]
+    make = VIEWS[rng.choice(len(VIEWS), p=SHARES)]
     if wear and rng.random() < 0.6:  # what is edited comes from a decoder; what surrounds it mostly not
         pair = replace(pair, full=pair.soft_full, bare=pair.bare if rng.random() < 0.7 else pair.soft_bare)
         other = replace(other, bare=other.soft_bare)
