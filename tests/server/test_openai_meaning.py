@@ -164,12 +164,13 @@ def test_markup_of_a_picture_that_is_stored_turned(strict: openai.OpenAI) -> Non
         (pictures.drawing().resize((24, 16)), "24x16 but the image is 48x32"),
         (pictures.photograph(), "no transparent pixels"),
         (pictures.photograph().convert("RGBA"), "no transparent pixels"),
-        (Image.new("RGBA", (pictures.WIDTH, pictures.HEIGHT)), "all of it is transparent"),
+        (Image.new("RGBA", (pictures.WIDTH, pictures.HEIGHT)), "all transparent"),
     ],
 )
 def test_markup_that_says_nothing(strict: openai.OpenAI, layer: Image.Image, sentence: str) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match=sentence):
+    with pytest.raises(openai.UnprocessableEntityError, match=sentence) as caught:
         markup(strict, layer)
+    assert caught.value.param == "markup"
 
 
 @pytest.mark.parametrize("other", ["mask", "scribble"])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from sfumato.errors import ImageError, MaskError
+from sfumato.errors import ImageError
 from sfumato.images import read
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
@@ -16,9 +16,9 @@ FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}  # that the formats can hold
 
 
-def refused(message: str, param: str) -> Refused:
+def refused(message: str, param: str, code: str = "option-invalid") -> Refused:
     """A field whose value is not possible."""
-    return Refused(message, code="option-invalid", status=422, param=param)
+    return Refused(message, code=code, status=422, param=param)
 
 
 def pictures_of(form: Form, limits: Limits) -> dict[str, bytes]:
@@ -51,9 +51,8 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
     """Mask and scribble of a drawing over the image: where it is not transparent, it is edited, starting from its colours.
 
     Raises:
-        Refused: With a mask or a scribble, or of another size than the image.
+        Refused: With a mask or a scribble, of another size than the image, without transparency, or with nothing on it.
         ImageError: It cannot be read.
-        MaskError: It has no transparency, or nothing on it.
     """
     other = next((name for name in ("mask", "scribble") if name in pictures), None)
     if other is not None:
@@ -62,14 +61,12 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
     size = _upright_size(open_picture(pictures["image"], "image"))
     if layer.size != size:
         given, needed = ("x".join(map(str, pair)) for pair in (layer.size, size))
-        raise refused(f"The markup is {given} but the image is {needed}; draw it on a canvas of {needed}.", "markup")
+        raise refused(f"The markup is {given} but the image is {needed}; draw it on a canvas of {needed}.", "markup", "mask-size")
     if layer.alpha is None or layer.alpha.min() == 255:
-        raise MaskError(
-            "The markup has no transparent pixels, so it would cover the whole image; draw on a transparent PNG.",
-            code="mask-no-alpha",
-        )
+        sentence = "The markup has no transparent pixels, so it would cover the whole image; draw on a transparent PNG."
+        raise refused(sentence, "markup", "mask-no-alpha")
     if layer.alpha.max() == 0:
-        raise MaskError("The markup is empty: all of it is transparent; draw where the image is to change.", code="mask-empty")
+        raise refused("The markup is all transparent; draw where the image is to change.", "markup", "mask-empty")
     drawn = Image.fromarray((layer.alpha > 0) * np.uint8(255))
     return {"mask": encode(drawn, "PNG"), "scribble": pictures["markup"]}
 
