@@ -98,6 +98,15 @@ def test_background_of_a_picture_with_transparency(strict: openai.OpenAI) -> Non
             assert (result[HALF][~pictures.inside()[HALF], :3] == 255).all()
 
 
+@pytest.mark.parametrize("response_format", ["b64_json", "url"])
+def test_transparent_that_came_to_nothing_is_noted(strict: openai.OpenAI, response_format: Any) -> None:
+    """An alpha channel that is opaque throughout."""
+    picture = ("a.png", pictures.encoded(pictures.photograph().convert("RGBA")))
+    answer = edit(strict, image=picture, background="transparent", response_format=response_format)
+    assert answer.background == "opaque"
+    assert "the result has no transparent pixels" in answer.notes[-1]
+
+
 def test_jpeg_of_a_picture_with_transparency_says_what_becomes_of_it(strict: openai.OpenAI) -> None:
     image = ("a.png", pictures.encoded(sticker()))
     answer = edit(strict, image=image, output_format="jpeg")

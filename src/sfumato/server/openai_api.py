@@ -91,6 +91,8 @@ def _show(asked: Any, image: Image.Image) -> _Shown:
         option = "background=opaque" if asked.background == "opaque" else "output_format=jpeg"
         notes.append(f"{option}: what is transparent in the result was put on white.")
         image, transparent = on_white(image), False
+    elif asked.background == "transparent" and not transparent:
+        notes.append(_NOTHING_TRANSPARENT)
     text = base64.b64encode(encode(image, FORMATS[asked.output_format], asked.output_compression)).decode()
     return _Shown(text=text, facts=_facts(asked, image, transparent), notes=notes)
 
@@ -114,6 +116,7 @@ def _is_transparent(image: Image.Image) -> bool:
     return image.convert("RGBA").getchannel("A").histogram()[255] < image.width * image.height
 
 
+_NOTHING_TRANSPARENT = "background=transparent: the result has no transparent pixels, for an edit only keeps those of the image."
 # Nothing is billed, so no tokens are counted.
 _NO_TOKENS = {"image_tokens": 0, "text_tokens": 0}
 _USAGE = {
@@ -142,6 +145,8 @@ def _answer(desk: Desk, request: Request, job: Job, given: Understood) -> dict[s
         transparent = _is_transparent(job.images[0])
         if transparent and asked.background == "opaque":
             notes = [*notes, "background=opaque was ignored: addresses are of the stored PNG, which keeps its transparency."]
+        elif asked.background == "transparent" and not transparent:
+            notes = [*notes, _NOTHING_TRANSPARENT]
         facts = _facts(asked, job.images[0], transparent)
     else:
         shown = [_show(asked, image) for image in job.images]
