@@ -227,3 +227,11 @@ def test_aliases_are_listed_after_the_models(named: openai.OpenAI) -> None:
     assert names == ["stub", "other", "absent", *get_args(ImageModel), "my-model"]
     with pytest.raises(openai.NotFoundError, match="my-model"):
         edit(named, model="gpt-image-99")
+
+
+@pytest.mark.parametrize("names", [("box", "box[]"), ("box[]", "box"), ("seed", "seed")])
+def test_a_field_given_in_two_ways_is_refused(client: Any, names: tuple[str, str]) -> None:
+    parts = [(name, (None, "1,2,3,4")) for name in names]
+    sent = [("image", ("a.png", pictures.PICTURE)), ("prompt", (None, "red")), *parts]
+    answer = client.post("/v1/images/edits", files=sent)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "option-repeated")
