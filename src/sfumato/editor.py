@@ -25,6 +25,7 @@ from sfumato.pixels import to_uint8
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Listener, Progress, Run
 from sfumato.saving import write_animation
+from sfumato.sizing import size_notes
 
 WORDS_SHOWN = 60
 LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
@@ -153,9 +154,9 @@ class Editor:
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
-            request=request.model_copy(update={"batch_size": run.batch_size}),
+            request=request.model_copy(update={"batch_size": run.batch_size, "size": request.size and inputs.picture.size}),
             mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
-            notes=run.notes + self._prompt_notes(request.prompt, card),
+            notes=size_notes(request.size, inputs.picture.size) + run.notes + self._prompt_notes(request.prompt, card),
             facts=self._facts(inputs),
         )
 

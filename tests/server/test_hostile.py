@@ -133,7 +133,7 @@ JOBS: dict[str, dict[str, object]] = {
     "too many": {"n": 1025},
     "more than allowed here": {"n": 17},
     "too many steps": {"steps": 999},
-    "negative seed": {"seed": -1},
+    "negative seed": {"seed": -2},
     "nul bytes for an id": {"id": "\0"},
     "no prompt": {"prompt": "\n"},
     "prompt of a megabyte": {"prompt": "a" * 1_000_000},

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from sfumato.request import EditRequest
-from sfumato.server.openai_api import OpenAIEdit
+from sfumato.server.openai_request import OpenAIEdit
 from sfumato.server.submission import JobRequest
 
 

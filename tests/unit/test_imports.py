@@ -20,7 +20,7 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
     ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
     ("saving", "pixel_modes", "pixels", "embedded"),
-    ("errors", "request", "__init__"),
+    ("errors", "request", "sizing", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
 
