@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -108,12 +108,44 @@ class CLIPScorer:
             return self.features(_fit(images.to(self.device), self.size, self.mean, self.std))
 
     def embed_text(self, prompts: list[str]) -> Tensor:
-        """Sentences, cut at the model's length, to unit vectors (N, D)."""
-        length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt").to(self.device)
+        """Sentences to unit vectors (N, D); of one longer than the model reads, the mean direction of its pieces."""
+        return embed_long(prompts, self._embed, lambda text: len(self.tokenizer(text, verbose=False).input_ids) <= self._length)
+
+    @property
+    def _length(self) -> int:
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        options = {"padding": True, "truncation": True, "max_length": self._length, "return_tensors": "pt"}
+        tokens = self.tokenizer(texts, **options).to(self.device)
         with torch.inference_mode():
             features = self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             return F.normalize(_pooled(features), dim=-1)
+
+
+def embed_long(prompts: list[str], embed: Callable[[list[str]], Tensor], fits: Callable[[str], bool]) -> Tensor:
+    """Unit vectors (N, D) of prompts of any length: of one that does not fit, the mean direction of its pieces.
+
+    Args:
+        prompts: Sentences.
+        embed: Texts that fit to unit vectors.
+        fits: Whether the model reads all of a text.
+    """
+    pieces = [_halve(prompt, fits) for prompt in prompts]
+    vectors = embed([piece for parts in pieces for piece in parts])
+    if len(vectors) == len(prompts):
+        return vectors
+    means = [group.mean(0) for group in vectors.split([len(parts) for parts in pieces])]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+def _halve(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """A text as it is, or halved between words until its pieces fit; a single word is never cut here."""
+    words = text.split()
+    if fits(text) or len(words) < 2:
+        return [text]
+    middle = len(words) // 2
+    return [piece for half in (words[:middle], words[middle:]) for piece in _halve(" ".join(half), fits)]
 
 
 def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
@@ -172,9 +204,16 @@ class OpenCLIPScorer:
             return self.features(_fit(images.to(self.device), self.size, self.mean, self.std))
 
     def embed_text(self, prompts: list[str]) -> Tensor:
-        """Sentences to unit vectors (N, D)."""
+        """Sentences to unit vectors (N, D); of one longer than the model reads, the mean direction of its pieces."""
+        return embed_long(prompts, self._embed, self._fits)
+
+    def _embed(self, texts: list[str]) -> Tensor:
         with torch.inference_mode():
-            return F.normalize(self.model.encode_text(self.tokenizer(prompts).to(self.device)), dim=-1)
+            return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)), dim=-1)
+
+    def _fits(self, text: str) -> bool:
+        """The tokenizer cuts what is too long: then another word at the end changes nothing."""
+        return not torch.equal(self.tokenizer([text]), self.tokenizer([f"{text} and"]))
 
 
 def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
