@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.background.measure import light_difference, seam_ratio
-from sfumato.errors import ModelNotFound, OptionError, ResourceError, UnsafeCheckpoint, Unsupported
+from sfumato.errors import ModelNotFound, OptionError, UnsafeCheckpoint, Unsupported
+from sfumato.text.pieces import embed_long
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights" / "ranker"
 BATCH_SIZE = 32
@@ -54,7 +55,7 @@ def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
 
 
-def _fit(images: Tensor, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def fit(images: Tensor, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """The whole frame at the model's (height, width), standardised: stretched, not cropped, as the paper does."""
     return standardise(F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1), mean, std)
 
@@ -97,6 +98,7 @@ class CLIPScorer:
         self.mean, self.std = _statistics(name)
         side = self.model.config.vision_config.image_size
         self.size = (side, side)
+        self._length = self.model.config.text_config.max_position_embeddings
 
     def features(self, standardised: Tensor) -> Tensor:
         """See `Scorer.features`."""
@@ -105,15 +107,11 @@ class CLIPScorer:
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], any size, to unit vectors (B, D)."""
         with torch.inference_mode():
-            return self.features(_fit(images.to(self.device), self.size, self.mean, self.std))
+            return self.features(fit(images.to(self.device), self.size, self.mean, self.std))
 
     def embed_text(self, prompts: list[str]) -> Tensor:
         """Sentences to unit vectors (N, D); of one longer than the model reads, the mean direction of its pieces."""
         return embed_long(prompts, self._embed, lambda text: len(self.tokenizer(text, verbose=False).input_ids) <= self._length)
-
-    @property
-    def _length(self) -> int:
-        return int(self.model.config.text_config.max_position_embeddings)
 
     def _embed(self, texts: list[str]) -> Tensor:
         options = {"padding": True, "truncation": True, "max_length": self._length, "return_tensors": "pt"}
@@ -121,31 +119,6 @@ class CLIPScorer:
         with torch.inference_mode():
             features = self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             return F.normalize(_pooled(features), dim=-1)
-
-
-def embed_long(prompts: list[str], embed: Callable[[list[str]], Tensor], fits: Callable[[str], bool]) -> Tensor:
-    """Unit vectors (N, D) of prompts of any length: of one that does not fit, the mean direction of its pieces.
-
-    Args:
-        prompts: Sentences.
-        embed: Texts that fit to unit vectors.
-        fits: Whether the model reads all of a text.
-    """
-    pieces = [_halve(prompt, fits) for prompt in prompts]
-    vectors = embed([piece for parts in pieces for piece in parts])
-    if len(vectors) == len(prompts):
-        return vectors
-    means = [group.mean(0) for group in vectors.split([len(parts) for parts in pieces])]
-    return F.normalize(torch.stack(means), dim=-1)
-
-
-def _halve(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """A text as it is, or halved between words until its pieces fit; a single word is never cut here."""
-    words = text.split()
-    if fits(text) or len(words) < 2:
-        return [text]
-    middle = len(words) // 2
-    return [piece for half in (words[:middle], words[middle:]) for piece in _halve(" ".join(half), fits)]
 
 
 def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
@@ -163,59 +136,6 @@ def _pooled(features: Any) -> Any:
     return features if isinstance(features, Tensor) else features.pooler_output
 
 
-class OpenCLIPScorer:
-    """A CLIP of the open_clip package.
-
-    Args:
-        architecture: Its name there, such as ViT-B-16.
-        pretrained: A tag, such as openai, or a .safetensors file.
-        device: Where to run.
-
-    Raises:
-        ResourceError: If the package is not installed (code extra-missing).
-        UnsafeCheckpoint: If `pretrained` is a file of another format.
-    """
-
-    def __init__(self, architecture: str, pretrained: str, device: str | torch.device = "cpu") -> None:
-        try:
-            import open_clip
-        except ImportError as error:
-            raise ResourceError(
-                "Ranking with open_clip needs an optional package; install it with: pip install 'sfumato[open_clip]'",
-                code="extra-missing",
-            ) from error
-        if Path(pretrained).is_file() and not pretrained.endswith(".safetensors"):
-            raise UnsafeCheckpoint(f"The ranking model {pretrained} is pickled, which can run code; convert it to safetensors.")
-        self.device = torch.device(device)
-        self.model = open_clip.create_model(architecture, pretrained=pretrained, device=self.device).eval()
-        self.tokenizer = open_clip.get_tokenizer(architecture)
-        self.model.requires_grad_(False)
-        visual = self.model.visual
-        height, width = visual.image_size
-        self.size, self.mean, self.std = (height, width), visual.image_mean, visual.image_std
-
-    def features(self, standardised: Tensor) -> Tensor:
-        """See `Scorer.features`."""
-        return F.normalize(self.model.encode_image(standardised.to(self.device)), dim=-1)
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1], any size, to unit vectors (B, D)."""
-        with torch.inference_mode():
-            return self.features(_fit(images.to(self.device), self.size, self.mean, self.std))
-
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        """Sentences to unit vectors (N, D); of one longer than the model reads, the mean direction of its pieces."""
-        return embed_long(prompts, self._embed, self._fits)
-
-    def _embed(self, texts: list[str]) -> Tensor:
-        with torch.inference_mode():
-            return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)), dim=-1)
-
-    def _fits(self, text: str) -> bool:
-        """The tokenizer cuts what is too long: then another word at the end changes nothing."""
-        return not torch.equal(self.tokenizer([text]), self.tokenizer([f"{text} and"]))
-
-
 def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
     """Load a ranking model: `embedded`, `open_clip:ARCHITECTURE/TAG-or-file`, or a transformers CLIP (folder or cached id).
 
@@ -231,6 +151,8 @@ def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
         architecture, _, pretrained = name.removeprefix("open_clip:").partition("/")
         if not pretrained:
             raise OptionError(f"The ranking model {name!r} lacks its weights; write open_clip:ARCHITECTURE/TAG or .../FILE.")
+        from sfumato.ranking_open_clip import OpenCLIPScorer
+
         return OpenCLIPScorer(architecture, pretrained, device)
     return CLIPScorer(name, device)
 

@@ -13,6 +13,7 @@ from sfumato.text.chunks import Token, split, tokenise
 from sfumato.text.embeddings import Embedding
 from sfumato.text.grammar import Span
 
+LEAST_MEAN = 1e-3  # in deviations; of trained encoders it is many times that
 Parts = list[list[Span]]  # of a prompt, as `grammar.parse` gives them
 
 
@@ -107,15 +108,16 @@ class Encoder:
 def _weighted(states: Tensor, chunk: list[Token]) -> Tensor:
     """States (1, length, width), each token's times its weight; then all scaled so that their mean is what it was.
 
-    That is the web UI's default. Where the mean would have to change its sign or be divided by nothing, it is left.
+    That is the web UI's default. It is left where there is no mean to keep, but only rounding, or where it changed its sign.
     """
     if all(token.weight == 1.0 for token in chunk):
         return states
     rest = states.shape[1] - len(chunk) - 1
     weights = torch.tensor([1.0, *(token.weight for token in chunk), *[1.0] * rest], device=states.device)
     weighted = states.float() * weights[None, :, None]
-    ratio = states.float().mean() / weighted.mean()
-    return (weighted * ratio if ratio.isfinite() and ratio > 0 else weighted).to(states.dtype)
+    before, after = states.float().mean(), weighted.mean()
+    keeps = before * after > 0 and min(before.abs(), after.abs()) > LEAST_MEAN * weighted.std()
+    return (weighted * (before / after) if keeps else weighted).to(states.dtype)
 
 
 def encode_pair(
