@@ -48,7 +48,10 @@ class EditRequest(BaseModel):
         le=31,
         description="Last layers of the text encoder to leave out; 1 is the web UI's 2. Stable Diffusion 1.x, 2.x, XL.",
     )
-    embedding: tuple[str, ...] = Field((), description="Textual inversion files, each FILE or FILE:TOKEN.")
+    embedding: tuple[str, ...] = Field(
+        (),
+        description="Textual inversion files, each FILE or FILE:TOKEN, for Stable Diffusion 1.x, 2.x, XL.",
+    )
     guard: bool = Field(True, description="Steer real models away from drawing the prompt as written letters.")
     scribble: ImageSource | None = Field(
         None, description="Picture of the image's size, painted over it under the mask before the edit."

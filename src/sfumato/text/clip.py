@@ -13,6 +13,7 @@ from sfumato.text.chunks import Token, split, tokenise
 from sfumato.text.embeddings import Embedding
 from sfumato.text.grammar import Span
 
+MOST_CHUNKS = 100
 LEAST_MEAN = 1e-3  # in deviations; of trained encoders it is many times that
 Parts = list[list[Span]]  # of a prompt, as `grammar.parse` gives them
 
@@ -47,9 +48,20 @@ class Encoder:
         return int(self.model.get_input_embeddings().weight.shape[-1])
 
     def chunks(self, parts: Parts, embeddings: Sequence[Embedding]) -> list[list[Token]]:
-        """The prompt as tokens, start and end not counted; each of its parts begins a chunk."""
+        """The prompt as tokens, start and end not counted; each of its parts begins a chunk.
+
+        Raises:
+            OptionError: prompt-long, for more chunks than memory and patience can be expected for.
+        """
         tokens = [tokenise(part, self.tokenizer, embeddings, self.convert) for part in parts]
-        return [chunk for part in tokens for chunk in split(part, self.length - 2)]
+        chunks = [chunk for part in tokens for chunk in split(part, self.length - 2)]
+        if len(chunks) > MOST_CHUNKS:
+            raise OptionError(
+                f"A prompt of {sum(map(len, tokens))} tokens is too long; at most {MOST_CHUNKS} chunks of {self.length - 2} "
+                "are read.",
+                code="prompt-long",
+            )
+        return chunks
 
     def encode(self, chunks: list[list[Token]], embeddings: Sequence[Embedding], clip_skip: int) -> tuple[Tensor, Tensor]:
         """States (1, chunks x length, width) one after the other, and the first of the model's outputs for the first chunk.

@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 UP, DOWN = 1.1, 1 / 1.1
+MOST_OPEN = 50  # brackets within brackets; what opens deeper is plain text
+_DECIMAL = r"[-+]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})"  # of few digits, so that no text takes long to read
 _PIECE = re.compile(
-    r"""
+    rf"""
     \\(?P<plain>[()\[\]\\])
     | (?P<open>[(\[])
-    | :\s*(?P<number>[-+]?(?:\d+\.?\d*|\.\d+))\s*\)
+    | :\s*(?P<number>{_DECIMAL})\s*\)
     | (?P<close>[)\]])
-    | (?P<part>\s*\bBREAK\b\s*)
+    | (?P<part>\bBREAK\b)
     """,
     re.VERBOSE,
 )
 _TAG = re.compile(r"<\w+:[^<>]+>")
-_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)\s*")
+_NUMBER = re.compile(rf"\s*{_DECIMAL}\s*")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ def parse(text: str) -> list[list[Span]]:
     """
     items: list[_Item] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}  # where the brackets that are still open began
-    position = 0
+    position, after_break = 0, False
     for match in _PIECE.finditer(text):
-        items.append(_Item(text[position : match.start()]))
-        position = match.end()
+        between = text[position : match.start()]
+        between = between.rstrip() if match["part"] else between
+        items.append(_Item(between.lstrip() if after_break else between))
+        position, after_break = match.end(), bool(match["part"])
         _take(match, items, opened)
-    items.append(_Item(text[position:]))
+    items.append(_Item(text[position:].lstrip() if after_break else text[position:]))
     for bracket, starts in opened.items():
         for start in starts:
             _weigh(items[start:], UP if bracket == "(" else DOWN)
@@ -61,8 +65,10 @@ def _take(match: re.Match[str], items: list[_Item], opened: dict[str, list[int]]
     """One special piece; a bracket that closes none is plain text."""
     if match["part"]:
         items.append(_Item("", part=True))
-    elif match["open"]:
+    elif match["open"] and len(opened[match["open"]]) < MOST_OPEN:
         opened[match["open"]].append(len(items))
+    elif match["open"]:
+        items.append(_Item(match[0]))
     elif match["plain"]:
         items.append(_Item(match["plain"]))
     else:
@@ -126,7 +132,7 @@ def settle(text: str) -> tuple[str, list[tuple[str, str]]]:
     levels: list[list[str]] = [[]]  # pieces of the text, and of each bracket that is open
     found: list[tuple[str, str]] = []
     for piece in re.findall(r"\\.|.", text, re.DOTALL):
-        if piece == "[":
+        if piece == "[" and len(levels) <= MOST_OPEN:
             levels.append([])
         elif piece == "]" and len(levels) > 1:
             inner = levels.pop()
@@ -141,10 +147,7 @@ def settle(text: str) -> tuple[str, list[tuple[str, str]]]:
 
 def _held(pieces: list[str]) -> str | None:
     """The words that stand for a bracket that changes during the steps; None if it is another kind of bracket."""
-    choices, times, depth = [""], [""], 0
-    for piece in pieces:
-        depth += {"(": 1, ")": -1}.get(piece, 0)
-        choices, times = _split(choices, piece, "|", depth), _split(times, piece, ":", depth)
+    choices, times = _split(pieces, "|"), _split(pieces, ":")
     if len(choices) > 1:
         return ", ".join(choice.strip() for choice in choices if choice.strip())
     if len(times) not in (2, 3) or number(times[-1]) is None:
@@ -152,5 +155,14 @@ def _held(pieces: list[str]) -> str | None:
     return next((text for text in times[-2::-1] if text.strip()), "")
 
 
-def _split(parts: list[str], piece: str, mark: str, depth: int) -> list[str]:
-    return [*parts, ""] if piece == mark and depth == 0 else [*parts[:-1], parts[-1] + piece]
+def _split(pieces: list[str], mark: str) -> list[str]:
+    """Split at marks outside round brackets."""
+    parts: list[list[str]] = [[]]
+    depth = 0
+    for piece in pieces:
+        depth += {"(": 1, ")": -1}.get(piece, 0)
+        if piece == mark and depth == 0:
+            parts.append([])
+        else:
+            parts[-1].append(piece)
+    return ["".join(part) for part in parts]

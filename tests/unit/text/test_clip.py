@@ -90,6 +90,11 @@ def test_a_long_negative_prompt_lengthens_the_prompt(pipes: dict[str, Any], fami
     assert torch.equal(got.states[1:], torch.cat([read(pipes[family], letters(pipes[family], "a")), empty, empty, empty], 1))
 
 
+def test_a_prompt_without_end_is_refused(pipes: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="7501 tokens is too long; at most 100 chunks of 75"):
+        from_pipe(pipes["sd1"]).encode_prompt("a" * 7501, "", SIZE)
+
+
 def test_sdxl_pools_the_first_chunk_and_zeroes_an_empty_negative_prompt(pipes: dict[str, Any]) -> None:
     pipe = pipes["sdxl"]
     got = from_pipe(pipe).encode_prompt(LONG, "", SIZE)

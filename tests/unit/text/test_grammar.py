@@ -1,5 +1,8 @@
 """The web UI's prompt grammar, as its users describe it."""
 
+import math
+import time
+
 import pytest
 
 from sfumato.text.grammar import Span, has_bare_brackets, parse, settle, take_tags, words
@@ -74,6 +77,19 @@ def test_break_begins_a_part_and_keeps_the_weight() -> None:
 )
 def test_what_changes_during_the_steps_is_held(text: str, read: str, found: list[tuple[str, str]]) -> None:
     assert settle(text) == (read, found)
+
+
+@pytest.mark.parametrize(
+    "text", ["(", "[", "[[(", "([)]", ":1", ":1)", "[a|", " ", ": ", "<a:", "1", ":" + "1" * 99, "\\", "BREAK "]
+)
+def test_no_text_takes_long_to_read(text: str) -> None:
+    """As a server gets them: a length squared would be minutes."""
+    hostile = text * (50_000 // len(text))
+    start = time.perf_counter()
+    parts = parse(settle(take_tags(hostile)[0])[0])
+    settle(f"[a:{hostile}]")
+    assert time.perf_counter() - start < 10
+    assert all(math.isfinite(span.weight) for part in parts for span in part)
 
 
 def test_tags_are_taken_out() -> None:
