@@ -7,8 +7,8 @@ from sfumato.backbones.base import Backbone
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import FLOW_FAMILIES, PIXEL_FAMILIES, TEXT_OPTIONS, MethodCard
 from sfumato.methods.registry import CARDS, method_options
+from sfumato.prompts import Texts, read_texts
 from sfumato.request import EditRequest
-from sfumato.text.reading import Texts, read_texts
 
 GUARD = "text, letters, words, writing, caption, watermark"
 """Added to the negative prompt of real models: the paper notes that prompts are sometimes drawn as written letters."""

@@ -16,8 +16,8 @@ from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import unet_family
 from sfumato.backbones.latent import LatentModel, freeze, guided
 from sfumato.errors import Unsupported
+from sfumato.text.chunks import Embedding
 from sfumato.text.clip import Encoder, Parts, encode_pair
-from sfumato.text.embeddings import Embedding
 from sfumato.text.grammar import Span, words
 
 LONG_PRODUCT = 256  # of 576 numbers they were seen to differ, of 192 never

@@ -3,13 +3,30 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sfumato.text.embeddings import Embedding
+from torch import Tensor
+
 from sfumato.text.grammar import Span
 
 BACK = 20  # tokens before a chunk's end in which a comma is a better place to break, as in the web UI
 STAND_IN = 0  # a token in the place of a learned vector; CLIP finds the end of a text by its number, so not that one
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Words learned as vectors (textual inversion), of one file.
+
+    Args:
+        path: Where it is.
+        words: What stands for it in a prompt, in either case.
+        vectors: (n, width) for each text encoder of the model, float32.
+    """
+
+    path: Path
+    words: tuple[str, ...]
+    vectors: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)

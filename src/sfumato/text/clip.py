@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import OptionError
-from sfumato.text.chunks import Token, split, tokenise
-from sfumato.text.embeddings import Embedding
+from sfumato.text.chunks import Embedding, Token, split, tokenise
 from sfumato.text.grammar import Span
 
 MOST_CHUNKS = 100
-LEAST_MEAN = 1e-3  # in deviations; of trained encoders it is many times that
+LEAST_MEAN = 1e-3  # in deviations; a mean below is rounding, not something to keep
 Parts = list[list[Span]]  # of a prompt, as `grammar.parse` gives them
 
 

@@ -117,7 +117,8 @@ def has_bare_brackets(text: str) -> bool:
 
 def take_tags(text: str) -> tuple[str, list[str]]:
     """The text without tags such as `<lora:name:0.8>`, and the tags; `<word>` without a colon is none."""
-    return _TAG.sub("", text), _TAG.findall(text)
+    tags = _TAG.findall(text)
+    return (_TAG.sub("", text).strip(), tags) if tags else (text, [])
 
 
 def settle(text: str) -> tuple[str, list[tuple[str, str]]]:

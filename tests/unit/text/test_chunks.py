@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.text.chunks import Token, split, tokenise
-from sfumato.text.embeddings import Embedding
+from sfumato.text.chunks import Embedding, Token, split, tokenise
 from sfumato.text.grammar import Span
 from tests.tiny_models import clip_tokenizer
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfumato.backbones.loading import from_pipe
 from sfumato.errors import OptionError
-from sfumato.text.embeddings import Embedding
+from sfumato.text.chunks import Embedding
 from sfumato.text.grammar import parse
 from tests import tiny_models
 

@@ -1,7 +1,6 @@
 """Textual inversion (Gal et al., arXiv:2208.01618): words learned as vectors, read from files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,26 +10,12 @@ from torch import Tensor
 
 from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file
 from sfumato.errors import BackboneError, ModelNotFound, OptionError, Unsupported
+from sfumato.text.chunks import Embedding
 
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 MOST_VECTORS = 75  # what one chunk holds
 _PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))  # what SDXL's two encoders are called
 _NAMELESS = frozenset({"emb_params", "*", *(name for pair in _PAIRS for name in pair)})
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """One file.
-
-    Args:
-        path: Where it is.
-        words: What stands for it in a prompt, in either case.
-        vectors: (n, width) for each text encoder of the model, float32.
-    """
-
-    path: Path
-    words: tuple[str, ...]
-    vectors: tuple[Tensor, ...]
 
 
 def parse_embedding(text: str) -> tuple[Path, str | None]:

@@ -7,13 +7,13 @@ from typing import Protocol, cast
 
 from sfumato.backbones.base import Backbone, Conditioning
 from sfumato.backbones.lora import parse_lora
+from sfumato.backbones.textual_inversion import read_embeddings
 from sfumato.errors import Unsupported
 from sfumato.methods.base import PIXEL_FAMILIES
 from sfumato.request import EditRequest
 from sfumato.text import grammar
-from sfumato.text.chunks import as_word
+from sfumato.text.chunks import Embedding, as_word
 from sfumato.text.clip import Parts
-from sfumato.text.embeddings import Embedding, read_embeddings
 from sfumato.text.grammar import Span
 from sfumato.text.limits import cut_notes
 
@@ -96,7 +96,7 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
         notes += texts.notes
         return replace(texts, negative=negative, embeddings=embeddings, clip_skip=request.clip_skip, notes=tuple(notes))
     notes += _plain_notes(request, prompt, own, backbone)
-    readers = backbone.text_readers()
+    readers = [] if backbone.family in PIXEL_FAMILIES else backbone.text_readers()
     if guard and own and any(reader.dropped(negative) for reader in readers):
         negative = f"{guard}, {own}"  # what is cut must not be the guard
     told = {"prompt": prompt} | ({} if request.guidance_scale == 1.0 else {"negative prompt": negative})
@@ -124,7 +124,8 @@ def _weighed(prompt: str, negative: str, guard: str, request: EditRequest) -> Te
         weights = [f"'{span.text.strip()}' x {span.weight:.3g}" for part in parts for span in part if span.weight != 1.0]
         if weights and grammar.has_bare_brackets(settled):
             notes.append(
-                f"Brackets were read as weights: {', '.join(weights)}; write \\( and \\) for plain ones, or --no-prompt-weights."
+                f"Brackets were read as weights: {', '.join(weights)}; for plain ones write \\( and \\), or switch "
+                "prompt_weights off (--no-prompt-weights)."
             )
         parsed.append(parts)
     return Texts(
@@ -183,8 +184,7 @@ def _plain_notes(request: EditRequest, prompt: str, negative: str, backbone: Bac
     """That a model without weights reads brackets as they stand."""
     if not request.prompt_weights or backbone.family in PIXEL_FAMILIES:
         return []
-    special = [text for text in (prompt, negative) if grammar.parse(text) != [[Span(text)]] or grammar.settle(text)[1]]
-    if not special:
+    if all(grammar.parse(text) == [[Span(text)]] for text in (prompt, negative)):
         return []
     return [
         f"{backbone.name} ({backbone.family}) takes no weights: brackets, numbers in them and BREAK are read as plain text; only "

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sfumato.backbones.textual_inversion import parse_embedding, read_embeddings
 from sfumato.errors import BackboneError, EditError, ModelNotFound, OptionError, UnsafeCheckpoint, Unsupported
-from sfumato.text.embeddings import parse_embedding, read_embeddings
 
 ONE, TWO = torch.arange(8.0).view(2, 4), torch.arange(12.0).view(2, 6)
 

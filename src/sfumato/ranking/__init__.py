@@ -17,7 +17,7 @@ from sfumato.background.measure import light_difference, seam_ratio
 from sfumato.errors import ModelNotFound, OptionError, UnsafeCheckpoint, Unsupported
 from sfumato.text.pieces import embed_long
 
-EMBEDDED = Path(__file__).parent / "embedded" / "weights" / "ranker"
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights" / "ranker"
 BATCH_SIZE = 32
 REGION_WEIGHT, WHOLE_WEIGHT = 0.7, 0.3
 # The smallest spread of each term that means anything: predictions that are all fine are not told apart by noise blown up.
@@ -151,7 +151,7 @@ def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
         architecture, _, pretrained = name.removeprefix("open_clip:").partition("/")
         if not pretrained:
             raise OptionError(f"The ranking model {name!r} lacks its weights; write open_clip:ARCHITECTURE/TAG or .../FILE.")
-        from sfumato.ranking_open_clip import OpenCLIPScorer
+        from sfumato.ranking.open_clip import OpenCLIPScorer
 
         return OpenCLIPScorer(architecture, pretrained, device)
     return CLIPScorer(name, device)
