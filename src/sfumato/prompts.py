@@ -182,9 +182,7 @@ def _unused_notes(embeddings: Sequence[Embedding], texts: Texts) -> list[str]:
 
 def _plain_notes(request: EditRequest, prompt: str, negative: str, backbone: Backbone) -> list[str]:
     """That a model without weights reads brackets as they stand."""
-    if not request.prompt_weights or backbone.family in PIXEL_FAMILIES:
-        return []
-    if all(grammar.parse(text) == [[Span(text)]] for text in (prompt, negative)):
+    if not request.prompt_weights or all(grammar.parse(text) == [[Span(text)]] for text in (prompt, negative)):
         return []
     return [
         f"{backbone.name} ({backbone.family}) takes no weights: brackets, numbers in them and BREAK are read as plain text; only "

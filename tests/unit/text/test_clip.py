@@ -70,6 +70,18 @@ def test_prompts_that_fit_are_encoded_as_diffusers_does_bit_for_bit(
     assert torch.equal(got.states, torch.cat([unconditional, conditional]))
 
 
+@pytest.mark.parametrize("prompt", ["a red ball", "x" * 75])
+def test_texts_are_filled_up_with_the_tokenizers_own_padding(tmp_path: Path, prompt: str) -> None:
+    pipe = StableDiffusionXLPipeline.from_pretrained(tiny_models.tiny_sdxl(tmp_path))
+    pipe.tokenizer_2.pad_token = "!"  # as SDXL's second tokenizer and that of 2.x have it
+    conditional, unconditional, pooled, _ = pipe.encode_prompt(prompt, negative_prompt="grass")
+    got = from_pipe(pipe).encode_prompt(prompt, "grass", SIZE)
+    assert torch.equal(got.states, torch.cat([unconditional, conditional]))
+    assert torch.equal(got.extra["text_embeds"][1:], pooled)
+    same = from_pipe(StableDiffusionXLPipeline.from_pretrained(tmp_path)).encode_prompt(prompt, "grass", SIZE)
+    assert torch.equal(same.states[1], got.states[1]) == (len(prompt) == 75)
+
+
 def test_long_prompts_are_chunks_side_by_side(pipes: dict[str, Any], family: str) -> None:
     pipe = pipes[family]
     ids = letters(pipe, LONG)
