@@ -52,6 +52,19 @@ class EditRequest(BaseModel):
     mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
     prompt: str = Field(description="What should appear under the mask.")
     negative_prompt: str | None = Field(None, description="What should not appear; added to the guard against letters.")
+    prompt_weights: bool = Field(
+        True, description="Stable Diffusion 1.x, 2.x, XL: read (words:1.3), (words), [words] and BREAK as the web UI does."
+    )
+    clip_skip: int = Field(
+        0,
+        ge=0,
+        le=31,
+        description="Last layers of the text encoder to leave out; 1 is the web UI's 2. Stable Diffusion 1.x, 2.x, XL.",
+    )
+    embedding: tuple[str, ...] = Field(
+        (),
+        description="Textual inversion files, each FILE or FILE:TOKEN, for Stable Diffusion 1.x, 2.x, XL.",
+    )
     guard: bool = Field(True, description="Steer real models away from drawing the prompt as written letters.")
     scribble: ImageSource | None = Field(
         None, description="Picture of the image's size, painted over it under the mask before the edit."
