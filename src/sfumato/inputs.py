@@ -1,7 +1,7 @@
 """From a request to what a method works on: pictures read, mask understood, window cut out at the model's own resolution."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from sfumato.images import MAX_PIXELS, Picture, read
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import is_thin, to_latent
-from sfumato.masks.reading import SoftMask, is_full, read_mask, read_soft_mask
+from sfumato.masks.reading import Area, SoftMask, is_full, read_area
 from sfumato.masks.window import Window, choose_window, crop, resize, resize_soft_mask, target_size
 from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
@@ -84,27 +84,32 @@ def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[P
     Raises:
         ImageError, MaskError, OptionError: Whatever is wrong with them or with the prompt, before any model is needed.
     """
+    picture, area, painted = _read_pictures(request, max_pixels)
+    return picture, area.change, painted
+
+
+def _read_pictures(request: EditRequest, max_pixels: int) -> tuple[Picture, Area, np.ndarray]:
     if not request.prompt.strip():
         raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
     picture = read(request.image, max_pixels=max_pixels)
-    change = _read_change(request, picture, max_pixels)
+    area = _read_area(request, picture, max_pixels)
+    change = area.change
     if is_full(change):
         raise MaskError(
             "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
         )
     painted = picture.rgb if request.scribble is None else _paint(picture.rgb, change > 0, request.scribble, max_pixels)
     if request.size is None or request.size == picture.size:
-        return picture, change, painted
-    return picture.resized(request.size), resize_soft_mask(change, request.size), resize(painted, request.size)
+        return picture, area, painted
+    resized = replace(area, change=resize_soft_mask(change, request.size))
+    return picture.resized(request.size), resized, resize(painted, request.size)
 
 
-def _read_change(request: EditRequest, picture: Picture, max_pixels: int) -> SoftMask:
-    given = (picture.size, request.mask, request.box, picture, request.mask_mode, request.invert_mask)
-    if not request.soft_mask:
-        return read_mask(*given, request.mask_grow, max_pixels=max_pixels).astype(np.float32)
-    if request.mask_grow:
+def _read_area(request: EditRequest, picture: Picture, max_pixels: int) -> Area:
+    if request.soft_mask and request.mask_grow:
         raise OptionError("A soft mask cannot be grown: leave out mask_grow, or paint it larger.", code="option-contradiction")
-    return read_soft_mask(*given, max_pixels=max_pixels)
+    given = (picture.size, request.mask, request.box, picture, request.mask_mode, request.invert_mask, request.mask_grow)
+    return read_area(*given, soft=request.soft_mask, max_pixels=max_pixels)
 
 
 def prepare(request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int) -> Inputs:

@@ -30,8 +30,9 @@ class EditRequest(BaseModel):
     image: ImageSource = Field(description="Picture to edit: a path, or a PIL image in Python.")
     mask: ImageSource | None = Field(None, description="Where to edit: white is changed, black is kept.")
     box: Box | None = Field(None, description="Where to edit, as x,y,width,height in pixels, instead of a mask.")
-    mask_mode: Literal["auto", "grey", "alpha"] = Field(
-        "auto", description="How to read the mask: brightness, or transparency (transparent = edit). Auto: alpha when it varies."
+    mask_mode: Literal["auto", "grey", "alpha", "paint"] = Field(
+        "auto",
+        description="How to read the mask: grey (bright = edit), alpha (transparent = edit), paint (opaque = edit), or by its content.",
     )
     invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
     soft_mask: bool = Field(False, description="Read the mask's greys as how much each place may change, not as a yes or no.")
