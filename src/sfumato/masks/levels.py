@@ -78,8 +78,8 @@ def levels_of(mask: Picture, source: Picture, mode: Mode, soft: bool) -> Levels:
 def _meaning_of_transparency(mask: Picture, alpha: Values, source: Picture) -> tuple[Mode, str]:
     """Whether what is transparent ("alpha") or what is opaque ("paint") is to change, and the note that says so.
 
-    A picture with a hole in it, as for OpenAI's edits, is opaque for the most part and along its border, or holds a picture's
-    colours. A layer with brush strokes on it is transparent for the most part and along its border, and the strokes have few colours.
+    A picture with a hole in it, as for OpenAI's edits, is opaque for the most part and along its border, or holds the source's
+    colours. A layer with brush strokes is transparent for the most part and along its border, and the strokes have few colours.
     """
     opaque = alpha > alpha.max() // 2
     most, around = bool(opaque.mean() > 0.5), float(painted.along_border(opaque).mean())
@@ -147,7 +147,7 @@ def _coloured(rgb: Values, bright: Levels, soft: bool) -> Levels:
     names = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in vivid[:4]) + (" and others" if len(vivid) > 4 else "")
     strength = rgb.max(axis=2)
     ground = colours[0]
-    if max(ground) > FAINT and (strength <= FAINT).mean() < 0.01 or min(ground) > 255 - FAINT:
+    if (max(ground) > FAINT and (strength <= FAINT).mean() < 0.01) or min(ground) > 255 - FAINT:
         raise MaskError(
             f"The mask has colours ({names}) on a ground that is not black, so what is to change cannot be told: "
             "paint it white on black, or choose the mask mode grey to change what is brighter than half.",
@@ -200,9 +200,10 @@ def _with_kept(found: Levels, marked: NDArray[np.bool_], greys: Values | None = 
     areas = kept & (painted.flat(greys, 0) | ~near)
     if not areas.any():
         return found
+    brightest = int(greys[areas].max())
     note = (
-        f"{int(kept.sum())} pixels of the mask are grey, up to {int(greys[areas].max())} of 255, which is not bright enough: they are "
-        "kept. A soft mask would change them in part."
+        f"{int(kept.sum())} pixels of the mask are grey, up to {brightest} of 255, which is not bright enough: they are kept. "
+        "A soft mask would change them in part."
     )
     return _with_note(found, found.values, note)
 

@@ -1,4 +1,4 @@
-"""Which few colours a drawn picture was painted with, and whether it was painted at all: measurements that tell masks from photographs."""
+"""Which few colours a picture was painted with, if it was painted: what tells masks from photographs."""
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ def colours(rgb: Values, where: Place) -> list[tuple[int, int, int]]:
 def _shades(rgb: Values) -> NDArray[np.uint16]:
     """One number of 12 bits per pixel."""
     high = rgb.astype(np.uint16) >> 4
-    return (high[..., 0] << 8) | (high[..., 1] << 4) | high[..., 2]
+    return np.asarray((high[..., 0] << 8) | (high[..., 1] << 4) | high[..., 2], np.uint16)
 
 
 def flat(values: Values, most: int) -> Place:
