@@ -32,7 +32,7 @@ class EditRequest(BaseModel):
     box: Box | None = Field(None, description="Where to edit, as x,y,width,height in pixels, instead of a mask.")
     mask_mode: Literal["auto", "grey", "alpha", "paint"] = Field(
         "auto",
-        description="How to read the mask: grey (bright = edit), alpha (transparent = edit), paint (opaque = edit), auto (see the guide).",
+        description="Edited is what is bright (grey), transparent (alpha) or opaque (paint); auto decides by the mask's content.",
     )
     invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
     soft_mask: bool = Field(False, description="Read the mask's greys as how much each place may change, not as a yes or no.")

@@ -110,7 +110,7 @@ def _submission(desk: Desk, form: Form, fields: dict[str, Any], asked: Any) -> S
     if "mask" in pictures and "mask_mode" not in fields:
         # A mask with an alpha channel means its transparency here, even where all of it is opaque; a copy of the picture
         # whose transparency was forgotten must not be read as white-on-black.
-        options["mask_mode"] = "alpha" if open_picture(pictures["mask"], "mask").has_transparency_data else "grey"
+        options["mask_mode"] = "alpha" if open_picture(pictures["mask"], "mask").has_transparency_data else "auto"
     return submission(options, pictures, desk.settings.limits, desk.settings.models)
 
 
