@@ -14,7 +14,7 @@ from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.images import MAX_PIXELS, Picture, read
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.fill import fill
-from sfumato.masks.islands import MOST, choose_windows, one_window
+from sfumato.masks.islands import MOST, Windows, choose_windows, one_window
 from sfumato.masks.latent import is_thin, to_latent
 from sfumato.masks.reading import Area, SoftMask, is_full, read_area
 from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
@@ -134,7 +134,8 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     backdrop = request.invert_mask and bool(mask.mean() > BACKDROP)
     # A background is one thing, even where what stands before it divides it.
     choose = one_window if backdrop else choose_windows
-    windows = choose(mask, resolution, factor, request.window, context)
+    chosen = choose(mask, resolution, factor, request.window, context)
+    windows = chosen.windows
     hashes = {"image_sha256": sha256(request.image)}
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     whole = {
@@ -143,7 +144,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         "mask": mask,
         "alpha": _opacity(mask, windows, KEPT_EDGE if backdrop and request.mask_feather is None else request.mask_feather),
         "hashes": hashes,
-        "notes": area.notes if len(windows) == 1 else (*area.notes, _windows_note(len(windows))),
+        "notes": (*area.notes, *_windows_notes(chosen)),
     }
     return [_cut_out(request, window, painted, whole, backdrop, resolution, factor) for window in windows]
 
@@ -191,8 +192,16 @@ def _opacity(mask: np.ndarray, windows: list[Window], feather: float | None) -> 
     return alpha
 
 
-def _windows_note(count: int) -> str:
-    return (
-        f"The mask's islands lie far apart, so they were edited in {count} windows (at most {MOST}), each at the model's own "
-        "resolution and for the time of an edit; the window whole makes it one."
-    )
+def _windows_notes(chosen: Windows) -> list[str]:
+    count, notes = len(chosen.windows), []
+    if count > 1:
+        notes.append(
+            f"The mask's islands lie far apart, so they were edited in {count} windows, each at the model's own resolution "
+            "and in the time that one takes; the window whole makes it one."
+        )
+    if count < chosen.wanted:
+        notes.append(
+            f"The mask has {chosen.wanted} islands that lie far apart, and an edit has at most {MOST} windows, so the nearest "
+            "share one at less resolution; edit some of them at a time for more."
+        )
+    return notes

@@ -65,7 +65,7 @@ class EditRequest(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63 - 1024, description="Prediction i uses seed + i.")
     batch_size: int | None = Field(None, ge=1, description="Predictions per batch; halved when memory runs out.")
     window: Literal["auto", "whole"] | Box = Field(
-        "auto", description="Part of the image that the model sees: auto (mask with context), whole, or x,y,width,height."
+        "auto", description="Part of the image that the model sees: auto (mask with context; far islands apart), whole, x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
     jump_length: int | None = Field(None, ge=1, le=1000, description="RePaint: levels that a jump back goes up.")

@@ -48,7 +48,7 @@ def picture() -> Image.Image:
 
 
 def boxes_of(mask: np.ndarray, resolution: int = 128, factor: int = 8, setting: Any = "auto") -> list[tuple[int, int, int, int]]:
-    return [window.box for window in choose_windows(mask, resolution, factor, setting, 1.3)]
+    return [window.box for window in choose_windows(mask, resolution, factor, setting, 1.3).windows]
 
 
 def test_far_islands_get_windows_of_their_own() -> None:
@@ -69,10 +69,10 @@ def test_near_islands_share_a_window() -> None:
 
 def test_islands_share_a_window_that_the_model_sees_unshrunk_and_well() -> None:
     apart = blocks((20, 20, 70, 70), (220, 20, 70, 70), size=(768, 768))
-    assert len(choose_windows(apart, 512, 8, "auto", 1.3)) == 1
-    assert len(choose_windows(apart, 128, 8, "auto", 1.3)) == 2
+    assert len(choose_windows(apart, 512, 8, "auto", 1.3).windows) == 1
+    assert len(choose_windows(apart, 128, 8, "auto", 1.3).windows) == 2
     tiny = blocks((20, 20, 20, 20), (220, 20, 20, 20), size=(768, 768))
-    assert len(choose_windows(tiny, 512, 8, "auto", 1.3)) == 2  # four cells each would be too few
+    assert len(choose_windows(tiny, 512, 8, "auto", 1.3).windows) == 2  # four cells each would be too few
 
 
 def test_there_are_at_most_eight_windows_and_the_nearest_join() -> None:
@@ -83,6 +83,13 @@ def test_there_are_at_most_eight_windows_and_the_nearest_join() -> None:
     assert all(mask[y : y + h, x : x + w].sum() == (400 if w == 32 else 800) for x, y, w, h in boxes)
     joined = next((x, x + w) for x, y, w, h in boxes if w > 32)
     assert joined[0] <= 500 < 720 <= joined[1]
+
+
+def test_islands_that_have_to_share_for_want_of_windows_are_told(editor: Editor) -> None:
+    mask = blocks(*[(20 + 80 * column, 40, 8, 8) for column in range(9)], size=(720, 96))
+    result = editor.edit(image=Image.new("RGB", (720, 96)), mask=picture_of(mask), **{**WHOLE, "n": 1, "steps": 1})
+    assert len(result.facts["windows"]) == MOST
+    assert "9 islands" in result.notes[1]
 
 
 @pytest.mark.parametrize(

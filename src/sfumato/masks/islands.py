@@ -1,5 +1,7 @@
 """Windows of their own for parts of a mask that lie far apart, so that each is worked on at the model's own resolution."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from typing import Literal
@@ -16,10 +18,23 @@ ENOUGH = 8  # latent cells along an island's longer side that do, in a window th
 PIECES = 64  # told apart before they are joined; of finer speckles, neighbours are one piece
 
 
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """The windows of one edit.
+
+    Args:
+        windows: From top to bottom; they do not touch, and every pixel of the mask lies in exactly one.
+        wanted: How many there would be without a limit.
+    """
+
+    windows: list[Window]
+    wanted: int = 1
+
+
 def choose_windows(
     mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box, context: float = CONTEXT
-) -> list[Window]:
-    """Choose what the model sees: one window, or for a mask of far islands several that do not touch.
+) -> Windows:
+    """Choose what the model sees: one window, or for a mask of far islands several.
 
     Islands start alone, each with its automatic window. Two join, the nearest first, when their windows touch, or when neither
     would gain by staying alone: a window for both is less than twice as wide as its own, or is not larger than the model's
@@ -29,14 +44,14 @@ def choose_windows(
         mask, resolution, factor, setting, context: As for `choose_window`.
 
     Returns:
-        Windows from top to bottom; every pixel of the mask lies in exactly one. One window unless `setting` is "auto".
+        One window unless `setting` is "auto".
 
     Raises:
         OptionError, MaskError: As `choose_window` does.
     """
-    windows = one_window(mask, resolution, factor, setting, context)
+    one = one_window(mask, resolution, factor, setting, context)
     if setting != "auto":
-        return windows
+        return one
 
     @cache
     def around(box: Box) -> Window:
@@ -47,25 +62,40 @@ def choose_windows(
         cells = max(box[2:]) * resolution / (shared * factor)
         return GAIN * max(own.width, own.height) <= shared and (shared > resolution or cells < ENOUGH)
 
-    def belong(joint: Box, one: Box, two: Box) -> bool:
-        return _touch(around(one), around(two)) or not (gains(one, around(joint)) or gains(two, around(joint)))
+    def belong(joint: Box, first: Box, second: Box) -> bool:
+        return _touch(around(first), around(second)) or not (gains(first, around(joint)) or gains(second, around(joint)))
 
-    boxes = _pieces(mask, max(1, resolution // 32))
-    while len(boxes) > 1:
-        pairs = sorted(((_union(*pair), *pair) for pair in combinations(sorted(boxes), 2)), key=lambda pair: max(pair[0][2:]))
-        nearest = next((pair for pair in pairs if belong(*pair)), pairs[0] if len(boxes) > MOST else None)
-        if nearest is None:
-            return sorted(map(around, boxes), key=lambda window: (window.top, window.left))
-        joint, *both = nearest
-        boxes = [joint, *(box for box in boxes if box not in both)]
-    return windows
+    boxes = _joined(_pieces(mask, max(1, resolution // 32)), belong)
+    wanted = len(boxes)
+    while len(boxes) > MOST:
+        boxes = _joined(_without(boxes, _pairs(boxes)[0]), belong)
+    if len(boxes) == 1:
+        return replace(one, wanted=wanted)
+    return Windows(windows=sorted(map(around, boxes), key=lambda window: (window.top, window.left)), wanted=wanted)
+
+
+def _joined(boxes: list[Box], belong: Callable[[Box, Box, Box], bool]) -> list[Box]:
+    """Boxes joined, the nearest first, until no two belong together."""
+    while (pair := next((pair for pair in _pairs(boxes) if belong(*pair)), None)) is not None:
+        boxes = _without(boxes, pair)
+    return boxes
+
+
+def _pairs(boxes: list[Box]) -> list[tuple[Box, Box, Box]]:
+    """Every two boxes after the one around both, the smallest first."""
+    return sorted(((_union(*pair), *pair) for pair in combinations(sorted(boxes), 2)), key=lambda pair: max(pair[0][2:]))
+
+
+def _without(boxes: list[Box], pair: tuple[Box, Box, Box]) -> list[Box]:
+    joint, first, second = pair
+    return [joint, *(box for box in boxes if box not in (first, second))]
 
 
 def one_window(
     mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box, context: float = CONTEXT
-) -> list[Window]:
+) -> Windows:
     """`choose_window` alone, for masks that are not to be divided."""
-    return [choose_window(mask, resolution, factor, setting, context)]
+    return Windows(windows=[choose_window(mask, resolution, factor, setting, context)])
 
 
 def surrounding(windows: list[Window]) -> Window:

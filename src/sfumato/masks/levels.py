@@ -145,7 +145,7 @@ def _coloured(rgb: Values, bright: Levels, soft: bool) -> Levels:
     if not vivid:
         return bright
     names = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in vivid[:4]) + (" and others" if len(vivid) > 4 else "")
-    strength = rgb.max(axis=2)
+    strength = painted.strongest(rgb)
     ground = colours[0]
     if (max(ground) > FAINT and (strength <= FAINT).mean() < 0.01) or min(ground) > 255 - FAINT:
         raise MaskError(
@@ -157,7 +157,7 @@ def _coloured(rgb: Values, bright: Levels, soft: bool) -> Levels:
     if soft:
         return _with_note(bright, strength, f"The mask has colours ({names}); each was read by its strongest channel.")
     # Half the weakest colour becomes half: what is weaker is an edge or a trace of compression.
-    values = np.minimum(strength.astype(np.uint16) * 255 // weakest, 255).astype(np.uint8)
+    values = np.minimum(np.arange(256) * 255 // weakest, 255).astype(np.uint8)[strength]
     return _with_note(bright, values, f"The mask has colours ({names}); all that is not black is edited.")
 
 
@@ -185,7 +185,7 @@ def _stretched(found: Levels, soft: bool) -> Levels:
     note = (
         f"The mask is all {'dark' if high <= HALF else 'bright'}: grey {light} of 255 was read as white and grey {dark} as black."
     )
-    white = values.astype(int) * 2 > dark + light
+    white = values > (dark + light) // 2
     return _with_kept(_with_note(found, np.where(white, np.uint8(255), np.uint8(0)), note), white, values)
 
 
