@@ -151,6 +151,27 @@ def test_dark_masks_with_soft_edges_or_compression_are_cut_between_their_two_gre
     np.testing.assert_array_equal(found.change, BOX)
 
 
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("colour", [(100, 100, 100), (60, 60, 60), (255, 0, 0), (128, 0, 0), (0, 0, 255), (64, 0, 0)])
+def test_thin_dark_strokes_are_found(colour: tuple[int, int, int], width: int) -> None:
+    """They have no even area, only edges: where they are softened, half of their strongest value counts."""
+    large = Image.new("L", (128 * 4, 96 * 4))
+    ImageDraw.Draw(large).line([20, 30, 480, 350], fill=255, width=4 * width)
+    stroke = np.asarray(large.resize((128, 96), Image.Resampling.BOX))
+    mask = Image.fromarray((stroke[..., None].astype(int) * np.array(colour) // 255).astype(np.uint8))
+    found = read_it(mask)
+    assert (found.change > 0)[stroke > 150].all()
+    assert not (found.change > 0)[stroke < 60].any()
+    assert found.notes
+
+
+def test_compression_that_lifts_a_few_pixels_above_half_decides_nothing() -> None:
+    mask = np.asarray(disc(20)) // 255 * np.uint8(100)
+    mask[40:44, 60:64] = 131
+    found = read_it(Image.fromarray(mask))
+    np.testing.assert_array_equal(found.change, mask > 0)
+
+
 def test_maps_of_labels_edit_every_class() -> None:
     for one, two in ((1, 2), (50, 100), (7, 15)):
         found = read_it(Image.fromarray(BOX * one + OTHER * two))

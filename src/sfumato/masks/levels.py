@@ -21,6 +21,8 @@ Values = NDArray[np.uint8]
 HALF = 127  # values above are edited
 BLACK = 8  # values of a soft mask below this are black: compression leaves such in what was painted black
 FAINT = 32  # values up to this are taken for traces of compression when it is told what of a mask is kept
+RINGING = 0.35  # of the strongest colour: what compression leaves around it is weaker
+OVERSHOOT = 0.1  # of what is marked: if less is above half, it is compression's doing
 CONTRAST = 16  # two values nearer than this are noise, unless there are no others
 NEAR_WHITE = "paint white what is to change"
 CHOOSE = (
@@ -128,24 +130,28 @@ def _bright(mask: Picture, by_colour: bool, soft: bool) -> Levels:
         return _with_note(
             found, found.values, "The mask has colours; they were read by their brightness, as the mask mode grey does."
         )
-    return _coloured(mask.rgb, found, soft)
+    return _coloured(mask, found, soft)
 
 
-def _coloured(rgb: Values, bright: Levels, soft: bool) -> Levels:
+def _coloured(mask: Picture, bright: Levels, soft: bool) -> Levels:
     """Levels of a mask that has colours: what is not black is marked, whatever its colour.
 
     Raises:
         MaskError: mask-ambiguous: the colours are on another ground than black.
     """
-    colours = painted.colours(rgb, np.ones(rgb.shape[:2], np.bool_))
+    colours = painted.colours(mask.rgb, np.ones(mask.rgb.shape[:2], np.bool_))
     if not colours:
         note = "The mask has the colours of a picture; it was read by its brightness: what is brighter than half is edited."
         return _with_note(bright, bright.values, note)
-    vivid = [colour for colour in colours if painted.saturated(np.array([[colour]], np.uint8)).any()]
+    strength = painted.strongest(mask.rgb)
+    traces = max(FAINT, RINGING * int(strength.max()) if mask.format == "JPEG" else 0)
+    marks = [colour for colour in colours if max(colour) > traces]
+    vivid = [colour for colour in marks if painted.saturated(np.array([[colour]], np.uint8)).any()]
+    if not vivid:  # thin strokes have no even areas
+        vivid = marks = painted.colour_of_strokes(mask.rgb, FAINT)
     if not vivid:
         return bright
     names = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in vivid[:4]) + (" and others" if len(vivid) > 4 else "")
-    strength = painted.strongest(rgb)
     ground = colours[0]
     if (max(ground) > FAINT and (strength <= FAINT).mean() < 0.01) or min(ground) > 255 - FAINT:
         raise MaskError(
@@ -153,10 +159,10 @@ def _coloured(rgb: Values, bright: Levels, soft: bool) -> Levels:
             "paint it white on black, or choose the mask mode grey to change what is brighter than half.",
             code="mask-ambiguous",
         )
-    weakest = min(max(colour) for colour in colours if max(colour) > FAINT)
     if soft:
         return _with_note(bright, strength, f"The mask has colours ({names}); each was read by its strongest channel.")
     # Half the weakest colour becomes half: what is weaker is an edge or a trace of compression.
+    weakest = min(max(colour) for colour in marks)
     values = np.minimum(np.arange(256) * 255 // weakest, 255).astype(np.uint8)[strength]
     return _with_note(bright, values, f"The mask has colours ({names}); all that is not black is edited.")
 
@@ -170,21 +176,25 @@ def _stretched(found: Levels, soft: bool) -> Levels:
         if high > 1:
             return found
         return _with_note(found, values * np.uint8(255), "The mask has the values 0 and 1 only; 1 was read as white.")
-    if low <= HALF < high:
+    above = int((values > HALF).sum())
+    if low <= HALF and above >= OVERSHOOT * int((values > high // 4).sum()):
         return _with_kept(found, values > HALF)
     if len(present) == 2:
         note = f"The mask has the values {low} and {high} of 255 only; {high} was read as white."
         return _with_note(found, np.where(values == high, np.uint8(255), np.uint8(0)), note)
-    if high <= HALF and low == 0 and painted.is_label_map(values, present):
+    if not above and low == 0 and painted.is_label_map(values, present):
         shown = ", ".join(str(value) for value in present[1:])
         note = f"The mask has the values {shown} of 255 on black, as maps of labels have; all of them were read as white."
         return _with_note(found, np.where(values > 0, np.uint8(255), np.uint8(0)), note)
-    dark, light = painted.two_greys(values)
+    return _cut_between(found, *(painted.two_greys(values) or painted.greys_of_strokes(values) or (0, 0)))
+
+
+def _cut_between(found: Levels, dark: int, light: int) -> Levels:
+    """Cut half way between two greys, if they are two."""
+    values = found.values
     if light - dark < CONTRAST:
-        return found
-    note = (
-        f"The mask is all {'dark' if high <= HALF else 'bright'}: grey {light} of 255 was read as white and grey {dark} as black."
-    )
+        return _with_kept(found, values > HALF)
+    note = f"The mask has no black and white: grey {light} of 255 was read as white and grey {dark} as black."
     white = values > (dark + light) // 2
     return _with_kept(_with_note(found, np.where(white, np.uint8(255), np.uint8(0)), note), white, values)
 

@@ -15,6 +15,8 @@ FEWEST = 4  # even pixels of a colour that was painted with
 CHROMA = 32  # difference of the channels from which a pixel may be coloured
 BETWEEN = 0.6  # of two greys: pixels between them, at most, per pixel of the rarer one
 BAND = 1 << 21  # pixels that are looked at at once
+BLACK = 8  # greys up to this are black
+THIN = 9  # pixels; strokes have no room for a square of this side
 LABELS = 8  # values of a map of labels, at most
 
 
@@ -101,8 +103,8 @@ def is_label_map(values: Values, present: NDArray[np.intp]) -> bool:
     return bool((even & marked).sum() >= 0.25 * marked.sum()) and all((even & (values == value)).any() for value in present[1:])
 
 
-def two_greys(values: Values) -> tuple[int, int]:
-    """The two greys that (H, W) was painted with, softened by edges or compression; twice the same if it is no such picture."""
+def two_greys(values: Values) -> tuple[int, int] | None:
+    """The two greys that (H, W) was painted with, softened by edges or compression; None if it is no such picture."""
     counts = np.bincount(values.ravel(), minlength=256)
     present = np.flatnonzero(counts)
     middle = (int(present[0]) + int(present[-1])) // 2
@@ -112,4 +114,27 @@ def two_greys(values: Values) -> tuple[int, int]:
     near_dark = counts[abs(levels - dark) <= reach].sum()
     near_light = counts[abs(levels - light) <= reach].sum()
     between = counts.sum() - near_dark - near_light
-    return (dark, light) if between <= BETWEEN * min(near_dark, near_light) else (dark, dark)
+    return (dark, light) if between <= BETWEEN * min(near_dark, near_light) else None
+
+
+def greys_of_strokes(values: Values) -> tuple[int, int] | None:
+    """Black and the grey of strokes so thin that edges or compression leave no even place; None if there are other things."""
+    top = int(values.max())
+    marked = values > max(top // 4, BLACK)
+    inner = cv2.erode(marked.astype(np.uint8), np.ones((THIN, THIN), np.uint8))
+    if (values <= BLACK).mean() < 0.5 or int(inner.sum()) > 0.2 * int(marked.sum()):
+        return None
+    return 0, int(np.percentile(values[marked], 80))
+
+
+def colour_of_strokes(rgb: Values, least: int) -> list[tuple[int, int, int]]:
+    """The colour of thin coloured strokes, if a tenth or more of what is stronger than `least` is coloured."""
+    strength = strongest(rgb)
+    marked = strength > least
+    coloured = saturated(rgb) & marked
+    if int(coloured.sum()) < max(FEWEST, 0.1 * int(marked.sum())):
+        return []
+    red, green, blue = (
+        rgb[coloured & (strength >= np.percentile(strength[coloured], 80))].mean(axis=0).round().astype(int).tolist()
+    )
+    return [(red, green, blue)]
