@@ -170,7 +170,7 @@ def _coloured(mask: Picture, bright: Levels, soft: bool) -> Levels:
 def _stretched(found: Levels, soft: bool) -> Levels:
     """With black and white in place of two greys that lie on one side of half, and a word on greys that are kept."""
     values = found.values
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    present = np.flatnonzero(painted.histogram(values))
     low, high = int(present[0]), int(present[-1])
     if soft:
         if high > 1:

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Values = NDArray[np.uint8]
 Place = NDArray[np.bool_]
@@ -94,6 +95,11 @@ def along_border(area: Place) -> Place:
     return np.concatenate([area[0], area[-1], area[1:-1, 0], area[1:-1, -1]])
 
 
+def histogram(values: Values) -> NDArray[np.int64]:
+    """How often each value is there, (256,); Pillow needs no wider copy of the picture for it."""
+    return np.array(Image.fromarray(values).histogram(), np.int64)
+
+
 def is_label_map(values: Values, present: NDArray[np.intp]) -> bool:
     """Whether (H, W) greys are a few exact values in whole areas: classes of a segmenter, or brushes of several strengths."""
     if not 3 <= len(present) <= LABELS:
@@ -105,7 +111,7 @@ def is_label_map(values: Values, present: NDArray[np.intp]) -> bool:
 
 def two_greys(values: Values) -> tuple[int, int] | None:
     """The two greys that (H, W) was painted with, softened by edges or compression; None if it is no such picture."""
-    counts = np.bincount(values.ravel(), minlength=256)
+    counts = histogram(values)
     present = np.flatnonzero(counts)
     middle = (int(present[0]) + int(present[-1])) // 2
     dark, light = int(np.argmax(counts[: middle + 1])), middle + 1 + int(np.argmax(counts[middle + 1 :]))
