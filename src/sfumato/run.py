@@ -62,10 +62,8 @@ def average_scores(windows: list[list[Score]]) -> list[Score]:
     together = []
     for several in zip(*(sorted(scores, key=lambda score: score.index) for scores in windows), strict=True):
         parts = [score.as_dict() for score in several]
-        mean = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
-        together.append(
-            Score(index=several[0].index, region=mean.get("region"), whole=mean.get("whole"), total=round(mean["total"], 9))
-        )
+        mean = {name: round(sum(part[name] for part in parts) / len(parts), 9) for name in parts[0]}
+        together.append(Score(index=several[0].index, region=mean.get("region"), whole=mean.get("whole"), total=mean["total"]))
     return sorted(together, key=lambda score: (-score.total, score.index))
 
 
