@@ -15,7 +15,7 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("__main__",),
     ("cli", "server", "ui", "batch", "bench"),
     ("editor",),
-    ("run",),
+    ("run", "encoding"),
     ("defaults", "inputs"),
     ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
     ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
