@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import typer
@@ -11,10 +10,11 @@ import typer
 from sfumato.cli.edit import Settings, make
 from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
-from sfumato.errors import ImageError, OptionError
+from sfumato.errors import ImageError
 from sfumato.images import Picture, read, read_metadata, write
 from sfumato.request import EditRequest
 from sfumato.saving import METADATA_KEY
+from sfumato.stored import from_text, request_of
 
 SOURCES = ("image", "mask", "scribble")
 
@@ -41,42 +41,25 @@ def run(
         Whether every pixel is the same.
 
     Raises:
-        OptionError: The file holds no request (replay-nothing).
+        OptionError: The file holds no request (replay-nothing), or one of another version (replay-version).
         ImageError: A source is gone (replay-missing) or has changed (replay-changed).
     """
     old = read(file)
-    stored = _stored(file)
-    facts = stored["facts"]
-    request = _request(stored, moved)
-    _check_sources(request, facts)
-    settings = Settings(device=device or facts.get("device"), dtype=facts.get("dtype"), offline=offline)
+    stored = from_text(read_metadata(file).get(METADATA_KEY), file)
+    paths = {name: str(path) for name, path in moved.items() if path is not None}
+    request = request_of(stored, {**paths, "seed": stored.seed, "n": 1, "rank": "none"}, file)
+    _check_sources(request, stored.facts)
+    settings = Settings(device=device or stored.facts.get("device"), dtype=stored.facts.get("dtype"), offline=offline)
     name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
     with TemporaryDirectory() if out is None else staged(out, [name], {}, force=force) as place:
         result = make(request, settings)
         write(result.images[0], Path(place) / name, format=old.format)
         largest = _largest_difference(old, read(Path(place) / name))
-    _report(file, largest, facts.get("versions", {}), result.facts.get("versions", {}), as_json)
+    _report(file, largest, stored.versions, result.facts.get("versions", {}), as_json)
     return largest == 0
 
 
-def _stored(file: Path) -> dict[str, Any]:
-    text = read_metadata(file).get(METADATA_KEY)
-    try:
-        stored = json.loads(text or "")
-        return {"request": dict(stored["request"]), "seed": int(stored["seed"]), "facts": dict(stored["facts"])}
-    except (ValueError, KeyError, TypeError):
-        raise OptionError(
-            f"{file} holds no stored request; only pictures that `sfumato edit` wrote without --no-metadata can be replayed.",
-            code="replay-nothing",
-        ) from None
-
-
-def _request(stored: dict[str, Any], moved: dict[str, Path | None]) -> EditRequest:
-    changes = {name: str(path) for name, path in moved.items() if path is not None}
-    return EditRequest.model_validate({**stored["request"], **changes, "seed": stored["seed"], "n": 1, "rank": "none"})
-
-
-def _check_sources(request: EditRequest, facts: dict[str, Any]) -> None:
+def _check_sources(request: EditRequest, facts: dict[str, object]) -> None:
     from sfumato.inputs import sha256
 
     for name in SOURCES:
