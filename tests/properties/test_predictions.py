@@ -1,4 +1,4 @@
-"""Prediction i of seed s is prediction 0 of seed s + i, whatever is made beside it: for every method, preset, fill and scheduler."""
+"""Prediction i of seed s is prediction 0 of seed s + i: for every method, preset, fill and scheduler."""
 
 import itertools
 from collections.abc import Iterator

@@ -205,8 +205,7 @@ def _example(example: Example, made: Rows, labels: dict[tuple[str, str], str], o
         tiles = [strip[:, x : x + width] for x in range(0, strip.shape[1], width)]
         figures = [_figure(tile, *_verdict(item, i)) for i, tile in enumerate(tiles)]
         lines.append(
-            f"<div class=strip><span>{html.escape(labels[item['method'], item['model']])}</span>"
-            f"{''.join(figures)}</div>"
+            f"<div class=strip><span>{html.escape(labels[item['method'], item['model']])}</span>{''.join(figures)}</div>"
         )
     return "".join([*lines, "</div>"])
 

@@ -116,7 +116,9 @@ def run(
             for i in missing:
                 tell(done, total, f"{name} {variants[i].name}")
                 path = _path(out, i, name)
-                finished[i, name] = _one(editor, example, variants[i], (seeds[name], _predictions(variants[i], plan)), instruments, path)
+                finished[i, name] = _one(
+                    editor, example, variants[i], (seeds[name], _predictions(variants[i], plan)), instruments, path
+                )
                 done += 1
     tell(total, total, "done")
     return [finished[i, name] for i in range(len(variants)) for name in plan.names], device

@@ -54,8 +54,8 @@ def terminal_tables(results: dict[str, Any]) -> list[Any]:
                 d = METRICS[row["metric"]].decimals + 1
                 interval = f"{row['ci_low']:+.{d}f} to {row['ci_high']:+.{d}f}"
                 task = "all tasks" if row["task"] == EVERY_TASK else row["task"]
-                label = Text(labels[row["method"], row["model"]])
-                table.add_row(task, label, METRICS[row["metric"]].title, f"{row['difference']:+.{d}f}", interval)
+                name = Text(labels[row["method"], row["model"]])
+                table.add_row(task, name, METRICS[row["metric"]].title, f"{row['difference']:+.{d}f}", interval)
         tables.append(table)
     return tables
 

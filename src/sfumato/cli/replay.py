@@ -1,6 +1,7 @@
 """`sfumato replay`: make a picture again from the request stored in it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +30,7 @@ def run(
     offline: bool,
     as_json: bool,
 ) -> bool:
-    """Re-run the stored request for this picture's seed alone and compare.
+    """Re-run the stored request for this picture's seed and compare: alone, and if that differs, in the batch it was made in.
 
     Args:
         file: A picture with a stored request.
@@ -46,17 +47,31 @@ def run(
     """
     old = read(file)
     stored = from_text(read_metadata(file).get(METADATA_KEY), file)
-    paths = {name: str(path) for name, path in moved.items() if path is not None}
-    request = request_of(stored, {**paths, "seed": stored.seed, "n": 1, "rank": "none"}, file)
-    _check_sources(request, stored.facts)
+    changes = {"rank": "none"} | {name: str(path) for name, path in moved.items() if path is not None}
+    whole = request_of(stored, changes, file)
+    _check_sources(whole, stored.facts)
     settings = Settings(device=device or stored.facts.get("device"), dtype=stored.facts.get("dtype"), offline=offline)
     name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
     with TemporaryDirectory() if out is None else staged(out, [name], {}, force=force) as place:
-        result = make(request, settings)
-        write(result.images[0], Path(place) / name, format=old.format)
-        largest = _largest_difference(old, read(Path(place) / name))
+        for batch in _batches(whole, stored.seed):
+            result = make(request_of(stored, {**changes, **batch}, file), settings)
+            picture = result.images[result.seeds.index(stored.seed)]
+            write(picture, Path(place) / name, format=old.format, overwrite=True)
+            largest = _largest_difference(old, read(Path(place) / name))
+            if largest == 0:
+                break
     _report(file, largest, stored.versions, result.facts.get("versions", {}), as_json)
     return largest == 0
+
+
+def _batches(request: EditRequest, seed: int) -> Iterator[dict[str, int]]:
+    """The prediction alone; then, if it was made beside others, all of that batch: networks may round a batch differently."""
+    yield {"seed": seed, "n": 1}
+    size, end = request.batch_size or 1, request.seed + request.n
+    first = seed - (seed - request.seed) % size
+    count = min(size, end - first)
+    if request.seed <= seed < end and count > 1:
+        yield {"seed": first, "n": count, "batch_size": count}
 
 
 def _check_sources(request: EditRequest, facts: dict[str, object]) -> None:

@@ -60,6 +60,59 @@ def test_replay_of_a_changed_mask(run: Callable[..., Result], edited: Path, mask
     assert run("replay", edited).stderr.endswith("[replay-changed]\n")
 
 
+@pytest.mark.parametrize(
+    ("first", "n", "size", "seed", "batch"),
+    [
+        (0, 2, 2, 0, (0, 2)),
+        (0, 2, 2, 1, (0, 2)),
+        (5, 7, 3, 10, (8, 3)),
+        (5, 7, 3, 11, None),  # the last batch holds it alone
+        (5, 8, 3, 12, (11, 2)),
+        (5, 4, 1, 7, None),
+        (5, 4, None, 7, None),
+        (5, 4, 4, 3, None),  # no prediction of that request
+        (5, 4, 3, 9, None),
+    ],
+)
+def test_a_difference_is_looked_at_in_the_batch_that_the_picture_was_made_in(
+    first: int,
+    n: int,
+    size: int | None,
+    seed: int,
+    batch: tuple[int, int] | None,
+    run: Callable[..., Result],
+    painter: type[Painter],
+    edited: Path,
+) -> None:
+    made = {**request_in(edited), "seed": first, "n": n, "batch_size": size}
+    other = changed(edited, request=made, seed=seed)
+    painter.calls.clear()
+    result = run("replay", other, "--out", "again", "--json")
+    assert (json.loads(result.stdout)["identical"], result.exit_code) == ((True, 0) if seed == 0 else (False, 1))
+    calls = [(call.seed, call.n, call.batch_size) for call in painter.calls]
+    assert calls[0][:2] == (seed, 1)
+    assert calls[1:] == ([(*batch, batch[1])] if batch and seed else [])
+    assert read(Path("again") / "changed.png").rgb.max() > 0
+
+
+def test_rounding_by_the_batch_is_no_difference(
+    run: Callable[..., Result], painter: type[Painter], edited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in that paints one level higher in batches of two."""
+    paint = painter.edit
+
+    def rounded(self: Painter, request: Any, **options: Any) -> Any:
+        result = paint(self, request, **options)
+        if request.n == 2:
+            result.images = [image.point(lambda level: min(level + 1, 255)) for image in result.images]
+        return result
+
+    monkeypatch.setattr(painter, "edit", rounded)
+    assert run("edit", "-n", 2, "--batch-size", 2, "--out", "pair").exit_code == 0
+    for name in ("00.png", "01.png"):
+        assert run("replay", Path("pair") / name).stdout.endswith(f"{name}: identical\n")
+
+
 def carrying(path: Path, text: str) -> Path:
     """A picture with this text where predictions carry their request."""
     chunks = PngInfo()
