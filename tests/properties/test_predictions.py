@@ -15,6 +15,7 @@ from sfumato import Editor
 from sfumato.backbones import loading
 from sfumato.backbones.base import Conditioning
 from sfumato.methods import registry
+from sfumato.methods.augmentation import augment
 from sfumato.methods.base import FLOW_FAMILIES, PIXEL_FAMILIES, MethodCard
 from sfumato.noise import NoiseStream
 from sfumato.solvers import FLOW, SCHEDULERS
@@ -144,6 +145,18 @@ def test_a_prediction_does_not_depend_on_those_beside_it(
         else:
             assert torch.equal(beside, alone)
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(alone, 2))
+
+
+def test_views_of_a_picture_do_not_depend_on_the_batch() -> None:
+    """To the bit: what half precision makes of a last digit is five levels of 255 after ten steps."""
+    pictures = torch.rand(5, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(len(pictures))]
+
+    together = augment(pictures, 8, generators())
+    alone = [augment(one, 8, [generator]) for one, generator in zip(pictures.split(1), generators(), strict=True)]
+    assert torch.equal(together, torch.cat(alone, 1))
 
 
 def test_each_prediction_has_its_own_fill_of_noise(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
