@@ -13,10 +13,10 @@ from torch import Tensor
 from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.images import MAX_PIXELS, Picture, read
 from sfumato.masks.feather import default_feather, soft_edge
-from sfumato.masks.fill import fill
 from sfumato.masks.islands import MOST, Windows, choose_windows, one_window
 from sfumato.masks.latent import is_thin, to_latent
 from sfumato.masks.reading import Area, SoftMask, is_full, read_area
+from sfumato.masks.start import Start
 from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
 from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
@@ -38,7 +38,7 @@ class Inputs:
         alpha: (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
         window: What the model sees, in pixels of the picture.
         pixels: (1, 3, h, w) in [-1, 1]: the window at the model's size.
-        start: Like pixels, with fill and scribble under the mask.
+        start: The same with fill and scribble under the mask, for each prediction.
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
         mask_latent: (1, 1, h/f, w/f) in [0, 1]: `change` on the latent grid.
         thin: Whether the mask is thin at latent resolution: a stroke of one or two cells, which fades unless it is widened.
@@ -54,7 +54,7 @@ class Inputs:
     alpha: np.ndarray
     window: Window
     pixels: Tensor
-    start: Tensor
+    start: Start
     mask_pixels: Tensor
     mask_latent: Tensor
     thin: bool
@@ -163,17 +163,16 @@ def _cut_out(
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(crop(whole["change"], window), (width, height))
     pixels = resize(crop(whole["picture"].rgb, window), (width, height))
-    start = fill(
-        resize(crop(painted, window), (width, height)),
-        (inside > 0).astype(np.uint8),
-        request.fill or "original",
-        np.random.default_rng(request.seed),
+    start = Start(
+        painted=resize(crop(painted, window), (width, height)),
+        mask=(inside > 0).astype(np.uint8),
+        kind=request.fill or "original",
     )
     mask_latent = to_latent(inside, factor)
     return Inputs(
         window=window,
         pixels=to_tensor(pixels),
-        start=to_tensor(start),
+        start=start,
         mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
         mask_latent=mask_latent,
         thin=is_thin((mask_latent > 0).float()),

@@ -14,6 +14,7 @@ from torch import Tensor
 from sfumato.backbones.base import Backbone, Conditioning
 from sfumato.background.registry import BACKGROUNDS
 from sfumato.defaults import Resolved
+from sfumato.encoding import Encoder
 from sfumato.errors import ResourceError
 from sfumato.inputs import Inputs
 from sfumato.masks.window import Window
@@ -110,17 +111,15 @@ class Run:
         self.frames: list[Tensor] = []  # the first prediction's clean estimates, for an animation
         self.keep_frames = keep_frames
         self.guide = guide
-        sampled = getattr(resolved.options, "posterior_sample", False)
-        generator = torch.Generator().manual_seed(self.request.seed) if sampled else None
-        self.source = backbone.encode(inputs.pixels, generator)
-        self.start = self.source if torch.equal(inputs.start, inputs.pixels) else backbone.encode(inputs.start, generator)
+        self.encoder = Encoder(backbone, inputs, getattr(resolved.options, "posterior_sample", False))
+        self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
         height, width = inputs.pixels.shape[-2:]
         self.conditioning: Conditioning = resolved.texts.encode(backbone, (width, height))
         if self.request.guidance_embedding is not None:
             told = torch.full((2,), self.request.guidance_embedding, device=backbone.device)
             self.conditioning = replace(self.conditioning, extra=self.conditioning.extra | {"guidance": told})
-        cells = self.source.shape[-1] * self.source.shape[-2]
-        self.batch_size = min(self.request.n, self.request.batch_size or max(1, FIRST_BATCH_CELLS // cells))
+        first = max(1, FIRST_BATCH_CELLS // (self.cells[0] * self.cells[1]))
+        self.batch_size = min(self.request.n, self.request.batch_size or first)
 
     def predictions(self) -> np.ndarray:
         """All predictions as windows (n, h, w, 3) uint8, in the order of their seeds."""
@@ -160,8 +159,10 @@ class Run:
     def _batch(self, seeds: tuple[int, ...]) -> np.ndarray:
         done = seeds[0] - self.request.seed
         assert self.request.background
+        with self.clock.stage("encode"):
+            task = self._task(seeds)
         with self.clock.stage("denoise"):
-            latents = self.card.run(self.backbone, self._task(seeds), self._watch(done))
+            latents = self.card.run(self.backbone, task, self._watch(done))
             decoded = self.backbone.decode(latents)
         with self.clock.stage("background"):
             pixels = BACKGROUNDS[self.request.background].load()(
@@ -177,10 +178,11 @@ class Run:
     def _task(self, seeds: tuple[int, ...]) -> EditTask:
         request = self.request
         assert request.steps
+        source, start = self.encoder.of(seeds)
         return EditTask(
-            source=self.source,
-            start=self.start,
-            mask=self.inputs.mask_latent.to(self.source.device),
+            source=source,
+            start=start,
+            mask=self.inputs.mask_latent.to(source.device),
             conditioning=self.conditioning,
             seeds=seeds,
             steps=request.steps,
@@ -190,7 +192,7 @@ class Run:
             start_sigma=request.start_sigma,
             shrink=request.shrink == "on" or (request.shrink == "auto" and self.inputs.thin),
             options=self.resolved.options,
-            schedule=self.backbone.schedule((self.source.shape[-2], self.source.shape[-1]), request.steps),
+            schedule=self.backbone.schedule(self.cells, request.steps),
             guide=self.guide,
         )
 

@@ -1,7 +1,6 @@
 """The thread that edits: one per device, with one editor per model."""
 
 import gc
-import json
 import logging
 import threading
 import time
@@ -19,6 +18,7 @@ from sfumato.server.jobs import Board, Job
 from sfumato.server.previews import Previewer
 from sfumato.server.security import internal
 from sfumato.server.settings import Settings
+from sfumato.stored import to_text
 
 log = logging.getLogger("sfumato.server")
 
@@ -176,11 +176,8 @@ class Listener:
 
 def _files(result: EditResult) -> dict[str, bytes]:
     """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood."""
-    files: dict[str, bytes] = {}
-    request = result.request.model_dump(mode="json")
-    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
-        stored = {"request": request, "seed": seed, "index": index, "facts": result.facts}
-        files[f"{index}.png"] = _png(image, {METADATA_KEY: json.dumps(stored)})
+    pictures = enumerate(result.images)
+    files = {f"{index}.png": _png(image, {METADATA_KEY: to_text(result, index)}) for index, image in pictures}
     files["mask.png"] = _png(result.mask, {})
     return files
 
