@@ -15,12 +15,14 @@ from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.defaults import PAPER_CLIP, resolve, with_background
 from sfumato.errors import BackboneError, EditError, OptionError
-from sfumato.images import MAX_PIXELS, restore
+from sfumato.images import MAX_PIXELS
 from sfumato.inputs import Inputs, prepare
-from sfumato.masks.feather import composite
-from sfumato.masks.window import paste_back
+from sfumato.masks.window import resize
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
+from sfumato.pictures.colour import shown
+from sfumato.pictures.picture import Part, put_back
+from sfumato.pictures.samples import narrow
 from sfumato.pixels import to_uint8
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Listener, Progress, Run
@@ -146,7 +148,7 @@ class Editor:
         if save_steps is not None:
             with torch.inference_mode():
                 pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
-            write_animation([_put_back(inputs, picture, resolved.request) for picture in pictures], save_steps)
+            write_animation([shown(_put_back(inputs, picture, resolved.request)) for picture in pictures], save_steps)
         request = resolved.request
         return EditResult(
             images=[_put_back(inputs, windows[i], request) for i in order],
@@ -155,7 +157,7 @@ class Editor:
             timings=clock.seconds,
             request=request.model_copy(update={"batch_size": run.batch_size}),
             mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
-            notes=run.notes + self._prompt_notes(request.prompt, card),
+            notes=list(inputs.picture.notes) + run.notes + self._prompt_notes(request.prompt, card),
             facts=self._facts(inputs),
         )
 
@@ -180,7 +182,7 @@ class Editor:
             notes += note
         # by its border the best stroke would be the one that shows least
         by_prompt = not inputs.border_tells and request.rank == "both" and self._scorer is not None
-        return ranking.rank(windows, source, mask, request.prompt, self._scorer, "region" if by_prompt else request.rank)
+        return ranking.rank(narrow(windows), source, mask, request.prompt, self._scorer, "region" if by_prompt else request.rank)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
@@ -229,12 +231,16 @@ def _load_lpips(device: torch.device) -> PictureDistance:
 
 
 def _put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:
-    """The edited window in the whole picture, in the source's own mode."""
-    canvas = paste_back(inputs.picture.rgb.copy(), inputs.window, window)
-    if request.keep_unmasked:
-        canvas = composite(inputs.picture.rgb, canvas, inputs.alpha)
-    transparency_is_mask = request.mask is None and request.box is None
-    return restore(canvas, inputs.picture, opaque=inputs.mask if transparency_is_mask else None)
+    """The edited window in the whole picture, in the source's own mode, depth and colour space."""
+    place = inputs.window
+    part = Part(
+        colours=resize(window, (place.width, place.height)),
+        left=place.left,
+        top=place.top,
+        opacity=inputs.alpha,
+        cover=inputs.cover,
+    )
+    return put_back(inputs.picture, [part], whole=not request.keep_unmasked, strip=request.strip)
 
 
 def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.images import MAX_PIXELS, Picture, read
-from sfumato.masks.feather import default_feather, soft_edge
+from sfumato.masks.feather import default_feather, soft_cover, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import is_thin, to_latent
 from sfumato.masks.reading import SoftMask, is_full, read_mask, read_soft_mask
@@ -33,6 +33,7 @@ class Inputs:
         change: (H, W) float32 in [0, 1], full size: how much each place may change; of a hard mask 0 or 1.
         mask: (H, W) in {0, 1}: where anything may change at all.
         alpha: (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
+        cover: (H, W) in [0, 1]: how far transparent pixels become opaque; None if the picture has no transparency.
         window: What the model sees, in pixels of the picture.
         pixels: (1, 3, h, w) in [-1, 1]: the window at the model's size.
         start: Like pixels, with fill and scribble under the mask.
@@ -48,6 +49,7 @@ class Inputs:
     change: SoftMask
     mask: np.ndarray
     alpha: np.ndarray
+    cover: np.ndarray | None
     window: Window
     pixels: Tensor
     start: Tensor
@@ -92,7 +94,7 @@ def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[P
         raise MaskError(
             "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
         )
-    painted = picture.rgb if request.scribble is None else _paint(picture.rgb, change > 0, request.scribble, max_pixels)
+    painted = picture.seen if request.scribble is None else _paint(picture.seen, change > 0, request.scribble, max_pixels)
     if request.size is None or request.size == picture.size:
         return picture, change, painted
     return picture.resized(request.size), resize_soft_mask(change, request.size), resize(painted, request.size)
@@ -122,7 +124,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     window = choose_window(mask, resolution, factor, request.window, context)
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(crop(change, window), (width, height))
-    pixels = resize(crop(picture.rgb, window), (width, height))
+    pixels = resize(crop(picture.seen, window), (width, height))
     start = fill(
         resize(crop(painted, window), (width, height)),
         (inside > 0).astype(np.uint8),
@@ -140,6 +142,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         change=change,
         mask=mask,
         alpha=soft_edge(mask, feather),
+        cover=None if picture.alpha is None else soft_cover(mask, picture.alpha, feather),
         window=window,
         pixels=to_tensor(pixels),
         start=to_tensor(start),

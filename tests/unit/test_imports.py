@@ -19,7 +19,8 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("defaults", "inputs"),
     ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
     ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
-    ("saving", "pixel_modes", "pixels", "embedded"),
+    ("saving", "pixels", "embedded"),
+    ("pictures",),
     ("errors", "request", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

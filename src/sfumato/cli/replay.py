@@ -13,6 +13,7 @@ from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
 from sfumato.errors import ImageError, OptionError
 from sfumato.images import Picture, read, read_metadata, write
+from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest
 from sfumato.saving import METADATA_KEY
 
@@ -53,7 +54,7 @@ def run(
     name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
     with TemporaryDirectory() if out is None else staged(out, [name], {}, force=force) as place:
         result = make(request, settings)
-        write(result.images[0], Path(place) / name, format=old.format)
+        write(result.images[0], Path(place) / name, format=old.format, keep=Metadata.of(result.images[0]))
         largest = _largest_difference(old, read(Path(place) / name))
     _report(file, largest, facts.get("versions", {}), result.facts.get("versions", {}), as_json)
     return largest == 0
@@ -96,12 +97,11 @@ def _check_sources(request: EditRequest, facts: dict[str, Any]) -> None:
 
 def _largest_difference(old: Picture, new: Picture) -> int:
     """Over all samples, alpha included; 255 if the pictures are not of one kind."""
-    if old.size != new.size or (old.alpha is None) != (new.alpha is None):
+    before, after = old.own, new.own
+    if before.shape != after.shape or before.dtype != after.dtype:
         return 255
-    pairs = [(old.rgb, new.rgb)]
-    if old.alpha is not None and new.alpha is not None:
-        pairs.append((old.alpha, new.alpha))
-    return max(int(np.abs(before.astype(np.int16) - after).max()) for before, after in pairs)
+    steps = 257 if before.dtype == np.uint16 else 1  # of 65535 in one of 255
+    return -(-int(np.abs(before.astype(np.int32) - after).max()) // steps)
 
 
 def _report(file: Path, largest: int, then: dict[str, str], now: dict[str, str], as_json: bool) -> None:

@@ -6,12 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any, Protocol
 
-from PIL import Image, PngImagePlugin
-
 from sfumato.errors import Cancelled, EditError, ResourceError
+from sfumato.pictures.encoding import encode
+from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest, EditResult
 from sfumato.saving import METADATA_KEY
 from sfumato.server.failures import Refused
@@ -180,19 +179,10 @@ def _files(result: EditResult) -> dict[str, bytes]:
     request = result.request.model_dump(mode="json")
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         stored = {"request": request, "seed": seed, "index": index, "facts": result.facts}
-        files[f"{index}.png"] = _png(image, {METADATA_KEY: json.dumps(stored)})
-    files["mask.png"] = _png(result.mask, {})
+        texts = {METADATA_KEY: json.dumps(stored)}
+        files[f"{index}.png"] = encode(image, "PNG", stored=texts, keep=Metadata.of(image), compress_level=4)
+    files["mask.png"] = encode(result.mask, "PNG")
     return files
-
-
-def _png(image: Image.Image, texts: dict[str, str]) -> bytes:
-    info = PngImagePlugin.PngInfo()
-    for name, text in texts.items():
-        info.add_text(name, text)
-    bare, buffer = image.copy(), BytesIO()
-    bare.info = {}
-    bare.save(buffer, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"), compress_level=4)
-    return buffer.getvalue()
 
 
 def _record(result: EditResult, names: list[str]) -> dict[str, Any]:
