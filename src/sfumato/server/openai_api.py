@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from sfumato.errors import EditError, ImageError
+from sfumato.pictures.encoding import Format, losses
 from sfumato.server import failures
 from sfumato.server.desk import AtDesk, Desk, now, raise_failure
 from sfumato.server.failures import Refused
@@ -28,7 +29,7 @@ BODY = {
     "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/OpenAIEditForm"}}},
 }
 STEPS = {"low": 12, "high": 60, "xhigh": 100, "max": 150}  # other qualities: the model's own default
-FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 router = APIRouter(tags=["openai"])
 
@@ -132,7 +133,7 @@ def _pictures(form: Form) -> dict[str, bytes]:
 
 
 def _encoded(asked: Any, image: Image.Image) -> str:
-    return base64.b64encode(encode(image, FORMATS[asked.output_format], asked.output_compression)).decode()
+    return base64.b64encode(encode(image, FORMATS[asked.output_format], asked.output_compression, keep=True)).decode()
 
 
 def _common(asked: Any, image: Image.Image) -> dict[str, Any]:
@@ -165,7 +166,8 @@ def _answer(desk: Desk, request: Request, job: Job, asked: Any) -> dict[str, Any
         else:
             row["url"] = str(request.base_url).rstrip("/") + desk.address(job.id, f"{index}.png")
         rows.append(row)
-    return {"created": now(), "data": rows, "usage": _USAGE, "notes": job.result["notes"], **_common(asked, job.images[0])}
+    notes = [*job.result["notes"], *losses(job.images[0], FORMATS[asked.output_format])]
+    return {"created": now(), "data": rows, "usage": _USAGE, "notes": notes, **_common(asked, job.images[0])}
 
 
 async def _stream(desk: Desk, job: Job, asked: Any) -> AsyncIterator[str]:

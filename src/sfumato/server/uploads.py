@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, NoReturn
 
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from sfumato.errors import Cancelled, ImageError, OptionError
+from sfumato.pictures.formats import open_header
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 
@@ -33,28 +34,13 @@ class Form:
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture whose header has been read, and nothing else; PNG, JPEG and WebP only, by the first bytes.
+    """A picture whose header has been read, and nothing else, told by its first bytes as files are.
 
     Raises:
-        ImageError: image-format or image-damaged.
+        ImageError: image-format, image-depth or image-damaged.
+        ResourceError: extra-missing, for HEIC.
     """
-    decoder = _decoder(data)
-    if decoder is None:
-        raise ImageError(f"The {what} is no PNG, JPEG or WebP; send one of these.", code="image-format")
-    try:
-        return decoder(BytesIO(data))
-    except Exception as error:  # decoders raise errors of every class on damaged data
-        raise ImageError(f"The {what} is damaged or cut short; send an intact file.", code="image-damaged") from error
-
-
-def _decoder(data: bytes) -> Any:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImagePlugin.JpegImageFile
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return WebPImagePlugin.WebPImageFile
-    return None
+    return open_header(BytesIO(data), f"The {what}")
 
 
 def from_base64(text: Any, what: str, limits: Limits) -> bytes:
