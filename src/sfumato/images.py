@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 from sfumato.errors import ImageError, ResourceError
 from sfumato.pictures import colour, deep
 from sfumato.pictures.encoding import SUFFIXES, Format
-from sfumato.pictures.formats import damaged, open_header
+from sfumato.pictures.formats import BITS, damaged, open_header
 from sfumato.pictures.metadata import OWN_PREFIX, read_source
 from sfumato.pictures.modes import CONVERTED, as_rgb, split
 from sfumato.pictures.picture import Picture, displayed, restore
@@ -53,7 +53,7 @@ def read(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str 
 def _open_picture(path: Path, label: str, max_pixels: int) -> Iterator[Image.Image]:
     """Identify a file by its first bytes and read its header; no pixel is decoded."""
     with _open_file(path, label, max_pixels) as stream:
-        yield open_header(stream, label)
+        yield open_header(stream, label, max_pixels)
 
 
 def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
@@ -91,7 +91,7 @@ def _decode(image: Image.Image, label: str, name: str, max_pixels: int, managed:
     samples: Samples | None
     with _damage_reported(label):
         _check_header(image, label, max_pixels)
-        wide = deep.is_deep(image) and managed
+        wide = deep.is_deep(image) and (managed or deep.has_planes(image))
         samples = deep.samples_of(image) if wide else None
         image.load()
         upright = _upright(image)
@@ -133,6 +133,9 @@ def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: s
 
 
 def _depth_notes(image: Image.Image, wide: bool) -> list[str]:
+    bits = image.info.get(BITS, 8)
+    if bits > 8 and not wide:
+        return [f"The image has {bits} bits per channel, of which {image.format} is read with 8: the results have 8."]
     if image.mode == "F" and wide:
         return ["The image has floating-point samples; the results have 16-bit integers."]
     if not wide:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from sfumato.errors import ImageError, ResourceError
 from sfumato.pictures.samples import ROWS, Samples, narrow
-from sfumato.pictures.tiff import encode_tiff
+from sfumato.pictures.tiff import encode_tiff, read_by_tifffile
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG
@@ -84,12 +85,15 @@ def samples_of(image: Image.Image) -> NDArray[np.uint16] | None:
     data = _file_of(image) if channels else None
     if channels is None or data is None:
         return None
+    if has_planes(image):
+        return _planes(data)
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if found is None or found.dtype != np.uint16 or found.ndim != 3:
+    ordered: NDArray[np.uint16] | None = None
+    if found is not None and found.dtype == np.uint16 and found.ndim == 3:
+        ordered = found[..., [2, 1, 0] + [3] * (found.shape[2] == 4)].astype(np.uint16, copy=False)
+    if ordered is None or not _agrees(ordered, image):
         return None
-    ordered = found[..., [2, 1, 0] + [3] * (found.shape[2] == 4)].astype(np.uint16, copy=False)
-    samples = ordered[..., [0, 3]] if channels == 2 else ordered
-    return np.ascontiguousarray(samples) if _agrees(ordered, image) else None
+    return np.ascontiguousarray(ordered[..., [0, 3]] if channels == 2 else ordered)
 
 
 def turned(samples: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
@@ -117,6 +121,28 @@ def held_by_pillow(image: Image.Image) -> bool:
     return image.mode[:1] in "IF" and "transparency" not in image.info
 
 
+def has_planes(image: Image.Image) -> bool:
+    """Whether a TIFF keeps its channels apart, which Pillow and OpenCV read wrongly at 16 bits."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+
+
+def _planes(data: bytes) -> NDArray[np.uint16]:
+    try:
+        samples = read_by_tifffile(BytesIO(data))
+    except ImportError:
+        raise ResourceError(
+            'The image is a 16-bit TIFF whose channels are stored apart, which needs an extra: pip install "sfumato[tiff]", '
+            "or save it interleaved.",
+            code="extra-missing",
+        ) from None
+    if samples is None:
+        raise ImageError(
+            "The image is a 16-bit TIFF whose channels are stored apart, packed in a way that is not read; save it interleaved.",
+            code="image-depth",
+        )
+    return samples
+
+
 def _deep_channels(image: Image.Image) -> int | None:
     """Channels of a colour picture of 16 bits by its header; None if it has 8, or is grey."""
     tiles = getattr(image, "tile", None)
@@ -128,6 +154,8 @@ def _deep_channels(image: Image.Image) -> int | None:
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode in ("RGB", "RGBA"):
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
         return len(bits) if set(bits) == {16} else None
+    if image.format == "JPEG2000" and image.info.get("bits_in_file") == 16 and image.mode in ("RGB", "RGBA"):
+        return len(image.mode)
     if image.format == "PPM" and image.mode == "RGB" and isinstance(how, tuple) and isinstance(how[-1], int):
         return 3 if how[-1] > 255 else None
     return None

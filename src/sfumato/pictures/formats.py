@@ -4,14 +4,18 @@ ICO and TGA are left out on purpose: an icon's header does not bound the picture
 """
 
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image, TiffImagePlugin
 
 from sfumato.errors import ImageError, ResourceError
+from sfumato.pictures.deep import DeepImage
+from sfumato.pictures.tiff import read_by_tifffile
 
 READABLE = "PNG, JPEG, WebP, AVIF, HEIC, GIF, BMP, TIFF, JPEG 2000 and PPM"
-PREFIX = 64  # bytes that tell the format; the brands of AVIF and HEIC stand in the first box of the file
+ODD_TIFF_PIXELS = 40_000_000  # of a TIFF that only tifffile reads, unless the caller says
+BITS = "bits_in_file"  # key of `info`: bits per channel of AVIF, HEIC and JPEG 2000, of which Pillow may read fewer
+PREFIX = 4096  # bytes that tell the format, and the depth of those whose decoder does not
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
@@ -28,27 +32,40 @@ _OTHERS = {
 _SAMPLE_KINDS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point"}
 
 
-def open_header(stream: IO[bytes], label: str) -> Image.Image:
-    """The picture in a stream, with its header read and nothing decoded.
+def open_header(stream: IO[bytes], label: str, max_pixels: int = ODD_TIFF_PIXELS) -> Image.Image:
+    """The picture in a stream, with its header read and nothing decoded, but for a TIFF of 16-bit grey with alpha.
 
     Pillow's Image.open would also judge the size by its own process-wide limit, with a warning; ours goes by `max_pixels`.
 
     Raises:
         ImageError: image-format (not a picture we read), image-depth (samples that are no 8- or 16-bit numbers) or
             image-damaged.
-        ResourceError: extra-missing, for HEIC.
+        ResourceError: extra-missing, for HEIC, and for a TIFF of 16-bit grey with alpha.
     """
     prefix = stream.read(PREFIX)
     stream.seek(0)
     factory = _factory(prefix, label)
     try:
-        return factory(stream, "")
+        image = factory(stream, "")
+        if bits := _stated_bits(prefix):
+            image.info[BITS] = bits
+        return image
     except MemoryError:
         raise
     except Exception as error:  # decoders raise errors of every class on damaged data
         if prefix[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            _refuse_samples(stream, label)
+            return _odd_tiff(stream, label, max_pixels, error)
         raise damaged(label, error) from error
+
+
+def _stated_bits(prefix: bytes) -> int | None:
+    """Bits per channel by the box of AVIF and HEIC that states them, or by the first segment of JPEG 2000."""
+    box, segment = prefix.find(b"pixi"), prefix.find(b"\xff\x4f\xff\x51")
+    if prefix[4:8] == b"ftyp" and 0 <= box < len(prefix) - 9:
+        return prefix[box + 9]
+    if (prefix[4:8] == b"jP  " or segment == 0) and 0 <= segment < len(prefix) - 42:
+        return (prefix[segment + 42] & 0x7F) + 1
+    return None
 
 
 def damaged(label: str, error: Exception) -> ImageError:
@@ -89,11 +106,12 @@ def _boxed(prefix: bytes, label: str) -> Callable[[IO[bytes], str], Image.Image]
     return decoder
 
 
-def _refuse_samples(stream: IO[bytes], label: str) -> None:
-    """Say what is wrong with a TIFF whose samples Pillow has no mode for; return if that is not the reason.
+def _odd_tiff(stream: IO[bytes], label: str, max_pixels: int, error: Exception) -> Image.Image:
+    """A TIFF whose samples Pillow has no mode for: grey with alpha of 16 bits is read, others are refused by what they hold.
 
     Raises:
-        ImageError: image-depth.
+        ImageError: image-depth, or image-damaged if that is not the reason.
+        ResourceError: extra-missing.
     """
     try:
         stream.seek(0)
@@ -104,12 +122,37 @@ def _refuse_samples(stream: IO[bytes], label: str) -> None:
         stream.seek(tags.next)
         tags.load(stream)
         bits, kind = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)), tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
-    except Exception:  # a broken directory: the file is damaged, as the caller says
-        return
+    except Exception:
+        raise damaged(label, error) from error
     channels = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, len(bits))
+    if (channels, set(bits), kind[0]) == (2, {16}, 1):
+        return _grey_with_alpha(stream, label, max_pixels, tags)
+    if max(bits) <= 16 and kind[0] == 1 and channels in (1, 3, 4):
+        raise damaged(label, error) from error
     raise ImageError(
         f"{label} is a TIFF of {channels} channel{'s' * (channels > 1)} with {max(bits)}-bit "
         f"{_SAMPLE_KINDS.get(kind[0], 'unknown')} samples, which is not read; convert it to 8 or 16 bits per channel "
         "(grey or RGB, with or without alpha).",
         code="image-depth",
     )
+
+
+def _grey_with_alpha(stream: IO[bytes], label: str, max_pixels: int, tags: Any) -> Image.Image:
+    try:
+        samples = read_by_tifffile(stream, max_pixels)
+    except ImportError:
+        raise ResourceError(
+            f'{label} is a TIFF of grey with alpha at 16 bits, which needs an extra: pip install "sfumato[tiff]", '
+            "or save it as PNG.",
+            code="extra-missing",
+        ) from None
+    if samples is None or samples.ndim != 3 or samples.shape[2] != 2:
+        raise ImageError(
+            f"{label} is a TIFF of grey with alpha at 16 bits that is too large or packed in a way that is not read; "
+            "save it as PNG.",
+            code="image-depth",
+        )
+    profile = tags.get(TiffImagePlugin.ICCPROFILE)
+    image = DeepImage(samples, {"icc_profile": profile} if isinstance(profile, bytes) else {})
+    image.format = "TIFF"
+    return image

@@ -1,10 +1,14 @@
-"""Writing TIFF (revision 6.0): grey or RGB with or without alpha, 8 or 16 bits, deflated, with profile and metadata."""
+"""TIFF (revision 6.0): grey or RGB with or without alpha, 8 or 16 bits, written deflated, with profile and metadata.
+
+What Pillow and OpenCV cannot read of it, grey with alpha and separate planes of 16 bits, tifffile can, where it is installed.
+"""
 
 import zlib
 from io import BytesIO
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, TiffTags
 
 from sfumato.pictures.samples import Samples
@@ -66,6 +70,29 @@ def encode_tiff(
     buffer = BytesIO()
     tags.save(buffer)
     return buffer.getvalue() + b"".join(strips)
+
+
+def read_by_tifffile(stream: IO[bytes], max_pixels: int | None = None) -> NDArray[np.uint16] | None:
+    """(H, W, C) samples of the first page; None if it is not of 16 bits, is larger than allowed, or has a packing unknown there.
+
+    Raises:
+        ImportError: tifffile is not installed.
+    """
+    import tifffile
+
+    try:
+        stream.seek(0)
+        with tifffile.TiffFile(stream) as file:
+            page = file.pages[0]
+            size = page.imagelength * page.imagewidth
+            if page.dtype != np.uint16 or (max_pixels is not None and size > max_pixels):
+                return None
+            values = page.asarray()
+            separate = values.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    except Exception:  # decoders raise errors of every class on damaged data
+        return None
+    values = np.moveaxis(values, 0, -1) if separate else values
+    return np.ascontiguousarray(values.reshape(*values.shape[:2], -1))
 
 
 def _strip(rows: Samples) -> bytes:
