@@ -95,9 +95,7 @@ def _decode(image: Image.Image, label: str, name: str, max_pixels: int, managed:
         samples = deep.samples_of(image) if wide else None
         image.load()
         upright = _upright(image)
-    if samples is not None:
-        samples = deep.turned(samples, image)
-    else:
+    if samples is None:
         if wide:
             notes.append("The image has 16 bits per channel in a layout of which only 8 can be read: the results have 8.")
         plain = upright

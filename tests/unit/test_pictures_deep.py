@@ -120,6 +120,16 @@ def test_orientation_turns_16_bits_too(tmp_path: Path) -> None:
         assert picture.rgb.shape == picture.own.shape
 
 
+@pytest.mark.parametrize("options", [{}, {"planarconfig": "separate"}], ids=str)
+def test_orientation_of_a_tiff_turns_16_bits_too(tmp_path: Path, options: dict[str, object]) -> None:
+    values = random16(3)
+    for orientation in range(1, 9):
+        path = tiff16(tmp_path / "a.tif", values, extratags=[(274, 3, 1, orientation, True)], **options)
+        picture = read(path)
+        assert picture.depth == 16
+        np.testing.assert_array_equal(picture.own >> 8, _turned(values >> 8, orientation))
+
+
 def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
     ops = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
     image = Image.fromarray(values.astype(np.uint8))

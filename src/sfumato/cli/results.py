@@ -63,7 +63,7 @@ def write_results(folder: Path, result: EditResult, source: Picture, file_format
     """
     names = prediction_names(len(result.images), file_format)
     summary = record(result, file_names(len(result.images), file_format))
-    summary["notes"] = [*result.notes, *losses(result.images[0], file_format)]
+    summary["notes"] = [*result.notes, *losses(result.images[0], file_format, stored=metadata)]
     for index, (name, image, seed) in enumerate(zip(names, result.images, result.seeds, strict=True)):
         stored = {"request": summary["request"], "seed": seed, "index": index, "facts": summary["facts"]}
         own = {METADATA_KEY: json.dumps(stored)} if metadata else None

@@ -75,7 +75,7 @@ def as_image(samples: Samples, info: dict[Any, Any] | None = None) -> Image.Imag
 
 
 def samples_of(image: Image.Image) -> NDArray[np.uint16] | None:
-    """The 16-bit samples (H, W, C) of a picture whose header has been read, as stored; None if it has only 8.
+    """The 16-bit samples (H, W, C), upright, of a picture whose header has been read; None if it has only 8.
 
     Also of a `DeepImage`. Grey of 16 bits, which Pillow holds itself, is left to it.
     """
@@ -83,25 +83,33 @@ def samples_of(image: Image.Image) -> NDArray[np.uint16] | None:
         return image.samples.copy()
     channels = _deep_channels(image)
     data = _file_of(image) if channels else None
+    orientation = _orientation(image)  # now: a TIFF forgets it when it is decoded, and turns itself
     if channels is None or data is None:
         return None
     if has_planes(image):
-        return _planes(data)
-    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return turned(_planes(data), orientation)
+    found = cv2.imdecode(np.frombuffer(_as_stored(data), np.uint8), cv2.IMREAD_UNCHANGED)
     ordered: NDArray[np.uint16] | None = None
     if found is not None and found.dtype == np.uint16 and found.ndim == 3:
         ordered = found[..., [2, 1, 0] + [3] * (found.shape[2] == 4)].astype(np.uint16, copy=False)
-    if ordered is None or not _agrees(ordered, image):
+    if ordered is None:
         return None
-    return np.ascontiguousarray(ordered[..., [0, 3]] if channels == 2 else ordered)
+    upright = turned(ordered, orientation)
+    if not _agrees(upright if image.format == "TIFF" else ordered, image):
+        return None
+    return np.ascontiguousarray(upright[..., [0, 3]] if channels == 2 else upright)
 
 
-def turned(samples: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
-    """NDArray[np.uint16] turned upright as `ImageOps.exif_transpose` turns the picture."""
+def _orientation(image: Image.Image) -> int:
+    """By EXIF, 1 to 8."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block is no reason to refuse a sound picture
-        return samples
+        return 1
+
+
+def turned(samples: NDArray[np.uint16], orientation: int) -> NDArray[np.uint16]:
+    """Samples turned upright as `ImageOps.exif_transpose` turns a picture."""
     if orientation in (5, 6, 7, 8):
         samples = samples.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -109,6 +117,20 @@ def turned(samples: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16
     if orientation in (3, 4, 7, 8):
         samples = samples[::-1]
     return np.ascontiguousarray(samples)
+
+
+def _as_stored(data: bytes) -> bytes:
+    """A TIFF that says it stands upright, as OpenCV fails on those that lie; other files as they are."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return data
+    changed = bytearray(data)
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from(f"{order}H", data, entry)[0] == ExifTags.Base.Orientation:
+            struct.pack_into(f"{order}H", changed, entry + 8, 1)
+    return bytes(changed)
 
 
 def is_deep(image: Image.Image) -> bool:

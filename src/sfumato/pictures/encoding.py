@@ -67,8 +67,8 @@ def encode(
     return buffer.getvalue()
 
 
-def losses(image: Image.Image, format: str) -> list[str]:
-    """What a result of an edit loses when it is written in this format; one sentence each."""
+def losses(image: Image.Image, format: str, *, stored: bool = False) -> list[str]:
+    """What a result of an edit loses when it is written in this format, with our request in it if `stored`."""
     kept, notes = Metadata.of(image), []
     if format in ("JPEG", "WEBP") and bits_of(image) == 16:
         notes.append(f"{format} holds 8 bits per channel, so 8 of the image's 16 are lost; PNG and TIFF keep them.")
@@ -78,6 +78,8 @@ def losses(image: Image.Image, format: str) -> list[str]:
     if format == "JPEG":
         long = [name for name, block in (("EXIF", kept.exif), ("XMP", kept.xmp)) if block and len(block) > JPEG_SEGMENT]
         notes += [f"The image's {name} is too long for JPEG and is not kept; PNG keeps it." for name in long]
+    if stored and format != "PNG" and kept.comment:
+        notes.append("The image's EXIF user comment makes room for the stored request; leave that out, or write PNG, to keep it.")
     return notes
 
 

@@ -1,6 +1,7 @@
 """What a picture carries beside its pixels, taken from the source and put into the results."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ TEXT = "png_text"  # key of a result's `info` under which the source's text chun
 OWN_KEY = "sfumato"  # under which a prediction carries its request
 OWN_PREFIX = b"ASCII\0\0\0"  # of the EXIF user comment where there are no text chunks
 JPEG_SEGMENT = 65_500  # bytes of EXIF or XMP that a JPEG can hold
+_ORIENTATION = re.compile(rb"""\s*tiff:Orientation=(["'])\d\1|<tiff:Orientation>\s*\d\s*</tiff:Orientation>""")
 _HIDDEN = ("XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type xmp", "Raw profile type APP1", "Raw profile type iptc")
 
 
@@ -37,6 +39,15 @@ class Metadata:
         found = {"exif": _sized(self.exif, size), "xmp": self.xmp, "dpi": self.dpi, TEXT: dict(self.text)}
         return {name: value for name, value in found.items() if value}
 
+    @property
+    def comment(self) -> Any:
+        """The EXIF user comment, if there is one."""
+        if self.exif is None:
+            return None
+        parsed = Image.Exif()
+        parsed.load(self.exif)
+        return parsed.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+
     @classmethod
     def of(cls, result: Image.Image) -> "Metadata":
         """What a result of an edit carries in its `info`."""
@@ -52,6 +63,7 @@ def read_source(image: Image.Image, upright: Image.Image) -> Metadata:
         upright: The same after its orientation was applied, with what was said of it taken out.
     """
     xmp = upright.info.get("xmp")
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
     dpi = upright.info.get("dpi")
     exif = None
     with contextlib.suppress(Exception):  # a broken EXIF block is no reason to refuse a sound picture
@@ -59,7 +71,7 @@ def read_source(image: Image.Image, upright: Image.Image) -> Metadata:
     sound = isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < float(side) < 1e6 for side in dpi)
     return Metadata(
         exif=exif,
-        xmp=xmp.encode() if isinstance(xmp, str) else xmp,
+        xmp=_ORIENTATION.sub(b"", xmp) if isinstance(xmp, bytes) else None,
         dpi=(float(dpi[0]), float(dpi[1])) if sound and dpi is not None else None,
         text=_text(image),
     )
@@ -69,7 +81,7 @@ def _exif(image: Image.Image, upright: Image.Image) -> bytes | None:
     turned = ExifTags.Base.Orientation in image.getexif()
     exif = upright.getexif()
     if image.format == "TIFF":  # whose first directory also tells how the file is laid out
-        whole, exif = exif, Image.Exif()
+        whole, exif = image.getexif(), Image.Exif()
         for tag in DESCRIPTIVE:
             if tag in whole:
                 exif[tag] = whole[tag]
