@@ -25,6 +25,7 @@ from sfumato.saving import write, write_animation
 __all__ = ["MAX_PIXELS", "Format", "Picture", "Pixels", "read", "read_metadata", "restore", "write", "write_animation"]
 
 MAX_PIXELS = 40_000_000
+GAMMA = 0.45455  # in a PNG: what sRGB's curve comes nearest to
 
 
 def read(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str = "image") -> Picture:
@@ -126,7 +127,7 @@ def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: s
         samples=samples if grey or wide or space is not None else None,
         space=space,
         metadata=read_source(image, upright),
-        notes=(*notes, *said, *_depth_notes(image, wide), *_format_notes(image)),
+        notes=(*notes, *said, *_depth_notes(image, wide), *_further_notes(image, icc, alpha)),
     )
 
 
@@ -142,10 +143,22 @@ def _depth_notes(image: Image.Image, wide: bool) -> list[str]:
     return [f"The image has 16 bits per channel, and so have the results as PNG or TIFF{how}; other formats hold 8."]
 
 
-def _format_notes(image: Image.Image) -> list[str]:
-    if image.format is None or _written(image) is not None:
-        return []
-    return [f"The image is {image.format}, which is not written: the results are PNG unless another format is asked for."]
+def _further_notes(image: Image.Image, icc: bytes | None, alpha: Pixels | None) -> list[str]:
+    notes = []
+    if image.format == "MPO":
+        notes.append("The image holds further pictures (previews or a gain map), which the results do not.")
+    if image.format is not None and _written(image) is None:
+        notes.append(
+            f"The image is {image.format}, which is not written: the results are PNG unless another format is asked for."
+        )
+    gamma = image.info.get("gamma")
+    if image.format == "PNG" and icc is None and gamma and "srgb" not in image.info and abs(gamma - GAMMA) > 0.01:
+        notes.append(
+            f"The image states a gamma of {gamma:g} without a colour profile; it is taken for sRGB, and so is the result."
+        )
+    if alpha is not None and not alpha.any():
+        notes.append("The image is fully transparent, so the model starts from grey.")
+    return notes
 
 
 def _written(image: Image.Image) -> Format | None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import TypeVar
 from PIL import Image
 
 from sfumato.errors import OptionError, ResourceError
-from sfumato.pictures.encoding import SUFFIXES, Format, encode
+from sfumato.pictures.encoding import SUFFIXES, Format, encode, losses
 from sfumato.pictures.metadata import OWN_KEY, Metadata
 
-__all__ = ["ANIMATED", "METADATA_KEY", "SUFFIXES", "Format", "write", "write_animation", "write_text"]
+__all__ = ["ANIMATED", "METADATA_KEY", "SUFFIXES", "Format", "save", "write", "write_animation", "write_text"]
 
 Name = TypeVar("Name", bound=str)
 
@@ -53,6 +54,25 @@ def write(
     _refuse_existing(path, overwrite)
     chosen = format or _format_of(path, SUFFIXES)
     _replace(path, _encode(image, path, chosen, icc, metadata or {}, keep))
+
+
+def save(image: Image.Image, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write a result of an edit with all that it carries: 16 bits, colour profile, EXIF, XMP, resolution and text.
+
+    Warns of what the format cannot hold.
+
+    Args:
+        image: One of `EditResult.images`.
+        path: File to create: .png, .tif, .webp or .jpg.
+        overwrite: Replace an existing file.
+
+    Raises:
+        OptionError, ResourceError: As `write`.
+    """
+    target = Path(path)
+    for loss in losses(image, _format_of(target, SUFFIXES)):
+        warnings.warn(loss, UserWarning, stacklevel=2)
+    write(image, target, keep=Metadata.of(image), overwrite=overwrite)
 
 
 def write_animation(

@@ -130,6 +130,7 @@ def test_a_phones_multi_picture_jpeg_is_a_jpeg(tmp_path: Path) -> None:
     picture = read(tmp_path / "phone.jpg")
     assert picture.format == "JPEG"
     assert picture.rgb[0, 0, 0] > 250
+    assert "gain map" in picture.notes[0]
 
 
 def test_zero_size_and_unknown_modes_in_memory() -> None:

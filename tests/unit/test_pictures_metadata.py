@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
+import sfumato
 from sfumato.images import read, read_metadata, write
 from sfumato.pictures.deep import DeepImage
 from sfumato.pictures.encoding import losses
@@ -100,6 +101,16 @@ def test_a_comment_becomes_text_and_text_that_is_lost_is_said(tmp_path: Path) ->
     assert read_metadata(tmp_path / "b.png")["Comment"] == "a comment"
     assert losses(result, "PNG") == []
     assert "Comment" in losses(result, "WEBP")[0]
+
+
+def test_save_writes_all_that_a_result_carries(tmp_path: Path) -> None:
+    result = result_of(source(tmp_path / "a.png"))
+    sfumato.save(result, tmp_path / "b.png")
+    assert read_metadata(tmp_path / "b.png")["Author"] == "Someone"
+    with pytest.warns(UserWarning, match="Author"):
+        sfumato.save(result, str(tmp_path / "b.jpg"))
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert image.getexif()[ExifTags.Base.Make] == "Camera"
 
 
 def test_sixteen_bits_carry_metadata_too(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_large_pictures_are_extended_too() -> None:
 def test_where_nothing_is_seen_the_model_gets_grey() -> None:
     picture = read(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
     assert np.unique(picture.seen).tolist() == [128]
+    assert "fully transparent" in picture.notes[0]
 
 
 @pytest.mark.parametrize("size", [(17, 23), (100, 90)])

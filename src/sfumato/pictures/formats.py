@@ -12,12 +12,12 @@ from sfumato.errors import ImageError, ResourceError
 from sfumato.pictures.deep import DeepImage
 from sfumato.pictures.tiff import read_by_tifffile
 
-READABLE = "PNG, JPEG, WebP, AVIF, HEIC, GIF, BMP, TIFF, JPEG 2000 and PPM"
 ODD_TIFF_PIXELS = 40_000_000  # of a TIFF that only tifffile reads, unless the caller says
 BITS = "bits_in_file"  # key of `info`: bits per channel of AVIF, HEIC and JPEG 2000, of which Pillow may read fewer
 PREFIX = 4096  # bytes that tell the format, and the depth of those whose decoder does not
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")
+UPLOADED = ("PNG", "JPEG", "WEBP", "GIF", "JPEG2000")  # from strangers: what browsers and phones make, and few decoders
+READ = (*UPLOADED, "BMP", "TIFF", "PPM")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _OTHERS = {
     b"8BPS": "a Photoshop document",
@@ -32,7 +32,7 @@ _OTHERS = {
 _SAMPLE_KINDS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point"}
 
 
-def open_header(stream: IO[bytes], label: str, max_pixels: int = ODD_TIFF_PIXELS) -> Image.Image:
+def open_header(stream: IO[bytes], label: str, max_pixels: int = ODD_TIFF_PIXELS, formats: tuple[str, ...] = READ) -> Image.Image:
     """The picture in a stream, with its header read and nothing decoded, but for a TIFF of 16-bit grey with alpha.
 
     Pillow's Image.open would also judge the size by its own process-wide limit, with a warning; ours goes by `max_pixels`.
@@ -44,7 +44,7 @@ def open_header(stream: IO[bytes], label: str, max_pixels: int = ODD_TIFF_PIXELS
     """
     prefix = stream.read(PREFIX)
     stream.seek(0)
-    factory = _factory(prefix, label)
+    factory = _factory(prefix, label, formats)
     try:
         image = factory(stream, "")
         if bits := _stated_bits(prefix):
@@ -73,20 +73,26 @@ def damaged(label: str, error: Exception) -> ImageError:
     return ImageError(f"{label} is damaged or cut short ({error}); give an intact file.", code="image-damaged")
 
 
-def _factory(prefix: bytes, label: str) -> Callable[[IO[bytes], str], Image.Image]:
+def _factory(prefix: bytes, label: str, formats: tuple[str, ...]) -> Callable[[IO[bytes], str], Image.Image]:
     Image.init()
     if prefix[4:8] == b"ftyp":
-        return _boxed(prefix, label)
-    for name in _FORMATS:
+        return _boxed(prefix, label, formats)
+    for name in formats:
         factory, accept = Image.OPEN[name]
         if accept is not None and accept(prefix) is True:
             return factory
     known = next((what for magic, what in _OTHERS.items() if prefix.startswith(magic)), None)
     found = f"{label} is {known}, which is not read" if known else f"{label} is not a picture that can be read"
-    raise ImageError(f"{found}; use {READABLE}.", code="image-format")
+    raise ImageError(f"{found}; use {_listed(formats)}.", code="image-format")
 
 
-def _boxed(prefix: bytes, label: str) -> Callable[[IO[bytes], str], Image.Image]:
+def _listed(formats: tuple[str, ...]) -> str:
+    """As people write them, with the two that share a box format and are always read."""
+    written = {"WEBP": "WebP", "JPEG2000": "JPEG 2000"}
+    return ", ".join([*(written.get(name, name) for name in formats), "AVIF"]) + " or HEIC"
+
+
+def _boxed(prefix: bytes, label: str, formats: tuple[str, ...]) -> Callable[[IO[bytes], str], Image.Image]:
     """The decoder of a file in the box format that AVIF and HEIC share, by its brands."""
     brands = prefix[8 : int.from_bytes(prefix[:4], "big")]
     if b"avif" in brands or b"avis" in brands:
@@ -94,7 +100,7 @@ def _boxed(prefix: bytes, label: str) -> Callable[[IO[bytes], str], Image.Image]
             raise ResourceError(f"{label} is AVIF, which this Pillow cannot read; install a newer one.", code="extra-missing")
         return Image.OPEN["AVIF"][0]
     if not any(brand in brands for brand in (*_HEIC_BRANDS, b"mif1", b"msf1")):
-        raise ImageError(f"{label} is a film or another file of that kind; use {READABLE}.", code="image-format")
+        raise ImageError(f"{label} is a film or another file of that kind; use {_listed(formats)}.", code="image-format")
     try:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError:

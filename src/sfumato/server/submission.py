@@ -29,9 +29,7 @@ def _job_fields() -> dict[str, Any]:
             continue
         if name in PICTURES:
             required = info.is_required()
-            about = (
-                f"{(info.description or '').partition(':')[0].rstrip('.')}: a PNG, JPEG or WebP as base64, or a file of a form."
-            )
+            about = f"{(info.description or '').partition(':')[0].rstrip('.')}: a PNG, JPEG, WebP, AVIF, GIF, JPEG 2000 or HEIC as base64, or a file of a form."
             extra: dict[str, Any] = dict(_PICTURE_TEXT)
             fields[name] = (
                 str if required else str | None,

@@ -13,8 +13,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from sfumato.errors import Cancelled, ImageError, OptionError
-from sfumato.pictures.formats import open_header
+from sfumato.errors import Cancelled, ImageError, OptionError, ResourceError
+from sfumato.pictures.formats import UPLOADED, open_header
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 
@@ -34,13 +34,15 @@ class Form:
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture whose header has been read, and nothing else, told by its first bytes as files are.
+    """A picture whose header has been read, and nothing else, told by its first bytes; of fewer formats than files.
 
     Raises:
-        ImageError: image-format, image-depth or image-damaged.
-        ResourceError: extra-missing, for HEIC.
+        ImageError: image-format, image-depth, image-damaged, or extra-missing, which is the sender's to mend here.
     """
-    return open_header(BytesIO(data), f"The {what}")
+    try:
+        return open_header(BytesIO(data), f"The {what}", formats=UPLOADED)
+    except ResourceError as error:
+        raise ImageError(error.message, code=error.code) from error
 
 
 def from_base64(text: Any, what: str, limits: Limits) -> bytes:
