@@ -25,6 +25,7 @@ from sfumato.saving import write, write_animation
 __all__ = ["MAX_PIXELS", "Format", "Picture", "Pixels", "read", "read_metadata", "restore", "write", "write_animation"]
 
 MAX_PIXELS = 40_000_000
+IPTC = 0x0404  # among the blocks that Photoshop writes into a JPEG
 GAMMA = 0.45455  # in a PNG: what sRGB's curve comes nearest to
 
 
@@ -143,10 +144,18 @@ def _depth_notes(image: Image.Image, wide: bool) -> list[str]:
     return [f"The image has 16 bits per channel, and so have the results as PNG or TIFF{how}; other formats hold 8."]
 
 
-def _further_notes(image: Image.Image, icc: bytes | None, alpha: Pixels | None) -> list[str]:
+def _left_out(image: Image.Image) -> list[str]:
     notes = []
     if image.format == "MPO":
         notes.append("The image holds further pictures (previews or a gain map), which the results do not.")
+    blocks = image.info.get("photoshop")
+    if isinstance(blocks, dict) and IPTC in blocks:
+        notes.append("The image has an IPTC block, which is not kept; EXIF and XMP are.")
+    return notes
+
+
+def _further_notes(image: Image.Image, icc: bytes | None, alpha: Pixels | None) -> list[str]:
+    notes = _left_out(image)
     if image.format is not None and _written(image) is None:
         notes.append(
             f"The image is {image.format}, which is not written: the results are PNG unless another format is asked for."

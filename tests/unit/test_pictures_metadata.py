@@ -158,6 +158,12 @@ def test_a_users_comment_makes_room_for_the_request_and_it_is_said(tmp_path: Pat
     assert losses(again, "JPEG", stored=True) == []
 
 
+def test_an_iptc_block_is_not_kept_and_it_is_said(tmp_path: Path) -> None:
+    block = b"Photoshop 3.0\08BIM\x04\x04\0\0" + struct.pack(">I", 8) + b"\x1c\x02\x05\0\x03abc"
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", extra=b"\xff\xed" + struct.pack(">H", len(block) + 2) + block)
+    assert "IPTC" in read(tmp_path / "a.jpg").notes[0]
+
+
 def test_broken_blocks_are_no_reason_to_refuse(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=b"Exif\0\0nonsense")
     assert read(tmp_path / "a.png").metadata.exif is None

@@ -83,10 +83,10 @@ def _factory(prefix: bytes, label: str, formats: tuple[str, ...]) -> Callable[[I
             return factory
     known = next((what for magic, what in _OTHERS.items() if prefix.startswith(magic)), None)
     found = f"{label} is {known}, which is not read" if known else f"{label} is not a picture that can be read"
-    raise ImageError(f"{found}; use {_listed(formats)}.", code="image-format")
+    raise ImageError(f"{found}; use {listed(formats)}.", code="image-format")
 
 
-def _listed(formats: tuple[str, ...]) -> str:
+def listed(formats: tuple[str, ...]) -> str:
     """As people write them, with the two that share a box format and are always read."""
     written = {"WEBP": "WebP", "JPEG2000": "JPEG 2000"}
     return ", ".join([*(written.get(name, name) for name in formats), "AVIF"]) + " or HEIC"
@@ -100,7 +100,7 @@ def _boxed(prefix: bytes, label: str, formats: tuple[str, ...]) -> Callable[[IO[
             raise ResourceError(f"{label} is AVIF, which this Pillow cannot read; install a newer one.", code="extra-missing")
         return Image.OPEN["AVIF"][0]
     if not any(brand in brands for brand in (*_HEIC_BRANDS, b"mif1", b"msf1")):
-        raise ImageError(f"{label} is a film or another file of that kind; use {_listed(formats)}.", code="image-format")
+        raise ImageError(f"{label} is a film or another file of that kind; use {listed(formats)}.", code="image-format")
     try:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError:

@@ -53,7 +53,7 @@ def from_base64(text: Any, what: str, limits: Limits) -> bytes:
         Refused: image-too-large, before anything is decoded.
     """
     if not isinstance(text, str):
-        raise ImageError(f"The {what} must be base64 text of a PNG, JPEG or WebP.", code="image-format")
+        raise ImageError(f"The {what} must be base64 text of a picture.", code="image-format")
     if text[:8].lower().startswith(("http:", "https:", "file:")):
         raise ImageError(
             f"The {what} is an address, and addresses are not fetched; send the picture as base64.", code="image-url"
