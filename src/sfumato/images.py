@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from sfumato.errors import ImageError, ResourceError
 from sfumato.pictures import colour, deep
@@ -98,7 +98,7 @@ def _decode(image: Image.Image, label: str, name: str, max_pixels: int, managed:
         image.load()
         upright = _upright(image)
     if samples is None:
-        if wide:
+        if wide and image.format != "TIFF":  # whose depth is told by its tags, below
             notes.append("The image has 16 bits per channel in a layout of which only 8 can be read: the results have 8.")
         plain = upright
         if managed and upright.mode in CONVERTED:
@@ -133,7 +133,8 @@ def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: s
 
 
 def _depth_notes(image: Image.Image, wide: bool) -> list[str]:
-    bits = image.info.get(BITS, 8)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = max(image.info.get(BITS, 8), *tags.get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
     if bits > 8 and not wide:
         return [f"The image has {bits} bits per channel, of which {image.format} is read with 8: the results have 8."]
     if image.mode == "F" and wide:

@@ -215,6 +215,22 @@ def test_a_ppm_of_16_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "a.ppm").own, values)
 
 
+def test_cmyk_of_16_bits_is_said_to_become_8(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", random16(4), photometric="separated")
+    picture = read(tmp_path / "a.tif")
+    assert picture.depth == 8
+    assert any("16 bits per channel" in note for note in picture.notes)
+    assert any("CMYK" in note for note in picture.notes)
+
+
+def test_premultiplied_tiffs_are_read_at_8_bits_and_it_is_said(tmp_path: Path) -> None:
+    values = random16(4)
+    values[..., :3] = (values[..., :3].astype(np.uint64) * values[..., 3:] // 65535).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["assocalpha"])
+    picture = read(tmp_path / "a.tif")
+    assert picture.depth == 16 or any("16 bits per channel" in note for note in picture.notes)
+
+
 def test_depths_that_are_not_read_are_said(tmp_path: Path) -> None:
     values = random16(3)
     success, data = cv2.imencode(".jp2", values)
