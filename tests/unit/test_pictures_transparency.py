@@ -61,6 +61,17 @@ def test_no_gap_between_what_is_seen_and_the_edit_beside_it() -> None:
     assert np.abs(np.diff(result[32, 36:46, 2].astype(int))).max() < 60  # a soft edge from the seen colour, not from hidden blue
 
 
+@pytest.mark.parametrize("feather", [0, 3, 9.5])
+def test_cover_is_never_less_than_the_edits_opacity_and_stays_in_the_mask(feather: float) -> None:
+    mask = (RNG.random((SIZE, SIZE)) < 0.7).astype(np.uint8)
+    mask[10:50, 10:50] = 1
+    for alpha in (np.zeros((SIZE, SIZE), np.uint8), np.uint8(DISC * 255), np.full((SIZE, SIZE), 255, np.uint8)):
+        cover = soft_cover(mask, alpha, feather)
+        assert (cover >= soft_edge(mask, feather) - 1e-5).all()  # distances are rounded
+        assert (cover[mask == 0] == 0).all()
+    assert (cover[mask == 1] == 1).all()
+
+
 def test_half_transparent_pixels_become_opaque_under_the_mask_only() -> None:
     image = cutout((0, 0, 0), np.full((SIZE, SIZE), 128))
     mask = (X > 40).astype(np.uint8)
