@@ -118,6 +118,8 @@ def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: s
         icc = None
     space, icc, said = colour.colour_space(icc, grey, wide)
     rgb, alpha = displayed(samples, space)
+    if space is not None and not space.both_ways:
+        samples, space, grey, wide = rgb if alpha is None else np.dstack([rgb, alpha]), None, False, False
     return Picture(
         rgb=rgb,
         alpha=alpha,

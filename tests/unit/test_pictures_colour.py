@@ -161,6 +161,22 @@ def test_a_profile_of_another_kind_is_left_out_with_a_note() -> None:
     assert "grey but its colour profile is for RGB" in picture.notes[0]
 
 
+def test_a_profile_that_leads_one_way_makes_the_result_srgb() -> None:
+    corners = [(x * 0x8000, y * 0x8000, z * 0x6000) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+    table = b"mft2\0\0\0\0" + bytes([3, 3, 2, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + struct.pack(">HH", 2, 2)
+    table += struct.pack(">6H", *[0, 65535] * 3) + struct.pack(">24H", *(value for corner in corners for value in corner))
+    icc = profile(b"RGB ", [(b"A2B0", table + struct.pack(">6H", *[0, 65535] * 3))])
+    image = Image.fromarray(RGB)
+    image.info["icc_profile"] = icc
+    picture = read(image)
+    np.testing.assert_array_equal(picture.rgb, by_cms(RGB, icc, None))
+    assert (picture.icc, picture.space) == (None, None)
+    assert "not back" in picture.notes[0]
+    result = edited(picture, np.zeros_like(RGB))
+    assert "icc_profile" not in result.info
+    np.testing.assert_array_equal(np.asarray(result)[20:], picture.rgb[20:])
+
+
 def test_cmyk_without_a_profile_is_said() -> None:
     image = Image.fromarray(RGB).convert("CMYK")
     picture = read(image)

@@ -1,7 +1,7 @@
 """Colour spaces: a source's own samples to the sRGB that models know, and an edit back again by the same profile."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -21,11 +21,13 @@ class ColourSpace:
         icc: Its profile.
         grey: Whether its samples have one channel.
         precise: The profile as a formula, for 16 bits; None if it is made of tables, which are applied at 8 bits.
+        both_ways: Whether colours can be converted to it too; a scanner's profile only leads from it.
     """
 
     icc: bytes
     grey: bool
     precise: MatrixProfile | None
+    both_ways: bool = True
 
     def to_srgb(self, samples: Samples) -> Pixels:
         """(H, W, 1 or 3) samples as (H, W, 3) sRGB of 8 bits."""
@@ -61,12 +63,16 @@ def colour_space(icc: bytes | None, grey: bool, deep: bool) -> tuple[ColourSpace
     probe = _probe(grey)
     try:
         seen = space.to_srgb(probe)
-        space.from_srgb(seen)
     except (ImageCms.PyCMSError, OSError, ValueError):
         note = "The image's colour profile is broken or cannot be used, so it was left out: colours are taken as sRGB."
         return None, None, [note]
     if int(np.abs(seen.astype(np.int16) - probe).max()) <= _ALIKE:
         return None, icc, []
+    try:
+        space.from_srgb(seen)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        note = f"The image's colour profile ({_name(icc)}) leads to sRGB but not back: the whole result is sRGB of 8 bits."
+        return replace(space, both_ways=False), None, [note]
     notes = [f"The image's colours ({_name(icc)}) were converted to sRGB for the model, and the edit back."]
     if deep and space.precise is None:
         notes.append("Its colour profile is made of tables, so the edit itself was converted at 8 bits.")
