@@ -15,13 +15,15 @@ from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.defaults import PAPER_CLIP, Resolved, resolve, with_background
 from sfumato.errors import BackboneError, EditError, OptionError
-from sfumato.images import MAX_PIXELS, restore
+from sfumato.images import MAX_PIXELS
 from sfumato.inputs import Inputs, prepare
-from sfumato.masks.feather import composite
 from sfumato.masks.islands import surrounding
-from sfumato.masks.window import paste_back
+from sfumato.masks.window import resize
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
+from sfumato.pictures.colour import shown
+from sfumato.pictures.picture import Part, put_back
+from sfumato.pictures.samples import narrow
 from sfumato.pixels import to_uint8
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Listener, Progress, Run, as_run, average_scores, in_part
@@ -167,6 +169,7 @@ class Editor:
             request=request.model_copy(update={"size": request.size and parts[0].picture.size}),
             mask=Image.fromarray(np.rint(parts[0].change * 255).astype(np.uint8)),
             notes=[
+                *parts[0].picture.notes,
                 *size_notes(request.size, parts[0].picture.size),
                 *notes,
                 *resolved.texts.notes,
@@ -177,15 +180,15 @@ class Editor:
 
     def _steps(self, runs: list[Run], windows: list[np.ndarray], request: EditRequest) -> list[Image.Image]:
         """The first prediction after every step: one window after the other, with those before finished."""
-        shown: list[Image.Image] = []
+        frames: list[Image.Image] = []
         finished: list[np.ndarray] = []
         for run, made in zip(runs, windows, strict=True):
             with torch.inference_mode():
                 pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
             parts = [each.inputs for each in runs[: len(finished) + 1]]
-            shown += [_put_back(parts, [*finished, picture], request) for picture in pictures]
+            frames += [shown(_put_back(parts, [*finished, picture], request)) for picture in pictures]
             finished.append(made[0])
-        return shown
+        return frames
 
     def _make_guide(self, resolved: Resolved) -> Guide:
         """What guides, kept for further edits, and the prompt in CLIP's space."""
@@ -214,7 +217,7 @@ class Editor:
         scores = []
         for part, made in zip(parts, windows, strict=True):
             mask = part.mask_pixels[0, 0].numpy().astype(np.uint8)
-            scores.append(ranking.rank(made, to_uint8(part.pixels[0]), mask, words, self._scorer, mode))
+            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, self._scorer, mode))
         return average_scores(scores)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
@@ -265,15 +268,18 @@ def _load_lpips(device: torch.device) -> PictureDistance:
 
 
 def _put_back(parts: list[Inputs], windows: list[np.ndarray], request: EditRequest) -> Image.Image:
-    """The edited windows in the whole picture, in the source's own mode."""
-    inputs = parts[0]
-    canvas = inputs.picture.rgb.copy()
-    for part, window in zip(parts, windows, strict=True):
-        canvas = paste_back(canvas, part.window, window)
-    if request.keep_unmasked:
-        canvas = composite(inputs.picture.rgb, canvas, inputs.alpha)
-    transparency_is_mask = request.mask is None and request.box is None
-    return restore(canvas, inputs.picture, opaque=inputs.mask if transparency_is_mask else None)
+    """The edited windows in the whole picture, in the source's own mode, depth and colour space."""
+    edited = [
+        Part(
+            colours=resize(window, (part.window.width, part.window.height)),
+            left=part.window.left,
+            top=part.window.top,
+            opacity=part.alpha,
+            cover=part.cover,
+        )
+        for part, window in zip(parts, windows, strict=True)
+    ]
+    return put_back(parts[0].picture, edited, whole=not request.keep_unmasked, strip=request.strip)
 
 
 def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:

@@ -19,7 +19,7 @@ from sfumato.errors import ResourceError
 from sfumato.inputs import Inputs
 from sfumato.masks.window import Window
 from sfumato.methods.base import EditTask, Guide, MethodCard
-from sfumato.pixels import to_uint8
+from sfumato.pixels import to_samples, to_uint8
 from sfumato.ranking import Score
 from sfumato.request import EditRequest
 
@@ -122,7 +122,7 @@ class Run:
         self.batch_size = min(self.request.n, self.request.batch_size or first)
 
     def predictions(self) -> np.ndarray:
-        """All predictions as windows (n, h, w, 3) uint8, in the order of their seeds."""
+        """All predictions as windows (n, h, w, 3), uint8 or uint16 as the picture's depth is, in the order of their seeds."""
         done: list[np.ndarray] = []
         while len(done) < self.request.n:
             first = self.request.seed + len(done)
@@ -173,7 +173,7 @@ class Run:
                 self.inputs.mask_pixels.to(decoded.device),
                 lambda step, total: self.tell(Progress(stage="background", step=step, total=total)),
             )
-        return np.stack([to_uint8(image) for image in pixels])
+        return np.stack([to_samples(image, self.inputs.picture.depth) for image in pixels])
 
     def _task(self, seeds: tuple[int, ...]) -> EditTask:
         request = self.request

@@ -19,7 +19,8 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("defaults", "inputs", "prompts"),
     ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
     ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
-    ("saving", "stored", "pixel_modes", "pixels", "embedded", "text"),
+    ("saving", "stored", "pixels", "embedded", "text"),
+    ("pictures",),
     ("errors", "request", "sizing", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

@@ -13,6 +13,7 @@ from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
 from sfumato.errors import ImageError
 from sfumato.images import Picture, read, read_metadata, write
+from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest
 from sfumato.saving import METADATA_KEY
 from sfumato.stored import from_text, request_of
@@ -56,7 +57,7 @@ def run(
         for batch in _batches(whole, stored.seed):
             result = make(request_of(stored, {**changes, **batch}, file), settings)
             picture = result.images[result.seeds.index(stored.seed)]
-            write(picture, Path(place) / name, format=old.format, overwrite=True)
+            write(picture, Path(place) / name, format=old.format, overwrite=True, keep=Metadata.of(picture))
             largest = _largest_difference(old, read(Path(place) / name))
             if largest == 0:
                 break
@@ -94,12 +95,11 @@ def _check_sources(request: EditRequest, facts: dict[str, object]) -> None:
 
 def _largest_difference(old: Picture, new: Picture) -> int:
     """Over all samples, alpha included; 255 if the pictures are not of one kind."""
-    if old.size != new.size or (old.alpha is None) != (new.alpha is None):
+    before, after = old.own, new.own
+    if before.shape != after.shape or before.dtype != after.dtype:
         return 255
-    pairs = [(old.rgb, new.rgb)]
-    if old.alpha is not None and new.alpha is not None:
-        pairs.append((old.alpha, new.alpha))
-    return max(int(np.abs(before.astype(np.int16) - after).max()) for before, after in pairs)
+    steps = 257 if before.dtype == np.uint16 else 1  # of 65535 in one of 255
+    return -(-int(np.abs(before.astype(np.int32) - after).max()) // steps)
 
 
 def _report(file: Path, largest: int, then: dict[str, str], now: dict[str, str], as_json: bool) -> None:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 from sfumato.cli.grid import draw_grid
 from sfumato.cli.staging import RECORD
 from sfumato.images import Format, Picture, restore, write
+from sfumato.pictures.encoding import losses
+from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditResult
 from sfumato.saving import METADATA_KEY
 from sfumato.stored import VERSION, to_text
 
-FormatName = Literal["png", "jpeg", "webp"]
-SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+FormatName = Literal["png", "jpeg", "webp", "tiff"]
+SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
 GRID = "grid.png"
 
 
@@ -63,9 +65,10 @@ def write_results(folder: Path, result: EditResult, source: Picture, file_format
     """
     names = prediction_names(len(result.images), file_format)
     summary = record(result, file_names(len(result.images), file_format))
+    summary["notes"] = [*result.notes, *losses(result.images[0], file_format, stored=metadata)]
     for index, (name, image) in enumerate(zip(names, result.images, strict=True)):
         stored = {METADATA_KEY: to_text(result, index)} if metadata else None
-        write(image, folder / name, format=file_format, metadata=stored)
+        write(image, folder / name, format=file_format, metadata=stored, keep=Metadata.of(image))
     grid = draw_grid(restore(source.rgb, source), result.mask, result.images, result.seeds, result.scores)
     write(grid, folder / GRID)
     (folder / RECORD).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

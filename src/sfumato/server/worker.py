@@ -5,12 +5,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any, Protocol
 
-from PIL import Image, PngImagePlugin
-
 from sfumato.errors import Cancelled, EditError, ResourceError
+from sfumato.pictures.encoding import encode
+from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest, EditResult
 from sfumato.saving import METADATA_KEY
 from sfumato.server.failures import Refused
@@ -176,20 +175,12 @@ class Listener:
 
 def _files(result: EditResult) -> dict[str, bytes]:
     """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood."""
-    pictures = enumerate(result.images)
-    files = {f"{index}.png": _png(image, {METADATA_KEY: to_text(result, index)}) for index, image in pictures}
-    files["mask.png"] = _png(result.mask, {})
+    files: dict[str, bytes] = {}
+    for index, image in enumerate(result.images):
+        texts = {METADATA_KEY: to_text(result, index)}
+        files[f"{index}.png"] = encode(image, "PNG", stored=texts, keep=Metadata.of(image), compress_level=4)
+    files["mask.png"] = encode(result.mask, "PNG")
     return files
-
-
-def _png(image: Image.Image, texts: dict[str, str]) -> bytes:
-    info = PngImagePlugin.PngInfo()
-    for name, text in texts.items():
-        info.add_text(name, text)
-    bare, buffer = image.copy(), BytesIO()
-    bare.info = {}
-    bare.save(buffer, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"), compress_level=4)
-    return buffer.getvalue()
 
 
 def _record(result: EditResult, names: list[str]) -> dict[str, Any]:
