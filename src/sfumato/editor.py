@@ -13,6 +13,7 @@ import sfumato
 from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
+from sfumato.background.registry import usual_times
 from sfumato.defaults import PAPER_CLIP, resolve, with_background
 from sfumato.errors import BackboneError, EditError, OptionError
 from sfumato.images import MAX_PIXELS, restore
@@ -22,8 +23,9 @@ from sfumato.masks.window import paste_back
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
 from sfumato.pixels import to_uint8
+from sfumato.progress import Listener, Meter, Progress
 from sfumato.request import EditRequest, EditResult, make_request
-from sfumato.run import Clock, Listener, Progress, Run
+from sfumato.run import Clock, Run
 from sfumato.saving import write_animation
 
 WORDS_SHOWN = 60
@@ -119,7 +121,8 @@ class Editor:
             request = make_request({"model": self.model, "method": self.method, "lora": self.lora, **options})
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
-        clock, tell = Clock(), on_progress or (lambda progress: None)
+        clock, meter = Clock(), Meter()
+        tell = meter.telling(on_progress)
         with clock.stage("load"):
             tell(Progress(stage="load", step=0, total=1))
             self._switch(request)
@@ -136,8 +139,10 @@ class Editor:
                     max_pixels=self.max_pixels,
                 )
                 resolved = with_background(resolved, inputs.border_tells)
+                meter.expect(usual_times(resolved.request))
                 guide = self._make_guide(resolved.request) if card.guided else None
                 run = Run(self.backbone, card, resolved, inputs, clock, tell, save_steps is not None, guide)
+            tell(Progress(stage="encode", step=1, total=1))
             windows = run.predictions()
         with clock.stage("rank"):
             tell(Progress(stage="rank", step=0, total=1))
@@ -148,8 +153,10 @@ class Editor:
                 pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
             write_animation([_put_back(inputs, picture, resolved.request) for picture in pictures], save_steps)
         request = resolved.request
+        images = [_put_back(inputs, windows[i], request) for i in order]
+        tell(Progress(stage="rank", step=1, total=1))
         return EditResult(
-            images=[_put_back(inputs, windows[i], request) for i in order],
+            images=images,
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
