@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from fastapi import APIRouter
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -194,7 +194,8 @@ async def _stream(desk: Desk, job: Job, asked: Any) -> AsyncIterator[str]:
         yield event("error", json.dumps(failures.body(PATH, error)))
     finally:
         if not job.done:
-            desk.board.cancel(job)
+            with CancelScope(shield=True):  # the client may have left
+                await desk.cancel(job)
     yield "data: [DONE]\n\n"
 
 

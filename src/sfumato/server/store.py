@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, created);
 CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (finished);
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
+STRAY_SECONDS = 3600.0
 FINISHED = ("succeeded", "failed", "cancelled", "interrupted")
 
 
@@ -77,9 +79,11 @@ class Store:
             self._db.execute("INSERT INTO jobs (id, owner, state, created) VALUES (?, ?, 'queued', ?)", (job_id, owner, created))
 
     def start(self, job_id: str, started: float) -> None:
-        """The job runs."""
+        """The job runs; one that is over already stays so."""
         with self._lock:
-            self._db.execute("UPDATE jobs SET state = 'running', started = ? WHERE id = ?", (started, job_id))
+            self._db.execute(
+                "UPDATE jobs SET state = 'running', started = ? WHERE id = ? AND state = 'queued'", (started, job_id)
+            )
 
     def finish(self, job_id: str, state: str, finished: float, *, error: Any = None, result: Any = None, size: int = 0) -> None:
         """The job is over: succeeded, failed, cancelled or interrupted."""
@@ -92,8 +96,8 @@ class Store:
     def save(self, job_id: str, files: dict[str, bytes]) -> int:
         """Write a job's pictures, all or none; the bytes they take."""
         staging = self.results / f".{job_id}.{secrets.token_hex(4)}"
-        staging.mkdir(mode=0o700)
         try:
+            staging.mkdir(mode=0o700)
             for name, data in files.items():
                 with (staging / name).open("xb") as stream:
                     stream.write(data)
@@ -125,13 +129,20 @@ class Store:
         return path if path.is_relative_to(self.results.resolve()) and path.is_file() else None
 
     def remove(self, job_id: str) -> None:
-        """Forget a job and its results."""
+        """Forget a job and its results; the files first, for on a full disk the database cannot even delete."""
+        self.discard(job_id)
         with self._lock:
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    def discard(self, job_id: str) -> None:
+        """Remove a job's files, whatever its row says."""
         shutil.rmtree(self.results / job_id, ignore_errors=True)
 
     def purge(self, keep_seconds: float, keep_bytes: int) -> int:
-        """Remove finished jobs that are too old, then the oldest until the rest fits; how many were removed."""
+        """Remove finished jobs that are too old, then the oldest until the rest fits; how many were removed.
+
+        One that cannot be removed keeps none of the others. Folders without a row go too, after a while.
+        """
         with self._lock:
             rows = self._db.execute(
                 "SELECT id, finished, bytes FROM jobs WHERE finished IS NOT NULL ORDER BY finished DESC"
@@ -142,9 +153,28 @@ class Store:
             total += row["bytes"]
             if row["finished"] < oldest or total > keep_bytes:
                 gone.append(row["id"])
-        for job_id in gone:
-            self.remove(job_id)
+        failures = [failure for job_id in gone if (failure := self._removal_failure(job_id)) is not None]
+        self._sweep()
+        if failures:
+            raise failures[0]
         return len(gone)
+
+    def _removal_failure(self, job_id: str) -> sqlite3.Error | None:
+        try:
+            self.remove(job_id)
+        except sqlite3.Error as error:
+            return error
+        return None
+
+    def _sweep(self) -> None:
+        """Remove folders that no row knows of; new ones may be about to get theirs."""
+        with self._lock:
+            known = {row[0] for row in self._db.execute("SELECT id FROM jobs")}
+        latest = time.time() - STRAY_SECONDS
+        for folder in self.results.iterdir():
+            with suppress(FileNotFoundError):
+                if folder.name not in known and folder.stat().st_mtime < latest:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """Write out what is left of the log, and let another process have the folder."""

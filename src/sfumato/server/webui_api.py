@@ -3,7 +3,6 @@
 import base64
 import json
 import random
-import time
 from typing import Any
 
 from anyio import to_thread
@@ -171,12 +170,11 @@ def _infotext(asked: Img2Img, result: dict[str, Any], seed: int) -> str:
 def _progress(job: Job | None, skip_current_image: bool) -> dict[str, Any]:
     running = job is not None and job.started is not None
     fraction = job.fraction if job is not None else 0.0
-    spent = time.time() - job.started if job is not None and job.started is not None else 0.0
     if job is not None and not skip_current_image:
         job.wants_preview()
     return {
         "progress": fraction,
-        "eta_relative": spent * (1 - fraction) / fraction if fraction > 0 else 0.0,
+        "eta_relative": (job.seconds_left or 0.0) if job is not None else 0.0,
         "state": {
             "skipped": False,
             "interrupted": job.stop.is_set() if job is not None else False,

@@ -1,0 +1,394 @@
+"""Faults of the database, the disk and whatever runs in a worker: each call fails in turn, and the server goes on."""
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sfumato.errors import EditError
+from sfumato.server import app as application
+from sfumato.server.app import Backstage
+from sfumato.server.jobs import Job
+from sfumato.server.store import Store
+from sfumato.server.submission import Submission
+from sfumato.server.worker import Worker
+from tests.server import pictures
+from tests.server.stub import StubEditor, finished, serving, settings_for, until
+
+CALLS = ("add", "start", "save", "finish", "get", "list", "path", "remove", "purge")
+OF_A_JOB = ("start", "save", "finish")
+ERRORS = (
+    sqlite3.OperationalError("database or disk is full"),
+    OSError(28, "No space left on device", "/secret/folder"),
+    SystemExit(3),
+)
+
+
+def send(client: httpx.Client, prompt: str = "red", **fields: Any) -> str:
+    answer = client.post("/v1/jobs", json=pictures.job(prompt, **fields))
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def use_everything(client: httpx.Client) -> list[httpx.Response]:
+    """Each call of the store at least once; the answers."""
+    answers = [client.post("/v1/jobs", json=pictures.job("red"))]
+    if answers[0].status_code == 202:
+        job_id = answers[0].json()["id"]
+        until(lambda: client.get(f"/v1/jobs/{job_id}").json().get("state") not in ("queued", "running"))
+        answers.append(client.get(f"/v1/jobs/{job_id}"))
+        result = answers[-1].json().get("result")
+        answers += [client.get(result["images"][0]["url"])] if result else []
+        answers += [client.get("/v1/jobs"), client.delete(f"/v1/jobs/{job_id}")]
+    return answers
+
+
+@contextmanager
+def broken(name: str, error: BaseException) -> Iterator[None]:
+    def fail(self: Store, *args: Any, **options: Any) -> Any:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, name, fail)
+        yield
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_fails_for_a_while(client: httpx.Client, name: str, error: BaseException) -> None:
+    """Jobs come to an end that can be seen, readiness says what is wrong and then that it is over, and all works again."""
+    with broken(name, error):
+        for answer in use_everything(client):
+            if answer.status_code >= 400:
+                assert answer.json()["error"]["code"] == "storage-failed"
+                assert answer.headers["retry-after"]
+                assert "secret" not in answer.text
+        until(lambda: client.get("/readyz").status_code == 503)
+        red = client.get("/readyz")
+        assert red.json()["error"]["code"] == "storage-failed"
+        assert name in red.text
+        assert "secret" not in red.text
+        assert client.get("/healthz").status_code == 200
+    until(lambda: client.get("/readyz").status_code == 200, 5)
+    assert [answer.status_code for answer in use_everything(client)] == [202, 200, 200, 200, 200]
+    assert f'sfumato_store_failures_total{{call="{name}"}}' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_each_single_call_fails_once(client: httpx.Client, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The first, the second, the third call of all."""
+    lock, calls = threading.Lock(), []
+
+    def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Store, *args: Any, **options: Any) -> Any:
+            with lock:
+                calls.append(name)
+                now = len(calls) - 1 == number
+            if now:
+                raise sqlite3.OperationalError("disk I/O error")
+            return original(self, *args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in CALLS:
+            patch.setattr(Store, name, counted(name, getattr(Store, name)))
+        for answer in use_everything(client):
+            assert answer.status_code < 500 or answer.json()["error"]["code"] == "storage-failed"
+    assert len(calls) > min(number, 4)
+    until(lambda: client.get("/readyz").status_code == 200, 5)
+    assert [answer.status_code for answer in use_everything(client)] == [202, 200, 200, 200, 200]
+
+
+@pytest.mark.parametrize(("name", "state"), [("start", "succeeded"), ("save", "failed"), ("finish", "failed")])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/images/edits", "/sdapi/v1/img2img"])
+def test_every_client_learns_the_end(client: httpx.Client, name: str, state: str, path: str) -> None:
+    fields = {"init_images": [pictures.text(pictures.photograph())], "mask": pictures.text(pictures.grey_mask()), "prompt": "red"}
+    with broken(name, ERRORS[0]):
+        if path == "/v1/jobs":
+            job = finished(client, send(client))
+            assert job["state"] == state
+            assert state == "succeeded" or job["error"]["code"] == "storage-failed"
+        elif path == "/v1/images/edits":
+            files = {"image": pictures.PICTURE, "mask": pictures.MASK}
+            answer = client.post(path, files=files, data={"prompt": "red"})
+            assert answer.status_code == 200 if state == "succeeded" else answer.json()["error"]["code"] == "storage-failed"
+        else:
+            answer = client.post(path, json=fields)
+            assert answer.status_code == 200 if state == "succeeded" else answer.json()["error"] == "storage-failed"
+
+
+@pytest.mark.parametrize("prompt", ["red", "break", "memory", "cancel"])
+def test_an_end_that_could_not_be_recorded_is_recorded_later(data: Path, prompt: str) -> None:
+    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
+        with broken("finish", ERRORS[0]):
+            job_id = send(client, "slow" if prompt == "cancel" else prompt)
+            if prompt == "cancel":
+                until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "running")
+                client.delete(f"/v1/jobs/{job_id}")
+            before = finished(client, job_id)
+            assert client.get("/v1/jobs").json()["data"][0] == before
+            assert client.get("/readyz").status_code == 503
+        until(lambda: client.get("/readyz").status_code == 200, 5)
+        assert client.get(f"/v1/jobs/{job_id}").json() == before
+        assert not (data / "results" / job_id).exists()
+    codes = {"red": "storage-failed", "break": "internal", "memory": "out-of-memory"}
+    assert before["state"] == ("cancelled" if prompt == "cancel" else "failed")
+    assert prompt == "cancel" or before["error"]["code"] == codes[prompt]
+    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
+        assert client.get(f"/v1/jobs/{job_id}").json() == before
+
+
+def test_a_database_that_is_really_full(data: Path) -> None:
+    """SQLite's own error, by a limit on its pages; results are made room for, and all goes on."""
+    backstage = Backstage(settings_for(data), lambda model, device: StubEditor(model))
+    backstage.start()
+    board, database = backstage.board, backstage.store._db
+    until(lambda: backstage.workers[0].ready.is_set())
+    pages = database.execute("PRAGMA page_count").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    refused: list[EditError] = []
+    jobs: list[Job] = []
+    while not refused and len(jobs) < 300:
+        jobs.append(Job(owner="me" * 200, kind="job", submission=submission()))
+        try:
+            board.submit(jobs[-1])
+        except EditError as error:
+            refused.append(error)
+        until(lambda: jobs[-1].done or bool(refused))
+    problem = backstage.problem()
+    assert refused or jobs[-1].state == "failed"
+    assert problem is not None
+    assert "full" in problem.message
+    database.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    until(lambda: backstage.problem() is None, 5)
+    last = Job(owner="me", kind="job", submission=submission())
+    board.submit(last)
+    until(lambda: last.done)
+    assert last.state == "succeeded"
+    backstage.close()
+
+
+def submission(prompt: str = "red") -> Submission:
+    options = {"prompt": prompt, "n": 1, "model": "stub"}
+    return Submission(options=options, pictures={"image": pictures.PICTURE, "mask": pictures.MASK})
+
+
+class Ending(StubEditor):
+    """Raises what its prompt names."""
+
+    def edit(self, request: Any, **options: Any) -> Any:
+        kinds = {
+            "exit": SystemExit,
+            "interrupt": KeyboardInterrupt,
+            "generator": GeneratorExit,
+            "cancelled": asyncio.CancelledError,
+            "base": type("Strange", (BaseException,), {}),
+            "accelerator": RuntimeError,
+        }
+        for word, kind in kinds.items():
+            if word in request.prompt:
+                raise kind("CUDA error: out of memory" if kind is RuntimeError else "a secret")
+        return super().edit(request, **options)
+
+
+def test_whatever_an_edit_raises_ends_its_job_alone(data: Path) -> None:
+    with serving(settings_for(data), lambda model, device: Ending(model)) as address:
+        client = httpx.Client(base_url=address, verify=False)
+        for word in ("exit", "interrupt", "generator", "cancelled", "base", "accelerator"):
+            job = finished(client, send(client, word))
+            assert job["state"] == "failed"
+            assert job["error"]["code"] == ("out-of-memory" if word == "accelerator" else "internal")
+            assert "secret" not in job["error"]["message"]
+            assert finished(client, send(client))["state"] == "succeeded"
+            assert client.get("/readyz").status_code == 200
+
+
+def test_freeing_memory_may_fail(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("sfumato.server.worker._free_memory", fail)
+    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
+        assert finished(client, send(client, "memory"))["error"]["code"] == "out-of-memory"
+        assert finished(client, send(client))["state"] == "succeeded"
+
+
+def test_a_preview_that_fails_does_not_fail_its_job(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, progress: Any) -> None:
+        raise RuntimeError("no preview")
+
+    monkeypatch.setattr("sfumato.server.previews.Previewer.whole", fail)
+    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
+        job_id = send(client, "steady")
+        client.get(f"/v1/jobs/{job_id}/preview")
+        assert finished(client, job_id)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("kind", [SystemExit, RuntimeError])
+def test_a_model_that_fails_strangely_at_the_start_and_loads_later(data: Path, kind: type[BaseException]) -> None:
+    tries: list[str] = []
+
+    def make(model: str, device: str | None) -> StubEditor:
+        tries.append(model)
+        if len(tries) == 1:
+            raise kind("not yet")
+        return StubEditor(model)
+
+    backstage = Backstage(settings_for(data), make)
+    backstage.start()
+    until(lambda: backstage.workers[0].ready.is_set())
+    problem = backstage.problem()
+    assert problem is not None
+    assert problem.http_status == 503
+    job = Job(owner="me", kind="job", submission=submission())
+    backstage.board.submit(job)
+    until(lambda: job.done)
+    assert job.state == "succeeded"
+    assert backstage.problem() is None
+    backstage.close()
+
+
+def test_a_worker_that_has_ended_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "_turn", lambda self: False)
+    backstage = Backstage(settings_for(data), lambda model, device: StubEditor(model))
+    backstage.start()
+    backstage.workers[0].join(10)
+    problem = backstage.problem()
+    assert problem is not None
+    assert (problem.code, problem.http_status) == ("worker-ended", 503)
+    backstage.close()
+
+
+def test_purging_goes_on_after_a_failure_and_without_jobs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "PURGE_SECONDS", 0.05)
+    with (
+        serving(settings_for(data, limits={"keep_seconds": 1.0})) as address,
+        httpx.Client(base_url=address, verify=False) as client,
+    ):
+        with broken("purge", ERRORS[0]):
+            job_id = send(client)
+            assert finished(client, job_id)["state"] == "succeeded"
+            until(lambda: client.get("/readyz").status_code == 503)
+        until(lambda: client.get(f"/v1/jobs/{job_id}").status_code == 404)
+        assert not (data / "results" / job_id).exists()
+        assert client.get("/readyz").status_code == 200
+
+
+def test_purging_passes_over_what_cannot_be_removed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, original = Store(data), Store.remove
+    for name in ("a", "b", "c"):
+        store.add(name, "me", 0.0)
+        store.save(name, {"0.png": b"x"})
+        store.finish(name, "succeeded", 1.0, size=1)
+    (data / "results" / "stray").mkdir()
+    os.utime(data / "results" / "stray", (1.0, 1.0))
+
+    def remove(self: Store, job_id: str) -> None:
+        if job_id == "b":
+            raise sqlite3.OperationalError("database is locked")
+        original(self, job_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "remove", remove)
+        with pytest.raises(sqlite3.OperationalError):
+            store.purge(0, 0)
+    assert [path.name for path in (data / "results").iterdir()] == ["b"]
+    assert store.purge(0, 0) == 1
+    assert list((data / "results").iterdir()) == []
+    store.close()
+
+
+def test_files_are_freed_even_when_the_database_is_full(data: Path) -> None:
+    """Else a full disk would stay full: SQLite needs room to delete."""
+    store = Store(data)
+    store.add("a", "me", 0.0)
+    store.save("a", {"0.png": b"x"})
+    store.finish("a", "succeeded", 1.0, size=1)
+    store._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError):
+        store.purge(0, 0)
+    assert list((data / "results").iterdir()) == []
+    store._db.execute("PRAGMA query_only = OFF")
+    assert store.purge(0, 0) == 1
+    store.close()
+
+
+def test_a_job_that_is_over_is_not_started_again(data: Path) -> None:
+    """The start that failed is tried again to see whether the store works."""
+    store = Store(data)
+    store.add("a", "me", 0.0)
+    store.finish("a", "succeeded", 2.0)
+    store.start("a", 1.0)
+    row = store.get("a")
+    assert row is not None
+    assert row["state"] == "succeeded"
+    store.close()
+
+
+def test_the_event_loop_never_waits_for_the_store(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def off_the_loop(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Store, *args: Any, **options: Any) -> Any:
+            with pytest.raises(RuntimeError):  # "no running event loop": this thread has none
+                asyncio.get_running_loop()
+            calls.append(name)
+            return original(self, *args, **options)
+
+        return call
+
+    for name in (*CALLS, "close"):
+        monkeypatch.setattr(Store, name, off_the_loop(name, getattr(Store, name)))
+    files = {"image": pictures.PICTURE, "mask": pictures.MASK}
+    web = {"init_images": [pictures.text(pictures.photograph())], "mask": pictures.text(pictures.grey_mask()), "prompt": "red"}
+    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
+        assert [answer.status_code for answer in use_everything(client)] == [202, 200, 200, 200, 200]
+        assert client.post("/v1/images/edits", files=files, data={"prompt": "red"}).status_code == 200
+        assert client.post("/sdapi/v1/img2img", json=web).status_code == 200
+        with client.stream("POST", "/v1/images/edits", files=files, data={"prompt": "slow", "stream": "true"}) as answer:
+            until(lambda: httpx.get(f"{address}/v1/jobs").json()["data"][0]["state"] == "running")
+            assert answer.status_code == 200
+        until(lambda: httpx.get(f"{address}/v1/jobs").json()["data"][0]["state"] == "cancelled")
+        running = send(client, "slow")
+        waiting = send(client)
+        with client.stream("GET", f"/v1/jobs/{running}/events") as events:
+            next(events.iter_lines())
+        client.delete(f"/v1/jobs/{waiting}")
+        client.post("/sdapi/v1/interrupt")
+        client.delete(f"/v1/jobs/{running}")
+        assert finished(client, running)["state"] == "cancelled"
+        assert client.get("/readyz").status_code == 200
+    assert set(calls) == {*CALLS, "close"}
+
+
+def test_a_slow_disk_does_not_stop_the_others(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a position in the queue does not wait for a job that is being recorded."""
+    original, entered, go = Store.add, threading.Event(), threading.Event()
+
+    def slow(self: Store, job_id: str, owner: str, created: float) -> None:
+        if "late" in threading.current_thread().name or entered.is_set():
+            go.wait(10)
+        original(self, job_id, owner, created)
+
+    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
+        running, waiting = send(client, "slow"), send(client)
+        monkeypatch.setattr(Store, "add", slow)
+        entered.set()
+        ends: list[str] = []
+        thread = threading.Thread(target=lambda: ends.append(httpx.post(f"{address}/v1/jobs", json=pictures.job()).json()["id"]))
+        thread.start()
+        until(lambda: len(client.get("/v1/jobs").json()["data"]) == 2)
+        assert client.get(f"/v1/jobs/{waiting}", timeout=2).json()["position"] == 0
+        go.set()
+        thread.join(10)
+        assert client.get(f"/v1/jobs/{ends[0]}").json()["position"] == 1
+        client.delete(f"/v1/jobs/{running}")
+        assert finished(client, ends[0])["state"] == "succeeded"
