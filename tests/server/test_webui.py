@@ -1,14 +1,20 @@
 """The `webuiapi` client of the Stable Diffusion web UI against our /sdapi/v1."""
 
+import json
 import threading
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import webuiapi
 
+from sfumato.server.failures import Refused
+from sfumato.server.webui_request import NO_EFFECT, Img2Img, parse, understand
+from sfumato.server.webui_samplers import solver_for
 from tests.server import pictures
-from tests.server.stub import MODELS, until
+from tests.server.stub import MODELS, settings_for, until
 
 
 @pytest.fixture
@@ -81,21 +87,338 @@ def test_choosing_a_model(client: httpx.Client) -> None:
     client.post("/sdapi/v1/options", json={"sd_model_checkpoint": MODELS[0]})
 
 
-@pytest.mark.parametrize(
-    ("fields", "status"),
-    [
-        ({"mask": None}, 422),
-        ({"input_mask": "x"}, 422),
-        ({"init_images": ["http://127.0.0.1/secret.png"]}, 422),
-        ({"init_images": ["!!!"]}, 422),
-        ({"init_images": []}, 422),
-        ({"sampler_name": "Nonesuch"}, 404),
-        ({"override_settings": {"sd_model_checkpoint": "/etc/passwd"}}, 404),
-        ({"batch_size": 1000, "n_iter": 1000}, 422),
-        ({"denoising_strength": 0}, 422),
-    ],
-)
-def test_refusals_have_the_web_uis_shape(client: httpx.Client, fields: dict[str, object], status: int) -> None:
+REFUSED: list[tuple[dict[str, object], int, str]] = [
+    ({"mask": None}, 422, "mask"),
+    ({"mask": ""}, 422, "mask"),
+    ({"mask": 5}, 422, "mask"),
+    ({"init_images": ["http://127.0.0.1/secret.png"]}, 422, "init_images"),
+    ({"init_images": ["!!!"]}, 422, "init_images"),
+    ({"init_images": []}, 422, "init_images"),
+    ({"init_images": None}, 422, "init_images"),
+    ({"init_images": "text"}, 422, "init_images"),
+    ({"init_images": [7]}, 422, "init_images"),
+    ({"init_images": [pictures.text(pictures.photograph())] * 2}, 422, "init_images"),
+    ({"sampler_name": "Nonesuch"}, 404, "Euler a"),
+    ({"sampler_name": 3}, 422, "sampler_name"),
+    ({"override_settings": {"sd_model_checkpoint": "/etc/passwd"}}, 404, "sd-models"),
+    ({"override_settings": {"sd_model_checkpoint": 7}}, 422, "sd_model_checkpoint"),
+    ({"override_settings": "text"}, 422, "override_settings"),
+    ({"alwayson_scripts": []}, 422, "alwayson_scripts"),
+    ({"batch_size": 1000, "n_iter": 1000}, 422, "batch_size x n_iter"),
+    ({"batch_size": 0}, 422, "batch_size"),
+    ({"n_iter": 4, "batch_size": 5}, 422, "batch_size x n_iter"),
+    ({"denoising_strength": 0}, 422, "denoising_strength"),
+    ({"denoising_strength": 1.01}, 422, "denoising_strength"),
+    ({"denoising_strength": -0.5}, 422, "denoising_strength"),
+    ({"denoising_strength": "much"}, 422, "denoising_strength"),
+    ({"mask_blur": -1}, 422, "mask_blur"),
+    ({"mask_blur_x": 1000}, 422, "mask_blur_x"),
+    ({"inpainting_fill": 9}, 422, "inpainting_fill"),
+    ({"inpaint_full_res": 2}, 422, "inpaint_full_res"),
+    ({"inpainting_mask_invert": "perhaps"}, 422, "inpainting_mask_invert"),
+    ({"steps": "many"}, 422, "steps"),
+    ({"steps": 20.5}, 422, "steps"),
+    ({"steps": 0}, 422, "steps"),
+    ({"steps": 999}, 422, "steps"),
+    ({"cfg_scale": []}, 422, "cfg_scale"),
+    ({"seed": "x"}, 422, "seed"),
+    ({"width": 0, "inpaint_full_res": False}, 422, "width"),
+    ({"prompt": ["a"]}, 422, "prompt"),
+    ({"prompt": ""}, 422, "prompt"),
+]
+
+
+@pytest.mark.parametrize(("fields", "status", "named"), REFUSED, ids=str)
+def test_refusals_have_the_web_uis_shape(client: httpx.Client, fields: dict[str, object], status: int, named: str) -> None:
+    """One sentence that names the field."""
     answer = client.post("/sdapi/v1/img2img", json=payload(**fields))
     assert answer.status_code == status
     assert set(answer.json()) == {"error", "detail", "body", "errors"}
+    assert named in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
+def told(client: httpx.Client, **fields: object) -> dict[str, Any]:
+    """What `info` says about a request that is followed."""
+    answer = client.post("/sdapi/v1/img2img", json=payload(**fields))
+    assert answer.status_code == 200, answer.text
+    return dict(json.loads(answer.json()["info"]))
+
+
+OPEN_OUTPAINT = {  # the fields of openOutpaint's request
+    "negative_prompt": "",
+    "seed": -1,
+    "cfg_scale": None,
+    "sampler_index": "DDIM",
+    "steps": None,
+    "denoising_strength": 1,
+    "mask_blur": 0,
+    "batch_size": None,
+    "width": 48,
+    "height": 32,
+    "n_iter": None,
+    "inpaint_full_res": False,
+    "inpainting_fill": 2,
+    "enable_hr": False,
+    "firstphase_width": 0,
+    "firstphase_height": 0,
+    "styles": [],
+}
+
+
+def test_a_request_of_open_outpaint(client: httpx.Client) -> None:
+    info = told(client, **OPEN_OUTPAINT)
+    assert info["ignored"] == []
+    assert info["sampler_name"] == "DDIM"
+    assert info["seed"] >= 0
+
+
+def test_what_means_nothing_here_is_named(client: httpx.Client) -> None:
+    """Unknown fields, options, scripts: each by its name; nothing that is only a default."""
+    fields = {
+        "hr_second_pass_steps": 4,
+        "soft_inpainting": {"power": 1},
+        "tiling": True,
+        "restore_faces": False,
+        "subseed": 7,
+        "subseed_strength": 0.3,
+        "eta": 0,
+        "styles": ["cinematic"],
+        "script_name": "X/Y/Z plot",
+        "script_args": [],
+        "unset": None,
+        "override_settings": {"CLIP_stop_at_last_layers": 2, "sd_vae": "Automatic", "sd_model_checkpoint": "other"},
+        "alwayson_scripts": {"ControlNet": {"args": []}, "ADetailer": {"args": [False]}},
+    }
+    info = told(client, **fields)
+    assert info["ignored"] == [
+        "alwayson_scripts.ADetailer",
+        "alwayson_scripts.ControlNet",
+        "hr_second_pass_steps",
+        "override_settings.CLIP_stop_at_last_layers",
+        "override_settings.sd_vae",
+        "script_name",
+        "soft_inpainting",
+        "styles",
+        "subseed",
+        "subseed_strength",
+        "tiling",
+    ]
+    sentence = next(note for note in info["notes"] if "ignored" in note)
+    assert all(name in sentence for name in info["ignored"])
+    assert info["sd_model_name"] == "other"
+
+
+def test_a_flood_of_unknown_fields_is_named_in_part(client: httpx.Client) -> None:
+    info = told(client, **{f"unknown_{i}" + "x" * 300: 1 for i in range(500)})
+    sentence = next(note for note in info["notes"] if "ignored" in note)
+    assert "and 460 more" in sentence
+    assert len(sentence) < 5000
+
+
+def test_a_client_that_sets_nothing_is_told_nothing(webui: webuiapi.WebUIApi) -> None:
+    """What `webuiapi` always sends."""
+    info = webui.img2img(images=[pictures.photograph()], mask_image=pictures.grey_mask(), prompt="red", sampler_name="DDIM").info
+    assert info["ignored"] == []
+    assert info["notes"][:-1] == [
+        "width and height were not used: a window is edited at the model's own size, and the result has the picture's."
+    ]
+
+
+def test_null_is_the_default_everywhere(client: httpx.Client) -> None:
+    """In every field that the web UI has."""
+    names = {*Img2Img.model_fields, *NO_EFFECT} - {"init_images", "mask", "prompt"}
+    info = told(client, **dict.fromkeys(names))
+    assert (info["ignored"], info["denoising_strength"], len(info["all_seeds"])) == ([], 0.75, 1)
+    assert told(client, seed="", steps="", width="")["steps"] == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing", "solver", "noted"),
+    [
+        ("DDIM", None, "ddim", ""),
+        ("ddim", None, "ddim", ""),
+        ("EULER", None, "euler", ""),
+        ("k_euler", None, "euler", ""),
+        ("sample_euler", None, "euler", ""),
+        ("Euler a", None, "euler", "Euler a was run as Euler."),
+        ("euler A", None, "euler", "euler A was run as Euler."),
+        ("k_euler_ancestral", "automatic", "euler", "was run as Euler."),
+        ("Heun", None, "euler", "was run as Euler."),
+        ("LMS Karras", None, "euler", "was run as Euler."),
+        ("dpm++ 2m", "Automatic", "dpm++", ""),
+        ("dpmpp_2m", None, "dpm++", ""),
+        ("k_dpmpp_2m", None, "dpm++", ""),
+        ("dpm++", None, "dpm++", ""),
+        ("DPM++ 2M Karras", None, "dpm++", "DPM++ 2M Karras was run as DPM++ 2M."),
+        ("DPM++ 2M", "Karras", "dpm++", "The scheduler Karras was ignored"),
+        ("DPM++ SDE Karras", None, "dpm++", "was run as DPM++ 2M."),
+        ("dpmpp_3m_sde", "exponential", "dpm++", "was run as DPM++ 2M."),
+        ("DPM2 a", None, "dpm++", "was run as DPM++ 2M."),
+        ("DPM fast", None, "dpm++", "was run as DPM++ 2M."),
+        ("k_dpm_2_ancestral", None, "dpm++", "was run as DPM++ 2M."),
+        ("DPMSolverMultistep", None, "dpm++", ""),
+        ("UniPC", None, "unipc", ""),
+        ("uni_pc", None, "unipc", ""),
+        ("uni_pc_bh2", None, "unipc", "was run as UniPC."),
+        ("LCM", "sgm_uniform", "lcm", "The scheduler sgm_uniform was ignored"),
+        ("PLMS", None, "ddim", "was run as DDIM."),
+        ("DDIM CFG++", None, "ddim", "was run as DDIM."),
+        ("TCD", None, "lcm", "was run as LCM."),
+        ("flow-euler", None, "flow-euler", ""),
+        ("Automatic", "Automatic", None, ""),
+        ("", "", None, ""),
+        (None, None, None, ""),
+    ],
+)
+def test_samplers_by_any_name(name: str | None, spacing: str | None, solver: str | None, noted: str) -> None:
+    found, notes = solver_for(name, spacing)
+    assert found == solver
+    assert noted in " ".join(notes)
+    assert bool(notes) == bool(noted)
+
+
+@pytest.mark.parametrize("name", ["Nonesuch", "k", "???", "x" * 5000])
+def test_samplers_that_nobody_knows(name: str) -> None:
+    with pytest.raises(Refused) as caught:
+        solver_for(name, None)
+    assert caught.value.http_status == 404
+    assert len(caught.value.message) < 300
+
+
+def test_every_listed_sampler_and_alias_is_understood(client: httpx.Client) -> None:
+    for sampler in client.get("/sdapi/v1/samplers").json():
+        for name in (sampler["name"], *sampler["aliases"]):
+            assert solver_for(name, None)[0] == solver_for(sampler["name"], None)[0]
+
+
+def understood(**fields: object) -> tuple[dict[str, Any], list[str]]:
+    """The edit's options, and what is said about them."""
+    asked = parse(payload(**fields))
+    given, notes = understand(asked, 5, MODELS[0], settings_for(Path("unused")))
+    return given.options, notes
+
+
+def test_what_the_fields_mean() -> None:
+    options, notes = understood(
+        denoising_strength="0.6",
+        mask_blur=3,
+        inpainting_fill=1,
+        inpainting_mask_invert=True,
+        mask_round=False,
+        batch_size=2,
+        n_iter=3,
+    )
+    assert options["start_fraction"] == pytest.approx(0.4)
+    assert (options["mask_feather"], options["fill"], options["invert_mask"], options["soft_mask"]) == (6, "original", True, True)
+    assert (options["n"], options["batch_size"], options["window"]) == (6, 2, "auto")
+    assert notes == []
+    assert understood(denoising_strength=1)[0]["start_fraction"] == 0
+    assert understood(denoising_strength=None)[0]["start_fraction"] == 0.25
+    assert understood(inpaint_full_res=1, inpaint_full_res_padding=2)[0]["window"] == (14, 6, 20, 20)
+
+
+def test_little_strength_is_raised_with_a_word() -> None:
+    options, notes = understood(denoising_strength=0.001)
+    assert options["start_fraction"] == pytest.approx(0.99)
+    assert "raised to 0.01" in notes[0]
+
+
+def test_blur_of_two_directions() -> None:
+    assert understood(mask_blur_x=6, mask_blur_y=6) == (understood()[0] | {"mask_feather": 12}, [])
+    options, notes = understood(mask_blur_x=2, mask_blur_y=8)
+    assert options["mask_feather"] == 16
+    assert notes == ["The mask's blur is the same both ways: 8, not mask_blur_x 2."]
+    options, notes = understood(mask_blur=4, mask_blur_x=4, mask_blur_y=9)
+    assert options["mask_feather"] == 8
+    assert "mask_blur_y 9" in notes[0]
+
+
+def test_size_of_a_whole_picture() -> None:
+    """The picture's own if none is asked for; a stretched one is told."""
+    assert understood(inpaint_full_res=False)[0]["size"] is None
+    assert understood(inpaint_full_res=0, width=96)[0]["size"] == (96, 64)
+    options, notes = understood(inpaint_full_res=False, width=64, height=64)
+    assert options["size"] == (64, 64)
+    assert notes == ["The picture of 48x32 was stretched to 64x64."]
+    assert understood(inpaint_full_res=False, width=96, height=64)[1] == []
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "data:image/png;base64,",
+        "DATA:image/PNG;base64,",
+        "data:application/octet-stream;base64,",
+        "data:image/png;charset=utf-8;base64,",
+        "data:;base64,",
+        "",
+    ],
+)
+def test_data_addresses(client: httpx.Client, prefix: str) -> None:
+    image = prefix + pictures.text(pictures.photograph())
+    assert (
+        told(client, init_images=[image], mask=prefix + pictures.text(pictures.grey_mask()), sampler_name="DDIM")["ignored"] == []
+    )
+
+
+@pytest.mark.parametrize("seed", [-1, -7, None, ""])
+def test_seeds_by_chance(client: httpx.Client, seed: object) -> None:
+    first, second = told(client, seed=seed)["seed"], told(client, seed=seed)["seed"]
+    assert first != second
+    assert min(first, second) >= 0
+
+
+def test_pictures_carry_how_they_were_made(client: httpx.Client) -> None:
+    """In the web UI's own PNG text, which /png-info reads."""
+    answer = client.post("/sdapi/v1/img2img", json=payload(prompt="red: ä, b", negative_prompt="text", seed=5, n_iter=2)).json()
+    info = json.loads(answer["info"])
+    for image, text, seed in zip(answer["images"], info["infotexts"], (5, 6), strict=True):
+        told_by = client.post("/sdapi/v1/png-info", json={"image": image}).json()
+        assert told_by["info"] == text
+        assert text.startswith("red: ä, b\nNegative prompt: text\nSteps: 50, Sampler: DDIM")
+        assert (told_by["parameters"]["Seed"], told_by["parameters"]["Model"]) == (str(seed), MODELS[0])
+    assert client.post("/sdapi/v1/png-info", json={"image": pictures.text(pictures.grey_mask())}).json()["info"] == ""
+    assert client.post("/sdapi/v1/png-info", json={}).status_code == 422
+
+
+def test_a_model_that_stays_chosen(client: httpx.Client) -> None:
+    override = {"sd_model_checkpoint": "Other [0123abcdef]"}
+    assert told(client, override_settings=override)["sd_model_name"] == "other"
+    assert client.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == MODELS[0]
+    told(client, override_settings=override, override_settings_restore_afterwards=False)
+    assert client.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == "other"
+    answer = client.post(
+        "/sdapi/v1/options", json={"sd_model_checkpoint": MODELS[0], "CLIP_stop_at_last_layers": 2, "sd_vae": None}
+    )
+    assert answer.status_code == 200
+    assert answer.json() == {"notes": ["Without meaning here, and ignored: CLIP_stop_at_last_layers, sd_vae."]}
+    assert client.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == MODELS[0]
+
+
+def test_what_clients_ask_for_first(webui: webuiapi.WebUIApi, client: httpx.Client) -> None:
+    """Every list that `webuiapi` can ask for is there, in the type that it has."""
+    lists = (webui.get_samplers, webui.get_schedulers, webui.get_sd_models, webui.get_sd_vae, webui.get_upscalers)
+    more = (webui.get_latent_upscale_modes, webui.get_loras, webui.get_hypernetworks, webui.get_face_restorers)
+    rest = (webui.get_realesrgan_models, webui.get_prompt_styles)
+    assert all(isinstance(ask(), list) for ask in (*lists, *more, *rest))
+    tables = (
+        webui.get_options,
+        webui.get_cmd_flags,
+        webui.get_progress,
+        webui.get_scripts,
+        webui.get_embeddings,
+        webui.get_memory,
+    )
+    assert all(isinstance(ask(), dict) for ask in tables)
+    ram = webui.get_memory()["ram"]
+    assert 0 < ram["used"] < ram["total"]
+    assert [upscaler["name"] for upscaler in webui.get_upscalers()] == ["None"]
+    assert client.post("/sdapi/v1/refresh-checkpoints").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["txt2img", "extra-single-image", "extra-batch-images", "interrogate"])
+def test_what_is_not_offered_says_so(client: httpx.Client, name: str) -> None:
+    answer = client.post(f"/sdapi/v1/{name}", json={"prompt": "a"})
+    assert answer.status_code == 404
+    assert f"{name} is not offered here" in answer.json()["detail"]

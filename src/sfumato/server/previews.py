@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from sfumato.request import EditRequest
 
@@ -72,8 +74,8 @@ class Previewer:
         self._mask = Image.fromarray(np.rint(change * 255).astype(np.uint8))
 
 
-def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
-    """A picture's bytes as PNG, JPEG or WEBP, with its colour profile and nothing else that it may carry.
+def encode(image: Image.Image, format: str, quality: int = 95, texts: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A picture's bytes as PNG, JPEG or WEBP, with its colour profile, a PNG's `texts`, and nothing else that it may carry.
 
     PNG is lossless, and so is WebP of quality 100. JPEG has no transparency: it is put on white.
     """
@@ -81,8 +83,11 @@ def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
         image = white.convert("RGB")
-    options = {
-        "PNG": {},
+    told = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        told.add_text(name, text)
+    options: dict[str, dict[str, Any]] = {
+        "PNG": {"pnginfo": told},
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality, "lossless": quality == 100},
     }
