@@ -1,6 +1,7 @@
 """Faults of the database, the disk and whatever runs in a worker: each call fails in turn, and the server goes on."""
 
 import asyncio
+import json
 import os
 import sqlite3
 import threading
@@ -329,8 +330,18 @@ def test_a_job_that_is_over_is_not_started_again(data: Path) -> None:
     store.start("a", 1.0)
     row = store.get("a")
     assert row is not None
-    assert row["state"] == "succeeded"
+    assert (row["state"], row["started"]) == ("succeeded", 1.0)
     store.close()
+
+
+@pytest.mark.parametrize("name", [*OF_A_JOB, "get"])
+def test_whoever_follows_a_job_sees_its_end(client: httpx.Client, name: str) -> None:
+    """The stream's last event is the job that is over, though it could not be recorded or read."""
+    with broken(name, ERRORS[0]):
+        job_id = send(client, "steady red")
+        with client.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+            states = [json.loads(line[6:]).get("state") for line in answer.iter_lines() if line.startswith("data: ")]
+    assert states[-1] == ("failed" if name in ("save", "finish") else "succeeded")
 
 
 def test_the_event_loop_never_waits_for_the_store(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

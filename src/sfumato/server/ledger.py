@@ -30,7 +30,7 @@ class StoreFailed(EditError):
     """The database or the disk under the results does not work."""
 
     code, http_status = "storage-failed", 503
-    retry_after = 5
+    retry_after: int | None = 5
 
 
 class Ledger:
@@ -90,7 +90,7 @@ class Ledger:
         except EditError as failure:
             if state == "succeeded":
                 state, error = "failed", StoreFailed("The result could not be recorded; send the job again later.")
-                error.http_status = 500
+                error.http_status, error.retry_after = 500, None
                 error.__cause__ = failure.__cause__
                 row = _row(job, state, finished, error, 0)
             self._unrecorded[job.id] = row

@@ -80,10 +80,9 @@ class Store:
 
     def start(self, job_id: str, started: float) -> None:
         """The job runs; one that is over already stays so."""
+        state = "CASE state WHEN 'queued' THEN 'running' ELSE state END"
         with self._lock:
-            self._db.execute(
-                "UPDATE jobs SET state = 'running', started = ? WHERE id = ? AND state = 'queued'", (started, job_id)
-            )
+            self._db.execute(f"UPDATE jobs SET state = {state}, started = ? WHERE id = ?", (started, job_id))
 
     def finish(self, job_id: str, state: str, finished: float, *, error: Any = None, result: Any = None, size: int = 0) -> None:
         """The job is over: succeeded, failed, cancelled or interrupted."""
