@@ -1,8 +1,6 @@
 """Faults of the database, the disk and whatever runs in a worker: each call fails in turn, and the server goes on."""
 
 import asyncio
-import json
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -14,12 +12,10 @@ import httpx
 import pytest
 
 from sfumato.errors import EditError
-from sfumato.server import app as application
 from sfumato.server.app import Backstage
 from sfumato.server.jobs import Job
 from sfumato.server.store import Store
 from sfumato.server.submission import Submission
-from sfumato.server.worker import Worker
 from tests.server import pictures
 from tests.server.stub import StubEditor, finished, serving, settings_for, until
 
@@ -180,168 +176,6 @@ def test_a_database_that_is_really_full(data: Path) -> None:
 def submission(prompt: str = "red") -> Submission:
     options = {"prompt": prompt, "n": 1, "model": "stub"}
     return Submission(options=options, pictures={"image": pictures.PICTURE, "mask": pictures.MASK})
-
-
-class Ending(StubEditor):
-    """Raises what its prompt names."""
-
-    def edit(self, request: Any, **options: Any) -> Any:
-        kinds = {
-            "exit": SystemExit,
-            "interrupt": KeyboardInterrupt,
-            "generator": GeneratorExit,
-            "cancelled": asyncio.CancelledError,
-            "base": type("Strange", (BaseException,), {}),
-            "accelerator": RuntimeError,
-        }
-        for word, kind in kinds.items():
-            if word in request.prompt:
-                raise kind("CUDA error: out of memory" if kind is RuntimeError else "a secret")
-        return super().edit(request, **options)
-
-
-def test_whatever_an_edit_raises_ends_its_job_alone(data: Path) -> None:
-    with serving(settings_for(data), lambda model, device: Ending(model)) as address:
-        client = httpx.Client(base_url=address, verify=False)
-        for word in ("exit", "interrupt", "generator", "cancelled", "base", "accelerator"):
-            job = finished(client, send(client, word))
-            assert job["state"] == "failed"
-            assert job["error"]["code"] == ("out-of-memory" if word == "accelerator" else "internal")
-            assert "secret" not in job["error"]["message"]
-            assert finished(client, send(client))["state"] == "succeeded"
-            assert client.get("/readyz").status_code == 200
-
-
-def test_freeing_memory_may_fail(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr("sfumato.server.worker._free_memory", fail)
-    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
-        assert finished(client, send(client, "memory"))["error"]["code"] == "out-of-memory"
-        assert finished(client, send(client))["state"] == "succeeded"
-
-
-def test_a_preview_that_fails_does_not_fail_its_job(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any, progress: Any) -> None:
-        raise RuntimeError("no preview")
-
-    monkeypatch.setattr("sfumato.server.previews.Previewer.whole", fail)
-    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
-        job_id = send(client, "steady")
-        client.get(f"/v1/jobs/{job_id}/preview")
-        assert finished(client, job_id)["state"] == "succeeded"
-
-
-@pytest.mark.parametrize("kind", [SystemExit, RuntimeError])
-def test_a_model_that_fails_strangely_at_the_start_and_loads_later(data: Path, kind: type[BaseException]) -> None:
-    tries: list[str] = []
-
-    def make(model: str, device: str | None) -> StubEditor:
-        tries.append(model)
-        if len(tries) == 1:
-            raise kind("not yet")
-        return StubEditor(model)
-
-    backstage = Backstage(settings_for(data), make)
-    backstage.start()
-    until(lambda: backstage.workers[0].ready.is_set())
-    problem = backstage.problem()
-    assert problem is not None
-    assert problem.http_status == 503
-    job = Job(owner="me", kind="job", submission=submission())
-    backstage.board.submit(job)
-    until(lambda: job.done)
-    assert job.state == "succeeded"
-    assert backstage.problem() is None
-    backstage.close()
-
-
-def test_a_worker_that_has_ended_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "_turn", lambda self: False)
-    backstage = Backstage(settings_for(data), lambda model, device: StubEditor(model))
-    backstage.start()
-    backstage.workers[0].join(10)
-    problem = backstage.problem()
-    assert problem is not None
-    assert (problem.code, problem.http_status) == ("worker-ended", 503)
-    backstage.close()
-
-
-def test_purging_goes_on_after_a_failure_and_without_jobs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "PURGE_SECONDS", 0.05)
-    with (
-        serving(settings_for(data, limits={"keep_seconds": 1.0})) as address,
-        httpx.Client(base_url=address, verify=False) as client,
-    ):
-        with broken("purge", ERRORS[0]):
-            job_id = send(client)
-            assert finished(client, job_id)["state"] == "succeeded"
-            until(lambda: client.get("/readyz").status_code == 503)
-        until(lambda: client.get(f"/v1/jobs/{job_id}").status_code == 404)
-        assert not (data / "results" / job_id).exists()
-        assert client.get("/readyz").status_code == 200
-
-
-def test_purging_passes_over_what_cannot_be_removed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, original = Store(data), Store.remove
-    for name in ("a", "b", "c"):
-        store.add(name, "me", 0.0)
-        store.save(name, {"0.png": b"x"})
-        store.finish(name, "succeeded", 1.0, size=1)
-    (data / "results" / "stray").mkdir()
-    os.utime(data / "results" / "stray", (1.0, 1.0))
-
-    def remove(self: Store, job_id: str) -> None:
-        if job_id == "b":
-            raise sqlite3.OperationalError("database is locked")
-        original(self, job_id)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "remove", remove)
-        with pytest.raises(sqlite3.OperationalError):
-            store.purge(0, 0)
-    assert [path.name for path in (data / "results").iterdir()] == ["b"]
-    assert store.purge(0, 0) == 1
-    assert list((data / "results").iterdir()) == []
-    store.close()
-
-
-def test_files_are_freed_even_when_the_database_is_full(data: Path) -> None:
-    """Else a full disk would stay full: SQLite needs room to delete."""
-    store = Store(data)
-    store.add("a", "me", 0.0)
-    store.save("a", {"0.png": b"x"})
-    store.finish("a", "succeeded", 1.0, size=1)
-    store._db.execute("PRAGMA query_only = ON")
-    with pytest.raises(sqlite3.OperationalError):
-        store.purge(0, 0)
-    assert list((data / "results").iterdir()) == []
-    store._db.execute("PRAGMA query_only = OFF")
-    assert store.purge(0, 0) == 1
-    store.close()
-
-
-def test_a_job_that_is_over_is_not_started_again(data: Path) -> None:
-    """The start that failed is tried again to see whether the store works."""
-    store = Store(data)
-    store.add("a", "me", 0.0)
-    store.finish("a", "succeeded", 2.0)
-    store.start("a", 1.0)
-    row = store.get("a")
-    assert row is not None
-    assert (row["state"], row["started"]) == ("succeeded", 1.0)
-    store.close()
-
-
-@pytest.mark.parametrize("name", [*OF_A_JOB, "get"])
-def test_whoever_follows_a_job_sees_its_end(client: httpx.Client, name: str) -> None:
-    """The stream's last event is the job that is over, though it could not be recorded or read."""
-    with broken(name, ERRORS[0]):
-        job_id = send(client, "steady red")
-        with client.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
-            states = [json.loads(line[6:]).get("state") for line in answer.iter_lines() if line.startswith("data: ")]
-    assert states[-1] == ("failed" if name in ("save", "finish") else "succeeded")
 
 
 def test_the_event_loop_never_waits_for_the_store(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,19 +39,22 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.results = folder / "results"
         self._lock = threading.Lock()
+        self._held: int | None = None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.results.mkdir(mode=0o700, exist_ok=True)
             self._held = _hold(folder / "lock")
             self._db = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False, isolation_level=None)
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
+            self._db.row_factory = sqlite3.Row
+            self.key = self._secret("results")
+            self.interrupted = self._mark_interrupted()
         except (OSError, sqlite3.Error) as error:
+            if self._held is not None:
+                os.close(self._held)
             raise ResourceError(
                 f"The folder {folder} cannot be used for results ({error}); choose another with --data.", code="data-unwritable"
             ) from error
-        self._db.row_factory = sqlite3.Row
-        self.key = self._secret("results")
-        self.interrupted = self._mark_interrupted()
 
     def _secret(self, name: str) -> bytes:
         with self._lock:
@@ -179,7 +182,9 @@ class Store:
         """Write out what is left of the log, and let another process have the folder."""
         with self._lock:
             self._db.close()
-        os.close(self._held)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def _values(row: sqlite3.Row) -> dict[str, Any]:

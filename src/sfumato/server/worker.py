@@ -166,6 +166,7 @@ class Listener:
         self.job, self.limits = job, settings.limits
         self.previewer = Previewer(request, settings.limits.pixels)
         self.meter = Meter()
+        self.shows = True
         self.deadline = time.monotonic() + settings.limits.job_seconds
 
     def __call__(self, progress: Progress) -> None:
@@ -182,16 +183,17 @@ class Listener:
         job.stage, job.step, job.total = told.stage, told.step, told.total
         job.fraction = max(job.fraction, DRAWN * (told.fraction or 0.0))
         job.ends = None if told.seconds_left is None else time.monotonic() + told.seconds_left
-        if told.preview is not None:
+        if told.preview is not None and self.shows:
             self._show(told)
         job.changed()
 
     def _show(self, progress: Progress) -> None:
-        """Make the previews that are wanted; none is worth failing the job for."""
+        """Make the previews that are wanted. None is worth failing the job for, and after one that failed there are no more."""
         try:
             self._preview(progress, progress.step / max(1, progress.total))
         except Exception:
             log.exception("a preview of job %s failed", self.job.id)
+            self.shows = False
 
     def _preview(self, progress: Progress, share: float) -> None:
         job = self.job
