@@ -1,7 +1,9 @@
 """Faults of the store itself: what cannot be removed, opened, followed."""
 
+import errno
 import json
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -111,3 +113,34 @@ def test_a_database_that_is_none(data: Path) -> None:
     (data / "jobs.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(ResourceError, match="not a database"):
         Store(data)
+
+
+def test_a_results_folder_that_somebody_removed(data: Path) -> None:
+    """It is made again; where that cannot be done, readiness says so until it can."""
+    with serving(settings_for(data)) as address, httpx.Client(base_url=address, verify=False) as client:
+        shutil.rmtree(data / "results")
+        assert finished(client, send(client))["state"] == "succeeded"
+        shutil.rmtree(data / "results")
+        (data / "results").write_text("in the way")
+        job = finished(client, send(client))
+        assert (job["state"], job["error"]["code"]) == ("failed", "storage-failed")
+        assert "look after the server's data folder" in job["error"]["message"]
+        until(lambda: "save" in client.get("/readyz").text)
+        assert client.get("/readyz").status_code == 503
+        (data / "results").unlink()
+        until(lambda: client.get("/readyz").status_code == 200, 5)
+        assert finished(client, send(client))["state"] == "succeeded"
+
+
+def test_a_full_disk_has_its_own_code(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(data)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError) as caught:
+        store.save("a", {"0.png": b"x"})
+    assert caught.value.code == "disk-full"
+    assert list(store.results.iterdir()) == []
+    store.close()

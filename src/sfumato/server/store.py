@@ -1,5 +1,6 @@
 """What outlives the process: a row per job in SQLite, its pictures as files beside it."""
 
+import errno
 import json
 import os
 import secrets
@@ -99,6 +100,7 @@ class Store:
         """Write a job's pictures, all or none; the bytes they take."""
         staging = self.results / f".{job_id}.{secrets.token_hex(4)}"
         try:
+            self.results.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up
             staging.mkdir(mode=0o700)
             for name, data in files.items():
                 with (staging / name).open("xb") as stream:
@@ -108,8 +110,10 @@ class Store:
             os.replace(staging, self.results / job_id)
         except OSError as error:
             shutil.rmtree(staging, ignore_errors=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "make room on the server" if full else "look after the server's data folder"
             raise ResourceError(
-                f"The results cannot be stored ({error.strerror}); make room on the server.", code="disk-full"
+                f"The results cannot be stored ({error.strerror}); {advice}.", code="disk-full" if full else "storage-failed"
             ) from error
         return sum(map(len, files.values()))
 
