@@ -87,11 +87,10 @@ class Ledger:
         try:
             self._call("finish", lambda: self._record(row), self._record_rest)
             self._unrecorded.pop(job.id, None)
-        except EditError as failure:
+        except EditError:
             if state == "succeeded":
                 state, error = "failed", StoreFailed("The result could not be recorded; send the job again later.")
                 error.http_status, error.retry_after = 500, None
-                error.__cause__ = failure.__cause__
                 row = _row(job, state, finished, error, 0)
             self._unrecorded[job.id] = row
         self._recent[job.id] = row
@@ -188,9 +187,10 @@ class Ledger:
         except BaseException as error:  # a thread that works for others outlives everything but its process
             self._failing[name] = (_reason(error), again or work)
             self.metrics.store_failures.labels(name).inc()
-            log.error("the store's %s failed: %r", name, error)
             if isinstance(error, EditError):
+                log.error("the store's %s failed: %s", name, error.message)
                 raise
+            log.error("the store's %s failed", name, exc_info=error)
             raise StoreFailed("The server cannot read or write its data at the moment; try again in a while.") from error
         self._failing.pop(name, None)
         return value
