@@ -166,10 +166,10 @@ def test_blur_of_two_directions() -> None:
 
 
 def test_size_of_a_whole_picture() -> None:
-    """The picture's own if none is asked for; a stretched one is told."""
+    """The picture's own if none is asked for; the edit itself tells of one that does not fit."""
     assert understood(inpaint_full_res=False)[0]["size"] is None
     assert understood(inpaint_full_res=0, width=96)[0]["size"] == (96, 64)
     options, notes = understood(inpaint_full_res=False, width=64, height=64)
     assert options["size"] == (64, 64)
-    assert notes == ["The picture of 48x32 was stretched to 64x64."]
+    assert notes == []
     assert understood(inpaint_full_res=False, width=96, height=64)[1] == []

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sfumato import Editor
 from sfumato.background import fitting
@@ -206,3 +208,21 @@ def test_a_batch_that_is_halved(editor: Editor, picture_file: Path, mask_file: P
     assert 1 in calls
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
+
+
+def test_several_windows(editor: Editor, tmp_path: Path) -> None:
+    """Islands far apart are edited one after the other: still one fraction, from 0 to 1."""
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 640, 3), np.uint8)
+    mask = np.zeros((64, 640), np.uint8)
+    mask[24:40, 16:32] = mask[24:40, 600:616] = 255
+    picture, marked = tmp_path / "wide.png", tmp_path / "mask.png"
+    Image.fromarray(pixels).save(picture)
+    Image.fromarray(mask).save(marked)
+    seen = made(editor, picture, marked, n=2, batch_size=1)
+    assert len({progress.window for progress in seen if progress.window is not None}) == 2
+    fractions = [progress.fraction or 0.0 for progress in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    shares = [progress.share or 0.0 for progress in seen if progress.stage == "denoise"]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfumato.backbones.base import Conditioning
 from sfumato.masks.window import CONTEXT
+from sfumato.text.limits import TextReader
 
 
 class LatentModel(ABC):
@@ -89,6 +90,10 @@ class LatentModel(ABC):
     @abstractmethod
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
         """See `Backbone.encode_prompt`."""
+
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        return []
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
         """See `Backbone.schedule`."""

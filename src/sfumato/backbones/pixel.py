@@ -18,6 +18,7 @@ from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.guided_diffusion import Architecture, to_diffusers
 from sfumato.backbones.latent import freeze
 from sfumato.masks.window import CONTEXT
+from sfumato.text.limits import TextReader
 
 
 class PixelDiffusion:
@@ -86,6 +87,10 @@ class PixelDiffusion:
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
         """Nothing: these models read no text."""
         return Conditioning(states=torch.zeros(2, 0, 0), extra={})
+
+    def text_readers(self) -> list[TextReader]:
+        """None: see `encode_prompt`."""
+        return []
 
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """See `Backbone.predict`. Differentiable, where gradients are enabled; conditioning and guidance play no part."""

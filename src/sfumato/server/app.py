@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 import sfumato
 from sfumato.errors import EditError
-from sfumato.server import failures, native_api, openai_api, pages, schema, webui_api, webui_lists
+from sfumato.server import failures, mask_api, native_api, openai_api, pages, schema, webui_api, webui_lists
 from sfumato.server.desk import Desk
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Board
@@ -114,7 +114,7 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
         responses=schema.FAILURES,
     )
     app.state.backstage, app.state.desk = backstage, backstage.desk
-    for part in (openai_api, native_api, webui_api, webui_lists):
+    for part in (openai_api, native_api, mask_api, webui_api, webui_lists):
         app.include_router(part.router)
     app.include_router(pages.routes(backstage.metrics, backstage.problem))
     _answer_failures(app)

@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from sfumato.request import EditRequest
 
 if TYPE_CHECKING:
+    from sfumato.masks.window import Window
     from sfumato.run import Progress
 
 SIDE = 768
@@ -35,6 +36,7 @@ class Previewer:
         self.next_time = 0.0
         self._source: Image.Image | None = None
         self._mask: Image.Image | None = None
+        self._patches: dict[Window, Image.Image] = {}  # the last of each window: those before are finished
 
     def due(self) -> bool:
         """Whether another small preview may be made now."""
@@ -51,19 +53,20 @@ class Previewer:
         return data
 
     def whole(self, progress: Progress) -> Image.Image:
-        """The picture with the prediction under the mask, RGB."""
+        """The picture with the prediction under the mask, RGB; of windows that are finished, as they were last seen."""
         assert progress.preview is not None
         assert progress.window is not None
         if self._source is None or self._mask is None:
             self._read()
         assert self._source is not None
         assert self._mask is not None
-        window = progress.window
-        patch = progress.preview().resize((window.width, window.height), Image.Resampling.BICUBIC)
+        size = progress.window.width, progress.window.height
+        self._patches[progress.window] = progress.preview().resize(size, Image.Resampling.BICUBIC)
         picture = self._source.copy()
-        place = (window.left, window.top)
-        inside = self._mask.crop((*place, window.left + window.width, window.top + window.height))
-        picture.paste(patch, place, inside)
+        for window, patch in self._patches.items():
+            place = (window.left, window.top)
+            inside = self._mask.crop((*place, window.left + window.width, window.top + window.height))
+            picture.paste(patch, place, inside)
         return picture
 
     def _read(self) -> None:
@@ -80,9 +83,7 @@ def encode(image: Image.Image, format: str, quality: int = 95, texts: Mapping[st
     PNG is lossless, and so is WebP of quality 100. JPEG has no transparency: it is put on white.
     """
     if format == "JPEG" and image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white.convert("RGB")
+        image = on_white(image)
     told = PngImagePlugin.PngInfo()
     for name, text in texts.items():
         told.add_text(name, text)
@@ -94,3 +95,13 @@ def encode(image: Image.Image, format: str, quality: int = 95, texts: Mapping[st
     buffer = BytesIO()
     image.save(buffer, format, icc_profile=image.info.get("icc_profile"), **options[format])
     return buffer.getvalue()
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture without its transparency, RGB, with its colour profile."""
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    opaque = white.convert("RGB")
+    if (profile := image.info.get("icc_profile")) is not None and image.mode not in ("LA", "La"):
+        opaque.info["icc_profile"] = profile
+    return opaque

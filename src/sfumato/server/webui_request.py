@@ -19,7 +19,6 @@ LEAST_STRENGTH = 0.01
 FEATHER_PER_BLUR = 2  # a Gaussian of this deviation is soft over about twice its value
 NAMED = 40  # fields that a note names; a hostile request has thousands
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
-STRETCH = 0.01  # change of a picture's proportions that is worth a word
 
 # The web UI's fields that mean nothing here, and the values by which a client says that it does not use them.
 NO_EFFECT: dict[str, tuple[Any, ...]] = {
@@ -173,7 +172,7 @@ def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tup
         "start_fraction": start,
         "scheduler": scheduler,
         "fill": FILLS[asked.inpainting_fill],
-        "mask_mode": "grey",
+        "mask_mode": "auto",
         "invert_mask": asked.inpainting_mask_invert,
         "soft_mask": not asked.mask_round,
         "mask_feather": FEATHER_PER_BLUR * blur,
@@ -183,7 +182,7 @@ def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tup
     if not asked.inpaint_full_res:
         fields |= {"window": "whole", "size": size}
     elif asked.inpaint_full_res_padding:
-        fields["window"] = _padded(pictures["mask"], asked.inpainting_mask_invert, asked.inpaint_full_res_padding)
+        fields["window"] = _padded(pictures["mask"], asked.inpainting_mask_invert, asked.inpaint_full_res_padding, limits.pixels)
     notes += [*about_strength, *about_blur, *about_size, *note_on(ignored(asked))]
     return submission(fields, pictures, limits, settings.models), notes
 
@@ -253,7 +252,7 @@ def _blur(asked: Img2Img) -> tuple[float, list[str]]:
 
 
 def _size(asked: Img2Img, image: bytes) -> tuple[tuple[int, int] | None, list[str]]:
-    """Size of the result, None for the picture's own, and a word where width and height were not followed as they are."""
+    """Size that the result is fitted into, None for the picture's own, and a word where width and height were not used."""
     given = asked.model_fields_set & {"width", "height"}
     if not given:
         return None, []
@@ -267,29 +266,32 @@ def _size(asked: Img2Img, image: bytes) -> tuple[tuple[int, int] | None, list[st
         high = max(1, round(wide * own[1] / own[0]))
     elif given == {"height"}:
         wide = max(1, round(high * own[0] / own[1]))
-    if abs(wide * own[1] / (high * own[0]) - 1) <= STRETCH:
-        return (wide, high), []
-    return (wide, high), [f"The picture of {own[0]}x{own[1]} was stretched to {wide}x{high}."]
+    return (wide, high), []
 
 
 def _grey_mask(data: bytes, most: int) -> bytes:
-    """The mask with brightness alone: where it has varying transparency, what is opaque is edited, as the web UI reads it."""
+    """The mask without transparency: where it has varying transparency, what is opaque is edited, as the web UI reads it."""
     from sfumato.images import read
 
     picture = read(open_picture(data, "mask"), max_pixels=most, what="mask")
     alpha = picture.alpha
-    varies = alpha is not None and alpha.min() != alpha.max()
-    return encode(Image.fromarray(alpha if alpha is not None and varies else picture.rgb), "PNG")
+    return data if alpha is None or alpha.min() == alpha.max() else encode(Image.fromarray(alpha), "PNG")
 
 
-def _padded(mask: bytes, inverted: bool, padding: int) -> Any:
+def _padded(mask: bytes, inverted: bool, padding: int, most: int) -> Any:
     """The window that many pixels around the mask, cut to the picture: x, y, width, height; "auto" if there is no mask."""
-    grey = open_picture(mask, "mask").convert("L").point(lambda value: 255 if (value > 127) != inverted else 0)
-    bounds = grey.getbbox()
-    if bounds is None:
+    from sfumato.images import read
+    from sfumato.masks.reading import read_mask
+    from sfumato.masks.window import bounding_box
+
+    given = read(open_picture(mask, "mask"), max_pixels=most, what="mask")
+    try:
+        marked = read_mask(given.size, open_picture(mask, "mask"), None, given, invert=inverted, max_pixels=most)
+    except MaskError:  # said when the edit is checked
         return "auto"
-    left, top = max(bounds[0] - padding, 0), max(bounds[1] - padding, 0)
-    right, bottom = min(bounds[2] + padding, grey.width), min(bounds[3] + padding, grey.height)
+    x, y, width, height = bounding_box(marked)
+    left, top = max(x - padding, 0), max(y - padding, 0)
+    right, bottom = min(x + width + padding, given.size[0]), min(y + height + padding, given.size[1])
     return left, top, right - left, bottom - top
 
 
