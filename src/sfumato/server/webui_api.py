@@ -18,7 +18,7 @@ from sfumato.server.jobs import Job
 from sfumato.server.previews import encode
 from sfumato.server.uploads import read_json
 from sfumato.server.webui_lists import PARAMETERS, infotext, model_of
-from sfumato.server.webui_request import Img2Img, ignored, parse, understand, without_pictures
+from sfumato.server.webui_request import Img2Img, ignored, parse, understand
 from sfumato.server.webui_samplers import NAMES
 
 BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Img2Img"}}}}
@@ -80,7 +80,7 @@ def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, notes: 
         if asked.send_images:
             made = zip(job.images, told["infotexts"], strict=True)
             pictures = [base64.b64encode(encode(image, "PNG", texts={PARAMETERS: text})).decode() for image, text in made]
-    parameters = without_pictures(fields, asked.include_init_images)
+    parameters = _without_pictures(fields, asked.include_init_images)
     return Img2ImgAnswer(images=pictures, parameters=parameters, info=json.dumps(told))
 
 
@@ -137,6 +137,12 @@ def _infotext(asked: Img2Img, told: dict[str, Any], seed: int) -> str:
         "Version": told["version"],
     }
     return infotext(asked.prompt, asked.negative_prompt, settings)
+
+
+def _without_pictures(fields: dict[str, Any], keep: bool) -> dict[str, Any]:
+    """The request as its answer repeats it: with the pictures only if the client wants them back."""
+    hidden = {} if keep else {name: None for name in ("init_images", "mask") if name in fields}
+    return {**fields, **hidden}
 
 
 def _timestamp(seconds: float) -> str:

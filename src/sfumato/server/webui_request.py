@@ -1,6 +1,5 @@
 """The web UI's img2img request: what each of its fields means here, and a word about each that means nothing."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
@@ -293,9 +292,3 @@ def _padded(mask: bytes, inverted: bool, padding: int, most: int) -> Any:
     left, top = max(x - padding, 0), max(y - padding, 0)
     right, bottom = min(x + width + padding, given.size[0]), min(y + height + padding, given.size[1])
     return left, top, right - left, bottom - top
-
-
-def without_pictures(fields: Mapping[str, Any], keep: bool) -> dict[str, Any]:
-    """The request as its answer repeats it: with the pictures only if the client wants them back."""
-    hidden = {} if keep else {name: None for name in ("init_images", "mask") if name in fields}
-    return {**fields, **hidden}
