@@ -141,7 +141,7 @@ def _infotext(asked: Img2Img, told: dict[str, Any], seed: int) -> str:
 
 def _without_pictures(fields: dict[str, Any], keep: bool) -> dict[str, Any]:
     """The request as its answer repeats it: with the pictures only if the client wants them back."""
-    hidden = {} if keep else {name: None for name in ("init_images", "mask") if name in fields}
+    hidden: dict[str, Any] = {} if keep else {name: None for name in ("init_images", "mask") if name in fields}
     return {**fields, **hidden}
 
 
