@@ -13,6 +13,7 @@ import sfumato
 from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
+from sfumato.background.registry import usual_times
 from sfumato.defaults import PAPER_CLIP, Resolved, resolve, with_background
 from sfumato.errors import BackboneError, EditError, OptionError
 from sfumato.images import MAX_PIXELS
@@ -25,8 +26,9 @@ from sfumato.pictures.colour import shown
 from sfumato.pictures.picture import Part, put_back
 from sfumato.pictures.samples import narrow
 from sfumato.pixels import to_uint8
+from sfumato.progress import Listener, Meter, Progress
 from sfumato.request import EditRequest, EditResult, make_request
-from sfumato.run import Clock, Listener, Progress, Run, as_run, average_scores, in_part
+from sfumato.run import Clock, Run, as_run, average_scores, in_part
 from sfumato.saving import write_animation
 from sfumato.sizing import size_notes
 
@@ -123,7 +125,8 @@ class Editor:
             request = make_request({"model": self.model, "method": self.method, "lora": self.lora, **options})
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
-        clock, tell = Clock(), on_progress or (lambda progress: None)
+        clock, meter = Clock(), Meter()
+        tell = meter.telling(on_progress)
         with clock.stage("load"):
             tell(Progress(stage="load", step=0, total=1))
             self._switch(request)
@@ -153,6 +156,8 @@ class Editor:
                     )
                     for i, part in enumerate(parts)
                 ]
+            meter.expect(usual_times(runs[0].request))
+            tell(Progress(stage="encode", step=1, total=1))
             windows = [run.predictions() for run in runs]
         request, notes = as_run(runs)
         with clock.stage("rank"):
@@ -161,8 +166,10 @@ class Editor:
         order = [score.index for score in scores] if scores else list(range(request.n))
         if save_steps is not None:
             write_animation(self._steps(runs, windows, request), save_steps)
+        images = [_put_back(parts, [made[i] for made in windows], request) for i in order]
+        tell(Progress(stage="rank", step=1, total=1))
         return EditResult(
-            images=[_put_back(parts, [made[i] for made in windows], request) for i in order],
+            images=images,
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,

@@ -17,7 +17,7 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("editor",),
     ("run", "encoding"),
     ("defaults", "inputs", "prompts"),
-    ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
+    ("methods", "background", "ranking", "metrics", "embedded.training", "examples", "progress"),
     ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
     ("saving", "stored", "pixels", "embedded", "text"),
     ("pictures",),

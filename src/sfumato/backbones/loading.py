@@ -15,7 +15,7 @@ from sfumato.backbones.guided_diffusion import CLASS_NAME
 from sfumato.backbones.hardware import choose_device, choose_dtype
 from sfumato.backbones.hub import cached_models, cached_snapshot, go_offline, locate, pull, single_file_repository
 from sfumato.backbones.lora import apply_lora
-from sfumato.errors import BackboneError, EditError, ResourceError, Unsupported
+from sfumato.errors import OUT_OF_MEMORY, BackboneError, EditError, ResourceError, Unsupported, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +151,6 @@ def _read_file(path: Path, dtype: "torch.dtype", allow_pickle: bool) -> Any:
 @contextmanager
 def _explained(model: str) -> Iterator[None]:
     """Turn whatever the libraries raise while loading into one sentence, and keep their progress bars off the terminal."""
-    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -166,11 +165,11 @@ def _explained(model: str) -> Iterator[None]:
         yield
     except EditError:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(
-            f"There is not enough memory to load '{model}'; close other programs or use a smaller model."
-        ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"There is not enough memory to load '{model}'; close other programs or use a smaller model.", code=OUT_OF_MEMORY
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"'{model}' cannot be loaded ({reason}); fetch it again, or check that it is complete.") from error
     finally:

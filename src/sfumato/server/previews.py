@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,8 +81,17 @@ class Previewer:
         self._mask = Image.fromarray(np.rint(change * 255).astype(np.uint8))
 
 
-def encode(image: Image.Image, format: Format, quality: int = 95, *, keep: bool = False) -> bytes:
+def encode(
+    image: Image.Image,
+    format: Format,
+    quality: int = 95,
+    *,
+    keep: bool = False,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
     """A picture's bytes as PNG, JPEG or WEBP, with its colour profile, and the metadata that a result carries if `keep`.
+
+    `texts` are stored in the picture too.
 
     PNG is lossless and keeps 16 bits; WebP of quality 100 is lossless too. JPEG has no transparency: it is put on white.
     """
@@ -92,7 +103,7 @@ def encode(image: Image.Image, format: Format, quality: int = 95, *, keep: bool 
         "JPEG": {"quality": quality},
         "WEBP": {"quality": quality, "lossless": quality == 100},
     }
-    return pictures.encode(image, format, keep=kept, **options[format])
+    return pictures.encode(image, format, stored=dict(texts), keep=kept, **options[format])
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from sfumato.server.settings import Limits
 
 FILES, FIELDS = 20, 100
 FIELD_BYTES = 2**16
-_DATA_URI = re.compile(r"data:image/[a-z+.-]{1,20};base64,", re.IGNORECASE)
+_DATA_URI = re.compile(r"\s{0,9}data:[\w.+-]{0,40}(/[\w.+-]{0,80})?(;[\w.+-]{1,40}=[\w.+-]{1,80}){0,4};base64,", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 
 
