@@ -155,7 +155,7 @@ class Editor:
             timings=clock.seconds,
             request=request.model_copy(update={"batch_size": run.batch_size}),
             mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
-            notes=run.notes + self._prompt_notes(request.prompt, card),
+            notes=[*inputs.picture.notes, *run.notes, *self._prompt_notes(request.prompt, card)],
             facts=self._facts(inputs),
         )
 

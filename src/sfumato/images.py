@@ -11,16 +11,31 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
+from sfumato import orientation
 from sfumato.errors import ImageError
 from sfumato.pixel_modes import GREY, Pixels, split
 from sfumato.saving import EXIF_PREFIX, SUFFIXES, Format, write, write_animation
 
-__all__ = ["MAX_PIXELS", "Format", "Picture", "Pixels", "read", "read_metadata", "restore", "write", "write_animation"]
+__all__ = [
+    "MAX_PIXELS",
+    "Format",
+    "Picture",
+    "Pixels",
+    "inspect",
+    "load",
+    "read",
+    "read_metadata",
+    "restore",
+    "write",
+    "write_animation",
+]
 
 READABLE = "PNG, JPEG, WebP, BMP and TIFF"
-MAX_PIXELS = 40_000_000
+MAX_PIXELS = 130_000_000  # the sensors of cameras that are sold have up to 102 million
+
+RAISE = "--max-pixels of the command line and of sfumato serve, max_pixels in Python"  # how to have larger pictures
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
@@ -36,6 +51,8 @@ class Picture:
         format: Format of the source if we can write it, else None.
         icc: Colour profile that fits the restored picture.
         name: File name, or what the picture is.
+        orientation: EXIF's Orientation, 1 to 8, that it was turned upright by.
+        notes: What its owner should know of how it was read.
     """
 
     rgb: Pixels
@@ -44,6 +61,8 @@ class Picture:
     format: Format | None
     icc: bytes | None
     name: str
+    orientation: int = orientation.UPRIGHT
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -71,12 +90,37 @@ def read(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str 
         ImageError: image-missing, image-unreadable (folder, no permission), image-format (not a picture we read),
             image-damaged, image-too-large, image-empty, image-animated, image-mode or image-range.
     """
+    with _opened(source, max_pixels, what) as (image, label):
+        return _decode(image, label, what if isinstance(source, Image.Image) else Path(source).name, max_pixels, what)
+
+
+def load(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str = "image") -> Image.Image:
+    """Decode a picture, upright, in Pillow's own pixel mode. Arguments and errors are those of `read`."""
+    with _opened(source, max_pixels, what) as (image, label), _damage_reported(label):
+        _check_header(image, label, max_pixels)
+        return _upright(image, what)[0]
+
+
+def inspect(
+    source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str = "image"
+) -> tuple[tuple[int, int], int, list[str]]:
+    """Stored width and height, EXIF orientation and notes, without decoding. Arguments and errors are those of `read`."""
+    with _opened(source, max_pixels, what) as (image, label), _damage_reported(label):
+        _check_header(image, label, max_pixels)
+        turned_by, notes = _orientation(image, what)
+        by_tag = isinstance(image, TiffImagePlugin.TiffImageFile)  # Pillow gives the size it will have upright
+        return orientation.stored_size(image.size, turned_by) if by_tag else image.size, turned_by, list(notes)
+
+
+@contextmanager
+def _opened(source: Path | Image.Image, max_pixels: int, what: str) -> Iterator[tuple[Image.Image, str]]:
+    """A picture of which only the header has been read, and what to call it."""
     if isinstance(source, Image.Image):
-        return _decode(source, f"The {what}", what, max_pixels)
-    path = Path(source)
-    label = f"The {what} {path}"
-    with _open_picture(path, label, max_pixels) as image:
-        return _decode(image, label, path.name, max_pixels)
+        yield source, f"The {what}"
+        return
+    label = f"The {what} {source}"
+    with _open_picture(Path(source), label, max_pixels) as image:
+        yield image, label
 
 
 @contextmanager
@@ -115,7 +159,8 @@ def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
         # Eight bytes hold a pixel of four 16-bit channels uncompressed; the rest is room for profiles and previews.
         if size > 8 * max_pixels + 2**24:
             raise ImageError(
-                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; make it smaller.", code="image-too-large"
+                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; make it smaller, or raise the limit: {RAISE}.",
+                code="image-too-large",
             )
         return path.open("rb")
     except (OSError, ValueError) as error:
@@ -133,11 +178,10 @@ def _damage_reported(label: str) -> Iterator[None]:
         raise ImageError(f"{label} is damaged or cut short ({error}); give an intact file.", code="image-damaged") from error
 
 
-def _decode(image: Image.Image, label: str, name: str, max_pixels: int) -> Picture:
+def _decode(image: Image.Image, label: str, name: str, max_pixels: int, what: str) -> Picture:
     with _damage_reported(label):
         _check_header(image, label, max_pixels)
-        image.load()
-        upright = _upright(image)
+        upright, turned_by, notes = _upright(image, what)
     rgb, alpha = split(upright, label)
     file_format = "JPEG" if image.format == "MPO" else image.format
     return Picture(
@@ -147,6 +191,8 @@ def _decode(image: Image.Image, label: str, name: str, max_pixels: int) -> Pictu
         format=next((known for known in SUFFIXES.values() if known == file_format), None),
         icc=_fitting_profile(upright),
         name=name,
+        orientation=turned_by,
+        notes=notes,
     )
 
 
@@ -157,7 +203,7 @@ def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{label} is {width}x{height}, {width * height} pixels, and at most {max_pixels} are allowed; "
-            "make it smaller or raise the limit.",
+            f"make it smaller, or raise the limit: {RAISE}.",
             code="image-too-large",
         )
     # An MPO is a phone's JPEG: its further frames are previews or gain maps of the first.
@@ -166,11 +212,25 @@ def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
         raise ImageError(f"{label} has {frames} frames or pages, and only one can be edited; save one.", code="image-animated")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, what: str) -> tuple[Image.Image, int, tuple[str, ...]]:
+    """The decoded picture, the orientation it was turned by, and what is to be said of it."""
+    turned_by, notes = _orientation(image, what)
+    image.load()
+    return orientation.turn(image, turned_by), turned_by, notes
+
+
+def _orientation(image: Image.Image, what: str) -> tuple[int, tuple[str, ...]]:
+    """What to turn a picture by, and a note where other programs may turn it otherwise."""
     try:
-        return ImageOps.exif_transpose(image)
+        found, elsewhere = orientation.orientation_of(image), orientation.stored_elsewhere(image)
     except Exception:  # a broken EXIF block is no reason to refuse a sound picture
-        return image
+        return orientation.UPRIGHT, ()
+    if elsewhere in (orientation.UPRIGHT, found):
+        return found, ()
+    return found, (
+        f"The {what} names orientation {elsewhere} where viewers do not look (XMP, or EXIF out of its place), "
+        "so it was taken as its pixels are stored; save it upright to have it turned.",
+    )
 
 
 def _fitting_profile(image: Image.Image) -> bytes | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.images import MAX_PIXELS, Picture, read
+from sfumato.layers import align
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import is_thin, to_latent
@@ -86,7 +87,7 @@ def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[P
     """
     if not request.prompt.strip():
         raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
-    picture = read(request.image, max_pixels=max_pixels)
+    request, picture = align(request, read(request.image, max_pixels=max_pixels), max_pixels)
     change = _read_change(request, picture, max_pixels)
     if is_full(change):
         raise MaskError(
