@@ -15,13 +15,12 @@ from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.defaults import PAPER_CLIP, resolve, with_background
 from sfumato.errors import BackboneError, EditError, OptionError
-from sfumato.images import MAX_PIXELS, restore
+from sfumato.images import MAX_PIXELS
 from sfumato.inputs import Inputs, prepare
-from sfumato.masks.feather import composite
-from sfumato.masks.window import paste_back
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
 from sfumato.pixels import to_uint8
+from sfumato.predictions import Predictions, put_back
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Listener, Progress, Run
 from sfumato.saving import write_animation
@@ -146,15 +145,15 @@ class Editor:
         if save_steps is not None:
             with torch.inference_mode():
                 pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
-            write_animation([_put_back(inputs, picture, resolved.request) for picture in pictures], save_steps)
+            write_animation([put_back(inputs, picture, resolved.request) for picture in pictures], save_steps)
         request = resolved.request
         return EditResult(
-            images=[_put_back(inputs, windows[i], request) for i in order],
+            images=Predictions(inputs, request, windows[order]),
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
             request=request.model_copy(update={"batch_size": run.batch_size}),
-            mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
+            mask=Image.fromarray(inputs.levels),
             notes=[*inputs.picture.notes, *run.notes, *self._prompt_notes(request.prompt, card)],
             facts=self._facts(inputs),
         )
@@ -226,15 +225,6 @@ def _load_lpips(device: torch.device) -> PictureDistance:
     except EditError as missing:
         needs = missing.message.rstrip(".")
         raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None
-
-
-def _put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:
-    """The edited window in the whole picture, in the source's own mode."""
-    canvas = paste_back(inputs.picture.rgb.copy(), inputs.window, window)
-    if request.keep_unmasked:
-        canvas = composite(inputs.picture.rgb, canvas, inputs.alpha)
-    transparency_is_mask = request.mask is None and request.box is None
-    return restore(canvas, inputs.picture, opaque=inputs.mask if transparency_is_mask else None)
 
 
 def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:

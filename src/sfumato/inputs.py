@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato import strips
 from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.images import MAX_PIXELS, Picture, read
 from sfumato.layers import align
@@ -21,6 +22,7 @@ from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
 
 NARROW = 5  # cells; masks of fewer are narrow
+ROWS = 256  # of a large mask worked on at once
 BACKDROP = 0.5  # share of the picture; an inverted mask of more is a background, of less only drawn the other way round
 KEPT_EDGE = 1.0  # pixels of soft edge around what stands before a new background: a wider one would show the old background there
 
@@ -31,14 +33,14 @@ class Inputs:
 
     Args:
         picture: The source at the output's size.
-        change: (H, W) float32 in [0, 1], full size: how much each place may change; of a hard mask 0 or 1.
+        levels: (H, W) uint8, full size: how much each place may change, 255 is completely; of a hard mask 0 or 255.
         mask: (H, W) in {0, 1}: where anything may change at all.
-        alpha: (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
+        alpha: The window's part of (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
         window: What the model sees, in pixels of the picture.
         pixels: (1, 3, h, w) in [-1, 1]: the window at the model's size.
         start: Like pixels, with fill and scribble under the mask.
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
-        mask_latent: (1, 1, h/f, w/f) in [0, 1]: `change` on the latent grid.
+        mask_latent: (1, 1, h/f, w/f) in [0, 1]: how much each cell may change, on the latent grid.
         thin: Whether the mask is thin at latent resolution: a stroke of one or two cells, which fades unless it is widened.
         border_tells: Whether a good edit's border is like the source's. Not of a stroke of up to four cells, which is nearly all
             border, nor of a new background, before which what is kept stands out.
@@ -46,7 +48,7 @@ class Inputs:
     """
 
     picture: Picture
-    change: SoftMask
+    levels: np.ndarray
     mask: np.ndarray
     alpha: np.ndarray
     window: Window
@@ -62,8 +64,9 @@ class Inputs:
 def sha256(source: ImageSource) -> str:
     """Of the file's bytes, or of the pixels of a picture in memory."""
     if isinstance(source, Image.Image):
-        return hashlib.sha256(f"{source.mode}{source.size}".encode() + source.tobytes()).hexdigest()
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        return strips.sha256(source)
+    with Path(source).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
@@ -108,6 +111,14 @@ def _read_change(request: EditRequest, picture: Picture, max_pixels: int) -> Sof
     return read_soft_mask(*given, max_pixels=max_pixels)
 
 
+def _levels(change: SoftMask) -> np.ndarray:
+    """A (H, W) soft mask in [0, 1] as uint8, some rows at a time."""
+    levels = np.empty(change.shape, np.uint8)
+    for top in range(0, len(change), ROWS):
+        levels[top : top + ROWS] = np.rint(change[top : top + ROWS] * 255)
+    return levels
+
+
 def prepare(request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int) -> Inputs:
     """Read and cut out everything a request names.
 
@@ -132,15 +143,16 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     )
     mask_latent = to_latent(inside, factor)
     backdrop = request.invert_mask and bool(mask.mean() > BACKDROP)
-    suits = KEPT_EDGE if backdrop else default_feather(mask)
-    feather = suits if request.mask_feather is None else request.mask_feather
+    feather = request.mask_feather
+    if feather is None:
+        feather = KEPT_EDGE if backdrop else default_feather(mask)
     hashes = {"image_sha256": sha256(request.image)}
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     return Inputs(
         picture=picture,
-        change=change,
+        levels=_levels(change),
         mask=mask,
-        alpha=soft_edge(mask, feather),
+        alpha=crop(soft_edge(mask, feather), window),
         window=window,
         pixels=to_tensor(pixels),
         start=to_tensor(start),

@@ -6,8 +6,9 @@ from pathlib import Path
 from PIL import Image
 
 from sfumato import orientation
+from sfumato.errors import MaskError
 from sfumato.images import Picture, inspect, load
-from sfumato.request import EditRequest
+from sfumato.request import Box, EditRequest
 
 Source = Path | Image.Image
 
@@ -27,11 +28,26 @@ def align(request: EditRequest, picture: Picture, max_pixels: int) -> tuple[Edit
             layers[name], said = _fitted(source, picture, name, max_pixels)
             notes += said
     if request.box is not None and picture.orientation != orientation.UPRIGHT:
-        notes.append(
-            f"EXIF orientation {picture.orientation} turns the image upright, and the box counts in the upright image, "
-            "as viewers show it."
-        )
+        notes.append(_on_box(request.box, picture))
     return request.model_copy(update=layers), replace(picture, notes=tuple(notes))
+
+
+def _on_box(box: Box, picture: Picture) -> str:
+    """What a box means in a picture that was turned.
+
+    Raises:
+        MaskError: mask-box: it lies in the stored picture alone.
+    """
+    x, y, width, height = box
+    said = f"EXIF orientation {picture.orientation} turns the image upright, and the box counts in the upright image"
+
+    def holds(size: tuple[int, int]) -> bool:
+        return min(x, y) >= 0 and x + width <= size[0] and y + height <= size[1]
+
+    if not holds(picture.size) and holds(orientation.stored_size(picture.size, picture.orientation)):
+        given, size = ",".join(map(str, box)), "x".join(map(str, picture.size))
+        raise MaskError(f"{said} of {size} pixels, in which {given} does not lie; give it as viewers show it.", code="mask-box")
+    return f"{said}, as viewers show it."
 
 
 def _fitted(source: Source, picture: Picture, what: str, max_pixels: int) -> tuple[Source, list[str]]:
@@ -43,7 +59,7 @@ def _fitted(source: Source, picture: Picture, what: str, max_pixels: int) -> tup
     size, own, notes = inspect(source, max_pixels=max_pixels, what=what)
     turned_by, stored = picture.orientation, orientation.stored_size(picture.size, picture.orientation)
     if orientation.stored_size(size, own) == picture.size:
-        if turned_by != own == orientation.UPRIGHT and stored == picture.size:
+        if own == orientation.UPRIGHT != turned_by and stored == picture.size:
             note = (
                 f"EXIF orientation {turned_by} turns the image upright, and the {what} was taken to lie on the upright image, as "
                 "viewers show it; their sizes cannot tell. Turn it first if it was made for the stored pixels."

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.errors import ImageError
+from sfumato.strips import to_array
 
 Pixels = NDArray[np.uint8]
 
@@ -52,7 +53,7 @@ def split(image: Image.Image, label: str) -> tuple[Pixels, Pixels | None]:
     if target is None:
         allowed = ", ".join(sorted({*_OPAQUE, *_TRANSPARENT, "I;16", "I", "F"}))
         raise ImageError(f"{label} has pixel mode {image.mode}; convert it to one of {allowed}.", code="image-mode")
-    values = np.array(image.convert(target))
+    values = to_array(image, target)
     if target in ("L", "LA"):
         grey = values if target == "L" else values[..., 0]
         return _grey_to_rgb(grey), values[..., 1].copy() if target == "LA" else None

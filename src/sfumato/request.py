@@ -1,10 +1,11 @@
 """The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SkipValidation, ValidationError, WithJsonSchema
 
 from sfumato.errors import OptionError
 
@@ -115,7 +116,7 @@ class EditResult(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    images: list[Any] = Field(description="PIL images of the source's size and mode.")
+    images: SkipValidation[Sequence[Any]] = Field(description="PIL images of the source's size and mode, made when asked for.")
     seeds: list[int] = Field(description="Seed of each image.")
     scores: list[dict[str, float]] = Field(description="Per image: region, whole, total; higher is better. Empty if unranked.")
     timings: dict[str, float] = Field(description="Seconds per stage.")
