@@ -17,6 +17,7 @@ from sfumato import orientation
 from sfumato.errors import ImageError
 from sfumato.pixel_modes import GREY, Pixels, split
 from sfumato.saving import EXIF_PREFIX, SUFFIXES, Format, write, write_animation
+from sfumato.strips import to_image
 
 __all__ = [
     "MAX_PIXELS",
@@ -147,6 +148,14 @@ def _factory(prefix: bytes) -> Callable[[IO[bytes], str], Image.Image] | None:
     return next((factory for factory, accept in registered if accept is not None and accept(prefix) is True), None)
 
 
+def most_bytes(max_pixels: int) -> int:
+    """Size of the largest file that is read.
+
+    Eight bytes hold a pixel of four 16-bit channels uncompressed; the rest is room for profiles and previews.
+    """
+    return 8 * max_pixels + 2**24
+
+
 def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
     try:
         if not path.exists():
@@ -156,8 +165,7 @@ def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
         size = path.stat().st_size
         if size == 0:
             raise ImageError(f"{label} is an empty file; give another one.", code="image-format")
-        # Eight bytes hold a pixel of four 16-bit channels uncompressed; the rest is room for profiles and previews.
-        if size > 8 * max_pixels + 2**24:
+        if size > most_bytes(max_pixels):
             raise ImageError(
                 f"{label} has {size} bytes, more than {max_pixels} pixels can fill; make it smaller, or raise the limit: {RAISE}.",
                 code="image-too-large",
@@ -252,7 +260,7 @@ def restore(rgb: Pixels, picture: Picture, *, opaque: Pixels | None = None) -> I
     """
     if rgb.shape != picture.rgb.shape:
         raise ValueError(f"edited shape {rgb.shape} must be the source's {picture.rgb.shape}")
-    image = Image.fromarray(rgb)
+    image = to_image(rgb)
     if picture.mode in GREY:
         image = image.convert("L")
     if picture.alpha is not None:
@@ -263,15 +271,15 @@ def restore(rgb: Pixels, picture: Picture, *, opaque: Pixels | None = None) -> I
     return image
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, *, max_pixels: int = MAX_PIXELS) -> dict[str, str]:
     """Read back what `write` stored, or any PNG's text chunks; empty if there are none.
 
     Raises:
         ImageError: As `read` does.
     """
     label = f"The image {path}"
-    with _open_picture(path, label, MAX_PIXELS) as image, _damage_reported(label):
-        _check_header(image, label, MAX_PIXELS)
+    with _open_picture(path, label, max_pixels) as image, _damage_reported(label):
+        _check_header(image, label, max_pixels)
         if isinstance(image, PngImagePlugin.PngImageFile):
             return {key: str(value) for key, value in image.text.items()}
         comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")

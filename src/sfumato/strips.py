@@ -35,6 +35,16 @@ def to_array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
     return pixels
 
 
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """What `Image.fromarray(pixels)` gives, for (H, W) or (H, W, C) uint8, not empty."""
+    height, width = pixels.shape[:2]
+    rows = max(1, STRIP_PIXELS // width)
+    image = Image.new(Image.fromarray(pixels[:1]).mode, (width, height))
+    for top in range(0, height, rows):
+        image.paste(Image.fromarray(pixels[top : top + rows]), (0, top))
+    return image
+
+
 def sha256(image: Image.Image) -> str:
     """Digest of mode, size and `image.tobytes()`."""
     digest = hashlib.sha256(f"{image.mode}{image.size}".encode())

@@ -5,9 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.cli.grid import draw_grid
+from PIL import Image
+
+from sfumato.cli.grid import draw_grid, tile, tile_size
 from sfumato.cli.staging import RECORD
-from sfumato.images import Format, Picture, restore, write
+from sfumato.images import Format, write
+from sfumato.predictions import one_by_one
 from sfumato.request import EditResult
 from sfumato.saving import METADATA_KEY
 
@@ -16,10 +19,9 @@ SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 GRID = "grid.png"
 
 
-def format_of(name: str | None, source: Picture) -> Format:
-    """The format asked for, else the source's own where we can write it, else PNG."""
-    asked = next((known for known in SUFFIX_OF if name is not None and known == name.upper()), None)
-    return asked or source.format or "PNG"
+def format_of(name: str) -> Format:
+    """The format of a `FormatName`."""
+    return next(known for known in SUFFIX_OF if known == name.upper())
 
 
 def prediction_names(n: int, file_format: Format) -> list[str]:
@@ -46,13 +48,13 @@ def record(result: EditResult, files: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path, result: EditResult, source: Picture, file_format: Format, metadata: bool) -> dict[str, Any]:
+def write_results(folder: Path, result: EditResult, source: Image.Image, file_format: Format, metadata: bool) -> dict[str, Any]:
     """Write all files of an edit into a folder.
 
     Args:
         folder: An existing, empty folder.
         result: The edit.
-        source: The picture that was edited.
+        source: The picture that was edited, or a tile of it.
         file_format: Of the predictions; the grid is always PNG.
         metadata: Whether each prediction carries what `sfumato replay` needs.
 
@@ -61,10 +63,35 @@ def write_results(folder: Path, result: EditResult, source: Picture, file_format
     """
     names = prediction_names(len(result.images), file_format)
     summary = record(result, file_names(len(result.images), file_format))
-    for index, (name, image, seed) in enumerate(zip(names, result.images, result.seeds, strict=True)):
-        stored = {"request": summary["request"], "seed": seed, "index": index, "facts": summary["facts"]}
-        write(image, folder / name, format=file_format, metadata={METADATA_KEY: json.dumps(stored)} if metadata else None)
-    grid = draw_grid(restore(source.rgb, source), result.mask, result.images, result.seeds, result.scores)
-    write(grid, folder / GRID)
+    size = tile_size(result.mask.size)
+    tiles = []
+    for index, (name, image) in enumerate(zip(names, one_by_one(result.images), strict=True)):
+        write(image, folder / name, format=file_format, metadata=_stored(summary, index) if metadata else None)
+        tiles.append(tile(image, size))
+    write(draw_grid(source, result.mask, tiles, result.seeds, result.scores), folder / GRID)
     (folder / RECORD).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def write_best(path: Path, result: EditResult, file_format: Format, metadata: bool) -> dict[str, Any]:
+    """Write the best prediction alone.
+
+    Args:
+        path: A file that is not there.
+        result, file_format, metadata: As for `write_results`.
+
+    Returns:
+        The record, which is kept in the picture only.
+    """
+    summary = record(result, [path.name])
+    if len(result.images) > 1:
+        summary["notes"] = [*summary["notes"], f"The best of {len(result.images)} predictions was written; name a folder for all."]
+    best = next(one_by_one(result.images))
+    write(best, path, format=file_format, metadata=_stored(summary, 0) if metadata else None)
+    return summary
+
+
+def _stored(summary: dict[str, Any], index: int) -> dict[str, str]:
+    """What a prediction carries."""
+    stored = {"request": summary["request"], "seed": summary["seeds"][index], "index": index, "facts": summary["facts"]}
+    return {METADATA_KEY: json.dumps(stored)}
