@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import typer
 
+from sfumato.cli.destination import STANDARD, destination
 from sfumato.cli.edit import Settings, make
 from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
 from sfumato.errors import ImageError, OptionError
-from sfumato.images import Picture, read, read_metadata, write
+from sfumato.images import MAX_PIXELS, Picture, read, read_metadata, write
 from sfumato.request import EditRequest
 from sfumato.saving import METADATA_KEY
 
@@ -28,14 +29,15 @@ def run(
     force: bool,
     offline: bool,
     as_json: bool,
+    max_pixels: int = MAX_PIXELS,
 ) -> bool:
     """Re-run the stored request for this picture's seed alone and compare.
 
     Args:
         file: A picture with a stored request.
-        out: Folder for the new picture, under the old one's name.
+        out: Folder for the new picture, under the old one's name; or a file.
         moved: New paths of image, mask and scribble; None where the stored path still holds.
-        device, force, offline, as_json: As for `sfumato edit`.
+        device, force, offline, as_json, max_pixels: As for `sfumato edit`.
 
     Returns:
         Whether every pixel is the same.
@@ -44,23 +46,42 @@ def run(
         OptionError: The file holds no request (replay-nothing).
         ImageError: A source is gone (replay-missing) or has changed (replay-changed).
     """
-    old = read(file)
-    stored = _stored(file)
+    old = read(file, max_pixels=max_pixels)
+    folder, name = _target(file, old, out)
+    stored = _stored(file, max_pixels)
     facts = stored["facts"]
     request = _request(stored, moved)
     _check_sources(request, facts)
-    settings = Settings(device=device or facts.get("device"), dtype=facts.get("dtype"), offline=offline)
-    name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
-    with TemporaryDirectory() if out is None else staged(out, [name], {}, force=force) as place:
+    settings = Settings(device=device or facts.get("device"), dtype=facts.get("dtype"), offline=offline, max_pixels=max_pixels)
+    with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
         result = make(request, settings)
         write(result.images[0], Path(place) / name, format=old.format)
-        largest = _largest_difference(old, read(Path(place) / name))
+        largest = _largest_difference(old, read(Path(place) / name, max_pixels=max_pixels))
     _report(file, largest, facts.get("versions", {}), result.facts.get("versions", {}), as_json)
     return largest == 0
 
 
-def _stored(file: Path) -> dict[str, Any]:
-    text = read_metadata(file).get(METADATA_KEY)
+def _target(file: Path, old: Picture, out: Path | None) -> tuple[Path, str]:
+    """Folder and name of the new picture.
+
+    Raises:
+        OptionError: --out is standard output (output-invalid) or names another format (output-format).
+    """
+    name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
+    if out is None:
+        return Path(), name
+    if out == STANDARD:
+        raise OptionError("--out - is for `sfumato edit`; name a folder or a file.", code="output-invalid")
+    place = destination(out)
+    if place.kind == "folder":
+        return out, name
+    if place.format != (old.format or "PNG"):
+        raise OptionError(f"--out {out} must end in {Path(name).suffix}, as {file} is, to be compared.", code="output-format")
+    return place.directory, out.name
+
+
+def _stored(file: Path, max_pixels: int) -> dict[str, Any]:
+    text = read_metadata(file, max_pixels=max_pixels).get(METADATA_KEY)
     try:
         stored = json.loads(text or "")
         return {"request": dict(stored["request"]), "seed": int(stored["seed"]), "facts": dict(stored["facts"])}
