@@ -34,8 +34,13 @@ def signals_raised() -> Iterator[list[int]]:
     """
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     statuses: list[int] = []
+    owner = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker, with nothing to clean up
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         for other in before:
             signal.signal(other, signal.SIG_IGN)
         error = Terminated(number)

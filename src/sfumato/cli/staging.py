@@ -91,18 +91,28 @@ def _unwritable_reported(path: Path, option: str = "another --out") -> Iterator[
 
 def _make_staging(directory: Path) -> Path:
     """A folder in the destination, or where that will be made: on the same disk, and proof that it can be written."""
-    place = directory if directory.is_dir() else _existing_parent(directory)
-    with _unwritable_reported(place):
-        if place.stat().st_mode & 0o222 == 0:  # root could, but whoever closed the folder to all did not mean that
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return Path(tempfile.mkdtemp(prefix=f".{directory.absolute().name[:100]}.partial-", dir=place))
+    with _unwritable_reported(directory):
+        return Path(tempfile.mkdtemp(prefix=f".{directory.absolute().name[:100]}.partial-", dir=_open_folder(directory)))
 
 
 def _check_writable(target: Path) -> None:
     """Whether a file can be made where a further file goes."""
-    place = target.parent if target.parent.is_dir() else _existing_parent(target.parent)
-    with _unwritable_reported(place, f"another place than {target}"), tempfile.TemporaryFile(dir=place):
+    with _unwritable_reported(target, "another place"), tempfile.TemporaryFile(dir=_open_folder(target.parent)):
         pass
+
+
+def _open_folder(directory: Path) -> Path:
+    """The folder, or the nearest one above that exists.
+
+    Raises:
+        OSError: It is no folder, or closed to everybody: root could write there, but that is hardly meant.
+    """
+    place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if place.stat().st_mode & 0o222 == 0:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return place
 
 
 def _earlier(directory: Path) -> list[Path]:
