@@ -230,10 +230,11 @@ def _upright(image: Image.Image, what: str) -> tuple[Image.Image, int, tuple[str
 def _orientation(image: Image.Image, what: str) -> tuple[int, tuple[str, ...]]:
     """What to turn a picture by, and a note where other programs may turn it otherwise."""
     try:
-        found, elsewhere = orientation.orientation_of(image), orientation.stored_elsewhere(image)
+        found = orientation.orientation_of(image)
+        elsewhere = orientation.stored_elsewhere(image, found)
     except Exception:  # a broken EXIF block is no reason to refuse a sound picture
         return orientation.UPRIGHT, ()
-    if elsewhere in (orientation.UPRIGHT, found):
+    if elsewhere == orientation.UPRIGHT:
         return found, ()
     return found, (
         f"The {what} names orientation {elsewhere} where viewers do not look (XMP, or EXIF out of its place), "

@@ -57,14 +57,14 @@ def _from_exif(data: bytes) -> int | None:
     return None
 
 
-def stored_elsewhere(image: Image.Image) -> int:
-    """An orientation that Pillow finds, in XMP or another place, although EXIF names none; 1 if there is no such.
+def stored_elsewhere(image: Image.Image, orientation: int) -> int:
+    """An orientation that Pillow finds, in XMP or another place, although `orientation_of` found none; 1 if there is no such.
 
     Pillow turns a TIFF by it when the pixels are decoded; from here on it does not.
     """
     exif = image.getexif()
     found = exif.get(ExifTags.Base.Orientation)
-    if found not in _TURNS or orientation_of(image) != UPRIGHT:
+    if found not in _TURNS or orientation != UPRIGHT:
         return UPRIGHT
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         exif[ExifTags.Base.Orientation] = UPRIGHT
