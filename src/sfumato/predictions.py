@@ -1,6 +1,6 @@
 """Finished pictures of an edit, made from their windows when they are asked for: of a large picture each takes much memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 import numpy as np
@@ -14,7 +14,7 @@ from sfumato.request import EditRequest
 
 
 class Predictions(Sequence[Image.Image]):
-    """A list of pictures that cannot be changed, though each picture can: one that was asked for is kept. See `one_by_one`.
+    """A list of pictures that cannot be changed, though each picture can: one that was asked for is kept. See `sfumato.request.one_by_one`.
 
     Args:
         inputs: The pictures of the edit.
@@ -52,11 +52,6 @@ class Predictions(Sequence[Image.Image]):
 
     def _make(self, number: int) -> Image.Image:
         return put_back(self._inputs, self._windows[number], self._request)
-
-
-def one_by_one(images: Iterable[Image.Image]) -> Iterator[Image.Image]:
-    """The pictures of an `EditResult` in turn; what was not asked for before is in memory only until the next one."""
-    return images.one_by_one() if isinstance(images, Predictions) else iter(images)
 
 
 def put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:

@@ -1,6 +1,6 @@
 """The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -126,3 +126,9 @@ class EditResult(BaseModel):
     facts: dict[str, Any] = Field(
         default_factory=dict, description="What a replay needs to check: versions, device, dtype, hashes, window."
     )
+
+
+def one_by_one(images: Sequence[Any]) -> Iterator[Any]:
+    """The pictures of an `EditResult` in turn; one that was not asked for before is in memory only until the next."""
+    make = getattr(images, "one_by_one", None)
+    return iter(images) if make is None else make()

@@ -47,7 +47,9 @@ def destination(out: Path) -> Destination:
     """
     if out == STANDARD:
         if sys.stdout.isatty():
-            raise OptionError("--out - writes a picture's bytes, not for a terminal: redirect or pipe them.", code="output-terminal")
+            raise OptionError(
+                "--out - writes a picture's bytes, not for a terminal: redirect or pipe them.", code="output-terminal"
+            )
         return Destination(kind="stream", path=out)
     suffix = out.suffix.lower()
     if is_folder(out) or suffix not in (*SUFFIXES, *OTHER_PICTURES):

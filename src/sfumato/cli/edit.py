@@ -124,9 +124,7 @@ def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:
     return file_format
 
 
-def _staged(
-    place: Destination, file_format: Format, request: EditRequest, settings: Settings
-) -> AbstractContextManager[Path]:
+def _staged(place: Destination, file_format: Format, request: EditRequest, settings: Settings) -> AbstractContextManager[Path]:
     """A folder whose files go where they belong when the block ends well."""
     wanted = {"mask.extra": settings.save_mask, "steps.gif": settings.save_steps}
     extras = {name: path for name, path in wanted.items() if path is not None}
@@ -189,7 +187,8 @@ def command(summary: str) -> Any:
 def edit(
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for all results; or file, or -, for the best picture.", metavar="DIR|FILE|-")
+        Path,
+        typer.Option("--out", "-o", help="Folder for all results; or file, or -, for the best picture.", metavar="DIR|FILE|-"),
     ] = Path("out"),
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     format: Annotated[str | None, typer.Option(help="Of the predictions; the image's own by default.", metavar=FORMATS)] = None,

@@ -152,6 +152,7 @@ def serve(
     dtype: Annotated[str | None, typer.Option(help="The fastest good one by default.", metavar="NAME")] = None,
     queue: Annotated[int | None, typer.Option(min=1, help="Jobs that may wait.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.")] = None,
+    max_mib: Annotated[int | None, typer.Option(min=1, help="Refuse pictures of more MiB, as uploaded.")] = None,
     max_predictions: Annotated[int | None, typer.Option(min=1, help="Most predictions of one job.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of one job.")] = None,
     job_seconds: Annotated[float | None, typer.Option(min=1, help="Stop a job that runs longer.")] = None,
@@ -168,6 +169,7 @@ def serve(
         limits = {
             "queue": queue,
             "pixels": max_pixels,
+            "picture_bytes": None if max_mib is None else max_mib * 2**20,
             "predictions": max_predictions,
             "steps": max_steps,
             "job_seconds": job_seconds,

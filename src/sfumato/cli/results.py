@@ -10,8 +10,7 @@ from PIL import Image
 from sfumato.cli.grid import draw_grid, tile, tile_size
 from sfumato.cli.staging import RECORD
 from sfumato.images import Format, write
-from sfumato.predictions import one_by_one
-from sfumato.request import EditResult
+from sfumato.request import EditResult, one_by_one
 from sfumato.saving import METADATA_KEY
 
 FormatName = Literal["png", "jpeg", "webp"]
@@ -85,7 +84,10 @@ def write_best(path: Path, result: EditResult, file_format: Format, metadata: bo
     """
     summary = record(result, [path.name])
     if len(result.images) > 1:
-        summary["notes"] = [*summary["notes"], f"The best of {len(result.images)} predictions was written; name a folder for all."]
+        summary["notes"] = [
+            *summary["notes"],
+            f"The best of {len(result.images)} predictions was written; name a folder for all.",
+        ]
     best = next(one_by_one(result.images))
     write(best, path, format=file_format, metadata=_stored(summary, 0) if metadata else None)
     return summary

@@ -42,7 +42,7 @@ def run(models: Sequence[str], tokens: Sequence[str], data: Path | None, limits:
         models=tuple(models) or ("embedded",),
         tokens=tuple(tokens) or ((environment,) if environment else ()),
         data=data or data_folder(),
-        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+        limits=Limits.of(**{name: value for name, value in limits.items() if value is not None}),
         **options,
     )
     settings.check()

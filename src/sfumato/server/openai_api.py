@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from sfumato.errors import EditError, ImageError
+from sfumato.request import one_by_one
 from sfumato.server import failures
 from sfumato.server.desk import AtDesk, Desk, now, raise_failure
 from sfumato.server.failures import Refused
@@ -156,7 +157,7 @@ _USAGE = {
 def _answer(desk: Desk, request: Request, job: Job, asked: Any) -> dict[str, Any]:
     assert job.result is not None
     rows: list[dict[str, Any]] = []
-    for index, image in enumerate(job.images):
+    for index, image in enumerate(one_by_one(job.images)):
         row: dict[str, Any] = {"seed": job.result["seeds"][index]}
         if job.result["scores"]:
             row["scores"] = job.result["scores"][index]
@@ -187,7 +188,9 @@ async def _stream(desk: Desk, job: Job, asked: Any) -> AsyncIterator[str]:
         async for text in partials():
             yield text
         raise_failure(job)
-        for image in job.images:
+        pictures = one_by_one(job.images)
+        for _ in job.result["seeds"] if job.result else ():
+            image = await to_thread.run_sync(next, pictures)
             data = {"b64_json": await to_thread.run_sync(_encoded, asked, image), "usage": _USAGE}
             yield _event("image_edit.completed", data, asked, image)
     except EditError as error:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 import sfumato
 from sfumato.errors import Cancelled
+from sfumato.request import one_by_one
 from sfumato.server.desk import AtDesk, Desk
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Job
@@ -45,7 +46,8 @@ async def img2img(desk: AtDesk, request: Request) -> Img2ImgAnswer:
     fields = await read_json(request)
     asked = Img2Img.model_validate(validated(Img2Img, fields))
     seed = asked.seed if asked.seed >= 0 else random.SystemRandom().randrange(2**32)
-    given, ignored = await to_thread.run_sync(understand, asked, seed, model_of(desk, request.state.owner), desk.settings)
+    model = model_of(desk, request.state.owner)
+    given, ignored = await to_thread.run_sync(understand, asked, seed, model, desk.settings, limiter=desk.decoding)
     job = await desk.open(request, "webui", given)
     try:
         await desk.finished(request, job)
@@ -139,7 +141,7 @@ def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, ignored
         notes += job.result["notes"]
         texts = [_infotext(asked, job.result, seed) for seed in seeds]
         if asked.send_images:
-            pictures = [base64.b64encode(encode(image, "PNG")).decode() for image in job.images]
+            pictures = [base64.b64encode(encode(image, "PNG")).decode() for image in one_by_one(job.images)]
     info = {
         "prompt": asked.prompt,
         "negative_prompt": asked.negative_prompt,

@@ -5,14 +5,14 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any, Protocol
 
 from PIL import Image, PngImagePlugin
 
 from sfumato.errors import Cancelled, EditError, ResourceError
-from sfumato.request import EditRequest, EditResult
+from sfumato.request import EditRequest, EditResult, one_by_one
 from sfumato.saving import METADATA_KEY
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Board, Job
@@ -133,9 +133,8 @@ class Worker(threading.Thread):
         editor = self._editor(request.model)
         result = editor.edit(request, on_progress=Listener(job, request, self.settings))
         job.images = result.images
-        files = _files(result)
-        size = self.board.store.save(job.id, files)
-        job.result = _record(result, [name for name in files if name != "mask.png"])
+        size = self.board.store.save(job.id, _files(result))
+        job.result = _record(result, [f"{index}.png" for index in range(len(result.images))])
         self.board.finish(job, "succeeded", size=size)
 
 
@@ -174,15 +173,13 @@ class Listener:
             job.preview_number += 1
 
 
-def _files(result: EditResult) -> dict[str, bytes]:
-    """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood."""
-    files: dict[str, bytes] = {}
+def _files(result: EditResult) -> Iterator[tuple[str, bytes]]:
+    """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood; one by one."""
     request = result.request.model_dump(mode="json")
-    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+    for index, (image, seed) in enumerate(zip(one_by_one(result.images), result.seeds, strict=True)):
         stored = {"request": request, "seed": seed, "index": index, "facts": result.facts}
-        files[f"{index}.png"] = _png(image, {METADATA_KEY: json.dumps(stored)})
-    files["mask.png"] = _png(result.mask, {})
-    return files
+        yield f"{index}.png", _png(image, {METADATA_KEY: json.dumps(stored)})
+    yield "mask.png", _png(result.mask, {})
 
 
 def _png(image: Image.Image, texts: dict[str, str]) -> bytes:
@@ -199,8 +196,8 @@ def _record(result: EditResult, names: list[str]) -> dict[str, Any]:
     """What is told of a result, besides its pictures."""
     return {
         "files": names,
-        "width": result.images[0].width,
-        "height": result.images[0].height,
+        "width": result.mask.width,
+        "height": result.mask.height,
         "seeds": result.seeds,
         "scores": result.scores,
         "notes": result.notes,

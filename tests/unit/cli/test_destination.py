@@ -77,9 +77,7 @@ def test_a_picture_comes_from_standard_input(
     monkeypatch.chdir(tmp_path)
     files = {"image": picture_file, "mask": mask_file}
     given = {name: "-" if name == piped else path for name, path in files.items()}
-    result = invoke(
-        "edit", given["image"], "a ball", "--mask", given["mask"], "-n", 1, "--json", input=files[piped].read_bytes()
-    )
+    result = invoke("edit", given["image"], "a ball", "--mask", given["mask"], "-n", 1, "--json", input=files[piped].read_bytes())
     assert result.exit_code == 0, result.stderr
     by_file = invoke("edit", picture_file, "a ball", "--mask", mask_file, "-n", 1, "--out", "by-file", "--json")
     assert np.array_equal(read(tmp_path / "out" / "00.png").rgb, read(tmp_path / "by-file" / "00.png").rgb)
@@ -98,7 +96,12 @@ def test_a_picture_comes_from_standard_input(
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--json", "--out", "-"), b"", "option-contradiction", "--json"),
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.gif"), b"", "output-format", ".png"),
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.tiff"), b"", "output-format", ".png"),
-        (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.png", "--format", "webp"), b"", "option-contradiction", "--format"),
+        (
+            ("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.png", "--format", "webp"),
+            b"",
+            "option-contradiction",
+            "--format",
+        ),
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "picture.png", "--force"), b"", "output-invalid", "--out"),
         (("edit", "picture.png", "a", "--mask", "mask.png", "--out", "mask.png", "--force"), b"", "output-invalid", "--out"),
         (("demo", "--out", "demo.png"), b"", "output-invalid", "demo.png"),
@@ -152,7 +155,12 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_a_format_cannot_hold_is_said_before_loading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, size: tuple[int, int], options: tuple[str, ...], named: tuple[str, ...]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    size: tuple[int, int],
+    options: tuple[str, ...],
+    named: tuple[str, ...],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new(mode, size).save("source.png")
