@@ -1,8 +1,8 @@
 """Memory and time of edits of large pictures: `python bench/large_pictures.py [MEGAPIXELS ...]`.
 
-Each edit is a process of its own, `sfumato edit` with the embedded model, four predictions and four steps, of a photograph enlarged
-to the size of a camera's picture. Printed are the largest resident set, as the kernel counted it, and the seconds it took. The first
-line is a picture so small that what is left is Python, the libraries and the model.
+Each edit is a process of its own, `sfumato edit` with the embedded model, four predictions and four steps, of a JPEG as large
+as a camera's. Printed are the largest resident set, as the kernel counted it, and the seconds it took. The first line is a
+picture so small that what is left is Python, the libraries and the model.
 """
 
 import math
@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
+from rich.console import Console
 
 from sfumato import examples
 
@@ -44,14 +45,15 @@ def edit(source: Path, size: tuple[int, int], out: Path, share: float, *options:
 def main() -> None:
     """Measure every size that was asked for, with a small and a large mask."""
     sizes = [float(text) for text in sys.argv[1:]] or SIZES
-    print("megapixels   mask          MiB   seconds")
+    console = Console()
+    console.print("megapixels   mask          MiB   seconds")
     with TemporaryDirectory() as folder:
         for megapixels in sizes:
             source = Path(folder) / f"{megapixels}.jpg"
             size = camera_picture(source, megapixels)
             for share in (0.1, 0.6):
                 memory, seconds = edit(source, size, Path(folder) / f"{megapixels}-{share}", share)
-                print(f"{megapixels:10g}   {share:4.0%} {memory:12.0f} {seconds:9.1f}", flush=True)
+                console.print(f"{megapixels:10g}   {share:4.0%} {memory:12.0f} {seconds:9.1f}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,8 @@ def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
             raise ImageError(f"{label} is an empty file; give another one.", code="image-format")
         if size > most_bytes(max_pixels):
             raise ImageError(
-                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; make it smaller, or raise the limit: {RAISE}.",
+                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; "
+                f"make it smaller, or raise the limit: {RAISE}.",
                 code="image-too-large",
             )
         return path.open("rb")

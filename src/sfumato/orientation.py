@@ -1,8 +1,8 @@
 """Which way up a picture is: by EXIF's Orientation alone, as browsers and viewers have it.
 
-A few places that hold an orientation too are read by hardly any viewer, and so not here either: XMP's tiff:Orientation, EXIF that
-follows the pixels of a PNG or was stored there as text, and a tag that is no 16-bit number. Who drew a mask did so on what a viewer
-showed. Chromium reads the same places, but for WebP, whose EXIF it leaves alone and the web page turns itself.
+A few other places that can hold an orientation are read by hardly any viewer, and so not here either: XMP's tiff:Orientation,
+EXIF that follows the pixels of a PNG or was stored there as text, and a tag that is no 16-bit number. Whoever drew a mask did so
+on what a viewer showed. Chromium reads the same places, except in WebP, whose EXIF it ignores; there the page turns it.
 """
 
 import struct

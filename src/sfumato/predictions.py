@@ -14,7 +14,7 @@ from sfumato.request import EditRequest
 
 
 class Predictions(Sequence[Image.Image]):
-    """A list of pictures that cannot be changed, though each picture can: one that was asked for is kept. See `sfumato.request.one_by_one`.
+    """A list that cannot be changed, though each picture can: one that was asked for is kept. See `sfumato.request.one_by_one`.
 
     Args:
         inputs: The pictures of the edit.

@@ -1,4 +1,4 @@
-"""Page and server see every picture the same way up: EXIF in every format, and orientations that only XMP or misplaced EXIF name."""
+"""Page and server see every picture the same way up, whether EXIF, misplaced EXIF or XMP alone names an orientation."""
 
 import base64
 import struct

@@ -142,7 +142,7 @@ def test_a_box_counts_in_the_upright_picture(tmp_path: Path) -> None:
     assert change[6:8, 1:4].all()
     assert change.sum() == 6
     assert "the box counts in the upright image" in picture.notes[0]
-    with pytest.raises(MaskError, match="EXIF orientation 6 .* upright image of 6x9 pixels, in which 6,1,3,2 does not lie"):
+    with pytest.raises(MaskError, match=r"EXIF orientation 6 .* upright image of 6x9 pixels, in which 6,1,3,2 does not lie"):
         opened(image, box=(6, 1, 3, 2))
 
 

@@ -7,7 +7,7 @@ from sfumato.errors import OptionError
 from sfumato.images import Picture
 from sfumato.saving import Format
 
-# Pixels of a side. WebP counts with 14 bits (its container specification), libjpeg stops before 16 (JPEG_MAX_DIMENSION), GIF has 16.
+# Pixels of a side. WebP counts with 14 bits (its container specification), GIF with 16, and libjpeg stops at JPEG_MAX_DIMENSION.
 LONGEST = {"WEBP": 16_383, "JPEG": 65_500, "GIF": 65_535}
 
 

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -27,7 +27,7 @@ def reported(
         stopped: What to say after Ctrl-C or a signal.
         signals: Whether SIGTERM and SIGHUP are handled here.
     """
-    with signals_raised() if signals else nullcontext([]) as statuses:
+    with signals_raised(signals) as statuses:
         try:
             yield
         except (typer.Exit, typer.Abort):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TextIO
 
 PIPE_STATUS = 141  # what a shell reports of a program that SIGPIPE ended
 
@@ -24,10 +25,10 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def signals_raised() -> Iterator[list[int]]:
+def signals_raised(wanted: bool = True) -> Iterator[list[int]]:
     """Let SIGTERM, and SIGHUP unless it is ignored as under nohup, raise `Terminated` in the main thread; once.
 
-    Further ones are ignored, so that they cannot cut short the cleaning up.
+    Further ones are ignored, so that they cannot cut short the cleaning up. Nothing happens unless it is `wanted`.
 
     Yields:
         The exit status that the signal asks for, once there was one.
@@ -48,7 +49,7 @@ def signals_raised() -> Iterator[list[int]]:
         raise error
 
     before = {}
-    if threading.current_thread() is threading.main_thread():
+    if wanted and threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
     for number in before:
         signal.signal(number, end)
@@ -62,8 +63,14 @@ def signals_raised() -> Iterator[list[int]]:
 def abandon_streams() -> None:
     """Give up standard streams whose reader has gone, so that flushing them at exit raises nothing."""
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
+        if not _flushed(stream):
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _flushed(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -17,7 +17,7 @@ class Limits:
 
     Args:
         body_bytes: Of a whole request.
-        bodies_bytes: Of all requests that are being read or answered together, which are held in memory; one more is answered 503.
+        bodies_bytes: Of all requests that are being read or answered, which are held in memory; one more is answered 503.
         picture_bytes: Of one picture as it was uploaded.
         pixels: Of one picture, judged by its header before it is decoded, and of the result.
         decoded: Jobs whose pictures are decoded at once to be checked; the edits, one per device, decode theirs besides.
