@@ -111,7 +111,7 @@ def _read_change(request: EditRequest, picture: Picture, max_pixels: int) -> Sof
     return read_soft_mask(*given, max_pixels=max_pixels)
 
 
-def _levels(change: SoftMask) -> np.ndarray:
+def to_levels(change: SoftMask) -> np.ndarray:
     """A (H, W) soft mask in [0, 1] as uint8, some rows at a time."""
     levels = np.empty(change.shape, np.uint8)
     for top in range(0, len(change), ROWS):
@@ -150,7 +150,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     return Inputs(
         picture=picture,
-        levels=_levels(change),
+        levels=to_levels(change),
         mask=mask,
         alpha=crop(soft_edge(mask, feather), window),
         window=window,

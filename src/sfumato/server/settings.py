@@ -30,7 +30,7 @@ class Limits:
         keep_seconds, keep_bytes: How long, and how many bytes of, results are kept.
     """
 
-    body_bytes: int = 256 * MEBIBYTE
+    body_bytes: int = 320 * MEBIBYTE
     bodies_bytes: int = 1024 * MEBIBYTE
     picture_bytes: int = 160 * MEBIBYTE
     pixels: int = 70_000_000
