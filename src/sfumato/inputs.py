@@ -65,8 +65,11 @@ def sha256(source: ImageSource) -> str:
     """Of the file's bytes, or of the pixels of a picture in memory."""
     if isinstance(source, Image.Image):
         return strips.sha256(source)
+    digest = hashlib.sha256()
     with Path(source).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
