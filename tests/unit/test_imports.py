@@ -15,11 +15,11 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("__main__",),
     ("cli", "server", "ui", "batch", "bench"),
     ("editor",),
-    ("run",),
-    ("defaults", "inputs"),
+    ("run", "predictions"),
+    ("defaults", "inputs", "layers"),
     ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
     ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
-    ("saving", "pixel_modes", "pixels", "embedded"),
+    ("saving", "pixel_modes", "pixels", "strips", "orientation", "embedded"),
     ("errors", "request", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
