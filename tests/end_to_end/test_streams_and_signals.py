@@ -54,6 +54,16 @@ def test_a_closed_pipe_gives_no_traceback(tmp_path: Path, arguments: Sequence[st
     assert [path.name for path in tmp_path.iterdir()] == left
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_standard_output_on_a_full_disk(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [*COMMAND, *EDIT, "--out", "-"]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=300, check=False)
+    assert run.returncode == 4
+    assert run.stderr.endswith("[disk-full]\n")
+    assert "Exception ignored" not in run.stderr
+
+
 @pytest.mark.parametrize(
     ("number", "arguments"),
     [

@@ -46,7 +46,7 @@ def destination(out: Path) -> Destination:
         OptionError: output-format: a picture's ending that is not written; output-terminal: nobody can look at bytes.
     """
     if out == STANDARD:
-        if sys.stdout.isatty():
+        if sys.stdout is None or sys.stdout.isatty():
             raise OptionError(
                 "--out - writes a picture's bytes, not for a terminal: redirect or pipe them.", code="output-terminal"
             )

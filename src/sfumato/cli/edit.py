@@ -3,7 +3,8 @@
 import inspect
 import json
 import shutil
-from contextlib import AbstractContextManager
+import sys
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
@@ -75,7 +76,8 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
         file_format = _check(place, canvas, settings)
         check_space(place.directory, _estimated_bytes(1 if place.kind == "file" else request.n, canvas))
         with _staged(place, file_format, request, settings) as folder:
-            result = make(on_disk, settings, folder / "steps.gif" if settings.save_steps else None)
+            with redirect_stdout(sys.stderr) if place.kind == "stream" else nullcontext():  # libraries may have words for it
+                result = make(on_disk, settings, folder / "steps.gif" if settings.save_steps else None)
             given = {name: getattr(request, name) for name in PICTURES}  # standard input's file will be gone
             result = result.model_copy(update={"request": result.request.model_copy(update=given)})
             if settings.save_mask is not None:

@@ -70,6 +70,7 @@ def _stop(error: EditError, as_json: bool, statuses: list[int]) -> NoReturn:
         typer.echo(f"error: {error.message} [{error.code}]", err=True)
         if as_json:
             typer.echo(json.dumps({"error": {"code": error.code, "message": error.message}}))
-    except OSError:  # the terminal has gone, which is what SIGHUP is about
-        abandon_streams()
+    except OSError:  # the terminal has gone, which is what SIGHUP is about; or the disk that stdout goes to is full
+        pass
+    abandon_streams()
     raise typer.Exit(statuses[0] if statuses else error.exit_status)

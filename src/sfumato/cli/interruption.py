@@ -61,9 +61,9 @@ def signals_raised(wanted: bool = True) -> Iterator[list[int]]:
 
 
 def abandon_streams() -> None:
-    """Give up standard streams whose reader has gone, so that flushing them at exit raises nothing."""
+    """Flush the standard streams, and give up those that take no more, so that flushing them at exit raises nothing."""
     for stream in (sys.stdout, sys.stderr):
-        if not _flushed(stream):
+        if stream is not None and not _flushed(stream):
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -37,7 +37,7 @@ def piped(request: EditRequest, max_pixels: int) -> Iterator[EditRequest]:
     if len(names) > 1:
         both = " and ".join(names)
         raise OptionError(f"Standard input can be read once, but {both} are to come from it; name a file.", code="input-repeated")
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise OptionError(f"The {names[0]} is to come from standard input: pipe a picture into it.", code="input-terminal")
     with TemporaryDirectory(prefix="sfumato-") as folder:
         path = Path(folder) / "standard-input"
