@@ -146,7 +146,7 @@ def test_a_box_counts_in_the_upright_picture(tmp_path: Path) -> None:
         opened(image, box=(6, 1, 3, 2))
 
 
-def test_notes_survive_another_size_and_reach_the_result(tmp_path: Path) -> None:
+def test_notes_survive_another_size(tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     photograph(image, 6)
     picture, change, _ = opened(image, mask=Image.fromarray(layer(WIDE)), size=(12, 18))
