@@ -26,9 +26,9 @@ class Canvas:
     format: Format | None
 
     @classmethod
-    def of(cls, picture: Picture, size: tuple[int, int] | None) -> "Canvas":
-        """The canvas of an edit of this picture."""
-        return cls(size=size or picture.size, transparent=picture.alpha is not None, format=picture.format)
+    def of(cls, picture: Picture) -> "Canvas":
+        """The canvas of an edit of this picture, which has the result's size."""
+        return cls(size=picture.size, transparent=picture.alpha is not None, format=picture.format)
 
 
 def check_format(format: str, canvas: Canvas, option: str) -> None:

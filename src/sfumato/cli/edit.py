@@ -97,7 +97,7 @@ def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image
     from sfumato.inputs import read_pictures  # loads torch: after the options are understood
 
     picture, _, _ = read_pictures(request, settings.max_pixels)
-    return Canvas.of(picture, request.size), tile(restore(picture.rgb, picture), tile_size(picture.size))
+    return Canvas.of(picture), tile(restore(picture.rgb, picture), tile_size(picture.size))
 
 
 def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:
