@@ -19,13 +19,12 @@ from sfumato.errors import BackboneError, EditError, OptionError
 from sfumato.images import MAX_PIXELS
 from sfumato.inputs import Inputs, prepare
 from sfumato.masks.islands import surrounding
-from sfumato.masks.window import resize
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
 from sfumato.pictures.colour import shown
-from sfumato.pictures.picture import Part, put_back
 from sfumato.pictures.samples import narrow
 from sfumato.pixels import to_uint8
+from sfumato.predictions import Predictions, put_back
 from sfumato.progress import Listener, Meter, Progress
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Run, as_run, average_scores, in_part
@@ -166,17 +165,15 @@ class Editor:
         order = [score.index for score in scores] if scores else list(range(request.n))
         if save_steps is not None:
             write_animation(self._steps(runs, windows, request), save_steps)
-        images = [_put_back(parts, [made[i] for made in windows], request) for i in order]
         tell(Progress(stage="rank", step=1, total=1))
         return EditResult(
-            images=images,
+            images=Predictions(parts, request, [made[order] for made in windows]),
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
             request=request.model_copy(update={"size": request.size and parts[0].picture.size}),
-            mask=Image.fromarray(np.rint(parts[0].change * 255).astype(np.uint8)),
+            mask=Image.fromarray(parts[0].levels),
             notes=[
-                *parts[0].picture.notes,
                 *size_notes(request.size, parts[0].picture.size),
                 *notes,
                 *resolved.texts.notes,
@@ -193,7 +190,7 @@ class Editor:
             with torch.inference_mode():
                 pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
             parts = [each.inputs for each in runs[: len(finished) + 1]]
-            frames += [shown(_put_back(parts, [*finished, picture], request)) for picture in pictures]
+            frames += [shown(put_back(parts, [*finished, picture], request)) for picture in pictures]
             finished.append(made[0])
         return frames
 
@@ -272,21 +269,6 @@ def _load_lpips(device: torch.device) -> PictureDistance:
     except EditError as missing:
         needs = missing.message.rstrip(".")
         raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None
-
-
-def _put_back(parts: list[Inputs], windows: list[np.ndarray], request: EditRequest) -> Image.Image:
-    """The edited windows in the whole picture, in the source's own mode, depth and colour space."""
-    edited = [
-        Part(
-            colours=resize(window, (part.window.width, part.window.height)),
-            left=part.window.left,
-            top=part.window.top,
-            opacity=part.alpha,
-            cover=part.cover,
-        )
-        for part, window in zip(parts, windows, strict=True)
-    ]
-    return put_back(parts[0].picture, edited, whole=not request.keep_unmasked, strip=request.strip)
 
 
 def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:

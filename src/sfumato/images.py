@@ -5,15 +5,15 @@ How each pixel mode is read and restored is the table of `sfumato.pictures.modes
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from sfumato.errors import ImageError, ResourceError
-from sfumato.pictures import colour, deep
+from sfumato.pictures import colour, deep, orientation
 from sfumato.pictures.encoding import SUFFIXES, Format
 from sfumato.pictures.formats import BITS, damaged, open_header
 from sfumato.pictures.metadata import OWN_PREFIX, read_source
@@ -27,15 +27,17 @@ __all__ = [
     "Format",
     "Picture",
     "Pixels",
+    "inspect",
+    "load",
     "read",
     "read_metadata",
     "restore",
-    "stored_values",
     "write",
     "write_animation",
 ]
 
-MAX_PIXELS = 40_000_000
+MAX_PIXELS = 130_000_000  # the sensors of cameras that are sold have up to 102 million
+RAISE = "--max-pixels of the command line and of sfumato serve, max_pixels in Python"  # how to have larger pictures
 IPTC = 0x0404  # among the blocks that Photoshop writes into a JPEG
 GAMMA = 0.45455  # in a PNG: what sRGB's curve comes nearest to
 
@@ -54,23 +56,39 @@ def read(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str 
             image-damaged, image-too-large, image-empty, image-animated, image-mode, image-depth or image-range.
         ResourceError: extra-missing, for HEIC.
     """
+    with _opened(source, max_pixels, what) as (image, label):
+        return _decode(image, label, what if isinstance(source, Image.Image) else Path(source).name, max_pixels, what)
+
+
+def load(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str = "image") -> Image.Image:
+    """Decode a picture, upright, in Pillow's own pixel mode. Arguments and errors are those of `read`."""
+    with _opened(source, max_pixels, what) as (image, label), _damage_reported(label):
+        _check_header(image, label, max_pixels)
+        turned_by, _ = _orientation(image, what)
+        image.load()
+        return orientation.turn(image, turned_by)
+
+
+def inspect(
+    source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str = "image"
+) -> tuple[tuple[int, int], int, list[str]]:
+    """Stored width and height, EXIF orientation and notes, without decoding. Arguments and errors are those of `read`."""
+    with _opened(source, max_pixels, what) as (image, label), _damage_reported(label):
+        _check_header(image, label, max_pixels)
+        turned_by, notes = _orientation(image, what)
+        by_tag = isinstance(image, TiffImagePlugin.TiffImageFile)  # Pillow gives the size it will have upright
+        return orientation.stored_size(image.size, turned_by) if by_tag else image.size, turned_by, list(notes)
+
+
+@contextmanager
+def _opened(source: Path | Image.Image, max_pixels: int, what: str) -> Iterator[tuple[Image.Image, str]]:
+    """A picture of which only the header has been read, and what to call it."""
     if isinstance(source, Image.Image):
-        return _decode(source, f"The {what}", what, max_pixels, what == "image")
-    path = Path(source)
-    label = f"The {what} {path}"
-    with _open_picture(path, label, max_pixels) as image:
-        return _decode(image, label, path.name, max_pixels, what == "image")
-
-
-def stored_values(source: Path | Image.Image, *, max_pixels: int, what: str) -> np.ndarray:
-    """The numbers of a grey picture as they are stored, upright, not brought to 0..255; (H, W).
-
-    Raises:
-        ImageError: As `read` does.
-    """
-    opened = nullcontext(source) if isinstance(source, Image.Image) else _open_picture(source, f"The {what} {source}", max_pixels)
-    with opened as image, _damage_reported(f"The {what}"):
-        return np.array(_upright(image))
+        yield source, f"The {what}"
+        return
+    label = f"The {what} {source}"
+    with _open_picture(Path(source), label, max_pixels) as image:
+        yield image, label
 
 
 @contextmanager
@@ -78,6 +96,14 @@ def _open_picture(path: Path, label: str, max_pixels: int) -> Iterator[Image.Ima
     """Identify a file by its first bytes and read its header; no pixel is decoded."""
     with _open_file(path, label, max_pixels) as stream:
         yield open_header(stream, label, max_pixels)
+
+
+def most_bytes(max_pixels: int) -> int:
+    """Size of the largest file that is read.
+
+    Eight bytes hold a pixel of four 16-bit channels uncompressed; the rest is room for profiles and previews.
+    """
+    return 8 * max_pixels + 2**24
 
 
 def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
@@ -89,10 +115,11 @@ def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
         size = path.stat().st_size
         if size == 0:
             raise ImageError(f"{label} is an empty file; give another one.", code="image-format")
-        # Eight bytes hold a pixel of four 16-bit channels uncompressed; the rest is room for profiles and previews.
-        if size > 8 * max_pixels + 2**24:
+        if size > most_bytes(max_pixels):
             raise ImageError(
-                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; make it smaller.", code="image-too-large"
+                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; "
+                f"make it smaller, or raise the limit: {RAISE}.",
+                code="image-too-large",
             )
         return path.open("rb")
     except (OSError, ValueError) as error:
@@ -110,29 +137,32 @@ def _damage_reported(label: str) -> Iterator[None]:
         raise damaged(label, error) from error
 
 
-def _decode(image: Image.Image, label: str, name: str, max_pixels: int, managed: bool) -> Picture:
-    notes: list[str] = []
+def _decode(image: Image.Image, label: str, name: str, max_pixels: int, what: str) -> Picture:
+    managed = what == "image"
     samples: Samples | None
     with _damage_reported(label):
         _check_header(image, label, max_pixels)
+        turned_by, said = _orientation(image, what)
         wide = deep.is_deep(image) and (managed or deep.has_planes(image))
-        samples = deep.samples_of(image) if wide else None
+        samples = deep.samples_of(image, turned_by) if wide else None
         image.load()
-        upright = _upright(image)
+        upright = orientation.turn(image, turned_by)
+    notes = list(said)
     if samples is None:
         if wide and image.format != "TIFF":  # whose depth is told by its tags, below
             notes.append("The image has 16 bits per channel in a layout of which only 8 can be read: the results have 8.")
         plain = upright
         if managed and upright.mode in CONVERTED:
-            plain, notes = colour.convert(upright)
+            plain, converted = colour.convert(upright)
+            notes += converted
         samples = split(plain, label)
     if not managed:
         rgb, alpha = as_rgb(samples)
-        return Picture(rgb=rgb, alpha=alpha, mode=image.mode, format=_written(image), icc=None, name=name)
-    return _managed(image, upright, samples, name, notes)
+        return Picture(rgb=rgb, alpha=alpha, mode=image.mode, format=_written(image), icc=None, name=name, orientation=turned_by)
+    return _managed(image, upright, samples, name, turned_by, notes)
 
 
-def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: str, notes: list[str]) -> Picture:
+def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: str, turned_by: int, notes: list[str]) -> Picture:
     """The picture to edit: with its colour space, its metadata, and notes on what is not as it was."""
     grey, wide = samples.shape[2] < 3, samples.dtype == np.uint16
     icc = upright.info.get("icc_profile")
@@ -152,6 +182,7 @@ def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: s
         samples=samples if grey or wide or space is not None else None,
         space=space,
         metadata=read_source(image, upright),
+        orientation=turned_by,
         notes=(*notes, *said, *_depth_notes(image, wide), *_further_notes(image, icc, alpha)),
     )
 
@@ -208,7 +239,7 @@ def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{label} is {width}x{height}, {width * height} pixels, and at most {max_pixels} are allowed; "
-            "make it smaller or raise the limit.",
+            f"make it smaller, or raise the limit: {RAISE}.",
             code="image-too-large",
         )
     # An MPO is a phone's JPEG, and HEIC its successor: further frames are previews or gain maps of the first.
@@ -218,22 +249,30 @@ def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
         raise ImageError(f"{label} is {kind}, and only one can be edited; save that one by itself.", code="image-animated")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image, what: str) -> tuple[int, tuple[str, ...]]:
+    """What to turn a picture by, and a note where other programs may turn it otherwise."""
     try:
-        return ImageOps.exif_transpose(image)
+        found = orientation.orientation_of(image)
+        elsewhere = orientation.stored_elsewhere(image, found)
     except Exception:  # a broken EXIF block is no reason to refuse a sound picture
-        return image
+        return orientation.UPRIGHT, ()
+    if elsewhere == orientation.UPRIGHT:
+        return found, ()
+    return found, (
+        f"The {what} names orientation {elsewhere} where viewers do not look (XMP, or EXIF out of its place), "
+        "so it was taken as its pixels are stored; save it upright to have it turned.",
+    )
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, *, max_pixels: int = MAX_PIXELS) -> dict[str, str]:
     """Read back what `write` stored, or any PNG's text chunks; empty if there are none.
 
     Raises:
         ImageError: As `read` does.
     """
     label = f"The image {path}"
-    with _open_picture(path, label, MAX_PIXELS) as image, _damage_reported(label):
-        _check_header(image, label, MAX_PIXELS)
+    with _open_picture(path, label, max_pixels) as image, _damage_reported(label):
+        _check_header(image, label, max_pixels)
         if isinstance(image, PngImagePlugin.PngImageFile):
             return {key: str(value) for key, value in image.text.items()}
         comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")

@@ -12,17 +12,20 @@ from torch import Tensor
 
 from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.images import MAX_PIXELS, Picture, read
+from sfumato.layers import align
 from sfumato.masks.feather import default_feather, soft_cover, soft_edge
 from sfumato.masks.islands import MOST, Windows, choose_windows, one_window
 from sfumato.masks.latent import is_thin, to_latent
 from sfumato.masks.reading import Area, SoftMask, is_full, read_area
 from sfumato.masks.start import Start
 from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
+from sfumato.pictures import strips
 from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
 from sfumato.sizing import fitted
 
 NARROW = 5  # cells; masks of fewer are narrow
+ROWS = 256  # of a large mask worked on at once
 BACKDROP = 0.5  # share of the picture; an inverted mask of more is a background, of less only drawn the other way round
 KEPT_EDGE = 1.0  # pixels of soft edge around what stands before a new background: a wider one would show the old background there
 
@@ -33,15 +36,15 @@ class Inputs:
 
     Args:
         picture: The source at the output's size.
-        change: (H, W) float32 in [0, 1], full size: how much each place may change; of a hard mask 0 or 1.
+        levels: (H, W) uint8, full size: how much each place may change, 255 is completely; of a hard mask 0 or 255.
         mask: (H, W) in {0, 1}: where anything may change at all.
-        alpha: (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
-        cover: (H, W) in [0, 1]: how far transparent pixels become opaque; None if the picture has no transparency.
+        alpha: The window's part of (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
+        cover: The same of how far transparent pixels become opaque; None if the picture has no transparency.
         window: What the model sees, in pixels of the picture.
         pixels: (1, 3, h, w) in [-1, 1]: the window at the model's size.
         start: The same with fill and scribble under the mask, for each prediction.
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
-        mask_latent: (1, 1, h/f, w/f) in [0, 1]: `change` on the latent grid.
+        mask_latent: (1, 1, h/f, w/f) in [0, 1]: how much each cell may change, on the latent grid.
         thin: Whether the mask is thin at latent resolution: a stroke of one or two cells, which fades unless it is widened.
         border_tells: Whether a good edit's border is like the source's. Not of a stroke of up to four cells, which is nearly all
             border, nor of a new background, before which what is kept stands out.
@@ -50,7 +53,7 @@ class Inputs:
     """
 
     picture: Picture
-    change: SoftMask
+    levels: np.ndarray
     mask: np.ndarray
     alpha: np.ndarray
     cover: np.ndarray | None
@@ -68,8 +71,12 @@ class Inputs:
 def sha256(source: ImageSource) -> str:
     """Of the file's bytes, or of the pixels of a picture in memory."""
     if isinstance(source, Image.Image):
-        return hashlib.sha256(f"{source.mode}{source.size}".encode() + source.tobytes()).hexdigest()
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        return strips.sha256(source)
+    digest = hashlib.sha256()
+    with Path(source).open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
@@ -98,7 +105,7 @@ def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[P
 def _read_pictures(request: EditRequest, max_pixels: int) -> tuple[Picture, Area, np.ndarray]:
     if not request.prompt.strip():
         raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
-    picture = read(request.image, max_pixels=max_pixels)
+    request, picture = align(request, read(request.image, max_pixels=max_pixels), max_pixels)
     area = _read_area(request, picture, max_pixels)
     change = area.change
     if is_full(change):
@@ -117,6 +124,14 @@ def _read_area(request: EditRequest, picture: Picture, max_pixels: int) -> Area:
         raise OptionError("A soft mask cannot be grown: leave out mask_grow, or paint it larger.", code="option-contradiction")
     given = (picture.size, request.mask, request.box, picture, request.mask_mode, request.invert_mask, request.mask_grow)
     return read_area(*given, soft=request.soft_mask, max_pixels=max_pixels)
+
+
+def to_levels(change: SoftMask) -> np.ndarray:
+    """A (H, W) soft mask in [0, 1] as uint8, some rows at a time."""
+    levels = np.empty(change.shape, np.uint8)
+    for top in range(0, len(change), ROWS):
+        levels[top : top + ROWS] = np.rint(change[top : top + ROWS] * 255)
+    return levels
 
 
 def prepare(request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int) -> list[Inputs]:
@@ -140,25 +155,27 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     chosen = choose(mask, resolution, factor, request.window, context)
     windows = chosen.windows
     feather = KEPT_EDGE if backdrop and request.mask_feather is None else request.mask_feather
-    alpha, cover = _edges(mask, windows, feather, picture.alpha)
     hashes = {"image_sha256": sha256(request.image)}
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     whole = {
         "picture": picture,
-        "change": area.change,
+        "levels": to_levels(area.change),
         "mask": mask,
-        "alpha": alpha,
-        "cover": cover,
         "hashes": hashes,
-        "notes": (*area.notes, *_windows_notes(chosen)),
+        "notes": (*picture.notes, *area.notes, *_windows_notes(chosen)),
     }
-    return [_cut_out(request, window, painted, whole, backdrop, resolution, factor) for window in windows]
+    return [
+        _cut_out(request, window, crop(area.change, window), crop(painted, window), feather, whole, backdrop, resolution, factor)
+        for window in windows
+    ]
 
 
 def _cut_out(
     request: EditRequest,
     window: Window,
+    change: SoftMask,
     painted: np.ndarray,
+    feather: float | None,
     whole: dict[str, Any],
     backdrop: bool,
     resolution: int,
@@ -166,16 +183,19 @@ def _cut_out(
 ) -> Inputs:
     """What belongs to one window, beside what belongs to the `whole`."""
     width, height = target_size(window, resolution, factor)
-    inside = resize_soft_mask(crop(whole["change"], window), (width, height))
+    inside = resize_soft_mask(change, (width, height))
     pixels = resize(crop(whole["picture"].seen, window), (width, height))
     start = Start(
-        painted=resize(crop(painted, window), (width, height)),
+        painted=resize(painted, (width, height)),
         mask=(inside > 0).astype(np.uint8),
         kind=request.fill or "original",
     )
     mask_latent = to_latent(inside, factor)
+    alpha, cover = _edges(whole["mask"], window, feather, whole["picture"].alpha)
     return Inputs(
         window=window,
+        alpha=alpha,
+        cover=cover,
         pixels=to_tensor(pixels),
         start=start,
         mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
@@ -187,27 +207,27 @@ def _cut_out(
 
 
 def _edges(
-    mask: np.ndarray, windows: list[Window], feather: float | None, transparency: np.ndarray | None
+    mask: np.ndarray, window: Window, feather: float | None, transparency: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Opacity and cover, each (H, W) in [0, 1]: the soft edges of each window's part of the mask, by default as suits that part.
+    """Opacity and cover, each (h, w) in [0, 1]: the soft edges of the window's part of the mask, by default as suits that part.
 
     Args:
         mask: (H, W) in {0, 1}.
-        windows: What is edited.
-        feather: Width of the soft edges; as suits each part if None.
+        window: The part.
+        feather: Width of the soft edges.
         transparency: (H, W) the picture's alpha, if it has one.
     """
-    alpha = np.zeros(mask.shape, np.float32)
-    cover = None if transparency is None else np.zeros(mask.shape, np.float32)
-    for window in windows:
-        rows = slice(max(window.top - 1, 0), window.top + window.height + 1)  # what lies just outside ends the mask
-        columns = slice(max(window.left - 1, 0), window.left + window.width + 1)
-        part = mask[rows, columns]
-        width = default_feather(part) if feather is None else feather
-        alpha[rows, columns] = soft_edge(part, width)
-        if cover is not None and transparency is not None:
-            cover[rows, columns] = soft_cover(part, transparency[rows, columns], width)
-    return alpha, cover
+    top, left = max(window.top - 1, 0), max(window.left - 1, 0)  # what lies just outside ends the mask
+    around = np.s_[top : window.top + window.height + 1, left : window.left + window.width + 1]
+    inside = np.s_[window.top - top :, window.left - left :]
+    part = mask[around]
+    width = default_feather(part) if feather is None else feather
+
+    def cut(edge: np.ndarray) -> np.ndarray:
+        return edge[inside][: window.height, : window.width].copy()
+
+    cover = None if transparency is None else cut(soft_cover(part, transparency[around], width))
+    return cut(soft_edge(part, width)), cover
 
 
 def _windows_notes(chosen: Windows) -> list[str]:

@@ -1,11 +1,21 @@
 """The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
 
 import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SkipValidation,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from sfumato.errors import OptionError
 
@@ -146,7 +156,9 @@ class EditResult(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    images: list[Any] = Field(description="PIL images of the source's size, mode and depth; colour of 16 bits is a `DeepImage`.")
+    images: SkipValidation[Sequence[Any]] = Field(
+        description="PIL images of the source's size, mode and depth, made when asked for; colour of 16 bits is a `DeepImage`."
+    )
     seeds: list[int] = Field(description="Seed of each image.")
     scores: list[dict[str, float]] = Field(description="Per image: region, whole, total; higher is better. Empty if unranked.")
     timings: dict[str, float] = Field(description="Seconds per stage.")
@@ -156,3 +168,9 @@ class EditResult(BaseModel):
     facts: dict[str, Any] = Field(
         default_factory=dict, description="What a replay needs to check: versions, device, dtype, hashes, window."
     )
+
+
+def one_by_one(images: Sequence[Any]) -> Iterator[Any]:
+    """The pictures of an `EditResult` in turn; one that was not asked for before is in memory only until the next."""
+    make = getattr(images, "one_by_one", None)
+    return iter(images) if make is None else make()

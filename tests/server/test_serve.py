@@ -71,6 +71,26 @@ def test_aliases_and_the_log_of_random_seeds(tmp_path: Path) -> None:
         assert f"drew the random seed {answer['data'][0]['seed']}\n" in running.stderr.read()
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_hangup_ends_jobs_as_sigterm_does(tmp_path: Path) -> None:
+    with (
+        process(tmp_path, "--max-mib", "1") as (running, address),
+        httpx.Client(base_url=address, timeout=60, verify=False) as client,
+    ):
+        until(lambda: ready(client), 120)
+        large = client.post("/v1/jobs", data={"prompt": "a ball"}, files={"image": bytes(2**20 + 1)})
+        assert large.status_code == 413
+        assert "--max-mib" in large.json()["error"]["message"]
+        cut = client.post("/v1/jobs", json=pictures.job(steps=250, n=16)).json()["id"]
+        until(lambda: client.get(f"/v1/jobs/{cut}").json()["state"] == "running", 60)
+        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGHUP)
+        assert running.wait(60) == -signal.SIGHUP
+    assert not list((tmp_path / "results").iterdir())
+    with process(tmp_path) as (_, address), httpx.Client(base_url=address, timeout=60, verify=False) as client:
+        assert client.get(f"/v1/jobs/{cut}").json()["state"] in ("cancelled", "interrupted", "succeeded", "failed")
+
+
 @pytest.mark.parametrize(
     ("options", "status", "sentence"),
     [

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sfumato.cli.destination import only_folder
 from sfumato.errors import Cancelled, OptionError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(settings: Settings) -> None:
     """
     from sfumato.bench import results, runner
 
+    only_folder(settings.out)
     settings, variants = _choose(settings)
     from sfumato.cli.progress import hush_libraries
 

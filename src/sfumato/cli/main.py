@@ -66,11 +66,12 @@ def methods(as_json: Json = False, debug: Debug = False) -> None:
 @app.command()
 def replay(
     file: Annotated[Path, typer.Argument(help="A picture that `sfumato edit` wrote.", metavar="FILE")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the new picture here.", metavar="DIR")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the new picture here.", metavar="DIR|FILE")] = None,
     image: Annotated[Path | None, typer.Option(help="Where the source is now.", metavar="FILE")] = None,
     mask: Annotated[Path | None, typer.Option(help="Where the mask is now.", metavar="FILE")] = None,
     scribble: Annotated[Path | None, typer.Option(help="Where the scribble is now.", metavar="FILE")] = None,
     device: Annotated[str | None, typer.Option(help="The one it was made on by default.", metavar="NAME")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = None,
     force: Force = False,
     offline: Offline = False,
     as_json: Json = False,
@@ -81,7 +82,8 @@ def replay(
         from sfumato.cli.replay import run
 
         moved = {"image": image, "mask": mask, "scribble": scribble}
-        same = run(file, out=out, moved=moved, device=device, force=force, offline=offline, as_json=as_json)
+        limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+        same = run(file, out=out, moved=moved, device=device, force=force, offline=offline, as_json=as_json, **limit)
         raise typer.Exit(0 if same else 1)
 
 
@@ -108,7 +110,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Make the embedded model, or fine-tune it on your own pictures."""
-    with reported(debug=debug):
+    with reported(debug=debug, stopped="stopped; --resume goes on from the last checkpoint."):
         from sfumato.cli.train import Settings, run
 
         settings = Settings(
@@ -154,6 +156,7 @@ def serve(
     dtype: Annotated[str | None, typer.Option(help="The fastest good one by default.", metavar="NAME")] = None,
     queue: Annotated[int | None, typer.Option(min=1, help="Jobs that may wait.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.")] = None,
+    max_mib: Annotated[int | None, typer.Option(min=1, help="Refuse pictures of more MiB, as uploaded.")] = None,
     max_predictions: Annotated[int | None, typer.Option(min=1, help="Most predictions of one job.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of one job.")] = None,
     job_seconds: Annotated[float | None, typer.Option(min=1, help="Stop a job that runs longer.")] = None,
@@ -164,12 +167,13 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve the web page and the HTTP APIs."""
-    with reported(debug=debug):
+    with reported(debug=debug, signals=False):  # the server has its own way to stop
         from sfumato.cli.serve import run
 
         limits = {
             "queue": queue,
             "pixels": max_pixels,
+            "picture_bytes": None if max_mib is None else max_mib * 2**20,
             "predictions": max_predictions,
             "steps": max_steps,
             "job_seconds": job_seconds,

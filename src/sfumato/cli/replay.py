@@ -8,11 +8,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import typer
 
+from sfumato.cli.destination import STANDARD, destination
 from sfumato.cli.edit import Settings, make
 from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
-from sfumato.errors import ImageError
-from sfumato.images import Picture, read, read_metadata, write
+from sfumato.errors import ImageError, OptionError
+from sfumato.images import MAX_PIXELS, Picture, read, read_metadata, write
 from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest
 from sfumato.saving import METADATA_KEY
@@ -30,14 +31,15 @@ def run(
     force: bool,
     offline: bool,
     as_json: bool,
+    max_pixels: int = MAX_PIXELS,
 ) -> bool:
     """Re-run the stored request for this picture's seed and compare: alone, and if that differs, in the batch it was made in.
 
     Args:
         file: A picture with a stored request.
-        out: Folder for the new picture, under the old one's name.
+        out: Folder for the new picture, under the old one's name; or a file.
         moved: New paths of image, mask and scribble; None where the stored path still holds.
-        device, force, offline, as_json: As for `sfumato edit`.
+        device, force, offline, as_json, max_pixels: As for `sfumato edit`.
 
     Returns:
         Whether every pixel is the same.
@@ -46,23 +48,43 @@ def run(
         OptionError: The file holds no request (replay-nothing), or one of another version (replay-version).
         ImageError: A source is gone (replay-missing) or has changed (replay-changed).
     """
-    old = read(file)
-    stored = from_text(read_metadata(file).get(METADATA_KEY), file)
+    old = read(file, max_pixels=max_pixels)
+    folder, name = _target(file, old, out)
+    stored = from_text(read_metadata(file, max_pixels=max_pixels).get(METADATA_KEY), file)
     changes = {"rank": "none"} | {name: str(path) for name, path in moved.items() if path is not None}
     whole = request_of(stored, changes, file)
     _check_sources(whole, stored.facts)
-    settings = Settings(device=device or stored.facts.get("device"), dtype=stored.facts.get("dtype"), offline=offline)
-    name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
-    with TemporaryDirectory() if out is None else staged(out, [name], {}, force=force) as place:
+    told = stored.facts
+    settings = Settings(device=device or told.get("device"), dtype=told.get("dtype"), offline=offline, max_pixels=max_pixels)
+    with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
         for batch in _batches(whole, stored.seed):
             result = make(request_of(stored, {**changes, **batch}, file), settings)
             picture = result.images[result.seeds.index(stored.seed)]
             write(picture, Path(place) / name, format=old.format, overwrite=True, keep=Metadata.of(picture))
-            largest = _largest_difference(old, read(Path(place) / name))
+            largest = _largest_difference(old, read(Path(place) / name, max_pixels=max_pixels))
             if largest == 0:
                 break
     _report(file, largest, stored.versions, result.facts.get("versions", {}), as_json)
     return largest == 0
+
+
+def _target(file: Path, old: Picture, out: Path | None) -> tuple[Path, str]:
+    """Folder and name of the new picture.
+
+    Raises:
+        OptionError: --out is standard output (output-invalid) or names another format (output-format).
+    """
+    name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
+    if out is None:
+        return Path(), name
+    if out == STANDARD:
+        raise OptionError("--out - is for `sfumato edit`; name a folder or a file.", code="output-invalid")
+    place = destination(out)
+    if place.kind == "folder":
+        return out, name
+    if place.format != (old.format or "PNG"):
+        raise OptionError(f"--out {out} must end in {Path(name).suffix}, as {file} is, to be compared.", code="output-format")
+    return place.directory, out.name
 
 
 def _batches(request: EditRequest, seed: int) -> Iterator[dict[str, int]]:

@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.cli.grid import draw_grid
+from PIL import Image
+
+from sfumato.cli.grid import draw_grid, tile, tile_size
 from sfumato.cli.staging import RECORD
-from sfumato.images import Format, Picture, restore, write
+from sfumato.images import Format, write
 from sfumato.pictures.encoding import losses
 from sfumato.pictures.metadata import Metadata
-from sfumato.request import EditResult
+from sfumato.request import EditResult, one_by_one
 from sfumato.saving import METADATA_KEY
 from sfumato.stored import VERSION, to_text
 
@@ -19,10 +21,9 @@ SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", 
 GRID = "grid.png"
 
 
-def format_of(name: str | None, source: Picture) -> Format:
-    """The format asked for, else the source's own where we can write it, else PNG."""
-    asked = next((known for known in SUFFIX_OF if name is not None and known == name.upper()), None)
-    return asked or source.format or "PNG"
+def format_of(name: str) -> Format:
+    """The format of a `FormatName`."""
+    return next(known for known in SUFFIX_OF if known == name.upper())
 
 
 def prediction_names(n: int, file_format: Format) -> list[str]:
@@ -50,13 +51,13 @@ def record(result: EditResult, files: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path, result: EditResult, source: Picture, file_format: Format, metadata: bool) -> dict[str, Any]:
+def write_results(folder: Path, result: EditResult, source: Image.Image, file_format: Format, metadata: bool) -> dict[str, Any]:
     """Write all files of an edit into a folder.
 
     Args:
         folder: An existing, empty folder.
         result: The edit.
-        source: The picture that was edited.
+        source: The picture that was edited, or a tile of it.
         file_format: Of the predictions; the grid is always PNG.
         metadata: Whether each prediction carries what `sfumato replay` needs.
 
@@ -65,11 +66,40 @@ def write_results(folder: Path, result: EditResult, source: Picture, file_format
     """
     names = prediction_names(len(result.images), file_format)
     summary = record(result, file_names(len(result.images), file_format))
-    summary["notes"] = [*result.notes, *losses(result.images[0], file_format, stored=metadata)]
-    for index, (name, image) in enumerate(zip(names, result.images, strict=True)):
-        stored = {METADATA_KEY: to_text(result, index)} if metadata else None
-        write(image, folder / name, format=file_format, metadata=stored, keep=Metadata.of(image))
-    grid = draw_grid(restore(source.rgb, source), result.mask, result.images, result.seeds, result.scores)
-    write(grid, folder / GRID)
+    size = tile_size(result.mask.size)
+    tiles = []
+    for index, (name, image) in enumerate(zip(names, one_by_one(result.images), strict=True)):
+        if index == 0:
+            summary["notes"] = [*result.notes, *losses(image, file_format, stored=metadata)]
+        write(image, folder / name, format=file_format, metadata=_stored(result, index, metadata), keep=Metadata.of(image))
+        tiles.append(tile(image, size))
+    write(draw_grid(source, result.mask, tiles, result.seeds, result.scores), folder / GRID)
     (folder / RECORD).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def write_best(path: Path, result: EditResult, file_format: Format, metadata: bool) -> dict[str, Any]:
+    """Write the best prediction alone.
+
+    Args:
+        path: A file that is not there.
+        result, file_format, metadata: As for `write_results`.
+
+    Returns:
+        The record, which is kept in the picture only.
+    """
+    summary = record(result, [path.name])
+    if len(result.images) > 1:
+        summary["notes"] = [
+            *summary["notes"],
+            f"The best of {len(result.images)} predictions was written; name a folder for all.",
+        ]
+    best = next(one_by_one(result.images))
+    summary["notes"] = [*summary["notes"], *losses(best, file_format, stored=metadata)]
+    write(best, path, format=file_format, metadata=_stored(result, 0, metadata), keep=Metadata.of(best))
+    return summary
+
+
+def _stored(result: EditResult, index: int, metadata: bool) -> dict[str, str] | None:
+    """What a prediction carries."""
+    return {METADATA_KEY: to_text(result, index)} if metadata else None

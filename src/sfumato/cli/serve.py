@@ -52,7 +52,7 @@ def run(
         aliases=_pairs(aliases),
         tokens=tuple(tokens) or ((environment,) if environment else ()),
         data=data or data_folder(),
-        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+        limits=Limits.of(**{name: value for name, value in limits.items() if value is not None}),
         **options,
     )
     settings.check()

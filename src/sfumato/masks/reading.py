@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.errors import MaskError
-from sfumato.images import MAX_PIXELS, Picture, read, stored_values
+from sfumato.images import MAX_PIXELS, Picture, load, read
 from sfumato.masks.levels import BLACK, HALF, Levels, Mode, levels_of
 
 Mask = NDArray[np.uint8]
@@ -122,7 +122,7 @@ def _levels(
         found, needed = ("x".join(map(str, pair)) for pair in (given.size, picture_size))
         raise MaskError(f"The mask is {found} but the image is {needed}; resize the mask to {needed}.", code="mask-size")
     if given.mode.startswith("I;16") and given.rgb.max() <= 1:  # as much as 255 of 65535 comes to
-        stored = stored_values(mask, max_pixels=max_pixels, what="mask")
+        stored = np.array(load(mask, max_pixels=max_pixels, what="mask"))
         if 0 < stored.max() <= 255:
             levels = levels_of(replace(given, rgb=np.repeat(stored.astype(np.uint8)[..., None], 3, axis=2)), picture, mode, soft)
             note = "The mask has 16 bits but no value above 255, so its values were read as those of an 8-bit mask."

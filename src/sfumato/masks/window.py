@@ -154,9 +154,13 @@ def paste_back(canvas: NDArray[np.uint8], window: Window, edited: NDArray[np.flo
         window: Where it goes.
         edited: (h, w, 3), uint8 or float in [0, 1]; floats are rounded after resizing.
     """
-    fitted = resize(edited, (window.width, window.height))
-    if fitted.dtype != np.uint8:
-        fitted = np.rint(np.clip(fitted, 0, 1) * 255).astype(np.uint8)
     result = canvas.copy()
+    fitted = at_window(window, edited)
     result[window.top : window.top + window.height, window.left : window.left + window.width] = fitted
     return result
+
+
+def at_window(window: Window, edited: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An edited window, (h, w, 3) uint8 or float in [0, 1], brought to the window's size in the picture, uint8."""
+    fitted = resize(edited, (window.width, window.height))
+    return fitted if fitted.dtype == np.uint8 else np.rint(np.clip(fitted, 0, 1) * 255).astype(np.uint8)

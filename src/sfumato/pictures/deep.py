@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from sfumato.errors import ImageError, ResourceError
 from sfumato.pictures.samples import ROWS, Samples, narrow
+from sfumato.pictures.strips import to_image
 from sfumato.pictures.tiff import encode_tiff, read_by_tifffile
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -69,21 +70,24 @@ def as_image(samples: Samples, info: dict[Any, Any] | None = None) -> Image.Imag
     plain = samples[..., 0] if samples.shape[2] == 1 else samples
     if samples.dtype == np.uint16 and samples.shape[2] > 1:
         return DeepImage(cast("NDArray[np.uint16]", samples), info)
-    image = Image.fromarray(plain)
+    image = to_image(plain) if plain.dtype == np.uint8 else Image.fromarray(plain)
     image.info = dict(info or {})
     return image
 
 
-def samples_of(image: Image.Image) -> NDArray[np.uint16] | None:
+def samples_of(image: Image.Image, orientation: int) -> NDArray[np.uint16] | None:
     """The 16-bit samples (H, W, C), upright, of a picture whose header has been read; None if it has only 8.
 
     Also of a `DeepImage`. Grey of 16 bits, which Pillow holds itself, is left to it.
+
+    Args:
+        image: Not decoded yet.
+        orientation: EXIF's, 1 to 8, by which it is turned upright.
     """
     if isinstance(image, DeepImage):
         return image.samples.copy()
     channels = _deep_channels(image)
     data = _file_of(image) if channels else None
-    orientation = _orientation(image)  # now: a TIFF forgets it when it is decoded, and turns itself
     if channels is None or data is None:
         return None
     if has_planes(image):
@@ -98,14 +102,6 @@ def samples_of(image: Image.Image) -> NDArray[np.uint16] | None:
     if not _agrees(upright if image.format == "TIFF" else ordered, image):
         return None
     return np.ascontiguousarray(upright[..., [0, 3]] if channels == 2 else upright)
-
-
-def _orientation(image: Image.Image) -> int:
-    """By EXIF, 1 to 8."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a broken EXIF block is no reason to refuse a sound picture
-        return 1
 
 
 def turned(samples: NDArray[np.uint16], orientation: int) -> NDArray[np.uint16]:

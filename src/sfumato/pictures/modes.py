@@ -29,6 +29,7 @@ from PIL import Image
 
 from sfumato.errors import ImageError
 from sfumato.pictures.samples import Pixels, Samples, narrow
+from sfumato.pictures.strips import to_array
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _TRANSPARENT = {
@@ -66,8 +67,8 @@ def split(image: Image.Image, label: str) -> Samples:
     if target is None:
         allowed = ", ".join(sorted({*_OPAQUE, *_TRANSPARENT, "I;16", "I", "F"}))
         raise ImageError(f"{label} has pixel mode {image.mode}; convert it to one of {allowed}.", code="image-mode")
-    values = np.array(image.convert(target))
-    return values[..., None] if values.ndim == 2 else values
+    pixels = to_array(image, target)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def as_rgb(samples: Samples) -> tuple[Pixels, Pixels | None]:

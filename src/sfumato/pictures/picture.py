@@ -13,6 +13,7 @@ from sfumato.pictures.colour import ColourSpace
 from sfumato.pictures.encoding import Format
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.modes import as_rgb
+from sfumato.pictures.orientation import UPRIGHT
 from sfumato.pictures.samples import ROWS, Pixels, Samples, narrow, top_of, widen
 from sfumato.pictures.transparency import resample, visible
 
@@ -32,6 +33,7 @@ class Picture:
             those of `rgb` and `alpha`.
         space: The colour space of the samples where it is not sRGB.
         metadata: What else the source carries.
+        orientation: EXIF's Orientation, 1 to 8, that it was turned upright by.
         notes: What the user should know of how it was read.
     """
 
@@ -44,6 +46,7 @@ class Picture:
     samples: Samples | None = None
     space: ColourSpace | None = None
     metadata: Metadata = field(default_factory=Metadata)
+    orientation: int = UPRIGHT
     notes: tuple[str, ...] = ()
 
     @property
@@ -92,8 +95,8 @@ class Part:
     Args:
         colours: (h, w, 3) uint8 or uint16, sRGB.
         left, top: Where it belongs.
-        opacity: (H, W) in [0, 1], of the whole picture's size: share of the edit.
-        cover: (H, W) in [0, 1], at least `opacity` in the mask and 0 outside: how far transparent pixels become opaque; None
+        opacity: (h, w) in [0, 1]: share of the edit.
+        cover: (h, w) in [0, 1], at least `opacity` in the mask and 0 outside: how far transparent pixels become opaque; None
             if the picture has no transparency.
     """
 
@@ -129,10 +132,10 @@ def _lay(canvas: Samples, picture: Picture, part: Part, whole: bool) -> None:
     place = np.s_[part.top : part.top + height, part.left : part.left + width]
     below, cover = picture.own[place], None
     if part.cover is not None and picture.alpha is not None and not (below[..., -1] == top_of(below)).all():
-        cover = part.cover[place]
+        cover = part.cover
         alpha = np.ascontiguousarray(below[..., -1])
         below = np.dstack([visible(np.ascontiguousarray(below[..., :-1]), alpha), alpha])
-    colours, opacity = _in_own_colours(widen(part.colours, like=below), picture), part.opacity[place]
+    colours, opacity = _in_own_colours(widen(part.colours, like=below), picture), part.opacity
     for start in range(0, height, ROWS):
         rows = np.s_[start : start + ROWS]
         share = np.ones_like(opacity[rows]) if whole else opacity[rows]

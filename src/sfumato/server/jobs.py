@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -59,7 +59,7 @@ class Job:
     partials: list[Image.Image] = field(default_factory=list)
     error: EditError | None = None
     result: dict[str, Any] | None = None
-    images: list[Image.Image] = field(default_factory=list)
+    images: Sequence[Image.Image] = ()
     stop: threading.Event = field(default_factory=threading.Event)
     watched_until: float = 0.0
     _watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list)

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,7 +66,7 @@ class Ledger:
         job_id, started = job.id, job.started or time.time()
         self._attempt("start", lambda: self.store.start(job_id, started))
 
-    def save(self, job_id: str, files: dict[str, bytes]) -> int:
+    def save(self, job_id: str, files: Iterable[tuple[str, bytes]]) -> int:
         """Write a job's pictures, all or none; the bytes they take.
 
         Raises:
@@ -225,7 +225,7 @@ class Ledger:
 
     def _save_probe(self) -> None:
         self.store.discard(PROBE)
-        self.store.save(PROBE, {PROBE: bytes(2**16)})
+        self.store.save(PROBE, [(PROBE, bytes(2**16))])
         self.store.discard(PROBE)
 
 

@@ -67,6 +67,7 @@ async def understand(desk: AtDesk, request: Request) -> MaskView:
 
 def _understood(form: Form, limits: Limits) -> MaskView:
     from sfumato.images import read
+    from sfumato.layers import fit_layer
     from sfumato.masks.reading import read_area
 
     options = validated(MaskOptions, form.fields)
@@ -78,6 +79,7 @@ def _understood(form: Form, limits: Limits) -> MaskView:
             raise ImageError(f"The {name} is missing: send a file named {name}.", code="image-missing")
     image, mask = (open_picture(form.files[name][0], name) for name in ("image", "mask"))
     picture = read(image, max_pixels=limits.pixels)
-    area = read_area(picture.size, mask, None, picture, options.get("mask_mode", "auto"), max_pixels=limits.pixels)
+    layer, notes = fit_layer(mask, picture, "mask", limits.pixels)
+    area = read_area(picture.size, layer, None, picture, options.get("mask_mode", "auto"), max_pixels=limits.pixels)
     data = encode(Image.fromarray((area.change > 0) * np.uint8(255)), "PNG")
-    return MaskView(mask=base64.b64encode(data).decode(), notes=list(area.notes))
+    return MaskView(mask=base64.b64encode(data).decode(), notes=[*notes, *area.notes])

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from sfumato.errors import EditError
 from sfumato.pictures.encoding import losses
+from sfumato.request import one_by_one
 from sfumato.server import failures
 from sfumato.server.desk import AtDesk, Desk, now, raise_failure
 from sfumato.server.failures import Refused
@@ -141,17 +142,18 @@ def _answer(desk: Desk, request: Request, job: Job, given: Understood) -> dict[s
     assert job.result is not None
     asked, notes = given.asked, given.notes + job.result["notes"]
     rows: list[dict[str, Any]] = []
+    first = next(one_by_one(job.images))
     if asked.response_format == "url":
         base = str(request.base_url).rstrip("/")
         rows = [{**_row(job, i), "url": base + desk.address(job.id, f"{i}.png")} for i in range(len(job.images))]
-        transparent = _is_transparent(job.images[0])
+        transparent = _is_transparent(first)
         if transparent and asked.background == "opaque":
             notes = [*notes, "background=opaque was ignored: addresses are of the stored PNG, which keeps its transparency."]
         elif asked.background == "transparent" and not transparent:
             notes = [*notes, _NOTHING_TRANSPARENT]
-        facts = _facts(asked, job.images[0], transparent)
+        facts = _facts(asked, first, transparent)
     else:
-        shown = [_show(asked, image) for image in job.images]
+        shown = [_show(asked, image) for image in one_by_one(job.images)]
         rows = [{**_row(job, i), "b64_json": one.text} for i, one in enumerate(shown)]
         notes, facts = notes + shown[0].notes, shown[0].facts
     return {"created": now(), "data": rows, "usage": _USAGE, "notes": notes, **facts}
@@ -176,8 +178,9 @@ async def _stream(desk: Desk, job: Job, given: Understood) -> AsyncIterator[str]
             yield text
         raise_failure(job)
         assert job.result is not None
-        for index, image in enumerate(job.images):
-            shown = await to_thread.run_sync(_show, given.asked, image)
+        pictures = one_by_one(job.images)
+        for index in range(len(job.result["seeds"])):
+            shown = await to_thread.run_sync(_show, given.asked, await to_thread.run_sync(next, pictures))
             notes = given.notes + job.result["notes"] + shown.notes
             yield _event("image_edit.completed", shown, {"usage": _USAGE, "notes": notes, **_row(job, index)})
     except EditError as error:

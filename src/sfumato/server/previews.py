@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 from sfumato.pictures import encoding as pictures
 from sfumato.pictures.encoding import Format, eight_bits
 from sfumato.pictures.metadata import Metadata
+from sfumato.pictures.strips import to_image
 from sfumato.request import EditRequest
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ class Previewer:
     def __init__(self, request: EditRequest, max_pixels: int) -> None:
         self.request, self.max_pixels = request, max_pixels
         self.next_time = 0.0
-        self._source: Image.Image | None = None
-        self._mask: Image.Image | None = None
+        self._small: _Layers | None = None
         self._patches: dict[Window, Image.Image] = {}  # the last of each window: those before are finished
 
     def due(self) -> bool:
@@ -47,38 +47,69 @@ class Previewer:
     def small(self, progress: Progress) -> bytes:
         """The whole picture with the prediction in it, as a JPEG of at most 768 pixels a side."""
         start = time.monotonic()
-        picture = self.whole(progress)
-        picture.thumbnail((SIDE, SIDE))
-        data = encode(picture, "JPEG", QUALITY)
+        if self._small is None:
+            self._small = _Layers.read(self.request, self.max_pixels, SIDE)
+        data = encode(self._small.with_predictions(self._seen(progress)), "JPEG", QUALITY)
         now = time.monotonic()
         self.next_time = now + max(LEAST_SECONDS, (now - start) / SHARE)
         return data
 
     def whole(self, progress: Progress) -> Image.Image:
-        """The picture with the prediction under the mask, RGB; of windows that are finished, as they were last seen."""
+        """The picture with the prediction under the mask, RGB, at the result's size; finished windows as last seen."""
+        return _Layers.read(self.request, self.max_pixels).with_predictions(self._seen(progress))
+
+    def _seen(self, progress: Progress) -> dict[Window, Image.Image]:
+        """The last prediction of every window, at the model's size."""
         assert progress.preview is not None
         assert progress.window is not None
-        if self._source is None or self._mask is None:
-            self._read()
-        assert self._source is not None
-        assert self._mask is not None
-        size = progress.window.width, progress.window.height
-        self._patches[progress.window] = progress.preview().resize(size, Image.Resampling.BICUBIC)
-        picture = self._source.copy()
-        for window, patch in self._patches.items():
-            place = (window.left, window.top)
-            inside = self._mask.crop((*place, window.left + window.width, window.top + window.height))
-            picture.paste(patch, place, inside)
-        return picture
+        self._patches[progress.window] = progress.preview()
+        return self._patches
 
-    def _read(self) -> None:
-        from sfumato.inputs import read_pictures
 
-        picture, change, _ = read_pictures(self.request, self.max_pixels)
-        self._source = Image.fromarray(picture.rgb)
+@dataclass(frozen=True, kw_only=True)
+class _Layers:
+    """A picture and its mask, at their own size or smaller.
+
+    Args:
+        source: RGB.
+        mask: Mode L, 255 = edit.
+        scale: Its pixels per pixel of the picture.
+    """
+
+    source: Image.Image
+    mask: Image.Image
+    scale: float
+
+    @classmethod
+    def read(cls, request: EditRequest, max_pixels: int, side: int | None = None) -> _Layers:
+        """Read the pictures of a request, to be at most `side` pixels wide and high: large ones would take much memory."""
+        from sfumato.inputs import read_pictures, to_levels
+
+        picture, change, _ = read_pictures(request, max_pixels)
+        scale = min(1.0, side / max(picture.size)) if side else 1.0
+        source, mask = to_image(picture.rgb), Image.fromarray(to_levels(change))
         if picture.alpha is not None:  # hidden colours are nobody's to see
-            self._source = Image.composite(self._source, Image.new("RGB", picture.size, "white"), Image.fromarray(picture.alpha))
-        self._mask = Image.fromarray(np.rint(change * 255).astype(np.uint8))
+            source = Image.composite(source, Image.new("RGB", picture.size, "white"), Image.fromarray(picture.alpha))
+        if scale < 1:
+            size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
+            source, mask = (
+                source.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0),
+                mask.resize(size, Image.Resampling.BOX),
+            )
+        return cls(source=source, mask=mask, scale=scale)
+
+    def with_predictions(self, predictions: Mapping[Window, Image.Image]) -> Image.Image:
+        """A copy of the source with the predictions as they stand in their windows, under the mask."""
+        picture = self.source.copy()
+        for window, prediction in predictions.items():
+            left, top, right, bottom = (
+                round(edge * self.scale)
+                for edge in (window.left, window.top, window.left + window.width, window.top + window.height)
+            )
+            size = max(1, right - left), max(1, bottom - top)
+            inside = self.mask.crop((left, top, left + size[0], top + size[1]))
+            picture.paste(prediction.resize(size, Image.Resampling.BICUBIC), (left, top), inside)
+        return picture
 
 
 def encode(

@@ -1,8 +1,9 @@
 """How the server is set up: everything the operator decides, and no request can change."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from sfumato.errors import OptionError
 
@@ -16,8 +17,10 @@ class Limits:
 
     Args:
         body_bytes: Of a whole request.
+        bodies_bytes: Of all requests that are being read or answered, which are held in memory; one more is answered 503.
         picture_bytes: Of one picture as it was uploaded.
         pixels: Of one picture, judged by its header before it is decoded, and of the result.
+        decoded: Jobs whose pictures are decoded at once to be checked; the edits, one per device, decode theirs besides.
         predictions, steps: Of one job.
         prompt_characters: Of prompt and negative prompt, each.
         queue: Jobs waiting; one more is answered 429.
@@ -27,9 +30,11 @@ class Limits:
         keep_seconds, keep_bytes: How long, and how many bytes of, results are kept.
     """
 
-    body_bytes: int = 64 * MEBIBYTE
-    picture_bytes: int = 32 * MEBIBYTE
-    pixels: int = 16_000_000
+    body_bytes: int = 320 * MEBIBYTE
+    bodies_bytes: int = 1024 * MEBIBYTE
+    picture_bytes: int = 160 * MEBIBYTE
+    pixels: int = 70_000_000
+    decoded: int = 2
     predictions: int = 16
     steps: int = 250
     prompt_characters: int = 4000
@@ -39,6 +44,18 @@ class Limits:
     shutdown_seconds: float = 10.0
     keep_seconds: float = 7 * DAY
     keep_bytes: int = 2048 * MEBIBYTE
+
+    @classmethod
+    def of(cls, **given: Any) -> "Limits":
+        """Limits in which whole requests, and all together, have room for the largest picture as base64 with its mask."""
+        limits = cls(**given)
+        body = max(limits.body_bytes, 2 * limits.picture_bytes)
+        return replace(
+            limits,
+            body_bytes=body,
+            bodies_bytes=max(limits.bodies_bytes, 2 * body),
+            queue_bytes=max(limits.queue_bytes, 2 * limits.picture_bytes),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

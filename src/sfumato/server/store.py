@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,26 +97,29 @@ class Store:
                 (state, finished, size, error and json.dumps(error), result and json.dumps(result), job_id),
             )
 
-    def save(self, job_id: str, files: dict[str, bytes]) -> int:
-        """Write a job's pictures, all or none; the bytes they take."""
+    def save(self, job_id: str, files: Iterable[tuple[str, bytes]]) -> int:
+        """Write a job's pictures, names and contents, all or none; the bytes they take."""
+        size = 0
         staging = self.results / f".{job_id}.{secrets.token_hex(4)}"
         try:
             self.results.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up
             staging.mkdir(mode=0o700)
-            for name, data in files.items():
+            for name, data in files:
+                size += len(data)
                 with (staging / name).open("xb") as stream:
                     stream.write(data)
                     stream.flush()
                     os.fsync(stream.fileno())
             os.replace(staging, self.results / job_id)
         except OSError as error:
-            shutil.rmtree(staging, ignore_errors=True)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             advice = "make room on the server" if full else "look after the server's data folder"
             raise ResourceError(
                 f"The results cannot be stored ({error.strerror}); {advice}.", code="disk-full" if full else "storage-failed"
             ) from error
-        return sum(map(len, files.values()))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # there only if something failed
+        return size
 
     def get(self, job_id: str) -> dict[str, Any] | None:
         """A job's row, with error and result as values."""

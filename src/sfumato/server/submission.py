@@ -166,7 +166,10 @@ def _check_limits(options: dict[str, Any], limits: Limits) -> None:
     size = options.get("size")
     if size is not None and (min(size) < 1 or size[0] * size[1] > limits.pixels):
         raise Refused(
-            f"The size {size[0]}x{size[1]} must have 1 to {limits.pixels} pixels.", code="limit", status=422, param="size"
+            f"The size {size[0]}x{size[1]} must have 1 to {limits.pixels} pixels; sfumato serve --max-pixels sets the most.",
+            code="limit",
+            status=422,
+            param="size",
         )
 
 

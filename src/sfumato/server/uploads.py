@@ -75,7 +75,12 @@ def check_size(size: int, what: str, limits: Limits) -> None:
     """
     if size > limits.picture_bytes:
         most = limits.picture_bytes // 2**20
-        raise Refused(f"The {what} has more than {most} MiB; make it smaller.", code="image-too-large", status=413, param=what)
+        raise Refused(
+            f"The {what} has more than {most} MiB; make it smaller, or start the server with a larger --max-mib.",
+            code="image-too-large",
+            status=413,
+            param=what,
+        )
 
 
 async def read_form(request: Request, limits: Limits) -> Form:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 import sfumato
 from sfumato.errors import Cancelled
+from sfumato.request import one_by_one
 from sfumato.server.desk import AtDesk
 from sfumato.server.jobs import Job
 from sfumato.server.previews import encode
@@ -42,7 +43,7 @@ async def img2img(desk: AtDesk, request: Request) -> Img2ImgAnswer:
     asked = parse(fields)
     seed = asked.seed if asked.seed >= 0 else random.SystemRandom().randrange(2**32)
     owner = request.state.owner
-    given, notes = await to_thread.run_sync(understand, asked, seed, model_of(desk, owner), desk.settings)
+    given, notes = await to_thread.run_sync(understand, asked, seed, model_of(desk, owner), desk.settings, limiter=desk.decoding)
     job = await desk.open(request, "webui", given)
     if not asked.override_settings_restore_afterwards:
         desk.checkpoints[owner] = given.options["model"]
@@ -78,7 +79,7 @@ def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, notes: 
     if job.result is not None:
         told["notes"] += job.result["notes"]
         if asked.send_images:
-            made = zip(job.images, told["infotexts"], strict=True)
+            made = zip(one_by_one(job.images), told["infotexts"], strict=True)
             pictures = [base64.b64encode(encode(image, "PNG", texts={PARAMETERS: text})).decode() for image, text in made]
     parameters = _without_pictures(fields, asked.include_init_images)
     return Img2ImgAnswer(images=pictures, parameters=parameters, info=json.dumps(told))

@@ -4,14 +4,14 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from sfumato.errors import OUT_OF_MEMORY, Cancelled, EditError, ResourceError, is_out_of_memory
 from sfumato.pictures.encoding import encode
 from sfumato.pictures.metadata import Metadata
 from sfumato.progress import Meter, Progress
-from sfumato.request import EditRequest, EditResult
+from sfumato.request import EditRequest, EditResult, one_by_one
 from sfumato.saving import METADATA_KEY
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Board, Job
@@ -152,9 +152,8 @@ class Worker(threading.Thread):
         editor = self._editor(request.model)
         result = editor.edit(request, on_progress=Listener(job, request, self.settings))
         job.images = result.images
-        files = _files(result)
-        size = self.board.ledger.save(job.id, files)
-        job.result = _record(result, [name for name in files if name != "mask.png"])
+        size = self.board.ledger.save(job.id, _files(result))
+        job.result = _record(result, [f"{index}.png" for index in range(len(result.images))])
         self.board.finish(job, "succeeded", size=size)
 
 
@@ -203,22 +202,20 @@ class Listener:
             job.preview_number += 1
 
 
-def _files(result: EditResult) -> dict[str, bytes]:
-    """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood."""
-    files: dict[str, bytes] = {}
-    for index, image in enumerate(result.images):
+def _files(result: EditResult) -> Iterator[tuple[str, bytes]]:
+    """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood; one by one."""
+    for index, image in enumerate(one_by_one(result.images)):
         texts = {METADATA_KEY: to_text(result, index)}
-        files[f"{index}.png"] = encode(image, "PNG", stored=texts, keep=Metadata.of(image), compress_level=4)
-    files["mask.png"] = encode(result.mask, "PNG")
-    return files
+        yield f"{index}.png", encode(image, "PNG", stored=texts, keep=Metadata.of(image), compress_level=4)
+    yield "mask.png", encode(result.mask, "PNG")
 
 
 def _record(result: EditResult, names: list[str]) -> dict[str, Any]:
     """What is told of a result, besides its pictures."""
     return {
         "files": names,
-        "width": result.images[0].width,
-        "height": result.images[0].height,
+        "width": result.mask.width,
+        "height": result.mask.height,
         "seeds": result.seeds,
         "scores": result.scores,
         "notes": result.notes,

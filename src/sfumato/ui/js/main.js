@@ -41,7 +41,7 @@ async function openBlob(blob, name) {
   } catch {
     return toast("That file cannot be read as a picture.");
   }
-  if (info && picture.width * picture.height > info.limits.pixels) return toast(`The picture has more than ${info.limits.pixels / 1e6} million pixels.`);
+  if (info && picture.width * picture.height > info.limits.pixels) return toast(`The picture has ${(picture.width * picture.height) / 1e6} million pixels and this server takes ${info.limits.pixels / 1e6}: make it smaller, or start the server with a larger --max-pixels.`);
   results.clear();
   picture.addEventListener("change", refresh);
   $("empty").hidden = true;
