@@ -13,6 +13,8 @@ import sfumato
 from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
+from sfumato.backbones.choice import Choice
+from sfumato.backbones.prediction import reading
 from sfumato.defaults import PAPER_CLIP, resolve, with_background
 from sfumato.errors import BackboneError, EditError, OptionError
 from sfumato.images import MAX_PIXELS, restore
@@ -42,6 +44,8 @@ class Editor:
         allow_pickle: Load pickled checkpoints too (with weights_only=True).
         lora: LoRA files, each FILE or FILE:SCALE.
         max_pixels: Refuse larger pictures before decoding them.
+        vae: Autoencoder in place of the model's own: a file, or a folder in diffusers' format.
+        prediction_type: "epsilon", "v_prediction" or "sample", in place of what the model says of itself.
         ranker: CLIP that orders predictions: "embedded", a transformers CLIP folder or id, or "open_clip:ARCH/WEIGHTS";
             by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
 
@@ -61,6 +65,8 @@ class Editor:
         lora: tuple[str, ...] = (),
         max_pixels: int = MAX_PIXELS,
         ranker: str | None = None,
+        vae: str | None = None,
+        prediction_type: str | None = None,
     ) -> None:
         registry.get(method)
         self.max_pixels = max_pixels
@@ -71,31 +77,44 @@ class Editor:
         self._scorer: ranking.Scorer | None = None
         self._guide_scorer: tuple[str, ranking.Scorer] | None = None
         self._guide_lpips: PictureDistance | None = None
-        self.backbone: Backbone = self._load(model, lora)
-        self.model, self.lora = model, tuple(lora)
+        self.model, self.lora, self._from_pipe = model, tuple(lora), False
+        self._own = self._loaded_as = Choice(model, tuple(lora), vae, prediction_type)
+        self.backbone: Backbone = self._load(self._own)
 
     @classmethod
     def from_pipe(cls, pipe: Any, *, method: str = "blended-latent-diffusion", ranker: str | None = None) -> "Editor":
-        """An editor around an already loaded diffusers pipeline, which keeps its device, dtype and weights."""
+        """An editor around an already loaded diffusers pipeline, which keeps its device, dtype and weights.
+
+        Requests that name no model run on it; those that name another model, a LoRA or an autoencoder are refused.
+
+        Raises:
+            Unsupported: If it is of no family that we edit with, or has parts, as a ControlNet, that would be left out.
+        """
         registry.get(method)
         editor = cls.__new__(cls)
-        editor.backbone = loading.from_pipe(pipe)
+        editor.backbone = editor._piped = loading.from_pipe(pipe)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
         editor._loading, editor._ranker_name = {}, ranker
         editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
-        editor.model, editor.lora = str(editor.backbone.name), ()
+        editor.model, editor.lora, editor._from_pipe = str(editor.backbone.name), (), True
+        editor._own = editor._loaded_as = Choice(editor.model)
         return editor
 
-    def _load(self, model: str, lora: tuple[str, ...]) -> Backbone:
-        return loading.load(model, device=self.device, dtype=self.dtype, lora=lora, **self._loading)
+    def _load(self, wanted: Choice) -> Backbone:
+        return loading.load(**wanted._asdict(), device=self.device, dtype=self.dtype, **self._loading)
 
-    def _switch(self, request: EditRequest) -> None:
+    def _switch(self, wanted: Choice) -> None:
         """Load the request's model if it is another one; the old one stays if that fails."""
-        if (request.model, request.lora) == (self.model, self.lora):
+        if wanted == self._loaded_as:
             return
-        self.backbone = self._load(request.model, request.lora)
-        self.model, self.lora, self._scorer = request.model, request.lora, None
+        if self._from_pipe:
+            self._own.check_pipeline(wanted)
+            self.backbone = reading(self._piped, wanted.prediction_type)
+        else:
+            self.backbone = self._load(wanted)
+            self._scorer = None
+        self._loaded_as = wanted
 
     def edit(
         self,
@@ -108,7 +127,8 @@ class Editor:
         """Make the predictions of one request.
 
         Args:
-            request: The edit; or give its fields as keyword arguments, with this editor's model and method as defaults.
+            request: The edit; or give its fields as keyword arguments. Where it names no model or method, it has this editor's,
+                and with that model its LoRA files, autoencoder and prediction type.
             on_progress: Called after every step.
             save_steps: Write the first prediction's clean estimate of every step to this animated GIF.
 
@@ -116,13 +136,14 @@ class Editor:
             InputError, BackboneError, ResourceError, Cancelled: See `sfumato.errors`. The editor stays usable.
         """
         if request is None:
-            request = make_request({"model": self.model, "method": self.method, "lora": self.lora, **options})
+            request = make_request(options)
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
+        request = self._own.complete(request, self.method)
         clock, tell = Clock(), on_progress or (lambda progress: None)
         with clock.stage("load"):
             tell(Progress(stage="load", step=0, total=1))
-            self._switch(request)
+            self._switch(Choice.of(request))
             card = registry.get(request.method)
             resolved = resolve(request, self.backbone, card)
         with torch.inference_mode():
@@ -155,7 +176,7 @@ class Editor:
             timings=clock.seconds,
             request=request.model_copy(update={"batch_size": run.batch_size}),
             mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
-            notes=run.notes + self._prompt_notes(request.prompt, card),
+            notes=self.backbone.notes + run.notes + self._prompt_notes(request.prompt, card),
             facts=self._facts(inputs),
         )
 
@@ -209,6 +230,7 @@ class Editor:
             "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "prediction_type": self.backbone.prediction_type,
             "machine": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
             "window": [inputs.window.left, inputs.window.top, inputs.window.width, inputs.window.height],

@@ -68,11 +68,11 @@ class Embedded(StableDiffusion):
             device=device,
         )
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """See `Backbone.decode`. The grain that the code has lost is drawn anew, of the same noise for all pictures."""
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """The grain that the code has lost is drawn anew, of the same noise for all pictures."""
         noise = torch.Generator().manual_seed(GRAIN_SEED)
-        return self.vae.picture(self.unscale(latents), noise).float().clamp(-1.0, 1.0)
+        picture: Tensor = self.vae.picture(self.unscale(latents), noise)
+        return picture.float()
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that are outside the vocabulary, as the user wrote them, each once, in order."""
