@@ -44,6 +44,7 @@ def load_vae(vae: str, model: str, config: dict[str, Any], dtype: "torch.dtype",
         Unsupported: If it is no AutoencoderKL, or its code has another number of channels than the model's latents.
         BackboneError: If its weights do not fit the model's configuration.
     """
+    import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     path = find_vae(vae)
@@ -61,7 +62,8 @@ def load_vae(vae: str, model: str, config: dict[str, Any], dtype: "torch.dtype",
     if channels is None or header.channels_in(f"{prefix}encoder.{_FIRST}") != 3:
         raise Unsupported(f"'{vae}' holds no autoencoder of pictures; give one as .safetensors file or as folder.")
     _check_channels(vae, channels, model, config)
-    return _from_file(path, header, prefix, config, AutoencoderKL).to(dtype)
+    single = _from_file(path, header, prefix, config, AutoencoderKL)
+    return torch.nn.Module.to(single, dtype)  # diffusers' own warns of parts kept in float32, of which there are none
 
 
 def _check_channels(vae: str, channels: int, model: str, config: dict[str, Any]) -> None:

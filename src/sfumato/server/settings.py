@@ -50,6 +50,7 @@ class Settings:
         models: Models that requests may name; the first is the default.
         devices: One worker each; None is the best device present.
         dtype, offline, allow_pickle: As in `sfumato.Editor`.
+        vae, prediction_type: As in `sfumato.Editor`, of the only model.
         host, port: Where to listen.
         tokens: Secrets, one of which each request must carry; none are needed when this is empty.
         insecure: Listen beyond this machine without a token.
@@ -64,6 +65,8 @@ class Settings:
     dtype: str | None = None
     offline: bool = False
     allow_pickle: bool = False
+    vae: str | None = None
+    prediction_type: str | None = None
     host: str = "127.0.0.1"
     port: int = 7860
     tokens: tuple[str, ...] = ()
@@ -76,8 +79,18 @@ class Settings:
         """Refuse what would open this machine to others by accident.
 
         Raises:
-            OptionError: token-needed or token-weak.
+            OptionError: token-needed or token-weak; option-contradiction for an autoencoder or a prediction type of many models.
         """
+        if len(self.models) > 1 and (self.vae or self.prediction_type):
+            raise OptionError(
+                f"--vae and --prediction-type belong to one model, but {len(self.models)} are served: give one --model.",
+                code="option-contradiction",
+            )
+        if self.prediction_type not in (None, "epsilon", "v_prediction", "sample"):
+            raise OptionError(
+                f"--prediction-type {self.prediction_type!r} is unknown; choose epsilon, v_prediction or sample.",
+                code="option-invalid",
+            )
         if not is_loopback(self.host) and not self.tokens and not self.insecure:
             raise OptionError(
                 f"Listening on {self.host} lets other machines in: give a --token, or --insecure if they all may use it.",
