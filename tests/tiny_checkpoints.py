@@ -29,7 +29,8 @@ def single_file_xl(folder: Path, file: Path, **marks: torch.Tensor) -> Path:
     for name, tensor in load_file(folder / "text_encoder/model.safetensors").items():
         weights[first + name.removeprefix("text_model.")] = tensor
     encoder = {
-        name.removeprefix("text_model."): tensor for name, tensor in load_file(folder / "text_encoder_2/model.safetensors").items()
+        name.removeprefix("text_model."): tensor
+        for name, tensor in load_file(folder / "text_encoder_2/model.safetensors").items()
     }
     weights[second + "text_projection"] = encoder.pop("text_projection.weight").T
     layers = {name.split(".")[2] for name in encoder if name.startswith("encoder.layers.")}

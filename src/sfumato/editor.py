@@ -53,6 +53,8 @@ class Editor:
         BackboneError: The model is absent, unsafe or not supported.
     """
 
+    _piped: Backbone | None  # of a pipeline that was handed over
+
     def __init__(
         self,
         model: str = "embedded",
@@ -77,7 +79,7 @@ class Editor:
         self._scorer: ranking.Scorer | None = None
         self._guide_scorer: tuple[str, ranking.Scorer] | None = None
         self._guide_lpips: PictureDistance | None = None
-        self.model, self.lora, self._from_pipe = model, tuple(lora), False
+        self.model, self.lora, self._piped = model, tuple(lora), None
         self._own = self._loaded_as = Choice(model, tuple(lora), vae, prediction_type)
         self.backbone: Backbone = self._load(self._own)
 
@@ -97,7 +99,7 @@ class Editor:
         editor._loading, editor._ranker_name = {}, ranker
         editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
-        editor.model, editor.lora, editor._from_pipe = str(editor.backbone.name), (), True
+        editor.model, editor.lora = str(editor.backbone.name), ()
         editor._own = editor._loaded_as = Choice(editor.model)
         return editor
 
@@ -108,7 +110,7 @@ class Editor:
         """Load the request's model if it is another one; the old one stays if that fails."""
         if wanted == self._loaded_as:
             return
-        if self._from_pipe:
+        if self._piped is not None:
             self._own.check_pipeline(wanted)
             self.backbone = reading(self._piped, wanted.prediction_type)
         else:

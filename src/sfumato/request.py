@@ -48,7 +48,9 @@ class EditRequest(BaseModel):
     preset: str | None = Field(None, description="Named set of the method's options; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
     lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")
-    vae: str | None = Field(None, description="Autoencoder in place of the model's own: a file, or a folder in diffusers' format.")
+    vae: str | None = Field(
+        None, description="Autoencoder in place of the model's own: a file, or a folder in diffusers' format."
+    )
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="What the model predicts, where it does not say so itself or is wrong."
     )

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditioning
-from sfumato.backbones.finite import check_latents
 from sfumato.background.registry import BACKGROUNDS
 from sfumato.defaults import Resolved
 from sfumato.errors import ResourceError
@@ -140,7 +139,6 @@ class Run:
         assert self.request.background
         with self.clock.stage("denoise"):
             latents = self.card.run(self.backbone, self._task(seeds), self._watch(done))
-            check_latents(latents, self.backbone.name, self.backbone.dtype)
             decoded = self.backbone.decode(latents)
         with self.clock.stage("background"):
             pixels = BACKGROUNDS[self.request.background].load()(
@@ -175,7 +173,6 @@ class Run:
 
     def _watch(self, done: int) -> Callable[[int, int, Tensor], None]:
         def watch(step: int, total: int, clean: Tensor) -> None:
-            check_latents(clean, self.backbone.name, self.backbone.dtype)
             if self.keep_frames and done == 0:
                 self.frames = [*self.frames[: step - 1], clean[:1]]
             batches = -(-self.request.n // self.batch_size)

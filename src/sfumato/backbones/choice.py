@@ -44,6 +44,6 @@ class Choice(NamedTuple):
         for name, given in (("lora", wanted.lora), ("vae", wanted.vae)):
             if given:
                 raise Unsupported(
-                    f"The request names {name}={given!r}, but this editor was made around a pipeline and loads nothing: load it into "
-                    "the pipeline before from_pipe."
+                    f"The request names {name}={given!r}, but this editor was made around a pipeline and loads nothing: "
+                    "load it into the pipeline before from_pipe."
                 )

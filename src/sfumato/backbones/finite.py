@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sfumato.errors import BackboneError
 
-CODE = "model-not-finite"
+CODE = "numerics"  # also of the checks after every step: see `methods.blending`
 
 
 def is_finite(numbers: Tensor) -> bool:
@@ -13,24 +13,21 @@ def is_finite(numbers: Tensor) -> bool:
     return bool(torch.isfinite(numbers).all())
 
 
-def check_latents(latents: Tensor, name: str, dtype: torch.dtype) -> None:
-    """Refuse to go on from a denoiser's output with infinite numbers or NaN.
+def check_latents(latents: Tensor, name: str) -> None:
+    """Refuse to decode infinite numbers or NaN.
 
     Raises:
-        BackboneError: model-not-finite.
+        BackboneError: numerics.
     """
-    if is_finite(latents):
-        return
-    kind = str(dtype).removeprefix("torch.")
-    advice = "its weights are damaged" if dtype == torch.float32 else f"it overflows in {kind}: use --dtype float32 or bfloat16"
-    raise BackboneError(f"'{name}' gives numbers that are not finite, so there is no picture; {advice}.", code=CODE)
+    if not is_finite(latents):
+        raise BackboneError(f"The latents of '{name}' are infinite or NaN, so there is no picture; use float32.", code=CODE)
 
 
 def check_decoded(pixels: Tensor, name: str) -> None:
     """Refuse pictures, or a code, that an autoencoder in float32 gave with infinite numbers or NaN.
 
     Raises:
-        BackboneError: model-not-finite.
+        BackboneError: numerics.
     """
     if is_finite(pixels):
         return

@@ -52,7 +52,7 @@ def read_header(path: Path) -> Header:
 
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
             return Header(path=path, shapes=shapes, metadata=file.metadata() or {})
     except SafetensorError as error:
         raise BackboneError(f"'{path}' is damaged or cut short ({error}); fetch it again.") from error

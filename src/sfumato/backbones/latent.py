@@ -71,7 +71,7 @@ class LatentModel(ABC):
             if hasattr(encoded, "latents"):  # VQModel: no posterior, and the code is quantised when it is decoded
                 code: Tensor = encoded.latents
                 return code.float()
-            if generator is None:
+            if generator is None or start is None:
                 return encoded.latent_dist.mode().float()
             generator.set_state(start)
             return encoded.latent_dist.sample(generator).float()
@@ -83,9 +83,9 @@ class LatentModel(ABC):
         """See `Backbone.decode`.
 
         Raises:
-            BackboneError: model-not-finite, for latents or pictures that are not.
+            BackboneError: numerics, for latents or pictures that are not.
         """
-        check_latents(latents, self.name, self.dtype)
+        check_latents(latents, self.name)
         return self._finite(lambda: self._decoded(latents), "decoding").clamp(-1.0, 1.0)
 
     def _decoded(self, latents: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class LatentModel(ABC):
         """What the autoencoder gives; if that is not finite, once more in float32, in which it then stays.
 
         Raises:
-            BackboneError: model-not-finite.
+            BackboneError: numerics.
         """
         result = run()
         if is_finite(result) or self.vae.dtype == torch.float32:
@@ -160,8 +160,8 @@ def _normalisation(config: Any, channels: int, name: str) -> tuple[float | Tenso
         return shift, scale
     if mean is None or std is None or len(mean) != channels or len(std) != channels or min(std) <= 0 or shift:
         raise Unsupported(
-            f"The autoencoder of '{name}' has latents_mean {mean}, latents_std {std} and shift_factor {shift:g}: it must have both "
-            f"statistics for all {channels} channels, positive deviations and no shift; fetch the model again."
+            f"The autoencoder of '{name}' has latents_mean {mean}, latents_std {std} and shift_factor {shift:g}: it must have "
+            f"both statistics for all {channels} channels, positive deviations and no shift; fetch the model again."
         )
     center, spread = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (mean, std))
     return center, scale / spread

@@ -132,5 +132,7 @@ def _notes(pipe: Any, file: LoraFile, name: str, scale: float) -> list[str]:
     notes = [f"{note}."]
     for kind, layers in file.others.items():
         shown = ", ".join(sorted(layers)[:SHOWN])
-        notes.append(f"LoRA '{file.path}' holds {len(layers)} layers of {kind}, which are not supported and not applied: {shown}.")
+        notes.append(
+            f"LoRA '{file.path}' holds {len(layers)} layers of {kind}, which are not supported and not applied: {shown}."
+        )
     return notes

@@ -106,8 +106,8 @@ def read_lora(path: Path) -> LoraFile:
     if others and (not layers or "DoRA" in others):
         kind = "DoRA" if "DoRA" in others else max(others, key=lambda kind: len(others[kind]))
         raise Unsupported(
-            f"'{path}' holds an adapter of the kind {kind} ({len(others[kind])} layers), which is not supported; give a plain LoRA, "
-            "or extract one from a model that it was merged into."
+            f"'{path}' holds an adapter of the kind {kind} ({len(others[kind])} layers), which is not supported; give a plain "
+            "LoRA, or extract one from a model that it was merged into."
         )
     if not layers:
         raise BackboneError(f"'{path}' holds no LoRA weights; give a LoRA file in safetensors.")

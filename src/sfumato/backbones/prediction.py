@@ -59,8 +59,8 @@ def check_prediction(value: Any, where: str, allowed: tuple[str, ...] = PREDICTI
     if plain in _SPELLINGS or plain == "epsilon":
         return _SPELLINGS.get(plain, plain)
     raise Unsupported(
-        f"{where} says that the model predicts '{text}', which is not supported; known are {', '.join(PREDICTIONS)}: if it is one "
-        f"of these, give {OPTION}."
+        f"{where} says that the model predicts '{text}', which is not supported; known are {', '.join(PREDICTIONS)}: if it is "
+        f"one of these, give {OPTION}."
     )
 
 
@@ -152,8 +152,12 @@ def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -
         found = "v_prediction"
     else:
         note = f"'{name}' does not say what it predicts and is read as epsilon, but a trial finds its output unlike noise"
-        return replace(marks, prediction_type="epsilon"), (f"{note}; if pictures look wrong, give --prediction-type v_prediction.",)
-    settled = replace(marks, prediction_type=found, told_by="a trial", side=marks.side or (SIDES[found] if family == "sd2" else None))
+        return replace(marks, prediction_type="epsilon"), (
+            f"{note}; if pictures look wrong, give --prediction-type v_prediction.",
+        )
+    settled = replace(
+        marks, prediction_type=found, told_by="a trial", side=marks.side or (SIDES[found] if family == "sd2" else None)
+    )
     if family != "sd2":
         return settled, ()
     note = f"'{name}' does not say what it predicts; a trial says {found}; if pictures look wrong, give {OPTION}."
@@ -217,6 +221,6 @@ def check_schedule(scheduler: Any, name: str) -> None:
     kind = type(scheduler).__name__
     what = "an EDM scheduler, whose model is preconditioned" if kind.startswith("EDM") else "whose noise levels are its own"
     raise Unsupported(
-        f"'{name}' has the scheduler {kind}, {what}, so an edit with the noise levels of Stable Diffusion would give noise; it is "
-        "not supported, give another checkpoint."
+        f"'{name}' has the scheduler {kind}, {what}, so an edit with the noise levels of Stable Diffusion would give noise; it "
+        "is not supported, give another checkpoint."
     )

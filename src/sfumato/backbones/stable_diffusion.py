@@ -88,7 +88,7 @@ def _one_sample_at_a_time(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
     finally:
         for layer, own in before:
             if own is not None:
-                layer.forward = own
+                layer.forward = own  # type: ignore[method-assign]
             elif "forward" in vars(layer):
                 del layer.forward
 

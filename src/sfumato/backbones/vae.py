@@ -70,8 +70,8 @@ def _check_channels(vae: str, channels: int, model: str, config: dict[str, Any])
     expected = int(config.get("latent_channels", 4))
     if channels != expected:
         raise Unsupported(
-            f"The autoencoder '{vae}' has a code of {channels} channels where '{model}' works on {expected}: it belongs to another "
-            "family of models; give one of this model's family."
+            f"The autoencoder '{vae}' has a code of {channels} channels where '{model}' works on {expected}: it belongs to "
+            "another family of models; give one of this model's family."
         )
 
 
@@ -90,7 +90,9 @@ def _from_file(path: Path, header: Header, prefix: str, config: dict[str, Any], 
         vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise BackboneError(f"'{path}' does not fit this model's autoencoder ({reason}); give one of this model's family.") from error
+        raise BackboneError(
+            f"'{path}' does not fit this model's autoencoder ({reason}); give one of this model's family."
+        ) from error
     return vae
 
 

