@@ -14,7 +14,7 @@ from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.choice import Choice
-from sfumato.backbones.prediction import reading
+from sfumato.backbones.prediction import check_given, reading
 from sfumato.defaults import PAPER_CLIP, resolve, with_background
 from sfumato.errors import BackboneError, EditError, OptionError
 from sfumato.images import MAX_PIXELS, restore
@@ -84,7 +84,14 @@ class Editor:
         self.backbone: Backbone = self._load(self._own)
 
     @classmethod
-    def from_pipe(cls, pipe: Any, *, method: str = "blended-latent-diffusion", ranker: str | None = None) -> "Editor":
+    def from_pipe(
+        cls,
+        pipe: Any,
+        *,
+        method: str = "blended-latent-diffusion",
+        ranker: str | None = None,
+        prediction_type: str | None = None,
+    ) -> "Editor":
         """An editor around an already loaded diffusers pipeline, which keeps its device, dtype and weights.
 
         Requests that name no model run on it; those that name another model, a LoRA or an autoencoder are refused.
@@ -94,13 +101,15 @@ class Editor:
         """
         registry.get(method)
         editor = cls.__new__(cls)
-        editor.backbone = editor._piped = loading.from_pipe(pipe)
+        check_given(prediction_type)
+        editor._piped = loading.from_pipe(pipe)
+        editor.backbone = reading(editor._piped, prediction_type)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
         editor._loading, editor._ranker_name = {}, ranker
         editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
         editor.model, editor.lora = str(editor.backbone.name), ()
-        editor._own = editor._loaded_as = Choice(editor.model)
+        editor._own = editor._loaded_as = Choice(editor.model, prediction_type=prediction_type)
         return editor
 
     def _load(self, wanted: Choice) -> Backbone:

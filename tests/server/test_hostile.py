@@ -123,6 +123,8 @@ JOBS: dict[str, dict[str, object]] = {
     "model as a path": {"model": "../../etc/passwd"},
     "model as an address": {"model": "https://evil.example/model"},
     "adapter of this machine": {"lora": ["/etc/passwd"]},
+    "autoencoder of this machine": {"vae": "/etc/passwd"},
+    "unknown prediction type": {"prediction_type": "velocity"},
     "unknown field": {"__proto__": {}},
     "box outside": {"box": [0, 0, 10**9, 10**9], "mask": None},
     "box as text": {"box": "1,2,3,4", "mask": None},

@@ -64,6 +64,9 @@ def test_start_edit_kill_restart_stop(tmp_path: Path) -> None:
         (("--token", "short"), 2, "at least 16 characters"),
         (("--model", "no/such-model"), 3, "sfumato models pull"),
         (("--data", "/dev/null/x"), 4, "--data"),
+        (("--vae", "nowhere"), 3, "no autoencoder 'nowhere'"),
+        (("--prediction-type", "noise"), 2, "epsilon, v_prediction, sample"),
+        (("--model", "embedded", "--model", "embedded-fast", "--prediction-type", "sample"), 2, "give one --model"),
     ],
 )
 def test_refusals(tmp_path: Path, options: tuple[str, ...], status: int, sentence: str) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from sfumato import Editor, EditRequest
 from sfumato.backbones import loading
 from sfumato.backbones.choice import Choice
-from sfumato.errors import Unsupported
+from sfumato.errors import OptionError, Unsupported
 from tests import tiny_models
 
 FAST = {"steps": 2, "rank": "none", "background": "paste", "n": 1}
@@ -65,6 +65,16 @@ def test_an_editor_around_a_pipeline_loads_nothing_else(
     with pytest.raises(Unsupported, match=sentence):
         editor.edit(**fields, **named)
     assert editor.backbone.unet is pipe.unet  # type: ignore[attr-defined]
+
+
+def test_the_editor_of_a_pipeline_is_told_what_it_predicts(pipe: Any, fields: dict[str, Any]) -> None:
+    editor = Editor.from_pipe(pipe, prediction_type="sample")
+
+    assert editor.edit(EditRequest(**fields)).facts["prediction_type"] == "sample"
+    with pytest.raises(OptionError, match="epsilon, v_prediction, sample"):
+        Editor.from_pipe(pipe, prediction_type="noise")
+    with pytest.raises(OptionError, match="epsilon, v_prediction, sample"):
+        Editor(prediction_type="noise")
 
 
 def test_a_pipelines_prediction_type_is_overruled_and_returns(pipe: Any, fields: dict[str, Any]) -> None:

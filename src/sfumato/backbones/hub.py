@@ -38,6 +38,11 @@ def go_offline() -> None:
         constants.HF_HUB_OFFLINE = True
 
 
+def is_shipped(folder: str | Path | None, name: str) -> bool:
+    """Whether a folder is that of a model that ships, by whatever path it was given."""
+    return bool(folder) and Path(str(folder)).resolve() == (WEIGHTS / EMBEDDED[name]).resolve()
+
+
 def locate(model: str) -> Path:
     """The folder or file of a model: 'embedded', a path, or a hub id (OWNER/NAME, OWNER/NAME@REVISION) in the cache.
 

@@ -15,10 +15,10 @@ from sfumato.backbones.checkpoints import FAMILIES, PIPELINES, check_file, check
 from sfumato.backbones.guided_diffusion import CLASS_NAME
 from sfumato.backbones.hardware import choose_device, choose_dtype
 from sfumato.backbones.headers import read_header
-from sfumato.backbones.hub import cached_models, go_offline, locate, pull, single_file_configuration
+from sfumato.backbones.hub import cached_models, go_offline, is_shipped, locate, pull, single_file_configuration
 from sfumato.backbones.lora import apply_lora
 from sfumato.backbones.pipelines import check_pipeline
-from sfumato.backbones.prediction import Marks, apply_marks, check_schedule, overrule, read_marks, reading, settle
+from sfumato.backbones.prediction import Marks, apply_marks, check_given, check_schedule, overrule, read_marks, reading, settle
 from sfumato.backbones.single_file import check_kind, check_parts, family_of, is_edm, repository_of
 from sfumato.backbones.vae import KIND, load_vae
 from sfumato.errors import BackboneError, EditError, ResourceError, Unsupported
@@ -62,8 +62,9 @@ def load(
             one, an unknown prediction type, or noise levels that are not Stable Diffusion's.
         BackboneError: Damaged or incomplete weights.
         ResourceError: Out of memory, or a missing extra.
-        OptionError: Unknown device or dtype.
+        OptionError: Unknown device, dtype or prediction type.
     """
+    check_given(prediction_type)
     if offline:
         go_offline()
     device = choose_device(device)
@@ -155,7 +156,8 @@ def _wrap(pipe: Any, name: str | None) -> "Backbone":
     if denoiser in FLOW_MODELS:
         return FLOW_MODELS[denoiser](pipe, name or pipe.config.get("_name_or_path") or type(pipe).__name__)
     if parts == {"unet", "scheduler"} and type(pipe.unet).__name__ == "UNet2DModel":
-        family = "embedded-pixel" if name == "embedded-pixel" else "pixel"
+        shipped = is_shipped(pipe.config.get("_name_or_path"), "embedded-pixel")
+        family = "embedded-pixel" if shipped else "pixel"
         return PixelDiffusion.from_pipe(pipe, name or type(pipe).__name__, family)
     if {"vqvae", "bert", "tokenizer", "unet"} <= parts:
         return LatentDiffusion.from_pipe(pipe, name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from sfumato.backbones.headers import Header
-from sfumato.errors import Unsupported
+from sfumato.errors import OptionError, Unsupported
 
 if TYPE_CHECKING:
     from sfumato.backbones.base import Backbone
@@ -42,6 +42,19 @@ class Marks:
     zero_snr: bool = False
     side: int | None = None
     notes: tuple[str, ...] = ()
+
+
+def check_given(prediction_type: str | None) -> None:
+    """Refuse a prediction type that a user gave and that is none.
+
+    Raises:
+        OptionError: option-prediction-type.
+    """
+    if prediction_type is not None and prediction_type not in PREDICTIONS:
+        raise OptionError(
+            f"Prediction type '{prediction_type}' is unknown; choose from {', '.join(PREDICTIONS)}.",
+            code="option-prediction-type",
+        )
 
 
 def check_prediction(value: Any, where: str, allowed: tuple[str, ...] = PREDICTIONS) -> str:
@@ -146,8 +159,8 @@ def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -
         return marks, [] if given else list(marks.notes)
     noise = by_trial(unet) == "epsilon"
     if family != "sd2":
-        note = f"'{name}' does not say what it predicts and is read as epsilon, but a trial finds its output unlike noise; if pictures "
-        notes = [] if noise else [f"{note}look wrong, give --prediction-type v_prediction."]
+        note = f"'{name}' does not say what it predicts and is read as epsilon, but a trial finds its output unlike noise; "
+        notes = [] if noise else [f"{note}if pictures look wrong, give --prediction-type v_prediction."]
         return replace(marks, prediction_type="epsilon"), notes
     found = "epsilon" if noise else "v_prediction"
     note = f"'{name}' does not say what it predicts; a trial says {found}; if pictures look wrong, give {OPTION}."

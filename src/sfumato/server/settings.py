@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from sfumato.backbones.prediction import check_given
 from sfumato.errors import OptionError
 
 MEBIBYTE = 2**20
@@ -79,18 +80,14 @@ class Settings:
         """Refuse what would open this machine to others by accident.
 
         Raises:
-            OptionError: token-needed or token-weak; option-contradiction for an autoencoder or a prediction type of many models.
+            OptionError: token-needed, token-weak, option-prediction-type; option-contradiction for what belongs to one model.
         """
         if len(self.models) > 1 and (self.vae or self.prediction_type):
             raise OptionError(
                 f"--vae and --prediction-type belong to one model, but {len(self.models)} are served: give one --model.",
                 code="option-contradiction",
             )
-        if self.prediction_type not in (None, "epsilon", "v_prediction", "sample"):
-            raise OptionError(
-                f"--prediction-type {self.prediction_type!r} is unknown; choose epsilon, v_prediction or sample.",
-                code="option-invalid",
-            )
+        check_given(self.prediction_type)
         if not is_loopback(self.host) and not self.tokens and not self.insecure:
             raise OptionError(
                 f"Listening on {self.host} lets other machines in: give a --token, or --insecure if they all may use it.",
