@@ -7,6 +7,7 @@ from sfumato.backbones.base import Backbone
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import FLOW_FAMILIES, PIXEL_FAMILIES, TEXT_OPTIONS, MethodCard
 from sfumato.methods.registry import CARDS, method_options
+from sfumato.prompts import Texts, read_texts
 from sfumato.request import EditRequest
 
 GUARD = "text, letters, words, writing, caption, watermark"
@@ -55,19 +56,20 @@ WITHOUT_DECODER = (*PIXEL_FAMILIES, "qwen-image")  # nothing to fit, or a video 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A request without open options, and the method options that its preset names."""
+    """A request without open options, the method options that its preset names, and what the model is told."""
 
     request: EditRequest
     options: Any
-    negative_prompt: str
+    texts: Texts
 
 
-def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resolved:
+def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow_pickle: bool = False) -> Resolved:
     """Fill in what the request leaves open: the preset's values first, then the model family's, then the shared ones.
 
     Raises:
         Unsupported: The method, or an option, cannot run on this model.
         OptionError: Unknown preset, or an option that the method does not have.
+        BackboneError: An embedding that is absent, unsafe or made for another model.
     """
     if backbone.family not in card.needs:
         able = [other.name for other in CARDS if backbone.family in other.needs]
@@ -96,9 +98,9 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard) -> Resol
     unknown = method_options() - set(card.options)
     filled = {name: value for name, value in values.items() if getattr(request, name) is None and name not in unknown}
     reads_text = backbone.family not in PIXEL_FAMILIES and not backbone.family.startswith("embedded")
-    guard = GUARD if request.guard and reads_text else ""
-    negative = ", ".join(part for part in (request.negative_prompt, guard) if part)
-    return Resolved(request=request.model_copy(update=filled), options=options, negative_prompt=negative)
+    request = request.model_copy(update=filled)
+    texts = read_texts(request, GUARD if request.guard and reads_text else "", backbone, allow_pickle=allow_pickle)
+    return Resolved(request=request, options=options, texts=texts)
 
 
 def with_background(resolved: Resolved, border_tells: bool) -> Resolved:

@@ -15,7 +15,7 @@ from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.choice import Choice
 from sfumato.backbones.prediction import check_given, reading
-from sfumato.defaults import PAPER_CLIP, resolve, with_background
+from sfumato.defaults import PAPER_CLIP, Resolved, resolve, with_background
 from sfumato.errors import BackboneError, EditError, OptionError
 from sfumato.images import MAX_PIXELS, restore
 from sfumato.inputs import Inputs, prepare
@@ -27,6 +27,7 @@ from sfumato.pixels import to_uint8
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Listener, Progress, Run
 from sfumato.saving import write_animation
+from sfumato.sizing import size_notes
 
 WORDS_SHOWN = 60
 LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
@@ -156,7 +157,7 @@ class Editor:
             tell(Progress(stage="load", step=0, total=1))
             self._switch(Choice.of(request))
             card = registry.get(request.method)
-            resolved = resolve(request, self.backbone, card)
+            resolved = resolve(request, self.backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
         with torch.inference_mode():
             with clock.stage("encode"):
                 tell(Progress(stage="encode", step=0, total=1))
@@ -168,12 +169,12 @@ class Editor:
                     max_pixels=self.max_pixels,
                 )
                 resolved = with_background(resolved, inputs.border_tells)
-                guide = self._make_guide(resolved.request) if card.guided else None
+                guide = self._make_guide(resolved) if card.guided else None
                 run = Run(self.backbone, card, resolved, inputs, clock, tell, save_steps is not None, guide)
             windows = run.predictions()
         with clock.stage("rank"):
             tell(Progress(stage="rank", step=0, total=1))
-            scores = self._rank(resolved.request, inputs, windows, run.notes)
+            scores = self._rank(resolved, inputs, windows, run.notes)
         order = [score.index for score in scores] if scores else list(range(len(windows)))
         if save_steps is not None:
             with torch.inference_mode():
@@ -185,14 +186,21 @@ class Editor:
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
-            request=request.model_copy(update={"batch_size": run.batch_size}),
+            request=request.model_copy(update={"batch_size": run.batch_size, "size": request.size and inputs.picture.size}),
             mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
-            notes=self.backbone.notes + run.notes + self._prompt_notes(request.prompt, card),
+            notes=[
+                *size_notes(request.size, inputs.picture.size),
+                *self.backbone.notes,
+                *run.notes,
+                *resolved.texts.notes,
+                *self._prompt_notes(resolved.texts.prompt, card),
+            ],
             facts=self._facts(inputs),
         )
 
-    def _make_guide(self, request: EditRequest) -> Guide:
+    def _make_guide(self, resolved: Resolved) -> Guide:
         """What guides, kept for further edits, and the prompt in CLIP's space."""
+        request = resolved.request
         name = str(request.clip_model)
         if request.background_lpips_weight and self._guide_lpips is None:
             self._guide_lpips = _load_lpips(self.device)
@@ -200,9 +208,10 @@ class Editor:
             with torch.inference_mode(False):  # its weights take part in gradients
                 self._guide_scorer = name, ranking.load_scorer(name, self.device)
         scorer = self._guide_scorer[1]
-        return Guide(scorer=scorer, text=scorer.embed_text([request.prompt]), lpips=self._guide_lpips)
+        return Guide(scorer=scorer, text=scorer.embed_text([resolved.texts.words]), lpips=self._guide_lpips)
 
-    def _rank(self, request: EditRequest, inputs: Inputs, windows: np.ndarray, notes: list[str]) -> list[ranking.Score]:
+    def _rank(self, resolved: Resolved, inputs: Inputs, windows: np.ndarray, notes: list[str]) -> list[ranking.Score]:
+        request = resolved.request
         if request.rank == "none":
             return []
         source = to_uint8(inputs.pixels[0])
@@ -212,7 +221,8 @@ class Editor:
             notes += note
         # by its border the best stroke would be the one that shows least
         by_prompt = not inputs.border_tells and request.rank == "both" and self._scorer is not None
-        return ranking.rank(windows, source, mask, request.prompt, self._scorer, "region" if by_prompt else request.rank)
+        words = resolved.texts.words
+        return ranking.rank(windows, source, mask, words, self._scorer, "region" if by_prompt else request.rank)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""

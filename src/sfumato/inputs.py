@@ -18,6 +18,7 @@ from sfumato.masks.reading import SoftMask, is_full, read_mask, read_soft_mask
 from sfumato.masks.window import Window, choose_window, crop, resize, resize_soft_mask, target_size
 from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
+from sfumato.sizing import fitted
 
 NARROW = 5  # cells; masks of fewer are narrow
 BACKDROP = 0.5  # share of the picture; an inverted mask of more is a background, of less only drawn the other way round
@@ -93,9 +94,10 @@ def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[P
             "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
         )
     painted = picture.rgb if request.scribble is None else _paint(picture.rgb, change > 0, request.scribble, max_pixels)
-    if request.size is None or request.size == picture.size:
+    size = fitted(picture.size, request.size)
+    if size == picture.size:
         return picture, change, painted
-    return picture.resized(request.size), resize_soft_mask(change, request.size), resize(painted, request.size)
+    return picture.resized(size), resize_soft_mask(change, size), resize(painted, size)
 
 
 def _read_change(request: EditRequest, picture: Picture, max_pixels: int) -> SoftMask:

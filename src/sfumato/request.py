@@ -1,10 +1,11 @@
 """The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
 
+import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 
 from sfumato.errors import OptionError
 
@@ -17,6 +18,18 @@ ImageSource = Annotated[
     Path | Image.Image, PlainSerializer(_name_image, return_type=str), WithJsonSchema({"type": "string", "format": "path"})
 ]
 Box = tuple[int, int, int, int]
+
+RANDOM_SEED = -1
+SEEDS_DRAWN = 2**32
+MOST_SEED = 2**63 - 1024
+
+
+def _drawn(seed: int) -> int:
+    return secrets.randbelow(SEEDS_DRAWN) if seed == RANDOM_SEED else seed
+
+
+Seed = Annotated[int, AfterValidator(_drawn)]
+"""A seed; -1 becomes a random one where it is read, so that every request that is stored or answered holds a seed to repeat."""
 
 
 class EditRequest(BaseModel):
@@ -39,6 +52,19 @@ class EditRequest(BaseModel):
     mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
     prompt: str = Field(description="What should appear under the mask.")
     negative_prompt: str | None = Field(None, description="What should not appear; added to the guard against letters.")
+    prompt_weights: bool = Field(
+        True, description="Stable Diffusion 1.x, 2.x, XL: read (words:1.3), (words), [words] and BREAK as the web UI does."
+    )
+    clip_skip: int = Field(
+        0,
+        ge=0,
+        le=31,
+        description="Last layers of the text encoder to leave out; 1 is the web UI's 2. Stable Diffusion 1.x, 2.x, XL.",
+    )
+    embedding: tuple[str, ...] = Field(
+        (),
+        description="Textual inversion files, each FILE or FILE:TOKEN, for Stable Diffusion 1.x, 2.x, XL.",
+    )
     guard: bool = Field(True, description="Steer real models away from drawing the prompt as written letters.")
     scribble: ImageSource | None = Field(
         None, description="Picture of the image's size, painted over it under the mask before the edit."
@@ -67,7 +93,7 @@ class EditRequest(BaseModel):
         None, gt=0, description="Start at this noise-to-signal ratio instead of at a share of the steps."
     )
     n: int = Field(4, ge=1, le=1024, description="Number of predictions.")
-    seed: int = Field(0, ge=0, lt=2**63 - 1024, description="Prediction i uses seed + i.")
+    seed: Seed = Field(0, ge=RANDOM_SEED, lt=MOST_SEED, description="Prediction i uses seed + i; -1 takes a random seed.")
     batch_size: int | None = Field(None, ge=1, description="Predictions per batch; halved when memory runs out.")
     window: Literal["auto", "whole"] | Box = Field(
         "auto", description="Part of the image that the model sees: auto (mask with context), whole, or x,y,width,height."
@@ -96,7 +122,10 @@ class EditRequest(BaseModel):
     )
     keep_unmasked: bool = Field(True, description="Put the user's own pixels back outside the mask.")
     rank: Literal["both", "region", "whole", "none"] = Field("both", description="How predictions are ordered.")
-    size: tuple[int, int] | None = Field(None, description="Output width and height; the image's own by default.")
+    size: tuple[int, int] | None = Field(
+        None,
+        description="Output width and height; the image's own by default. Another aspect ratio is fitted inside.",
+    )
 
 
 def make_request(fields: dict[str, Any]) -> EditRequest:

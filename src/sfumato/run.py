@@ -92,7 +92,7 @@ class Run:
         self.source = backbone.encode(inputs.pixels, generator)
         self.start = self.source if torch.equal(inputs.start, inputs.pixels) else backbone.encode(inputs.start, generator)
         height, width = inputs.pixels.shape[-2:]
-        self.conditioning: Conditioning = backbone.encode_prompt(self.request.prompt, resolved.negative_prompt, (width, height))
+        self.conditioning: Conditioning = resolved.texts.encode(backbone, (width, height))
         if self.request.guidance_embedding is not None:
             told = torch.full((2,), self.request.guidance_embedding, device=backbone.device)
             self.conditioning = replace(self.conditioning, extra=self.conditioning.extra | {"guidance": told})

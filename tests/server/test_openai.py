@@ -56,6 +56,7 @@ def test_image_list(openai_client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         edit(openai_client, image=[("a.png", pictures.PICTURE), ("b.png", pictures.PICTURE)])
     assert caught.value.code == "image-count"
+    assert "image 2 ('b.png')" in str(caught.value)
 
 
 def test_transparent_image_without_a_mask(openai_client: openai.OpenAI) -> None:

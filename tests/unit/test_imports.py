@@ -16,11 +16,11 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("cli", "server", "ui", "batch", "bench"),
     ("editor",),
     ("run",),
-    ("defaults", "inputs"),
+    ("defaults", "inputs", "prompts"),
     ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
     ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
-    ("saving", "pixel_modes", "pixels", "embedded"),
-    ("errors", "request", "__init__"),
+    ("saving", "pixel_modes", "pixels", "embedded", "text"),
+    ("errors", "request", "sizing", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
 

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sfumato.text.limits import TextReader
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
@@ -51,6 +53,9 @@ class Backbone(Protocol):
 
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
         """Encode one prompt pair; `size` is the window's (width, height), which SDXL is told about."""
+
+    def text_readers(self) -> list[TextReader]:
+        """Its text encoders that leave out the end of a long prompt; empty for models that read all of it, or nothing."""
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
         """Scheduler settings that depend on the latents' (h, w) and the number of steps: a flow-matching model's shift."""

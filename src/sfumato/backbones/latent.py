@@ -13,6 +13,7 @@ from sfumato.backbones.finite import check_decoded, check_latents, is_finite
 from sfumato.backbones.prediction import PREDICTIONS, check_prediction
 from sfumato.errors import Unsupported
 from sfumato.masks.window import CONTEXT
+from sfumato.text.limits import TextReader
 
 
 class LatentModel(ABC):
@@ -129,6 +130,10 @@ class LatentModel(ABC):
     @abstractmethod
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
         """See `Backbone.encode_prompt`."""
+
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        return []
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
         """See `Backbone.schedule`."""

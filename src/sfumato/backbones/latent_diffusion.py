@@ -12,6 +12,7 @@ from torch import Tensor
 from sfumato.backbones.base import Conditioning
 from sfumato.backbones.prediction import check_schedule
 from sfumato.backbones.stable_diffusion import LatentUNet
+from sfumato.text.limits import TextReader
 
 TOKENS = 77  # the text length that the model was trained with
 
@@ -53,3 +54,7 @@ class LatentDiffusion(LatentUNet):
         ).input_ids
         states = self._bert(ids.to(self.device), return_dict=True).last_hidden_state
         return Conditioning(states=states.to(self.dtype), extra={})
+
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        return [TextReader("its text transformer", self._tokenizer, TOKENS)]

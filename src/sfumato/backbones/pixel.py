@@ -19,6 +19,7 @@ from sfumato.backbones.guided_diffusion import Architecture, to_diffusers
 from sfumato.backbones.latent import freeze
 from sfumato.backbones.prediction import check_prediction, check_schedule
 from sfumato.masks.window import CONTEXT
+from sfumato.text.limits import TextReader
 
 
 class PixelDiffusion:
@@ -90,6 +91,10 @@ class PixelDiffusion:
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
         """Nothing: these models read no text."""
         return Conditioning(states=torch.zeros(2, 0, 0), extra={})
+
+    def text_readers(self) -> list[TextReader]:
+        """None: see `encode_prompt`."""
+        return []
 
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """See `Backbone.predict`. Differentiable, where gradients are enabled; conditioning and guidance play no part."""

@@ -18,6 +18,9 @@ from sfumato.backbones.checkpoints import unet_family
 from sfumato.backbones.latent import LatentModel, freeze, guided
 from sfumato.backbones.single_file import TASKS, TEXT_TO_IMAGE
 from sfumato.errors import Unsupported
+from sfumato.text.chunks import Embedding
+from sfumato.text.clip import Encoder, Parts, encode_pair
+from sfumato.text.grammar import Span, words
 
 LONG_PRODUCT = 256  # of 576 numbers they were seen to differ, of 192 never
 
@@ -100,7 +103,7 @@ class StableDiffusion(LatentUNet):
     """Stable Diffusion 1.x, 2.x (epsilon and v prediction) and XL.
 
     Args:
-        text: A diffusers pipeline that holds tokenizers and text encoders, of which only `encode_prompt` is used.
+        text: A diffusers pipeline that holds tokenizers and text encoders, which are used but not changed.
         **parts: As for `LatentUNet`.
     """
 
@@ -134,26 +137,50 @@ class StableDiffusion(LatentUNet):
             device=pipe._execution_device,
         )
 
-    @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`.
+        """See `Backbone.encode_prompt`: the texts as they stand, brackets and all, in as many chunks as they need."""
+        return self.encode_parts([[Span(prompt)]], [[Span(negative_prompt)]], size)
 
-        SDXL (Podell et al., arXiv:2307.01952, section 2.2) is told that image and target are `size`, uncropped. An empty
-        negative prompt is all zeros there if the checkpoint says `force_zeros_for_empty_prompt`.
+    @torch.no_grad()
+    def encode_parts(
+        self, prompt: Parts, negative: Parts, size: tuple[int, int], embeddings: Sequence[Embedding] = (), clip_skip: int = 0
+    ) -> Conditioning:
+        """Encode parsed prompts (see `text.grammar.parse`), unconditional first.
+
+        Both branches leave out the same layers; SDXL's pooled text is always the last layer's, of the first chunk. SDXL (Podell
+        et al., arXiv:2307.01952, section 2.2) is told that image and target are `size`, uncropped. An empty negative prompt is
+        all zeros there if the checkpoint says `force_zeros_for_empty_prompt`.
+
+        Args:
+            prompt, negative: Their parts; each is encoded in chunks of CLIP's length, one after the other.
+            size: The window's (width, height).
+            embeddings: Learned words.
+            clip_skip: Layers of the text encoders to leave out, as in diffusers: 1 is the web UI's 2.
+
+        Raises:
+            OptionError: option-clip-skip, if there are not enough layers.
         """
+        states, pooled = encode_pair(self._encoders(), prompt, negative, embeddings, clip_skip)
         if self.family != "sdxl":
-            conditional, unconditional = self._text.encode_prompt(prompt, self.device, 1, True, negative_prompt)
-            return Conditioning(states=torch.cat([unconditional, conditional]).to(self.dtype), extra={})
-        conditional, unconditional, pooled, unconditional_pooled = self._text.encode_prompt(
-            prompt, device=self.device, negative_prompt=negative_prompt or None
-        )
+            return Conditioning(states=states.to(self.device, self.dtype), extra={})
+        if not words(negative) and self._text.config.force_zeros_for_empty_prompt:
+            states, pooled = (torch.cat([torch.zeros_like(both[:1]), both[1:]]) for both in (states, pooled))
         width, height = size
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=self.device)
-        extra = {
-            "text_embeds": torch.cat([unconditional_pooled, pooled]).to(self.device, self.dtype),
-            "time_ids": time_ids.repeat(2, 1),
-        }
-        return Conditioning(states=torch.cat([unconditional, conditional]).to(self.dtype), extra=extra)
+        extra = {"text_embeds": pooled.to(self.device, self.dtype), "time_ids": time_ids.repeat(2, 1)}
+        return Conditioning(states=states.to(self.device, self.dtype), extra=extra)
+
+    def text_widths(self) -> list[int]:
+        """Of the vectors that each text encoder reads."""
+        return [encoder.width for encoder in self._encoders()]
+
+    def _encoders(self) -> list[Encoder]:
+        text, xl = self._text, self.family == "sdxl"
+        pairs = [(text.tokenizer, text.text_encoder), *([(text.tokenizer_2, text.text_encoder_2)] if xl else [])]
+        return [
+            Encoder(tokenizer, model, number, xl, self.device, functools.partial(text.maybe_convert_prompt, tokenizer=tokenizer))
+            for number, (tokenizer, model) in enumerate(pairs)
+        ]
 
 
 def text_pipeline(pipe: Any) -> StableDiffusionPipeline:

@@ -156,7 +156,8 @@ def _one(editor: Editor, example: Example, variant: Variant, plan: Plan, instrum
 
 
 def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) -> Any:
-    fields = {"mask_mode": "grey", **example.fields, **variant.fields, **changes}
+    # captions are plain English, and what others publish on them was made with models that read brackets so
+    fields = {"mask_mode": "grey", "prompt_weights": False, **example.fields, **variant.fields, **changes}
     return editor.edit(
         image=Image.fromarray(example.image),
         mask=_mask(example.mask, soft=fields.get("soft_mask", False)),

@@ -101,7 +101,7 @@ def _items(key: str, value: Any) -> Any:
     """`a,b` as a list for fields that hold several values."""
     annotation = EditRequest.model_fields[key].annotation if key in EditRequest.model_fields else None
     several = any(get_origin(kind) is tuple for kind in (annotation, *get_args(annotation)))
-    return value.split(",") if several and isinstance(value, str) and ("," in value or key == "lora") else value
+    return value.split(",") if several and isinstance(value, str) and ("," in value or key in ("lora", "embedding")) else value
 
 
 def check_distinct(variants: list[Variant]) -> None:

@@ -133,6 +133,10 @@ def serve(
     model: Annotated[
         list[str] | None, typer.Option(help="Model that requests may name; the first is the default.", metavar="ID")
     ] = None,
+    model_alias: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name of such a model for OpenAI's clients, as gpt-image-2=embedded.", metavar="ALIAS=ID"),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
     token: Annotated[
@@ -178,6 +182,7 @@ def serve(
         }
         run(
             model or (),
+            model_alias or (),
             token or (),
             data,
             limits,

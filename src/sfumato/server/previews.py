@@ -78,9 +78,7 @@ def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
     PNG is lossless, and so is WebP of quality 100. JPEG has no transparency: it is put on white.
     """
     if format == "JPEG" and image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white.convert("RGB")
+        image = on_white(image)
     options = {
         "PNG": {},
         "JPEG": {"quality": quality, "subsampling": 0},
@@ -89,3 +87,13 @@ def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format, icc_profile=image.info.get("icc_profile"), **options[format])
     return buffer.getvalue()
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture without its transparency, RGB, with its colour profile."""
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    opaque = white.convert("RGB")
+    if (profile := image.info.get("icc_profile")) is not None and image.mode not in ("LA", "La"):
+        opaque.info["icc_profile"] = profile
+    return opaque

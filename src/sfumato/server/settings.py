@@ -49,6 +49,7 @@ class Settings:
     Args:
         data: Folder of the results; made when missing, readable by its owner alone.
         models: Models that requests may name; the first is the default.
+        aliases: Further names of those models for OpenAI's API, whose clients may insist on one: alias to model.
         devices: One worker each; None is the best device present.
         dtype, offline, allow_pickle: As in `sfumato.Editor`.
         vae, prediction_type: As in `sfumato.Editor`, of the only model.
@@ -62,6 +63,7 @@ class Settings:
 
     data: Path
     models: tuple[str, ...] = ("embedded",)
+    aliases: dict[str, str] = field(default_factory=dict)
     devices: tuple[str | None, ...] = (None,)
     dtype: str | None = None
     offline: bool = False
@@ -77,10 +79,11 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def check(self) -> None:
-        """Refuse what would open this machine to others by accident.
+        """Refuse what would open this machine to others by accident, and aliases that mean nothing.
 
         Raises:
-            OptionError: token-needed, token-weak, option-prediction-type; option-contradiction for what belongs to one model.
+            OptionError: token-needed, token-weak, alias-invalid, option-prediction-type; option-contradiction for an autoencoder
+                or a prediction type of many models.
         """
         if len(self.models) > 1 and (self.vae or self.prediction_type):
             raise OptionError(
@@ -95,6 +98,19 @@ class Settings:
             )
         if any(len(token) < 16 for token in self.tokens):
             raise OptionError("A token needs at least 16 characters, so that nobody guesses it.", code="token-weak")
+        for alias, model in self.aliases.items():
+            self._check_alias(alias, model)
+
+    def _check_alias(self, alias: str, model: str) -> None:
+        if model not in self.models:
+            raise OptionError(
+                f"--model-alias {alias}={model} means a model that is not served; name one of: {', '.join(self.models)}.",
+                code="alias-invalid",
+            )
+        if not alias or alias in self.models:
+            raise OptionError(
+                f"--model-alias {alias}={model}: {alias!r} is not free to be an alias; choose another name.", code="alias-invalid"
+            )
 
 
 def is_loopback(host: str) -> bool:

@@ -25,10 +25,11 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """A request's parts: fields as text or JSON values, files by field name."""
+    """A request's parts: fields as text or JSON values, files and what their sender calls them by field name."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[bytes]] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
     is_text: bool = False
 
 
@@ -108,17 +109,28 @@ async def read_form(request: Request, limits: Limits) -> Form:
         raise OptionError(f"The form cannot be read: {error.message}", code="form-invalid") from None
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {}
+    names: dict[str, list[str]] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             check_size(value.size or 0, "picture", limits)
             files.setdefault(name, []).append(await value.read())
+            names.setdefault(name, []).append(value.filename or "")
             await value.close()
-        elif name in fields:
-            raise OptionError(f"The field {name!r} was given twice; give it once.", code="option-repeated")
         else:
-            fields[name] = value
+            _add(fields, name, value)
     _check_text(fields)
-    return Form(fields=fields, files=files, is_text=True)
+    return Form(fields=fields, files=files, names=names, is_text=True)
+
+
+def _add(fields: dict[str, Any], name: str, value: str) -> None:
+    """Take a field of a form; `name[]`, as OpenAI's client writes lists, may come several times."""
+    bare = name.removesuffix("[]")
+    if bare != name and isinstance(fields.setdefault(bare, []), list):
+        fields[bare].append(value)
+    elif bare in fields:
+        raise OptionError(f"The field {bare!r} was given twice; give it once.", code="option-repeated")
+    else:
+        fields[bare] = value
 
 
 async def read_json(request: Request) -> dict[str, Any]:

@@ -57,6 +57,13 @@ def test_a_run_measures_every_example_with_every_variant(tmp_path: Path, loading
     assert (tmp_path / items[0]["picture"]).is_file()
 
 
+def test_captions_are_plain_english_unless_a_variant_weighs_them(tmp_path: Path, loading: runner.Loading) -> None:
+    FakeEditor.made.clear()
+    runner.run(tiny_plan(), variants("default", "prompt_weights=true"), instruments(), tmp_path, loading)
+    assert {fields["prompt_weights"] for fields in FakeEditor.made} == {False, True}
+    assert not FakeEditor.made[0]["prompt_weights"]
+
+
 def test_a_variant_that_reads_greys_gets_a_soft_edge_inside_the_mask(tmp_path: Path, loading: runner.Loading) -> None:
     runner.run(tiny_plan(1), variants("default", "soft_mask=true"), instruments(), tmp_path, loading)
     hard, soft = (

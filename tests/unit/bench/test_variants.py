@@ -20,6 +20,7 @@ from tests.unit.bench.stand_ins import METHOD
         ("fast:steps=8,guidance-scale=3", f"{METHOD} [fast]", "embedded", {"steps": 8, "guidance_scale": 3.0}),
         ("my/model", METHOD, "my/model", {}),
         ("real:model=my/model,n=2", f"{METHOD} [real]", "my/model", {"n": 2}),
+        ("embedding=a.pt:x", f"{METHOD} [embedding=a.pt:x]", "embedded", {"embedding": ("a.pt:x",)}),
         (f"{METHOD}:preset=paper", f"{METHOD} [preset=paper]", "embedded", {"preset": "paper"}),
         ("window=0,0,64,64,steps=2", f"{METHOD} [window=0,0,64,64,steps=2]", "embedded", {"window": (0, 0, 64, 64), "steps": 2}),
     ],

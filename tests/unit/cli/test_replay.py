@@ -40,6 +40,21 @@ def test_replay_sees_a_difference(run: Callable[..., Result], edited: Path, tmp_
     assert json.loads(result.stdout) == {"identical": False, "max_difference": 9, "versions_changed": {}}
 
 
+def test_replay_reads_brackets_as_they_were_read(
+    run: Callable[..., Result], painter: type[Painter], edited: Path, tmp_path: Path
+) -> None:
+    assert run("replay", edited).exit_code == 0
+    assert painter.calls[-1].prompt_weights is True
+    picture = Image.open(edited)
+    stored = json.loads(picture.text["sfumato"])
+    del stored["request"]["prompt_weights"]  # as before there were weights
+    chunks = PngInfo()
+    chunks.add_text("sfumato", json.dumps(stored))
+    picture.save(tmp_path / "old.png", pnginfo=chunks)
+    assert run("replay", tmp_path / "old.png").exit_code == 0
+    assert painter.calls[-1].prompt_weights is False
+
+
 def test_replay_writes_the_picture(run: Callable[..., Result], edited: Path, tmp_path: Path) -> None:
     assert run("replay", edited, "--out", "again").exit_code == 0
     assert np.array_equal(read(tmp_path / "again" / "01.png").rgb, read(edited).rgb)

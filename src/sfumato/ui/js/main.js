@@ -9,6 +9,7 @@ import * as history from "./history.js";
 import {Run} from "./job.js";
 import {Picture} from "./picture.js";
 import {Results} from "./results.js";
+import {listenToDie, seed, setSeed} from "./seed.js";
 import {listen} from "./shortcuts.js";
 import {Tools} from "./tools.js";
 import {View} from "./view.js";
@@ -99,7 +100,8 @@ function options() {
   const properties = advanced.schema.properties;
   if (method !== properties.method.default) given.method = method;
   if ($("model").value !== properties.model.default) given.model = $("model").value;
-  for (const name of ["n", "seed"]) if ($(name).value !== "") given[name] = Number($(name).value);
+  if ($("n").value !== "") given.n = Number($("n").value);
+  given.seed = seed();
   return given;
 }
 
@@ -125,7 +127,8 @@ async function edit() {
   try {
     const sources = {source: picture.blob, mask: await picture.maskBlob(), scribble: picture.hasScribble ? await picture.scribbleBlob() : null};
     const job = await run.start(picture, asked, view.feather);
-    const said = {...asked, ...(view.feather >= 0 ? {mask_feather: view.feather} : {})};
+    const drawn = job.result && {seed: job.result.request.seed}; // what was random can be repeated
+    const said = {...asked, ...drawn, ...(view.feather >= 0 ? {mask_feather: view.feather} : {})};
     const record = {name: picture.name, hasScribble: picture.hasScribble, options: said};
     await finished(job, record, sources);
   } catch (error) {
@@ -165,10 +168,10 @@ async function reopen(entry, job) {
     const bitmap = await createImageBitmap(entry.scribble);
     view.picture.change((mask, scribble) => scribble.drawImage(bitmap, 0, 0));
   }
-  const {prompt, n, seed, method, model, mask_feather: feather, ...rest} = entry.edit.options;
+  const {prompt, n, seed: used, method, model, mask_feather: feather, ...rest} = entry.edit.options;
   Object.assign($("prompt"), {value: prompt});
   if (n !== undefined) $("n").value = n;
-  if (seed !== undefined) $("seed").value = seed;
+  if (used !== undefined) setSeed(used);
   if (method) $("method").value = method;
   if (model) $("model").value = model;
   controls.setFeather(feather ?? -1);
@@ -204,7 +207,7 @@ onClick("save-mask", withPicture(async (picture) => save(await picture.maskBlob(
 onClick("zoom-in", () => view.zoom(1.25));
 onClick("zoom-out", () => view.zoom(0.8));
 onClick("zoom-fit", () => view.fit());
-onClick("dice", () => ($("seed").value = crypto.getRandomValues(new Uint32Array(1))[0]));
+listenToDie(() => results.seed);
 onClick("reset", () => advanced?.set({}));
 onClick("add-box", withPicture((picture) => {
   const [x, y, width, height] = ["box-x", "box-y", "box-w", "box-h"].map((id) => $(id).valueAsNumber);
