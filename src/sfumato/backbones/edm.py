@@ -1,9 +1,8 @@
 """Stable Diffusion networks trained in the EDM way (Karras et al., arXiv:2206.00364), as Playground v2.5.
 
-EDM's denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4) on latents of deviation sigma_data. With latents
-divided by sigma_data and sigma' = sigma / sigma_data this is v prediction on a variance-preserving schedule: c_in x is the
-latents at signal 1 / sqrt(1 + sigma'^2), c_skip its signal and c_out plus or minus its noise. What is left of EDM are the noise
-levels and what the network is told of them, so every solver and method runs it as it runs others.
+EDM's denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4), with x = z0 + sigma eps. Solvers show a model its
+latents at variance-preserving scale, x / sqrt(1 + sigma^2), and D is a prediction of the clean latents: so with EDM's noise
+levels and this preconditioning every solver and method runs such a network as it runs others that predict the sample.
 """
 
 import math
@@ -31,7 +30,7 @@ class Schedule:
         data: Deviation of the latents it was trained on, sigma_data.
         rho: Exponent of the ramp between them; None for an exponential one.
         levels: How many levels the ramp is read at.
-        sign: 1 where c_out is minus the noise, as in v prediction, else -1.
+        sign: Of c_out: 1 for "epsilon", -1 for "v_prediction".
     """
 
     low: float
@@ -59,7 +58,7 @@ class Schedule:
             data=float(config.get("sigma_data", 0.5)),
             rho=float(config.get("rho", 7.0)) if ramp == "karras" else None,
             levels=int(config.get("num_train_timesteps", 1000)),
-            sign=1.0 if kind == "v_prediction" else -1.0,
+            sign=-1.0 if kind == "v_prediction" else 1.0,
         )
 
     def sigma(self, timestep: float | Tensor) -> Tensor:
@@ -72,13 +71,12 @@ class Schedule:
 
     def config(self) -> dict[str, Any]:
         """The same levels as betas of a variance-preserving schedule, in diffusers' keys: equal steps there are EDM's ramp."""
-        ratio = self.sigma(torch.arange(self.levels)) / self.data
-        kept = 1 / (1 + ratio**2)
+        kept = 1 / (1 + self.sigma(torch.arange(self.levels)) ** 2)
         betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
         return {
             "num_train_timesteps": self.levels,
             "trained_betas": betas.tolist(),
-            "prediction_type": "v_prediction",
+            "prediction_type": "sample",
             "timestep_spacing": "trailing",
             "sigma_data": self.data,
         }
@@ -94,9 +92,12 @@ class EDMStableDiffusion(StableDiffusion):
     def __init__(self, text: Any, **parts: Any) -> None:
         self.noise_levels = Schedule.from_config(parts["scheduler_config"], parts["name"])
         super().__init__(text, **parts | {"scheduler_config": self.noise_levels.config()})
-        self._scale = self._scale / self.noise_levels.data
 
     def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`. The network is told log(sigma) / 4; its answer is given as a v prediction."""
-        told = float(self.noise_levels.sigma(timestep).log() / 4)
-        return self.noise_levels.sign * super().predict(latents, told, conditioning, guidance_scale)
+        """See `Backbone.predict`: EDM's D. The network is shown c_in x and told log(sigma) / 4."""
+        levels = self.noise_levels
+        sigma = float(levels.sigma(timestep))
+        spread = math.hypot(sigma, levels.data)
+        x = latents.to(self.device) * math.hypot(1.0, sigma)
+        output = super().predict(x / spread, math.log(sigma) / 4, conditioning, guidance_scale)
+        return (levels.data / spread) ** 2 * x + levels.sign * sigma * levels.data / spread * output

@@ -40,25 +40,29 @@ def test_clean_latents_are_those_of_the_edm_scheduler(
     conditioning = model.encode_prompt("a red ball", "", (32, 32))
     solver = make_solver(solver_name, model.scheduler_config, model.prediction_type, 7)
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    told: list[float] = []
-    model.unet.register_forward_pre_hook(lambda module, given: told.append(float(given[1])))
+    told: list[Any] = []
+    model.unet.register_forward_pre_hook(lambda module, given: told.append((given[0], float(given[1]))))
+    raw: list[torch.Tensor] = []
+    model.unet.register_forward_hook(lambda module, given, output: raw.append(output.sample))
 
     for step, level in enumerate(solver.before):
-        sigma = 0.5 * level.ratio
-        latents = x * level.scale  # any latents at this level; EDM's own are those of signal one, times sigma_data
-        theirs = 0.5 * latents / level.signal
+        sigma = torch.tensor(level.ratio)
+        latents = x * level.scale  # any latents at this level; EDM's own are those of signal one
+        theirs = latents / level.signal
         output = model.predict(solver.scale_input(latents, step), solver.timesteps[step], conditioning, 1.0)
         clean = solver.predicted_clean(output, step, latents)
-        raw = model.noise_levels.sign * output
-        expected = scheduler.precondition_outputs(theirs, raw, torch.tensor(sigma))
 
-        shown = scheduler.precondition_inputs(theirs, torch.tensor(sigma))
-        torch.testing.assert_close(solver.scale_input(latents, step), shown, atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(0.5 * clean, expected, atol=1e-4, rtol=1e-3)
-        assert told[-1] == pytest.approx(float(scheduler.precondition_noise(torch.tensor(sigma))), abs=2e-3)
+        shown, timestep = told[-1]
+        torch.testing.assert_close(shown, scheduler.precondition_inputs(theirs, sigma), atol=1e-4, rtol=1e-3)
+        assert timestep == pytest.approx(float(scheduler.precondition_noise(sigma)), abs=2e-3)
+        torch.testing.assert_close(clean, scheduler.precondition_outputs(theirs, raw[-1], sigma), atol=1e-4, rtol=1e-3)
         solver.step(output, step, latents, NoiseStream([0], x.shape[1:]))
 
-    assert 0.5 * solver.before[0].ratio == pytest.approx(80.0, rel=1e-3)
+    assert solver.before[0].ratio == pytest.approx(80.0, rel=1e-3)
+    z = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    code = model.vae.encode(z).latent_dist.mode()
+    mean, std = (torch.tensor(values).view(1, 4, 1, 1) for values in (MEAN, STD))
+    torch.testing.assert_close(model.encode(z), (code - mean) * 0.5 / std)
 
 
 def test_a_whole_run_is_that_of_diffusers_euler(playground: Path) -> None:
@@ -67,7 +71,7 @@ def test_a_whole_run_is_that_of_diffusers_euler(playground: Path) -> None:
     model: Any = load(scheduled(playground, "EDMEulerScheduler", config))
     solver = make_solver("euler", model.scheduler_config, model.prediction_type, 10)
     scheduler = diffusers.EDMEulerScheduler(**config)
-    sigmas = torch.tensor([0.5 * level.ratio for level in solver.before] + [0.0])
+    sigmas = torch.tensor([level.ratio for level in solver.before] + [0.0])
     conditioning = model.encode_prompt("a red ball", "", (32, 32))
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -83,9 +87,7 @@ def test_a_whole_run_is_that_of_diffusers_euler(playground: Path) -> None:
         raw = super(type(model), model).predict(shown, float(timestep), conditioning, 3.0)
         theirs = scheduler.step(raw, timestep, theirs).prev_sample
 
-    torch.testing.assert_close(0.5 * ours, theirs, atol=2e-3, rtol=1e-2)
-    mean, std = (torch.tensor(values).view(1, 4, 1, 1) for values in (MEAN, STD))
-    torch.testing.assert_close(model.unscale(ours), theirs * std / 0.5 + mean, atol=0.05, rtol=1e-2)
+    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-2)
 
 
 def test_an_edit_starts_at_stable_diffusions_ratio_of_noise(playground: Path, picture_file: Path, mask_file: Path) -> None:
@@ -98,7 +100,7 @@ def test_an_edit_starts_at_stable_diffusions_ratio_of_noise(playground: Path, pi
     config, kind = editor.backbone.scheduler_config, editor.backbone.prediction_type
     for request, ratio in ((result.request, 3.94), (scribbled.request, 2.28)):
         solver = make_solver("ddim", config, kind, 30, request.start_fraction)
-        assert solver.before[solver.start].ratio == pytest.approx(ratio, rel=0.25)
+        assert solver.before[solver.start].ratio / 0.5 == pytest.approx(ratio, rel=0.25)  # of latents of deviation 0.5
     assert result.request.guidance_scale == 3.0
 
 

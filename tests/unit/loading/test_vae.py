@@ -165,6 +165,21 @@ def test_an_overflowing_autoencoder_decodes_in_float32_with_a_note(sd1: Path) ->
     assert half_pipe_vae.dtype == torch.float16  # the user's own
 
 
+def test_an_overflowing_encoder_encodes_in_float32_and_draws_the_same_sample(sd1: Path) -> None:
+    pipes = [StableDiffusionPipeline.from_pretrained(sd1, safety_checker=None) for _ in range(2)]
+    for pipe in pipes:
+        pipe.vae.register_to_config(force_upcast=False)
+        with torch.no_grad():
+            pipe.vae.encoder.conv_norm_out.weight.fill_(4e4)
+            pipe.vae.encoder.conv_out.weight.mul_(1e-4)
+    half, whole = from_pipe(pipes[0].to(torch.float16)), from_pipe(pipes[1])
+
+    encoded = half.encode(pixels(), torch.Generator().manual_seed(5))
+
+    assert "overflowed in float16 at encoding" in half.notes[0]
+    torch.testing.assert_close(encoded, whole.encode(pixels(), torch.Generator().manual_seed(5)), atol=0.05, rtol=0.05)
+
+
 def test_numbers_that_no_format_holds_are_reported(sd1: Path) -> None:
     model = from_pipe(overflowing(sd1, half=False, damaged=True))
 
