@@ -20,12 +20,13 @@ from sfumato.errors import BackboneError, EditError, OptionError
 from sfumato.images import MAX_PIXELS, restore
 from sfumato.inputs import Inputs, prepare
 from sfumato.masks.feather import composite
+from sfumato.masks.islands import surrounding
 from sfumato.masks.window import paste_back
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
 from sfumato.pixels import to_uint8
 from sfumato.request import EditRequest, EditResult, make_request
-from sfumato.run import Clock, Listener, Progress, Run
+from sfumato.run import Clock, Listener, Progress, Run, as_run, average_scores, in_part
 from sfumato.saving import write_animation
 from sfumato.sizing import size_notes
 
@@ -161,42 +162,63 @@ class Editor:
         with torch.inference_mode():
             with clock.stage("encode"):
                 tell(Progress(stage="encode", step=0, total=1))
-                inputs = prepare(
+                parts = prepare(
                     resolved.request,
                     resolution=self.backbone.resolution,
                     factor=self.backbone.factor,
                     context=self.backbone.context,
                     max_pixels=self.max_pixels,
                 )
-                resolved = with_background(resolved, inputs.border_tells)
                 guide = self._make_guide(resolved) if card.guided else None
-                run = Run(self.backbone, card, resolved, inputs, clock, tell, save_steps is not None, guide)
-            windows = run.predictions()
+                runs = [
+                    Run(
+                        self.backbone,
+                        card,
+                        with_background(resolved, part.border_tells),
+                        part,
+                        clock,
+                        in_part(tell, i, len(parts)),
+                        save_steps is not None,
+                        guide,
+                    )
+                    for i, part in enumerate(parts)
+                ]
+            windows = [run.predictions() for run in runs]
+        request, notes = as_run(runs)
         with clock.stage("rank"):
             tell(Progress(stage="rank", step=0, total=1))
-            scores = self._rank(resolved, inputs, windows, run.notes)
-        order = [score.index for score in scores] if scores else list(range(len(windows)))
+            scores = self._rank(request, resolved.texts.words, parts, windows, notes)
+        order = [score.index for score in scores] if scores else list(range(request.n))
         if save_steps is not None:
-            with torch.inference_mode():
-                pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
-            write_animation([_put_back(inputs, picture, resolved.request) for picture in pictures], save_steps)
-        request = resolved.request
+            write_animation(self._steps(runs, windows, request), save_steps)
         return EditResult(
-            images=[_put_back(inputs, windows[i], request) for i in order],
+            images=[_put_back(parts, [made[i] for made in windows], request) for i in order],
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
-            request=request.model_copy(update={"batch_size": run.batch_size, "size": request.size and inputs.picture.size}),
-            mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
+            request=request.model_copy(update={"size": request.size and parts[0].picture.size}),
+            mask=Image.fromarray(np.rint(parts[0].change * 255).astype(np.uint8)),
             notes=[
-                *size_notes(request.size, inputs.picture.size),
+                *size_notes(request.size, parts[0].picture.size),
                 *self.backbone.notes,
-                *run.notes,
+                *notes,
                 *resolved.texts.notes,
                 *self._prompt_notes(resolved.texts.prompt, card),
             ],
-            facts=self._facts(inputs),
+            facts=self._facts(parts),
         )
+
+    def _steps(self, runs: list[Run], windows: list[np.ndarray], request: EditRequest) -> list[Image.Image]:
+        """The first prediction after every step: one window after the other, with those before finished."""
+        shown: list[Image.Image] = []
+        finished: list[np.ndarray] = []
+        for run, made in zip(runs, windows, strict=True):
+            with torch.inference_mode():
+                pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
+            parts = [each.inputs for each in runs[: len(finished) + 1]]
+            shown += [_put_back(parts, [*finished, picture], request) for picture in pictures]
+            finished.append(made[0])
+        return shown
 
     def _make_guide(self, resolved: Resolved) -> Guide:
         """What guides, kept for further edits, and the prompt in CLIP's space."""
@@ -210,19 +232,23 @@ class Editor:
         scorer = self._guide_scorer[1]
         return Guide(scorer=scorer, text=scorer.embed_text([resolved.texts.words]), lpips=self._guide_lpips)
 
-    def _rank(self, resolved: Resolved, inputs: Inputs, windows: np.ndarray, notes: list[str]) -> list[ranking.Score]:
-        request = resolved.request
+    def _rank(
+        self, request: EditRequest, words: str, parts: list[Inputs], windows: list[np.ndarray], notes: list[str]
+    ) -> list[ranking.Score]:
         if request.rank == "none":
             return []
-        source = to_uint8(inputs.pixels[0])
-        mask = inputs.mask_pixels[0, 0].numpy().astype(np.uint8)
         if self._scorer is None:
             self._scorer, note = self._load_scorer(request.rank)
             notes += note
         # by its border the best stroke would be the one that shows least
-        by_prompt = not inputs.border_tells and request.rank == "both" and self._scorer is not None
-        words = resolved.texts.words
-        return ranking.rank(windows, source, mask, words, self._scorer, "region" if by_prompt else request.rank)
+        told = all(part.border_tells for part in parts)
+        by_prompt = not told and request.rank == "both" and self._scorer is not None
+        mode = "region" if by_prompt else request.rank
+        scores = []
+        for part, made in zip(parts, windows, strict=True):
+            mask = part.mask_pixels[0, 0].numpy().astype(np.uint8)
+            scores.append(ranking.rank(made, to_uint8(part.pixels[0]), mask, words, self._scorer, mode))
+        return average_scores(scores)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
@@ -244,7 +270,7 @@ class Editor:
         known = ", ".join(self.backbone.known_words()[:WORDS_SHOWN])
         return [f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]
 
-    def _facts(self, inputs: Inputs) -> dict[str, Any]:
+    def _facts(self, parts: list[Inputs]) -> dict[str, Any]:
         from importlib.metadata import version
 
         return {
@@ -254,8 +280,9 @@ class Editor:
             "prediction_type": self.backbone.prediction_type,
             "machine": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
-            "window": [inputs.window.left, inputs.window.top, inputs.window.width, inputs.window.height],
-            **inputs.hashes,
+            "window": list(surrounding([part.window for part in parts]).box),
+            "windows": [list(part.window.box) for part in parts],
+            **parts[0].hashes,
         }
 
 
@@ -271,9 +298,12 @@ def _load_lpips(device: torch.device) -> PictureDistance:
         raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None
 
 
-def _put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:
-    """The edited window in the whole picture, in the source's own mode."""
-    canvas = paste_back(inputs.picture.rgb.copy(), inputs.window, window)
+def _put_back(parts: list[Inputs], windows: list[np.ndarray], request: EditRequest) -> Image.Image:
+    """The edited windows in the whole picture, in the source's own mode."""
+    inputs = parts[0]
+    canvas = inputs.picture.rgb.copy()
+    for part, window in zip(parts, windows, strict=True):
+        canvas = paste_back(canvas, part.window, window)
     if request.keep_unmasked:
         canvas = composite(inputs.picture.rgb, canvas, inputs.alpha)
     transparency_is_mask = request.mask is None and request.box is None

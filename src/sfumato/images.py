@@ -5,7 +5,7 @@ How each pixel mode is read and restored is the table of `sfumato.pixel_modes`.
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -17,7 +17,18 @@ from sfumato.errors import ImageError
 from sfumato.pixel_modes import GREY, Pixels, split
 from sfumato.saving import EXIF_PREFIX, SUFFIXES, Format, write, write_animation
 
-__all__ = ["MAX_PIXELS", "Format", "Picture", "Pixels", "read", "read_metadata", "restore", "write", "write_animation"]
+__all__ = [
+    "MAX_PIXELS",
+    "Format",
+    "Picture",
+    "Pixels",
+    "read",
+    "read_metadata",
+    "restore",
+    "stored_values",
+    "write",
+    "write_animation",
+]
 
 READABLE = "PNG, JPEG, WebP, BMP and TIFF"
 MAX_PIXELS = 40_000_000
@@ -77,6 +88,17 @@ def read(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str 
     label = f"The {what} {path}"
     with _open_picture(path, label, max_pixels) as image:
         return _decode(image, label, path.name, max_pixels)
+
+
+def stored_values(source: Path | Image.Image, *, max_pixels: int, what: str) -> np.ndarray:
+    """The numbers of a grey picture as they are stored, upright, not brought to 0..255; (H, W).
+
+    Raises:
+        ImageError: As `read` does.
+    """
+    opened = nullcontext(source) if isinstance(source, Image.Image) else _open_picture(source, f"The {what} {source}", max_pixels)
+    with opened as image, _damage_reported(f"The {what}"):
+        return np.array(_upright(image))
 
 
 @contextmanager

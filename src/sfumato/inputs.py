@@ -1,8 +1,9 @@
 """From a request to what a method works on: pictures read, mask understood, window cut out at the model's own resolution."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.images import MAX_PIXELS, Picture, read
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.fill import fill
+from sfumato.masks.islands import MOST, Windows, choose_windows, one_window
 from sfumato.masks.latent import is_thin, to_latent
-from sfumato.masks.reading import SoftMask, is_full, read_mask, read_soft_mask
-from sfumato.masks.window import Window, choose_window, crop, resize, resize_soft_mask, target_size
+from sfumato.masks.reading import Area, SoftMask, is_full, read_area
+from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
 from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
 from sfumato.sizing import fitted
@@ -27,7 +29,7 @@ KEPT_EDGE = 1.0  # pixels of soft edge around what stands before a new backgroun
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Everything about the pictures of one edit.
+    """Everything about the pictures of one edit in one window. A mask of far islands has several; the full-size parts they share.
 
     Args:
         picture: The source at the output's size.
@@ -43,6 +45,7 @@ class Inputs:
         border_tells: Whether a good edit's border is like the source's. Not of a stroke of up to four cells, which is nearly all
             border, nor of a new background, before which what is kept stands out.
         hashes: SHA-256 of the files or pixels given.
+        notes: What was guessed or converted, in sentences for the user.
     """
 
     picture: Picture
@@ -57,6 +60,7 @@ class Inputs:
     thin: bool
     border_tells: bool
     hashes: dict[str, str]
+    notes: tuple[str, ...]
 
 
 def sha256(source: ImageSource) -> str:
@@ -85,10 +89,16 @@ def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[P
     Raises:
         ImageError, MaskError, OptionError: Whatever is wrong with them or with the prompt, before any model is needed.
     """
+    picture, area, painted = _read_pictures(request, max_pixels)
+    return picture, area.change, painted
+
+
+def _read_pictures(request: EditRequest, max_pixels: int) -> tuple[Picture, Area, np.ndarray]:
     if not request.prompt.strip():
         raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
     picture = read(request.image, max_pixels=max_pixels)
-    change = _read_change(request, picture, max_pixels)
+    area = _read_area(request, picture, max_pixels)
+    change = area.change
     if is_full(change):
         raise MaskError(
             "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
@@ -96,35 +106,63 @@ def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[P
     painted = picture.rgb if request.scribble is None else _paint(picture.rgb, change > 0, request.scribble, max_pixels)
     size = fitted(picture.size, request.size)
     if size == picture.size:
-        return picture, change, painted
-    return picture.resized(size), resize_soft_mask(change, size), resize(painted, size)
+        return picture, area, painted
+    return picture.resized(size), replace(area, change=resize_soft_mask(change, size)), resize(painted, size)
 
 
-def _read_change(request: EditRequest, picture: Picture, max_pixels: int) -> SoftMask:
-    given = (picture.size, request.mask, request.box, picture, request.mask_mode, request.invert_mask)
-    if not request.soft_mask:
-        return read_mask(*given, request.mask_grow, max_pixels=max_pixels).astype(np.float32)
-    if request.mask_grow:
+def _read_area(request: EditRequest, picture: Picture, max_pixels: int) -> Area:
+    if request.soft_mask and request.mask_grow:
         raise OptionError("A soft mask cannot be grown: leave out mask_grow, or paint it larger.", code="option-contradiction")
-    return read_soft_mask(*given, max_pixels=max_pixels)
+    given = (picture.size, request.mask, request.box, picture, request.mask_mode, request.invert_mask, request.mask_grow)
+    return read_area(*given, soft=request.soft_mask, max_pixels=max_pixels)
 
 
-def prepare(request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int) -> Inputs:
+def prepare(request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int) -> list[Inputs]:
     """Read and cut out everything a request names.
 
     Args:
         resolution, factor, context: Of the backbone.
         max_pixels: Larger pictures are refused.
 
+    Returns:
+        One for each window; windows do not touch and together hold the mask.
+
     Raises:
         ImageError, MaskError, OptionError: See `sfumato.errors`; nothing has been computed yet.
     """
-    picture, change, painted = read_pictures(request, max_pixels)
-    mask = (change > 0).astype(np.uint8)
-    window = choose_window(mask, resolution, factor, request.window, context)
+    picture, area, painted = _read_pictures(request, max_pixels)
+    mask = (area.change > 0).astype(np.uint8)
+    backdrop = request.invert_mask and bool(mask.mean() > BACKDROP)
+    # A background is one thing, even where what stands before it divides it.
+    choose = one_window if backdrop else choose_windows
+    chosen = choose(mask, resolution, factor, request.window, context)
+    windows = chosen.windows
+    hashes = {"image_sha256": sha256(request.image)}
+    hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
+    whole = {
+        "picture": picture,
+        "change": area.change,
+        "mask": mask,
+        "alpha": _opacity(mask, windows, KEPT_EDGE if backdrop and request.mask_feather is None else request.mask_feather),
+        "hashes": hashes,
+        "notes": (*area.notes, *_windows_notes(chosen)),
+    }
+    return [_cut_out(request, window, painted, whole, backdrop, resolution, factor) for window in windows]
+
+
+def _cut_out(
+    request: EditRequest,
+    window: Window,
+    painted: np.ndarray,
+    whole: dict[str, Any],
+    backdrop: bool,
+    resolution: int,
+    factor: int,
+) -> Inputs:
+    """What belongs to one window, beside what belongs to the `whole`."""
     width, height = target_size(window, resolution, factor)
-    inside = resize_soft_mask(crop(change, window), (width, height))
-    pixels = resize(crop(picture.rgb, window), (width, height))
+    inside = resize_soft_mask(crop(whole["change"], window), (width, height))
+    pixels = resize(crop(whole["picture"].rgb, window), (width, height))
     start = fill(
         resize(crop(painted, window), (width, height)),
         (inside > 0).astype(np.uint8),
@@ -132,16 +170,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         np.random.default_rng(request.seed),
     )
     mask_latent = to_latent(inside, factor)
-    backdrop = request.invert_mask and bool(mask.mean() > BACKDROP)
-    suits = KEPT_EDGE if backdrop else default_feather(mask)
-    feather = suits if request.mask_feather is None else request.mask_feather
-    hashes = {"image_sha256": sha256(request.image)}
-    hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     return Inputs(
-        picture=picture,
-        change=change,
-        mask=mask,
-        alpha=soft_edge(mask, feather),
         window=window,
         pixels=to_tensor(pixels),
         start=to_tensor(start),
@@ -149,5 +178,31 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         mask_latent=mask_latent,
         thin=is_thin((mask_latent > 0).float()),
         border_tells=not (backdrop or is_thin((mask_latent > 0).float(), NARROW)),
-        hashes=hashes,
+        **whole,
     )
+
+
+def _opacity(mask: np.ndarray, windows: list[Window], feather: float | None) -> np.ndarray:
+    """(H, W) in [0, 1]: the soft edges of each window's part of the mask, by default as wide as suits that part."""
+    alpha = np.zeros(mask.shape, np.float32)
+    for window in windows:
+        rows = slice(max(window.top - 1, 0), window.top + window.height + 1)  # what lies just outside ends the mask
+        columns = slice(max(window.left - 1, 0), window.left + window.width + 1)
+        part = mask[rows, columns]
+        alpha[rows, columns] = soft_edge(part, default_feather(part) if feather is None else feather)
+    return alpha
+
+
+def _windows_notes(chosen: Windows) -> list[str]:
+    count, notes = len(chosen.windows), []
+    if count > 1:
+        notes.append(
+            f"The mask's islands lie far apart, so they were edited in {count} windows, each at the model's own resolution "
+            "and in the time that one takes; the window whole makes it one."
+        )
+    if count < chosen.wanted:
+        notes.append(
+            f"The mask has {chosen.wanted} islands that lie far apart, and an edit has at most {MOST} windows, so the nearest "
+            "share one at less resolution; edit some of them at a time for more."
+        )
+    return notes

@@ -43,8 +43,9 @@ class EditRequest(BaseModel):
     image: ImageSource = Field(description="Picture to edit: a path, or a PIL image in Python.")
     mask: ImageSource | None = Field(None, description="Where to edit: white is changed, black is kept.")
     box: Box | None = Field(None, description="Where to edit, as x,y,width,height in pixels, instead of a mask.")
-    mask_mode: Literal["auto", "grey", "alpha"] = Field(
-        "auto", description="How to read the mask: brightness, or transparency (transparent = edit). Auto: alpha when it varies."
+    mask_mode: Literal["auto", "grey", "alpha", "paint"] = Field(
+        "auto",
+        description="Edited is what is bright (grey), transparent (alpha) or opaque (paint); auto decides by the mask's content.",
     )
     invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
     soft_mask: bool = Field(False, description="Read the mask's greys as how much each place may change, not as a yes or no.")
@@ -96,7 +97,7 @@ class EditRequest(BaseModel):
     seed: Seed = Field(0, ge=RANDOM_SEED, lt=MOST_SEED, description="Prediction i uses seed + i; -1 takes a random seed.")
     batch_size: int | None = Field(None, ge=1, description="Predictions per batch; halved when memory runs out.")
     window: Literal["auto", "whole"] | Box = Field(
-        "auto", description="Part of the image that the model sees: auto (mask with context), whole, or x,y,width,height."
+        "auto", description="Part of the image that the model sees: auto (mask with context; far islands apart), whole, x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
     jump_length: int | None = Field(None, ge=1, le=1000, description="RePaint: levels that a jump back goes up.")

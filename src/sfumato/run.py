@@ -19,6 +19,8 @@ from sfumato.inputs import Inputs
 from sfumato.masks.window import Window
 from sfumato.methods.base import EditTask, Guide, MethodCard
 from sfumato.pixels import to_uint8
+from sfumato.ranking import Score
+from sfumato.request import EditRequest
 
 FIRST_BATCH_CELLS = 65_536  # latent cells tried at once before memory is known: 16 predictions of 512x512
 
@@ -42,6 +44,27 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+
+
+def in_part(tell: Listener, part: int, parts: int) -> Listener:
+    """Tells of one window's work as that share of the work in all windows, in which each counts the same."""
+    return lambda heard: tell(replace(heard, step=part * heard.total + heard.step, total=parts * heard.total))
+
+
+def average_scores(windows: list[list[Score]]) -> list[Score]:
+    """Scores of whole predictions, best first, from those of their windows: the mean of each part; equals keep their order.
+
+    Args:
+        windows: Of each window, the scores of all its predictions, in any order.
+    """
+    if len(windows) == 1:
+        return windows[0]
+    together = []
+    for several in zip(*(sorted(scores, key=lambda score: score.index) for scores in windows), strict=True):
+        parts = [score.as_dict() for score in several]
+        mean = {name: round(sum(part[name] for part in parts) / len(parts), 9) for name in parts[0]}
+        together.append(Score(index=several[0].index, region=mean.get("region"), whole=mean.get("whole"), total=mean["total"]))
+    return sorted(together, key=lambda score: (-score.total, score.index))
 
 
 @dataclass
@@ -188,6 +211,21 @@ class Run:
             )
 
         return watch
+
+
+def as_run(runs: list[Run]) -> tuple[EditRequest, list[str]]:
+    """The request with every default filled in, as it was run in all windows, and what has to be said of it.
+
+    The background stays open if by default it is not the same in all windows, so that a replay chooses it as here.
+    """
+    requests = [run.request for run in runs]
+    backgrounds = {request.background for request in requests}
+    update = {"batch_size": min(run.batch_size for run in runs), "background": requests[0].background}
+    notes = list(dict.fromkeys([*runs[0].inputs.notes, *(note for run in runs for note in run.notes)]))
+    if len(backgrounds) > 1:
+        update["background"] = None
+        notes.append("Background: paste in the windows of strokes, poisson in the others.")
+    return requests[0].model_copy(update=update), notes
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

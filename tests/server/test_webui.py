@@ -6,7 +6,9 @@ import httpx
 import numpy as np
 import pytest
 import webuiapi
+from PIL import Image
 
+from sfumato.server.webui_request import _padded
 from tests.server import pictures
 from tests.server.stub import MODELS, until
 
@@ -40,6 +42,24 @@ def test_opaque_part_of_a_transparent_mask_is_edited(client: httpx.Client) -> No
     mask.putalpha(mask.getchannel("A").point(lambda value: 255 - value))
     answer = client.post("/sdapi/v1/img2img", json=payload(mask=pictures.text(mask))).json()
     assert (pictures.pixels(pictures.decoded(answer["images"][0]))[pictures.inside()] == (200, 20, 30)).all()
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_masks_of_labels_and_colours(client: httpx.Client, padding: int) -> None:
+    labels = Image.fromarray(pictures.inside().astype(np.uint8))
+    blue = Image.merge("RGB", [Image.new("L", labels.size)] * 2 + [pictures.grey_mask()])
+    for mask in (labels, blue):
+        answer = client.post("/sdapi/v1/img2img", json=payload(mask=pictures.text(mask), inpaint_full_res_padding=padding)).json()
+        result, source = pictures.pixels(pictures.decoded(answer["images"][0])), pictures.pixels(pictures.photograph())
+        assert (result[pictures.inside()] == (200, 20, 30)).all()
+        assert np.array_equal(result[~pictures.inside()], source[~pictures.inside()])
+
+
+def test_the_padded_window_is_around_the_mask_as_it_is_read() -> None:
+    labels = pictures.encoded(Image.fromarray(pictures.inside().astype(np.uint8)))
+    assert _padded(labels, False, 3, 10**6) == (13, 5, 22, 22)
+    assert _padded(labels, True, 3, 10**6) == (0, 0, 48, 32)
+    assert _padded(pictures.encoded(Image.new("L", (48, 32))), False, 3, 10**6) == "auto"
 
 
 def test_inverted_mask_and_whole_picture(client: httpx.Client) -> None:

@@ -132,7 +132,7 @@ def _one(editor: Editor, example: Example, variant: Variant, plan: Plan, instrum
     made = Made(
         predictions=[_rgb(image) for image in result.images],
         raw=_rgb(raw.images[0]),
-        seen=_window(raw.facts.get("window"), example.mask.shape),
+        seen=_seen(raw.facts.get("windows"), example.mask.shape),
         seeds=result.seeds,
         cost=cost,
     )
@@ -176,13 +176,13 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _window(box: Sequence[int] | None, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W), true where the model's window was; everywhere if it is not known."""
-    if box is None:
+def _seen(windows: Sequence[Sequence[int]] | None, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W), true where the model's windows were; everywhere if they are not known."""
+    if windows is None:
         return np.ones(shape, bool)
-    left, top, width, height = box
     seen = np.zeros(shape, bool)
-    seen[top : top + height, left : left + width] = True
+    for left, top, width, height in windows:
+        seen[top : top + height, left : left + width] = True
     return seen
 
 

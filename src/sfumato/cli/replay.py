@@ -73,7 +73,9 @@ def _stored(file: Path) -> dict[str, Any]:
 
 def _request(stored: dict[str, Any], moved: dict[str, Path | None]) -> EditRequest:
     stored["request"].setdefault("prompt_weights", False)  # before there were weights, brackets were plain
-    changes = {name: str(path) for name, path in moved.items() if path is not None}
+    changes: dict[str, Any] = {name: str(path) for name, path in moved.items() if path is not None}
+    if "window" in stored["facts"] and "windows" not in stored["facts"]:  # from before islands had windows of their own
+        changes["window"] = stored["facts"]["window"]
     return EditRequest.model_validate({**stored["request"], **changes, "seed": stored["seed"], "n": 1, "rank": "none"})
 
 

@@ -58,6 +58,13 @@ def choose_window(
     x, y, box_width, box_height = bounding_box(mask)
     if setting != "auto":
         return _given_window(setting, (x, y, box_width, box_height), (width, height))
+    return window_around((x, y, box_width, box_height), (width, height), resolution, factor, context)
+
+
+def window_around(box: Box, size: tuple[int, int], resolution: int, factor: int, context: float = CONTEXT) -> Window:
+    """The automatic window of `choose_window` around a bounding box, in a picture of (width, height)."""
+    x, y, box_width, box_height = box
+    width, height = size
     longer = max(box_width, box_height)
     side = math.ceil(max(context * longer, resolution // 4) / factor) * factor
     shorter = min(width, height)

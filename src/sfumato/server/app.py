@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 import sfumato
 from sfumato.errors import EditError
-from sfumato.server import failures, native_api, openai_api, pages, schema, webui_api
+from sfumato.server import failures, mask_api, native_api, openai_api, pages, schema, webui_api
 from sfumato.server.desk import Desk
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Board
@@ -107,7 +107,7 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
         responses=schema.FAILURES,
     )
     app.state.backstage, app.state.desk = backstage, backstage.desk
-    for part in (openai_api, native_api, webui_api):
+    for part in (openai_api, native_api, mask_api, webui_api):
         app.include_router(part.router)
     app.include_router(pages.routes(backstage.metrics, backstage.problem))
     _answer_failures(app)

@@ -153,7 +153,7 @@ def _options(asked: Any, fields: dict[str, Any], pictures: dict[str, bytes], set
     if "mask" in pictures and "mask_mode" not in fields:
         # A mask with an alpha channel means its transparency here, even where all of it is opaque; a copy of the picture
         # whose transparency was forgotten must not be read as white-on-black.
-        options["mask_mode"] = "alpha" if open_picture(pictures["mask"], "mask").has_transparency_data else "grey"
+        options["mask_mode"] = "alpha" if open_picture(pictures["mask"], "mask").has_transparency_data else "auto"
     return options
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from sfumato.request import EditRequest
 
 if TYPE_CHECKING:
+    from sfumato.masks.window import Window
     from sfumato.run import Progress
 
 SIDE = 768
@@ -33,6 +34,7 @@ class Previewer:
         self.next_time = 0.0
         self._source: Image.Image | None = None
         self._mask: Image.Image | None = None
+        self._patches: dict[Window, Image.Image] = {}  # the last of each window: those before are finished
 
     def due(self) -> bool:
         """Whether another small preview may be made now."""
@@ -49,19 +51,20 @@ class Previewer:
         return data
 
     def whole(self, progress: Progress) -> Image.Image:
-        """The picture with the prediction under the mask, RGB."""
+        """The picture with the prediction under the mask, RGB; of windows that are finished, as they were last seen."""
         assert progress.preview is not None
         assert progress.window is not None
         if self._source is None or self._mask is None:
             self._read()
         assert self._source is not None
         assert self._mask is not None
-        window = progress.window
-        patch = progress.preview().resize((window.width, window.height), Image.Resampling.BICUBIC)
+        size = progress.window.width, progress.window.height
+        self._patches[progress.window] = progress.preview().resize(size, Image.Resampling.BICUBIC)
         picture = self._source.copy()
-        place = (window.left, window.top)
-        inside = self._mask.crop((*place, window.left + window.width, window.top + window.height))
-        picture.paste(patch, place, inside)
+        for window, patch in self._patches.items():
+            place = (window.left, window.top)
+            inside = self._mask.crop((*place, window.left + window.width, window.top + window.height))
+            picture.paste(patch, place, inside)
         return picture
 
     def _read(self) -> None:

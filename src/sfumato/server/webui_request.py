@@ -115,7 +115,7 @@ def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tup
         "start_fraction": min(1 - asked.denoising_strength, 1 - LEAST_STRENGTH),
         "scheduler": scheduler,
         "fill": FILLS[asked.inpainting_fill],
-        "mask_mode": "grey",
+        "mask_mode": "auto",
         "invert_mask": bool(asked.inpainting_mask_invert),
         "mask_feather": float(FEATHER_PER_BLUR * (asked.mask_blur or 0)),
         "window": "auto",
@@ -123,28 +123,35 @@ def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tup
     if not asked.inpaint_full_res:
         fields |= {"window": "whole", "size": (asked.width, asked.height)}
     elif asked.inpaint_full_res_padding:
-        fields["window"] = _padded(pictures["mask"], bool(asked.inpainting_mask_invert), asked.inpaint_full_res_padding)
+        fields["window"] = _padded(
+            pictures["mask"], bool(asked.inpainting_mask_invert), asked.inpaint_full_res_padding, limits.pixels
+        )
     return submission(fields, pictures, limits, settings.models), notes
 
 
 def _grey_mask(data: bytes, most: int) -> bytes:
-    """The mask with brightness alone: where it has varying transparency, what is opaque is edited, as the web UI reads it."""
+    """The mask without transparency: where it has varying transparency, what is opaque is edited, as the web UI reads it."""
     from sfumato.images import read
 
     picture = read(open_picture(data, "mask"), max_pixels=most, what="mask")
     alpha = picture.alpha
-    varies = alpha is not None and alpha.min() != alpha.max()
-    return encode(Image.fromarray(alpha if alpha is not None and varies else picture.rgb), "PNG")
+    return data if alpha is None or alpha.min() == alpha.max() else encode(Image.fromarray(alpha), "PNG")
 
 
-def _padded(mask: bytes, inverted: bool, padding: int) -> Any:
+def _padded(mask: bytes, inverted: bool, padding: int, most: int) -> Any:
     """The window that many pixels around the mask, cut to the picture: x, y, width, height; "auto" if there is no mask."""
-    grey = open_picture(mask, "mask").convert("L").point(lambda value: 255 if (value > 127) != inverted else 0)
-    bounds = grey.getbbox()
-    if bounds is None:
+    from sfumato.images import read
+    from sfumato.masks.reading import read_mask
+    from sfumato.masks.window import bounding_box
+
+    given = read(open_picture(mask, "mask"), max_pixels=most, what="mask")
+    try:
+        marked = read_mask(given.size, open_picture(mask, "mask"), None, given, invert=inverted, max_pixels=most)
+    except MaskError:  # said when the edit is checked
         return "auto"
-    left, top = max(bounds[0] - padding, 0), max(bounds[1] - padding, 0)
-    right, bottom = min(bounds[2] + padding, grey.width), min(bounds[3] + padding, grey.height)
+    x, y, width, height = bounding_box(marked)
+    left, top = max(x - padding, 0), max(y - padding, 0)
+    right, bottom = min(x + width + padding, given.size[0]), min(y + height + padding, given.size[1])
     return left, top, right - left, bottom - top
 
 

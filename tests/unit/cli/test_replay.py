@@ -55,6 +55,24 @@ def test_replay_reads_brackets_as_they_were_read(
     assert painter.calls[-1].prompt_weights is False
 
 
+def test_replay_of_a_picture_from_before_islands_had_windows(
+    run: Callable[..., Result], painter: type[Painter], edited: Path, tmp_path: Path
+) -> None:
+    """It was made in one window, whatever its mask."""
+    for facts, expected in (
+        ({"window": [0, 0, 40, 30]}, (0, 0, 40, 30)),
+        ({"window": [0, 0, 9, 9], "windows": [[0, 0, 9, 9]]}, "auto"),
+    ):
+        picture = Image.open(edited)
+        stored = json.loads(picture.text["sfumato"])
+        stored["facts"] = {name: value for name, value in stored["facts"].items() if not name.startswith("window")} | facts
+        chunks = PngInfo()
+        chunks.add_text("sfumato", json.dumps(stored))
+        picture.save(tmp_path / "old.png", pnginfo=chunks)
+        assert run("replay", tmp_path / "old.png").exit_code == 0
+        assert painter.calls[-1].window == expected
+
+
 def test_replay_writes_the_picture(run: Callable[..., Result], edited: Path, tmp_path: Path) -> None:
     assert run("replay", edited, "--out", "again").exit_code == 0
     assert np.array_equal(read(tmp_path / "again" / "01.png").rgb, read(edited).rgb)

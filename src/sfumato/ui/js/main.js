@@ -63,7 +63,10 @@ async function openExample() {
 
 async function loadMask(blob) {
   try {
-    await view.picture.loadMask(blob);
+    await view.picture.checkMask(blob);
+    const mask = await api.readMask(view.picture.blob, blob);
+    await view.picture.loadMask(mask.blob);
+    if (mask.notes.length) toast(mask.notes.join(" "));
   } catch (error) {
     toast(error.message);
   }
@@ -163,7 +166,7 @@ async function showResult(result, record) {
 async function reopen(entry, job) {
   if (run.busy) return toast("Wait for the edit, or cancel it first.");
   await openBlob(entry.source, entry.edit.name);
-  await loadMask(entry.mask);
+  await view.picture.loadMask(entry.mask);
   if (entry.scribble) {
     const bitmap = await createImageBitmap(entry.scribble);
     view.picture.change((mask, scribble) => scribble.drawImage(bitmap, 0, 0));

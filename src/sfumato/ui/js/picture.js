@@ -125,23 +125,22 @@ export class Picture extends EventTarget {
     });
   }
 
-  /** Read a mask as the server does: transparent where the transparency varies, else what is brighter than half. */
-  async loadMask(blob) {
+  /** Throws if a mask is not of this picture's size. */
+  async checkMask(blob) {
     const bitmap = await createImageBitmap(blob, {imageOrientation: "from-image"});
     if (bitmap.width !== this.width || bitmap.height !== this.height) {
       throw new Error(`The mask is ${bitmap.width}x${bitmap.height} but the picture is ${this.width}x${this.height}.`);
     }
+  }
+
+  /** Take over a mask of white on black; the server makes one of any other kind. */
+  async loadMask(blob) {
     const canvas = canvasOf(this.width, this.height);
     const pen = canvas.getContext("2d");
-    pen.drawImage(bitmap, 0, 0);
+    pen.drawImage(await createImageBitmap(blob), 0, 0);
     const image = pen.getImageData(0, 0, this.width, this.height);
     const data = image.data;
-    let varies = false;
-    for (let i = 7; i < data.length && !varies; i += 4) varies = data[i] !== data[3];
-    for (let i = 0; i < data.length; i += 4) {
-      const bright = 0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2] > 127;
-      data[i + 3] = (varies ? data[i + 3] <= 127 : bright) ? 255 : 0;
-    }
+    for (let i = 0; i < data.length; i += 4) data[i + 3] = data[i] > 127 ? 255 : 0;
     pen.putImageData(image, 0, 0);
     tint(pen, this.width, this.height);
     this.change((maskPen) => {
