@@ -13,10 +13,9 @@ import sfumato
 from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
-from sfumato.backbones.choice import Choice
-from sfumato.backbones.prediction import check_given, reading
+from sfumato.backbones.choice import Choice, Held
 from sfumato.defaults import PAPER_CLIP, Resolved, resolve, with_background
-from sfumato.errors import BackboneError, EditError, OptionError
+from sfumato.errors import BackboneError, OptionError
 from sfumato.images import MAX_PIXELS, restore
 from sfumato.inputs import Inputs, prepare
 from sfumato.masks.feather import composite
@@ -24,6 +23,7 @@ from sfumato.masks.islands import surrounding
 from sfumato.masks.window import paste_back
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
+from sfumato.metrics.diversity import guiding_lpips
 from sfumato.pixels import to_uint8
 from sfumato.request import EditRequest, EditResult, make_request
 from sfumato.run import Clock, Listener, Progress, Run, as_run, average_scores, in_part
@@ -55,8 +55,6 @@ class Editor:
         BackboneError: The model is absent, unsafe or not supported.
     """
 
-    _piped: Backbone | None  # of a pipeline that was handed over
-
     def __init__(
         self,
         model: str = "embedded",
@@ -81,9 +79,10 @@ class Editor:
         self._scorer: ranking.Scorer | None = None
         self._guide_scorer: tuple[str, ranking.Scorer] | None = None
         self._guide_lpips: PictureDistance | None = None
-        self.model, self.lora, self._piped = model, tuple(lora), None
-        self._own = self._loaded_as = Choice(model, tuple(lora), vae, prediction_type)
-        self.backbone: Backbone = self._load(self._own)
+        self.model, self.lora = model, tuple(lora)
+        how = {"device": self.device, "dtype": self.dtype, **self._loading}
+        self._held = Held(Choice(model, tuple(lora), vae, prediction_type), how)
+        self.backbone: Backbone = self._held.get(self._held.own)
 
     @classmethod
     def from_pipe(
@@ -103,31 +102,16 @@ class Editor:
         """
         registry.get(method)
         editor = cls.__new__(cls)
-        check_given(prediction_type)
-        editor._piped = loading.from_pipe(pipe)
-        editor.backbone = reading(editor._piped, prediction_type)
+        wrapped = loading.from_pipe(pipe)
+        own = Choice(str(wrapped.name), prediction_type=prediction_type)
+        editor._held = Held(own, {}, wrapped)
+        editor.backbone = editor._held.get(own)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
         editor._loading, editor._ranker_name = {}, ranker
         editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
-        editor.model, editor.lora = str(editor.backbone.name), ()
-        editor._own = editor._loaded_as = Choice(editor.model, prediction_type=prediction_type)
+        editor.model, editor.lora = own.model, ()
         return editor
-
-    def _load(self, wanted: Choice) -> Backbone:
-        return loading.load(**wanted._asdict(), device=self.device, dtype=self.dtype, **self._loading)
-
-    def _switch(self, wanted: Choice) -> None:
-        """Load the request's model if it is another one; the old one stays if that fails."""
-        if wanted == self._loaded_as:
-            return
-        if self._piped is not None:
-            self._own.check_pipeline(wanted)
-            self.backbone = reading(self._piped, wanted.prediction_type)
-        else:
-            self.backbone = self._load(wanted)
-            self._scorer = None
-        self._loaded_as = wanted
 
     def edit(
         self,
@@ -152,11 +136,12 @@ class Editor:
             request = make_request(options)
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
-        request = self._own.complete(request, self.method)
+        request = self._held.own.complete(request, self.method)
         clock, tell = Clock(), on_progress or (lambda progress: None)
         with clock.stage("load"):
             tell(Progress(stage="load", step=0, total=1))
-            self._switch(Choice.of(request))
+            if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
+                self.backbone, self._scorer = backbone, None
             card = registry.get(request.method)
             resolved = resolve(request, self.backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
         with torch.inference_mode():
@@ -225,7 +210,7 @@ class Editor:
         request = resolved.request
         name = str(request.clip_model)
         if request.background_lpips_weight and self._guide_lpips is None:
-            self._guide_lpips = _load_lpips(self.device)
+            self._guide_lpips = guiding_lpips(self.device)
         if self._guide_scorer is None or self._guide_scorer[0] != name:
             with torch.inference_mode(False):  # its weights take part in gradients
                 self._guide_scorer = name, ranking.load_scorer(name, self.device)
@@ -284,18 +269,6 @@ class Editor:
             "windows": [list(part.window.box) for part in parts],
             **parts[0].hashes,
         }
-
-
-def _load_lpips(device: torch.device) -> PictureDistance:
-    """The published LPIPS, on VGG as in Blended Diffusion. Nothing stands in for it: the judge, who measures, may not guide."""
-    from sfumato.metrics.diversity import PublishedLPIPS
-
-    try:
-        with torch.inference_mode(False):  # its weights take part in gradients
-            return PublishedLPIPS("vgg", device).differentiable
-    except EditError as missing:
-        needs = missing.message.rstrip(".")
-        raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None
 
 
 def _put_back(parts: list[Inputs], windows: list[np.ndarray], request: EditRequest) -> Image.Image:

@@ -1,7 +1,10 @@
 """Which model an edit runs on: what the request names, and what it leaves to the editor."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from sfumato.backbones import loading
+from sfumato.backbones.base import Backbone
+from sfumato.backbones.prediction import check_given, reading
 from sfumato.errors import Unsupported
 from sfumato.request import EditRequest
 
@@ -47,3 +50,36 @@ class Choice(NamedTuple):
                     f"The request names {name}={given!r}, but this editor was made around a pipeline and loads nothing: "
                     "load it into the pipeline before from_pipe."
                 )
+
+
+class Held:
+    """The one model that an editor holds.
+
+    Args:
+        own: What requests that name nothing run on.
+        options: Further arguments of `loading.load`.
+        pipe: The user's own pipeline, already wrapped, in place of what `own` names; nothing else is then loaded.
+    """
+
+    def __init__(self, own: Choice, options: dict[str, Any], pipe: Backbone | None = None) -> None:
+        check_given(own.prediction_type)
+        self.own, self._options, self._pipe, self._loaded_as = own, options, pipe, own
+        self._backbone = self._load(own) if pipe is None else reading(pipe, own.prediction_type)
+
+    def get(self, wanted: Choice) -> Backbone:
+        """The model asked for, loaded if it is another one; the old one stays if that fails.
+
+        Raises:
+            BackboneError: As `loading.load`, and `Choice.check_pipeline`.
+        """
+        if wanted != self._loaded_as:
+            if self._pipe is None:
+                self._backbone = self._load(wanted)
+            else:
+                self.own.check_pipeline(wanted)
+                self._backbone = reading(self._pipe, wanted.prediction_type)
+            self._loaded_as = wanted
+        return self._backbone
+
+    def _load(self, wanted: Choice) -> Backbone:
+        return loading.load(**wanted._asdict(), **self._options)
