@@ -14,19 +14,23 @@ from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.choice import Choice, Held
+from sfumato.background.registry import usual_times
 from sfumato.defaults import PAPER_CLIP, Resolved, resolve, with_background
 from sfumato.errors import BackboneError, OptionError
-from sfumato.images import MAX_PIXELS, restore
+from sfumato.images import MAX_PIXELS
 from sfumato.inputs import Inputs, prepare
-from sfumato.masks.feather import composite
 from sfumato.masks.islands import surrounding
-from sfumato.masks.window import paste_back
+from sfumato.masks.window import resize
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
 from sfumato.metrics.diversity import guiding_lpips
+from sfumato.pictures.colour import shown
+from sfumato.pictures.picture import Part, put_back
+from sfumato.pictures.samples import narrow
 from sfumato.pixels import to_uint8
+from sfumato.progress import Listener, Meter, Progress
 from sfumato.request import EditRequest, EditResult, make_request
-from sfumato.run import Clock, Listener, Progress, Run, as_run, average_scores, in_part
+from sfumato.run import Clock, Run, as_run, average_scores, in_part
 from sfumato.saving import write_animation
 from sfumato.sizing import size_notes
 
@@ -137,7 +141,8 @@ class Editor:
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
         request = self._held.own.complete(request, self.method)
-        clock, tell = Clock(), on_progress or (lambda progress: None)
+        clock, meter = Clock(), Meter()
+        tell = meter.telling(on_progress)
         with clock.stage("load"):
             tell(Progress(stage="load", step=0, total=1))
             if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
@@ -168,6 +173,8 @@ class Editor:
                     )
                     for i, part in enumerate(parts)
                 ]
+            meter.expect(usual_times(runs[0].request))
+            tell(Progress(stage="encode", step=1, total=1))
             windows = [run.predictions() for run in runs]
         request, notes = as_run(runs)
         with clock.stage("rank"):
@@ -176,14 +183,17 @@ class Editor:
         order = [score.index for score in scores] if scores else list(range(request.n))
         if save_steps is not None:
             write_animation(self._steps(runs, windows, request), save_steps)
+        images = [_put_back(parts, [made[i] for made in windows], request) for i in order]
+        tell(Progress(stage="rank", step=1, total=1))
         return EditResult(
-            images=[_put_back(parts, [made[i] for made in windows], request) for i in order],
+            images=images,
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
             request=request.model_copy(update={"size": request.size and parts[0].picture.size}),
             mask=Image.fromarray(np.rint(parts[0].change * 255).astype(np.uint8)),
             notes=[
+                *parts[0].picture.notes,
                 *size_notes(request.size, parts[0].picture.size),
                 *self.backbone.notes,
                 *notes,
@@ -195,15 +205,15 @@ class Editor:
 
     def _steps(self, runs: list[Run], windows: list[np.ndarray], request: EditRequest) -> list[Image.Image]:
         """The first prediction after every step: one window after the other, with those before finished."""
-        shown: list[Image.Image] = []
+        frames: list[Image.Image] = []
         finished: list[np.ndarray] = []
         for run, made in zip(runs, windows, strict=True):
             with torch.inference_mode():
                 pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
             parts = [each.inputs for each in runs[: len(finished) + 1]]
-            shown += [_put_back(parts, [*finished, picture], request) for picture in pictures]
+            frames += [shown(_put_back(parts, [*finished, picture], request)) for picture in pictures]
             finished.append(made[0])
-        return shown
+        return frames
 
     def _make_guide(self, resolved: Resolved) -> Guide:
         """What guides, kept for further edits, and the prompt in CLIP's space."""
@@ -232,7 +242,7 @@ class Editor:
         scores = []
         for part, made in zip(parts, windows, strict=True):
             mask = part.mask_pixels[0, 0].numpy().astype(np.uint8)
-            scores.append(ranking.rank(made, to_uint8(part.pixels[0]), mask, words, self._scorer, mode))
+            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, self._scorer, mode))
         return average_scores(scores)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
@@ -272,15 +282,18 @@ class Editor:
 
 
 def _put_back(parts: list[Inputs], windows: list[np.ndarray], request: EditRequest) -> Image.Image:
-    """The edited windows in the whole picture, in the source's own mode."""
-    inputs = parts[0]
-    canvas = inputs.picture.rgb.copy()
-    for part, window in zip(parts, windows, strict=True):
-        canvas = paste_back(canvas, part.window, window)
-    if request.keep_unmasked:
-        canvas = composite(inputs.picture.rgb, canvas, inputs.alpha)
-    transparency_is_mask = request.mask is None and request.box is None
-    return restore(canvas, inputs.picture, opaque=inputs.mask if transparency_is_mask else None)
+    """The edited windows in the whole picture, in the source's own mode, depth and colour space."""
+    edited = [
+        Part(
+            colours=resize(window, (part.window.width, part.window.height)),
+            left=part.window.left,
+            top=part.window.top,
+            opacity=part.alpha,
+            cover=part.cover,
+        )
+        for part, window in zip(parts, windows, strict=True)
+    ]
+    return put_back(parts[0].picture, edited, whole=not request.keep_unmasked, strip=request.strip)
 
 
 def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:

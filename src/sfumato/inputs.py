@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.images import MAX_PIXELS, Picture, read
-from sfumato.masks.feather import default_feather, soft_edge
-from sfumato.masks.fill import fill
+from sfumato.masks.feather import default_feather, soft_cover, soft_edge
 from sfumato.masks.islands import MOST, Windows, choose_windows, one_window
 from sfumato.masks.latent import is_thin, to_latent
 from sfumato.masks.reading import Area, SoftMask, is_full, read_area
+from sfumato.masks.start import Start
 from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
 from sfumato.pixels import to_tensor
 from sfumato.request import EditRequest, ImageSource
@@ -36,9 +36,10 @@ class Inputs:
         change: (H, W) float32 in [0, 1], full size: how much each place may change; of a hard mask 0 or 1.
         mask: (H, W) in {0, 1}: where anything may change at all.
         alpha: (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
+        cover: (H, W) in [0, 1]: how far transparent pixels become opaque; None if the picture has no transparency.
         window: What the model sees, in pixels of the picture.
         pixels: (1, 3, h, w) in [-1, 1]: the window at the model's size.
-        start: Like pixels, with fill and scribble under the mask.
+        start: The same with fill and scribble under the mask, for each prediction.
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
         mask_latent: (1, 1, h/f, w/f) in [0, 1]: `change` on the latent grid.
         thin: Whether the mask is thin at latent resolution: a stroke of one or two cells, which fades unless it is widened.
@@ -52,9 +53,10 @@ class Inputs:
     change: SoftMask
     mask: np.ndarray
     alpha: np.ndarray
+    cover: np.ndarray | None
     window: Window
     pixels: Tensor
-    start: Tensor
+    start: Start
     mask_pixels: Tensor
     mask_latent: Tensor
     thin: bool
@@ -103,7 +105,7 @@ def _read_pictures(request: EditRequest, max_pixels: int) -> tuple[Picture, Area
         raise MaskError(
             "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
         )
-    painted = picture.rgb if request.scribble is None else _paint(picture.rgb, change > 0, request.scribble, max_pixels)
+    painted = picture.seen if request.scribble is None else _paint(picture.seen, change > 0, request.scribble, max_pixels)
     size = fitted(picture.size, request.size)
     if size == picture.size:
         return picture, area, painted
@@ -137,13 +139,16 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     choose = one_window if backdrop else choose_windows
     chosen = choose(mask, resolution, factor, request.window, context)
     windows = chosen.windows
+    feather = KEPT_EDGE if backdrop and request.mask_feather is None else request.mask_feather
+    alpha, cover = _edges(mask, windows, feather, picture.alpha)
     hashes = {"image_sha256": sha256(request.image)}
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     whole = {
         "picture": picture,
         "change": area.change,
         "mask": mask,
-        "alpha": _opacity(mask, windows, KEPT_EDGE if backdrop and request.mask_feather is None else request.mask_feather),
+        "alpha": alpha,
+        "cover": cover,
         "hashes": hashes,
         "notes": (*area.notes, *_windows_notes(chosen)),
     }
@@ -162,18 +167,17 @@ def _cut_out(
     """What belongs to one window, beside what belongs to the `whole`."""
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(crop(whole["change"], window), (width, height))
-    pixels = resize(crop(whole["picture"].rgb, window), (width, height))
-    start = fill(
-        resize(crop(painted, window), (width, height)),
-        (inside > 0).astype(np.uint8),
-        request.fill or "original",
-        np.random.default_rng(request.seed),
+    pixels = resize(crop(whole["picture"].seen, window), (width, height))
+    start = Start(
+        painted=resize(crop(painted, window), (width, height)),
+        mask=(inside > 0).astype(np.uint8),
+        kind=request.fill or "original",
     )
     mask_latent = to_latent(inside, factor)
     return Inputs(
         window=window,
         pixels=to_tensor(pixels),
-        start=to_tensor(start),
+        start=start,
         mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
         mask_latent=mask_latent,
         thin=is_thin((mask_latent > 0).float()),
@@ -182,15 +186,28 @@ def _cut_out(
     )
 
 
-def _opacity(mask: np.ndarray, windows: list[Window], feather: float | None) -> np.ndarray:
-    """(H, W) in [0, 1]: the soft edges of each window's part of the mask, by default as wide as suits that part."""
+def _edges(
+    mask: np.ndarray, windows: list[Window], feather: float | None, transparency: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Opacity and cover, each (H, W) in [0, 1]: the soft edges of each window's part of the mask, by default as suits that part.
+
+    Args:
+        mask: (H, W) in {0, 1}.
+        windows: What is edited.
+        feather: Width of the soft edges; as suits each part if None.
+        transparency: (H, W) the picture's alpha, if it has one.
+    """
     alpha = np.zeros(mask.shape, np.float32)
+    cover = None if transparency is None else np.zeros(mask.shape, np.float32)
     for window in windows:
         rows = slice(max(window.top - 1, 0), window.top + window.height + 1)  # what lies just outside ends the mask
         columns = slice(max(window.left - 1, 0), window.left + window.width + 1)
         part = mask[rows, columns]
-        alpha[rows, columns] = soft_edge(part, default_feather(part) if feather is None else feather)
-    return alpha
+        width = default_feather(part) if feather is None else feather
+        alpha[rows, columns] = soft_edge(part, width)
+        if cover is not None and transparency is not None:
+            cover[rows, columns] = soft_cover(part, transparency[rows, columns], width)
+    return alpha, cover
 
 
 def _windows_notes(chosen: Windows) -> list[str]:

@@ -123,6 +123,7 @@ class EditRequest(BaseModel):
     )
     keep_unmasked: bool = Field(True, description="Put the user's own pixels back outside the mask.")
     rank: Literal["both", "region", "whole", "none"] = Field("both", description="How predictions are ordered.")
+    strip: bool = Field(False, description="Leave the image's EXIF (camera, place), XMP, resolution and text out of the results.")
     size: tuple[int, int] | None = Field(
         None,
         description="Output width and height; the image's own by default. Another aspect ratio is fitted inside.",
@@ -151,7 +152,7 @@ class EditResult(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    images: list[Any] = Field(description="PIL images of the source's size and mode.")
+    images: list[Any] = Field(description="PIL images of the source's size, mode and depth; colour of 16 bits is a `DeepImage`.")
     seeds: list[int] = Field(description="Seed of each image.")
     scores: list[dict[str, float]] = Field(description="Per image: region, whole, total; higher is better. Empty if unranked.")
     timings: dict[str, float] = Field(description="Seconds per stage.")

@@ -14,41 +14,29 @@ from torch import Tensor
 from sfumato.backbones.base import Backbone, Conditioning
 from sfumato.background.registry import BACKGROUNDS
 from sfumato.defaults import Resolved
-from sfumato.errors import ResourceError
+from sfumato.encoding import Encoder
+from sfumato.errors import OUT_OF_MEMORY, ResourceError, is_out_of_memory
 from sfumato.inputs import Inputs
-from sfumato.masks.window import Window
 from sfumato.methods.base import EditTask, Guide, MethodCard
-from sfumato.pixels import to_uint8
+from sfumato.pixels import to_samples, to_uint8
+from sfumato.progress import Listener, Progress
 from sfumato.ranking import Score
 from sfumato.request import EditRequest
+
+__all__ = ["Clock", "Listener", "Progress", "Run", "as_run", "average_scores", "in_part"]
 
 FIRST_BATCH_CELLS = 65_536  # latent cells tried at once before memory is known: 16 predictions of 512x512
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where an edit is. Raise `sfumato.errors.Cancelled` from the callback to stop it.
-
-    Args:
-        stage: "load", "encode", "denoise", "background" or "rank".
-        step, total: Work done in this stage.
-        preview: Makes the current prediction as a picture of the window, when asked; None where there is none.
-        window: Where in the picture the preview belongs.
-    """
-
-    stage: str
-    step: int
-    total: int
-    preview: Callable[[], Image.Image] | None = None
-    window: Window | None = None
-
-
-Listener = Callable[[Progress], None]
-
-
 def in_part(tell: Listener, part: int, parts: int) -> Listener:
     """Tells of one window's work as that share of the work in all windows, in which each counts the same."""
-    return lambda heard: tell(replace(heard, step=part * heard.total + heard.step, total=parts * heard.total))
+
+    def told(heard: Progress) -> None:
+        share = heard.step / max(1, heard.total) if heard.share is None else heard.share
+        step, total = part * heard.total + heard.step, parts * heard.total
+        tell(replace(heard, step=step, total=total, share=(part + share) / parts))
+
+    return told
 
 
 def average_scores(windows: list[list[Score]]) -> list[Score]:
@@ -110,20 +98,18 @@ class Run:
         self.frames: list[Tensor] = []  # the first prediction's clean estimates, for an animation
         self.keep_frames = keep_frames
         self.guide = guide
-        sampled = getattr(resolved.options, "posterior_sample", False)
-        generator = torch.Generator().manual_seed(self.request.seed) if sampled else None
-        self.source = backbone.encode(inputs.pixels, generator)
-        self.start = self.source if torch.equal(inputs.start, inputs.pixels) else backbone.encode(inputs.start, generator)
+        self.encoder = Encoder(backbone, inputs, getattr(resolved.options, "posterior_sample", False))
+        self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
         height, width = inputs.pixels.shape[-2:]
         self.conditioning: Conditioning = resolved.texts.encode(backbone, (width, height))
         if self.request.guidance_embedding is not None:
             told = torch.full((2,), self.request.guidance_embedding, device=backbone.device)
             self.conditioning = replace(self.conditioning, extra=self.conditioning.extra | {"guidance": told})
-        cells = self.source.shape[-1] * self.source.shape[-2]
-        self.batch_size = min(self.request.n, self.request.batch_size or max(1, FIRST_BATCH_CELLS // cells))
+        first = max(1, FIRST_BATCH_CELLS // (self.cells[0] * self.cells[1]))
+        self.batch_size = min(self.request.n, self.request.batch_size or first)
 
     def predictions(self) -> np.ndarray:
-        """All predictions as windows (n, h, w, 3) uint8, in the order of their seeds."""
+        """All predictions as windows (n, h, w, 3), uint8 or uint16 as the picture's depth is, in the order of their seeds."""
         done: list[np.ndarray] = []
         while len(done) < self.request.n:
             first = self.request.seed + len(done)
@@ -140,7 +126,7 @@ class Run:
         try:
             return self._batch(seeds)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
 
@@ -152,7 +138,7 @@ class Run:
         if self.batch_size == 1:
             raise ResourceError(
                 "Out of memory with one prediction at a time: use a smaller --window or --size, or a smaller model.",
-                code="out-of-memory",
+                code=OUT_OF_MEMORY,
             )
         self.batch_size //= 2
         self.notes.append(f"Memory ran out; went on with {self.batch_size} predictions per batch.")
@@ -160,8 +146,10 @@ class Run:
     def _batch(self, seeds: tuple[int, ...]) -> np.ndarray:
         done = seeds[0] - self.request.seed
         assert self.request.background
+        with self.clock.stage("encode"):
+            task = self._task(seeds)
         with self.clock.stage("denoise"):
-            latents = self.card.run(self.backbone, self._task(seeds), self._watch(done))
+            latents = self.card.run(self.backbone, task, self._watch(done))
             decoded = self.backbone.decode(latents)
         with self.clock.stage("background"):
             pixels = BACKGROUNDS[self.request.background].load()(
@@ -170,17 +158,18 @@ class Run:
                 decoded,
                 self.inputs.pixels.to(decoded.device),
                 self.inputs.mask_pixels.to(decoded.device),
-                lambda step, total: self.tell(Progress(stage="background", step=step, total=total)),
+                self._watch_background(seeds),
             )
-        return np.stack([to_uint8(image) for image in pixels])
+        return np.stack([to_samples(image, self.inputs.picture.depth) for image in pixels])
 
     def _task(self, seeds: tuple[int, ...]) -> EditTask:
         request = self.request
         assert request.steps
+        source, start = self.encoder.of(seeds)
         return EditTask(
-            source=self.source,
-            start=self.start,
-            mask=self.inputs.mask_latent.to(self.source.device),
+            source=source,
+            start=start,
+            mask=self.inputs.mask_latent.to(source.device),
             conditioning=self.conditioning,
             seeds=seeds,
             steps=request.steps,
@@ -190,7 +179,7 @@ class Run:
             start_sigma=request.start_sigma,
             shrink=request.shrink == "on" or (request.shrink == "auto" and self.inputs.thin),
             options=self.resolved.options,
-            schedule=self.backbone.schedule((self.source.shape[-2], self.source.shape[-1]), request.steps),
+            schedule=self.backbone.schedule(self.cells, request.steps),
             guide=self.guide,
         )
 
@@ -200,15 +189,28 @@ class Run:
                 self.frames = [*self.frames[: step - 1], clean[:1]]
             batches = -(-self.request.n // self.batch_size)
             before = done // self.batch_size * total
+            batch = min(self.batch_size, self.request.n - done)
             self.tell(
                 Progress(
                     stage="denoise",
                     step=before + step,
                     total=batches * total,
+                    share=(done + batch * step / total) / self.request.n,
                     preview=lambda: Image.fromarray(to_uint8(self.backbone.decode(clean[:1])[0])),
                     window=self.inputs.window,
                 )
             )
+
+        return watch
+
+    def _watch_background(self, seeds: tuple[int, ...]) -> Callable[[int, int], None]:
+        """Counts over all predictions what a reconstruction counts over those of a batch."""
+        done, batch = seeds[0] - self.request.seed, len(seeds)
+
+        def watch(step: int, total: int) -> None:
+            each = total // batch
+            share = (done + batch * step / total) / self.request.n
+            self.tell(Progress(stage="background", step=done * each + step, total=self.request.n * each, share=share))
 
         return watch
 
@@ -226,7 +228,3 @@ def as_run(runs: list[Run]) -> tuple[EditRequest, list[str]]:
         update["background"] = None
         notes.append("Background: paste in the windows of strokes, poisson in the others.")
     return requests[0].model_copy(update=update), notes
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

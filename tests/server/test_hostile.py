@@ -52,7 +52,6 @@ IMAGES: dict[str, bytes] = {
     "zeros": bytes(5000),
     "svg": SVG,
     "html before a png": POLYGLOT,
-    "gif": _saved("GIF"),
     "bmp": _saved("BMP"),
     "tiff": _saved("TIFF"),
     "ico": _saved("ICO"),

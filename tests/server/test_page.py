@@ -31,6 +31,7 @@ def test_painting_and_editing_with_the_embedded_model(open_page: Any, tmp_path: 
         page.fill("#field-steps", "200")
         page.click("#run")
         hold(page, "document.querySelector('#stage-text').textContent.startsWith('Painting, step')")
+        hold(page, "/, about \\d+ (s|min) left$/.test(document.querySelector('#stage-text').textContent)")
         hold(page, "Number(document.querySelector('[role=progressbar]').getAttribute('aria-valuenow')) > 2")
         page.click("#cancel")
         page.wait_for_selector("text=Cancelled; nothing was changed.")

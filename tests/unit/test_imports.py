@@ -15,11 +15,12 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("__main__",),
     ("cli", "server", "ui", "batch", "bench"),
     ("editor",),
-    ("run",),
+    ("run", "encoding"),
     ("defaults", "inputs", "prompts"),
-    ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
+    ("methods", "background", "ranking", "metrics", "embedded.training", "examples", "progress"),
     ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
-    ("saving", "pixel_modes", "pixels", "embedded", "text"),
+    ("saving", "stored", "pixels", "embedded", "text"),
+    ("pictures",),
     ("errors", "request", "sizing", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

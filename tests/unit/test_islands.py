@@ -96,12 +96,12 @@ def test_islands_that_have_to_share_for_want_of_windows_are_told(editor: Editor)
     "more",
     [
         {},
-        {"fill": "noise", "n": 1},
+        {"fill": "noise"},
         {"fill": "blur", "background": "poisson", "batch_size": 1},
         {"keep_unmasked": False},
         {"mask_feather": 5.0},
         {"soft_mask": True},
-        {"preset": "paper", "n": 1},
+        {"preset": "paper"},
     ],
 )
 def test_islands_are_edited_as_one_by_one_to_the_bit(editor: Editor, picture: Image.Image, more: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from sfumato.backbones.pipelines import check_pipeline
 from sfumato.backbones.prediction import Marks, apply_marks, check_given, check_schedule, overrule, read_marks, reading, settle
 from sfumato.backbones.single_file import check_kind, check_parts, family_of, is_edm, repository_of
 from sfumato.backbones.vae import KIND, load_vae
-from sfumato.errors import BackboneError, EditError, ResourceError, Unsupported
+from sfumato.errors import OUT_OF_MEMORY, BackboneError, EditError, ResourceError, Unsupported, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -231,7 +231,6 @@ def _other_vae(given: _Given, folder: Path) -> Any:
 @contextmanager
 def _explained(model: str) -> Iterator[None]:
     """Turn whatever the libraries raise while loading into one sentence, and keep their progress bars off the terminal."""
-    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -246,11 +245,11 @@ def _explained(model: str) -> Iterator[None]:
         yield
     except EditError:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(
-            f"There is not enough memory to load '{model}'; close other programs or use a smaller model."
-        ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"There is not enough memory to load '{model}'; close other programs or use a smaller model.", code=OUT_OF_MEMORY
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"'{model}' cannot be loaded ({reason}); fetch it again, or check that it is complete.") from error
     finally:

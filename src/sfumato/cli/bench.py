@@ -152,7 +152,13 @@ def _show(found: dict[str, Any], settings: Settings) -> None:
 def _bar(where: list[int]) -> Iterator["Tell"]:
     """A progress bar on stderr where somebody is watching; `where` follows the number of finished edits."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("start", total=where[1])
 

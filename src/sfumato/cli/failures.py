@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from sfumato.errors import Cancelled, EditError, ResourceError
+from sfumato.errors import OUT_OF_MEMORY, Cancelled, EditError, ResourceError, is_out_of_memory
 
 
 @contextmanager
@@ -47,8 +47,8 @@ def _explain(error: BaseException) -> EditError:
         return Cancelled("stopped; nothing was written.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError("the disk is full; free some space or choose another --out.", code="disk-full")
-    if isinstance(error, MemoryError):
-        return ResourceError("out of memory; ask for a smaller --batch-size or --size.", code="memory")
+    if is_out_of_memory(error):
+        return ResourceError("out of memory; ask for a smaller --batch-size or --size.", code=OUT_OF_MEMORY)
     cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return EditError(f"something unexpected happened ({cause}); run again with --debug to see where.", code="internal")
 

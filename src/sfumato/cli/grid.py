@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sfumato.pictures.colour import shown
+
 TILE = 320  # pixels of a tile's longer side
 COLUMNS = 6
 MOST_PREDICTIONS = 28  # with source and mask, five full rows
@@ -23,7 +25,7 @@ def draw_grid(
     """Source, source under a red mask, then the predictions, best first, each with a caption.
 
     Args:
-        source: Mode L, LA, RGB or RGBA, any size.
+        source: Of any mode that `restore` makes, any size.
         mask: Mode L, 255 = edit.
         predictions, seeds: Best first; only the first 28 are drawn.
         scores: One dictionary per prediction, or none at all.
@@ -46,8 +48,8 @@ def _caption(scores: dict[str, float]) -> list[str]:
 
 
 def _displayed(image: Image.Image) -> Image.Image:
-    """Grey or RGB, with or without alpha, as RGB over white."""
-    layer = image.convert("RGBA")
+    """Grey or RGB of any depth, with or without alpha, as sRGB over white."""
+    layer = shown(image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 

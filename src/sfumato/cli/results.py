@@ -8,11 +8,14 @@ from typing import Any, Literal
 from sfumato.cli.grid import draw_grid
 from sfumato.cli.staging import RECORD
 from sfumato.images import Format, Picture, restore, write
+from sfumato.pictures.encoding import losses
+from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditResult
 from sfumato.saving import METADATA_KEY
+from sfumato.stored import VERSION, to_text
 
-FormatName = Literal["png", "jpeg", "webp"]
-SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+FormatName = Literal["png", "jpeg", "webp", "tiff"]
+SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
 GRID = "grid.png"
 
 
@@ -42,6 +45,7 @@ def record(result: EditResult, files: Iterable[str]) -> dict[str, Any]:
         "timings": {stage: round(seconds, 3) for stage, seconds in result.timings.items()},
         "notes": result.notes,
         "facts": result.facts,
+        "version": VERSION,
         "request": result.request.model_dump(mode="json"),
     }
 
@@ -61,9 +65,10 @@ def write_results(folder: Path, result: EditResult, source: Picture, file_format
     """
     names = prediction_names(len(result.images), file_format)
     summary = record(result, file_names(len(result.images), file_format))
-    for index, (name, image, seed) in enumerate(zip(names, result.images, result.seeds, strict=True)):
-        stored = {"request": summary["request"], "seed": seed, "index": index, "facts": summary["facts"]}
-        write(image, folder / name, format=file_format, metadata={METADATA_KEY: json.dumps(stored)} if metadata else None)
+    summary["notes"] = [*result.notes, *losses(result.images[0], file_format, stored=metadata)]
+    for index, (name, image) in enumerate(zip(names, result.images, strict=True)):
+        stored = {METADATA_KEY: to_text(result, index)} if metadata else None
+        write(image, folder / name, format=file_format, metadata=stored, keep=Metadata.of(image))
     grid = draw_grid(restore(source.rgb, source), result.mask, result.images, result.seeds, result.scores)
     write(grid, folder / GRID)
     (folder / RECORD).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -29,6 +29,23 @@ def soft_edge(mask: Mask, width_px: float) -> NDArray[np.float32]:
     return opacity
 
 
+def soft_cover(mask: Mask, transparency: NDArray[np.uint8], width_px: float) -> NDArray[np.float32]:
+    """How far an edit makes transparent pixels opaque: 0 outside the mask, rising to 1 from where what is kept is transparent.
+
+    Beside kept pixels that can be seen there is no ramp: a gap would show between them and the edit.
+
+    Args:
+        mask: (H, W) in {0, 1}.
+        transparency: (H, W) uint8, the picture's alpha.
+        width_px: Width of the ramp in pixels, as for `soft_edge`.
+
+    Returns:
+        (H, W) float32 in [0, 1], nowhere less than `soft_edge` of the mask.
+    """
+    shown = ((mask > 0) | (transparency > 0)).astype(np.uint8)
+    return soft_edge(shown, width_px) * mask
+
+
 def default_feather(mask: Mask) -> float:
     """Width in pixels of a ramp that suits the mask's size: 4 % of the square root of its area, at most 12.
 

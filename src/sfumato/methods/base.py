@@ -40,8 +40,10 @@ class EditTask:
     """One batch of predictions in latent space.
 
     Args:
-        source: (1, C, h, w) clean scaled latents of the image: what everything outside the mask is tied to.
-        start: (1, C, h, w) clean scaled latents that the masked area starts from (the source, a fill or a scribble).
+        source: Clean scaled latents of the image: what everything outside the mask is tied to. (1, C, h, w), or (B, C, h, w)
+            where each prediction has its own sample of the autoencoder's posterior.
+        start: Clean scaled latents that the masked area starts from (the source, a fill or a scribble); (B, C, h, w) too where
+            each prediction has its own.
         mask: (1, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods with the option `soft_mask` only, say how much each
             place may change.
         conditioning: Encoded prompts.

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from sfumato.errors import EditError
+from sfumato.pictures.encoding import losses
 from sfumato.server import failures
 from sfumato.server.desk import AtDesk, Desk, now, raise_failure
 from sfumato.server.failures import Refused
@@ -93,7 +94,8 @@ def _show(asked: Any, image: Image.Image) -> _Shown:
         image, transparent = on_white(image), False
     elif asked.background == "transparent" and not transparent:
         notes.append(_NOTHING_TRANSPARENT)
-    text = base64.b64encode(encode(image, FORMATS[asked.output_format], asked.output_compression)).decode()
+    notes += losses(image, FORMATS[asked.output_format])
+    text = base64.b64encode(encode(image, FORMATS[asked.output_format], asked.output_compression, keep=True)).decode()
     return _Shown(text=text, facts=_facts(asked, image, transparent), notes=notes)
 
 

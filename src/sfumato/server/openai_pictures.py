@@ -7,12 +7,13 @@ from PIL import ExifTags, Image
 
 from sfumato.errors import ImageError
 from sfumato.images import read
+from sfumato.pictures.encoding import Format
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, open_picture
 
-FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}  # that the formats can hold
 
 

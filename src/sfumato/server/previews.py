@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from io import BytesIO
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from sfumato.pictures import encoding as pictures
+from sfumato.pictures.encoding import Format, eight_bits
+from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest
 
 if TYPE_CHECKING:
@@ -72,31 +76,41 @@ class Previewer:
 
         picture, change, _ = read_pictures(self.request, self.max_pixels)
         self._source = Image.fromarray(picture.rgb)
+        if picture.alpha is not None:  # hidden colours are nobody's to see
+            self._source = Image.composite(self._source, Image.new("RGB", picture.size, "white"), Image.fromarray(picture.alpha))
         self._mask = Image.fromarray(np.rint(change * 255).astype(np.uint8))
 
 
-def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
-    """A picture's bytes as PNG, JPEG or WEBP, with its colour profile and nothing else that it may carry.
+def encode(
+    image: Image.Image,
+    format: Format,
+    quality: int = 95,
+    *,
+    keep: bool = False,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """A picture's bytes as PNG, JPEG or WEBP, with its colour profile, and the metadata that a result carries if `keep`.
 
-    PNG is lossless, and so is WebP of quality 100. JPEG has no transparency: it is put on white.
+    `texts` are stored in the picture too.
+
+    PNG is lossless and keeps 16 bits; WebP of quality 100 is lossless too. JPEG has no transparency: it is put on white.
     """
+    kept = Metadata.of(image) if keep else None
     if format == "JPEG" and image.has_transparency_data:
         image = on_white(image)
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "PNG": {},
-        "JPEG": {"quality": quality, "subsampling": 0},
+        "JPEG": {"quality": quality},
         "WEBP": {"quality": quality, "lossless": quality == 100},
     }
-    buffer = BytesIO()
-    image.save(buffer, format, icc_profile=image.info.get("icc_profile"), **options[format])
-    return buffer.getvalue()
+    return pictures.encode(image, format, stored=dict(texts), keep=kept, **options[format])
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """A picture without its transparency, RGB, with its colour profile."""
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    opaque = white.convert("RGB")
-    if (profile := image.info.get("icc_profile")) is not None and image.mode not in ("LA", "La"):
-        opaque.info["icc_profile"] = profile
+    """A picture without its transparency, of 8 bits, with its colour profile."""
+    flat = eight_bits(image)
+    white = Image.new("RGBA", flat.size, "white")
+    white.alpha_composite(flat.convert("RGBA"))
+    opaque = white.convert("L" if flat.mode == "LA" else "RGB")
+    opaque.info = {"icc_profile": flat.info.get("icc_profile")}
     return opaque

@@ -75,7 +75,7 @@ def _as_form(model: dict[str, Any], pictures: dict[str, str]) -> dict[str, Any]:
 
 
 _FILES = {
-    "image": "PNG, JPEG or WebP to edit.",
+    "image": "PNG, JPEG, WebP, AVIF, GIF, JPEG 2000 or HEIC to edit.",
     "mask": "Where to edit; of the image's size.",
     "scribble": "Colours to start from under the mask; of the image's size, transparent where there are none.",
 }

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from sfumato.errors import EditError, ImageError, OptionError
+from sfumato.pictures.formats import UPLOADED, listed
 from sfumato.request import EditRequest
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
@@ -29,9 +30,8 @@ def _job_fields() -> dict[str, Any]:
             continue
         if name in PICTURES:
             required = info.is_required()
-            about = (
-                f"{(info.description or '').partition(':')[0].rstrip('.')}: a PNG, JPEG or WebP as base64, or a file of a form."
-            )
+            what = (info.description or "").partition(":")[0].rstrip(".")
+            about = f"{what}: {listed(UPLOADED)} as base64, or a file of a form."
             extra: dict[str, Any] = dict(_PICTURE_TEXT)
             fields[name] = (
                 str if required else str | None,

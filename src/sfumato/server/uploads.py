@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, NoReturn
 
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from sfumato.errors import Cancelled, ImageError, OptionError
+from sfumato.errors import Cancelled, ImageError, OptionError, ResourceError
+from sfumato.pictures.formats import UPLOADED, open_header
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 
 FILES, FIELDS = 20, 100
 FIELD_BYTES = 2**16
-_DATA_URI = re.compile(r"data:image/[a-z+.-]{1,20};base64,", re.IGNORECASE)
+_DATA_URI = re.compile(r"\s{0,9}data:[\w.+-]{0,40}(/[\w.+-]{0,80})?(;[\w.+-]{1,40}=[\w.+-]{1,80}){0,4};base64,", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 
 
@@ -34,28 +35,15 @@ class Form:
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture whose header has been read, and nothing else; PNG, JPEG and WebP only, by the first bytes.
+    """A picture whose header has been read, and nothing else, told by its first bytes; of fewer formats than files.
 
     Raises:
-        ImageError: image-format or image-damaged.
+        ImageError: image-format, image-depth, image-damaged, or extra-missing, which is the sender's to mend here.
     """
-    decoder = _decoder(data)
-    if decoder is None:
-        raise ImageError(f"The {what} is no PNG, JPEG or WebP; send one of these.", code="image-format")
     try:
-        return decoder(BytesIO(data))
-    except Exception as error:  # decoders raise errors of every class on damaged data
-        raise ImageError(f"The {what} is damaged or cut short; send an intact file.", code="image-damaged") from error
-
-
-def _decoder(data: bytes) -> Any:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImagePlugin.JpegImageFile
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return WebPImagePlugin.WebPImageFile
-    return None
+        return open_header(BytesIO(data), f"The {what}", formats=UPLOADED)
+    except ResourceError as error:
+        raise ImageError(error.message, code=error.code) from error
 
 
 def from_base64(text: Any, what: str, limits: Limits) -> bytes:
@@ -66,7 +54,7 @@ def from_base64(text: Any, what: str, limits: Limits) -> bytes:
         Refused: image-too-large, before anything is decoded.
     """
     if not isinstance(text, str):
-        raise ImageError(f"The {what} must be base64 text of a PNG, JPEG or WebP.", code="image-format")
+        raise ImageError(f"The {what} must be base64 text of a picture.", code="image-format")
     if text[:8].lower().startswith(("http:", "https:", "file:")):
         raise ImageError(
             f"The {what} is an address, and addresses are not fetched; send the picture as base64.", code="image-url"

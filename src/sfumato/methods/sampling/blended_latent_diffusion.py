@@ -40,8 +40,8 @@ class Options:
         share_noise: Whether all predictions get the same background noise. The starting noise is each one's own in any case.
         init: Start from the noised source (with the fill or scribble under the mask), or from noise alone, at any level.
         final: After the last step put around the latents the clean source, the source at that step's level, or nothing.
-        posterior_sample: Whether the source is encoded as a sample from the autoencoder's posterior, not its mean. Read by the
-            editor, which encodes.
+        posterior_sample: Whether the source is encoded as a sample from the autoencoder's posterior, each prediction's its own,
+            not its mean. Read by the editor, which encodes.
         timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
         dilation_kernels: Sides in latent cells of the square kernels of progressive mask shrinking, largest first.
         defaults: Values of EditRequest that belong to the preset, for fields left None.
@@ -194,13 +194,13 @@ class _Background:
         self._eps = noise.draw()  # (B, C, h, w)
 
     def start(self, clean: Tensor, level: Level) -> Tensor:
-        """Starting latents (B, C, h, w): `clean` (1, C, h, w) at the level, or noise of the level's standard deviation."""
+        """Starting latents (B, C, h, w): `clean` (1 or B, C, h, w) at the level, or noise of the level's standard deviation."""
         from sfumato.noise import noised
 
         return noised(clean, level, self._eps) if self._options.init == "source" else level.scale * self._eps
 
     def at(self, level: Level) -> Tensor:
-        """The source at the level: (1, C, h, w) where it is clean or the noise is shared, else (B, C, h, w)."""
+        """The source at the level: (1, C, h, w) where it is one and clean or the noise is shared, else (B, C, h, w)."""
         from sfumato.noise import CLEAN, noised
 
         if level == CLEAN:

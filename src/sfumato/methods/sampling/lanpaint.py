@@ -114,7 +114,7 @@ def settle(x: Tensor, source: Tensor, mask: Tensor, level: Level, options: Optio
 
     Args:
         x: (B, C, h, w) latents at `level`.
-        source: (1, C, h, w) clean latents.
+        source: (1 or B, C, h, w) clean latents.
         mask: (1, 1, h, w) in {0, 1}; 1 = edit.
         level: Where to stay.
         options: Iterations, strength and step size.

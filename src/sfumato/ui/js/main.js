@@ -14,7 +14,7 @@ import {listen} from "./shortcuts.js";
 import {Tools} from "./tools.js";
 import {View} from "./view.js";
 
-const TYPES = ["image/png", "image/jpeg", "image/webp"];
+const TYPES = ["image/png", "image/jpeg", "image/webp", "image/avif", "image/gif"];
 
 const view = new View($("canvas"));
 const tools = new Tools(view);
@@ -33,7 +33,7 @@ function setMode(mode) {
 
 async function openBlob(blob, name) {
   if (run.busy) return toast("Wait for the edit, or cancel it first.");
-  if (!TYPES.includes(blob.type)) return toast("That is no PNG, JPEG or WebP.");
+  if (!TYPES.includes(blob.type)) return toast("That is no PNG, JPEG, WebP, AVIF or GIF.");
   const within = $("empty").contains(document.activeElement); // what had the focus is about to vanish
   let picture;
   try {
