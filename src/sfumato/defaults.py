@@ -44,6 +44,9 @@ METHOD_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 # A quarter of Stable Diffusion's steps ends at this noise-to-signal ratio. Schedules of flow matching are shifted to the noisy
 # end, some with the picture's size, so there a share of the steps would say little.
 FLOW_DEFAULTS: dict[str, Any] = {"scheduler": "flow-euler", "start_sigma": 3.94, "start_fraction": 0.0}
+# EDM's levels are spaced from sigma 80 down, so more of them are passed to start at the same ratio. Guidance of Playground v2.5.
+EDM_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.0, "start_fraction": 0.54}
+EDM_SCRIBBLE_START = 0.6
 GUIDANCE_EMBEDDING = 3.5  # of FLUX.1-dev's pipeline
 SHARED_DEFAULTS: dict[str, Any] = {"scheduler": "ddim", "fill": "original", "preset": "default"}
 SCRIBBLE_START = 0.4  # a scribble must survive the noise it starts from
@@ -85,7 +88,8 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     values = _family_values(backbone) | {"preset": preset} | options.defaults
     if request.scribble is not None:
         flow = backbone.family in FLOW_FAMILIES
-        values |= {"fill": "original", **({"start_sigma": SCRIBBLE_SIGMA} if flow else {"start_fraction": SCRIBBLE_START})}
+        start = EDM_SCRIBBLE_START if _is_edm(backbone) else SCRIBBLE_START
+        values |= {"fill": "original", **({"start_sigma": SCRIBBLE_SIGMA} if flow else {"start_fraction": start})}
     if request.start_fraction is not None:  # what the user says goes before a default in other units
         values.pop("start_sigma", None)
     if card.guided:
@@ -138,4 +142,9 @@ def _family_values(backbone: Backbone) -> dict[str, Any]:
     """Defaults of the model's family."""
     flow = FLOW_DEFAULTS if backbone.family in FLOW_FAMILIES else {}
     told = {"guidance_embedding": GUIDANCE_EMBEDDING} if backbone.guidance_embedding else {}
-    return SHARED_DEFAULTS | flow | FAMILY_DEFAULTS[backbone.family] | told
+    edm = EDM_DEFAULTS if _is_edm(backbone) else {}
+    return SHARED_DEFAULTS | flow | FAMILY_DEFAULTS[backbone.family] | edm | told
+
+
+def _is_edm(backbone: Backbone) -> bool:
+    return "sigma_data" in getattr(backbone, "scheduler_config", {})

@@ -13,14 +13,16 @@ import sfumato
 from sfumato import ranking
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
+from sfumato.backbones.choice import Choice, Held
 from sfumato.background.registry import usual_times
 from sfumato.defaults import PAPER_CLIP, Resolved, resolve, with_background
-from sfumato.errors import BackboneError, EditError, OptionError
+from sfumato.errors import BackboneError, OptionError
 from sfumato.images import MAX_PIXELS
 from sfumato.inputs import Inputs, prepare
 from sfumato.masks.islands import surrounding
 from sfumato.methods import registry
 from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
+from sfumato.metrics.diversity import guiding_lpips
 from sfumato.pictures.colour import shown
 from sfumato.pictures.samples import narrow
 from sfumato.pixels import to_uint8
@@ -47,6 +49,8 @@ class Editor:
         allow_pickle: Load pickled checkpoints too (with weights_only=True).
         lora: LoRA files, each FILE or FILE:SCALE.
         max_pixels: Refuse larger pictures before decoding them.
+        vae: Autoencoder in place of the model's own: a file, or a folder in diffusers' format.
+        prediction_type: "epsilon", "v_prediction" or "sample", in place of what the model says of itself.
         ranker: CLIP that orders predictions: "embedded", a transformers CLIP folder or id, or "open_clip:ARCH/WEIGHTS";
             by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
 
@@ -66,6 +70,8 @@ class Editor:
         lora: tuple[str, ...] = (),
         max_pixels: int = MAX_PIXELS,
         ranker: str | None = None,
+        vae: str | None = None,
+        prediction_type: str | None = None,
     ) -> None:
         registry.get(method)
         self.max_pixels = max_pixels
@@ -76,31 +82,39 @@ class Editor:
         self._scorer: ranking.Scorer | None = None
         self._guide_scorer: tuple[str, ranking.Scorer] | None = None
         self._guide_lpips: PictureDistance | None = None
-        self.backbone: Backbone = self._load(model, lora)
         self.model, self.lora = model, tuple(lora)
+        how = {"device": self.device, "dtype": self.dtype, **self._loading}
+        self._held = Held(Choice(model, tuple(lora), vae, prediction_type), how)
+        self.backbone: Backbone = self._held.get(self._held.own)
 
     @classmethod
-    def from_pipe(cls, pipe: Any, *, method: str = "blended-latent-diffusion", ranker: str | None = None) -> "Editor":
-        """An editor around an already loaded diffusers pipeline, which keeps its device, dtype and weights."""
+    def from_pipe(
+        cls,
+        pipe: Any,
+        *,
+        method: str = "blended-latent-diffusion",
+        ranker: str | None = None,
+        prediction_type: str | None = None,
+    ) -> "Editor":
+        """An editor around an already loaded diffusers pipeline, which keeps its device, dtype and weights.
+
+        Requests that name no model run on it; those that name another model, a LoRA or an autoencoder are refused.
+
+        Raises:
+            Unsupported: If it is of no family that we edit with, or has parts, as a ControlNet, that would be left out.
+        """
         registry.get(method)
         editor = cls.__new__(cls)
-        editor.backbone = loading.from_pipe(pipe)
+        wrapped = loading.from_pipe(pipe)
+        own = Choice(str(wrapped.name), prediction_type=prediction_type)
+        editor._held = Held(own, {}, wrapped)
+        editor.backbone = editor._held.get(own)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
         editor._loading, editor._ranker_name = {}, ranker
         editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
-        editor.model, editor.lora = str(editor.backbone.name), ()
+        editor.model, editor.lora = own.model, ()
         return editor
-
-    def _load(self, model: str, lora: tuple[str, ...]) -> Backbone:
-        return loading.load(model, device=self.device, dtype=self.dtype, lora=lora, **self._loading)
-
-    def _switch(self, request: EditRequest) -> None:
-        """Load the request's model if it is another one; the old one stays if that fails."""
-        if (request.model, request.lora) == (self.model, self.lora):
-            return
-        self.backbone = self._load(request.model, request.lora)
-        self.model, self.lora, self._scorer = request.model, request.lora, None
 
     def edit(
         self,
@@ -113,7 +127,8 @@ class Editor:
         """Make the predictions of one request.
 
         Args:
-            request: The edit; or give its fields as keyword arguments, with this editor's model and method as defaults.
+            request: The edit; or give its fields as keyword arguments. Where it names no model or method, it has this editor's,
+                and with that model its LoRA files, autoencoder and prediction type.
             on_progress: Called after every step.
             save_steps: Write the first prediction's clean estimate of every step to this animated GIF.
 
@@ -121,14 +136,16 @@ class Editor:
             InputError, BackboneError, ResourceError, Cancelled: See `sfumato.errors`. The editor stays usable.
         """
         if request is None:
-            request = make_request({"model": self.model, "method": self.method, "lora": self.lora, **options})
+            request = make_request(options)
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
+        request = self._held.own.complete(request, self.method)
         clock, meter = Clock(), Meter()
         tell = meter.telling(on_progress)
         with clock.stage("load"):
             tell(Progress(stage="load", step=0, total=1))
-            self._switch(request)
+            if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
+                self.backbone, self._scorer = backbone, None
             card = registry.get(request.method)
             resolved = resolve(request, self.backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
         with torch.inference_mode():
@@ -175,6 +192,7 @@ class Editor:
             mask=Image.fromarray(parts[0].levels),
             notes=[
                 *size_notes(request.size, parts[0].picture.size),
+                *self.backbone.notes,
                 *notes,
                 *resolved.texts.notes,
                 *self._prompt_notes(resolved.texts.prompt, card),
@@ -199,7 +217,7 @@ class Editor:
         request = resolved.request
         name = str(request.clip_model)
         if request.background_lpips_weight and self._guide_lpips is None:
-            self._guide_lpips = _load_lpips(self.device)
+            self._guide_lpips = guiding_lpips(self.device)
         if self._guide_scorer is None or self._guide_scorer[0] != name:
             with torch.inference_mode(False):  # its weights take part in gradients
                 self._guide_scorer = name, ranking.load_scorer(name, self.device)
@@ -251,24 +269,13 @@ class Editor:
             "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "prediction_type": self.backbone.prediction_type,
             "machine": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
             "window": list(surrounding([part.window for part in parts]).box),
             "windows": [list(part.window.box) for part in parts],
             **parts[0].hashes,
         }
-
-
-def _load_lpips(device: torch.device) -> PictureDistance:
-    """The published LPIPS, on VGG as in Blended Diffusion. Nothing stands in for it: the judge, who measures, may not guide."""
-    from sfumato.metrics.diversity import PublishedLPIPS
-
-    try:
-        with torch.inference_mode(False):  # its weights take part in gradients
-            return PublishedLPIPS("vgg", device).differentiable
-    except EditError as missing:
-        needs = missing.message.rstrip(".")
-        raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None
 
 
 def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:

@@ -62,7 +62,9 @@ def predicted_clean(prediction_type: str, output: Tensor, level: Level, latents:
         return (level.signal * latents / level.scale - level.noise * output) / level.scale
     if prediction_type == "flow":
         return latents - level.noise * output
-    return output
+    if prediction_type == "sample":
+        return output
+    raise ValueError(f"unknown prediction type {prediction_type!r}")
 
 
 def output_for(prediction_type: str, clean: Tensor, level: Level, latents: Tensor) -> Tensor:
@@ -73,7 +75,9 @@ def output_for(prediction_type: str, clean: Tensor, level: Level, latents: Tenso
         return (level.signal * latents / level.scale - level.scale * clean) / level.noise
     if prediction_type == "flow":
         return (latents - clean) / level.noise
-    return clean.expand_as(latents)
+    if prediction_type == "sample":
+        return clean.expand_as(latents)
+    raise ValueError(f"unknown prediction type {prediction_type!r}")
 
 
 class NoiseStream:

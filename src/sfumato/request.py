@@ -85,6 +85,12 @@ class EditRequest(BaseModel):
     preset: str | None = Field(None, description="Named set of the method's options; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
     lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")
+    vae: str | None = Field(
+        None, description="Autoencoder in place of the model's own: a file, or a folder in diffusers' format."
+    )
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
+        None, description="What the model predicts, where it does not say so itself or is wrong."
+    )
     scheduler: str | None = Field(None, description="Solver: ddim, dpm++, unipc, euler or lcm; flow-euler for flow matching.")
     steps: int | None = Field(None, ge=1, le=1000, description="Steps of the full schedule.")
     guidance_scale: float | None = Field(None, ge=0, le=50, description="Classifier-free guidance; 1 is none.")

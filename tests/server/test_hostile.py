@@ -122,6 +122,8 @@ JOBS: dict[str, dict[str, object]] = {
     "model as a path": {"model": "../../etc/passwd"},
     "model as an address": {"model": "https://evil.example/model"},
     "adapter of this machine": {"lora": ["/etc/passwd"]},
+    "autoencoder of this machine": {"vae": "/etc/passwd"},
+    "unknown prediction type": {"prediction_type": "velocity"},
     "embedding of this machine": {"embedding": ["/etc/passwd"]},
     "unknown field": {"__proto__": {}},
     "box outside": {"box": [0, 0, 10**9, 10**9], "mask": None},

@@ -116,6 +116,9 @@ def test_hangup_ends_jobs_as_sigterm_does(tmp_path: Path) -> None:
             "two models",
         ),
         (("--data", "/dev/null/x"), 4, "--data"),
+        (("--vae", "nowhere"), 3, "no autoencoder 'nowhere'"),
+        (("--prediction-type", "noise"), 2, "epsilon, v_prediction, sample"),
+        (("--model", "embedded", "--model", "embedded-fast", "--prediction-type", "sample"), 2, "give one --model"),
     ],
 )
 def test_refusals(tmp_path: Path, options: tuple[str, ...], status: int, sentence: str) -> None:

@@ -39,6 +39,7 @@ class Backbone(Protocol):
     prediction_type: str  # "epsilon", "v_prediction", "sample" or "flow"
     scheduler_config: dict[str, Any]  # of the checkpoint, in diffusers' keys
     guidance_embedding: bool  # whether it is told a guidance: conditioning.extra["guidance"], (2,)
+    notes: list[str]  # what the user should know of how it was loaded and runs
     vae: Any  # the autoencoder, for background reconstruction: encode(), decode(), decoder.conv_out
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:

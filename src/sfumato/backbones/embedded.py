@@ -70,11 +70,11 @@ class Embedded(StableDiffusion):
             device=device,
         )
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """See `Backbone.decode`. The grain that the code has lost is drawn anew, of the same noise for all pictures."""
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """The grain that the code has lost is drawn anew, of the same noise for all pictures."""
         noise = torch.Generator().manual_seed(GRAIN_SEED)
-        return self.vae.picture(self.unscale(latents), noise).float().clamp(-1.0, 1.0)
+        picture: Tensor = self.vae.picture(self.unscale(latents), noise)
+        return picture.float()
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:

@@ -41,7 +41,7 @@ class FlowTransformer(LatentModel):
             name=name,
             family=self.family_name,
             vae=pipe.vae,
-            scheduler_config=dict(pipe.scheduler.config),
+            scheduler_config=dict(pipe.scheduler.config) | {"prediction_type": "flow"},
             device=pipe._execution_device,
             dtype=transformer.dtype,
         )
@@ -56,7 +56,6 @@ class FlowTransformer(LatentModel):
         for component in pipe.components.values():
             if isinstance(component, torch.nn.Module):
                 freeze(component)
-        self.prediction_type = "flow"
         self.guidance_embedding = bool(getattr(transformer.config, "guidance_embeds", False))
         self.resolution = self.factor * NATIVE_CELLS
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.backbones.base import Conditioning
+from sfumato.backbones.prediction import check_schedule
 from sfumato.backbones.stable_diffusion import LatentUNet
 from sfumato.text.limits import TextReader
 
@@ -33,6 +34,7 @@ class LatentDiffusion(LatentUNet):
     @classmethod
     def from_pipe(cls, pipe: Any, name: str | None = None) -> "LatentDiffusion":
         """Build from a loaded LDMTextToImagePipeline, whose modules are used, not copied."""
+        check_schedule(pipe.scheduler, name or type(pipe).__name__)
         return cls(
             pipe.tokenizer,
             pipe.bert,

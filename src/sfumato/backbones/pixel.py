@@ -17,6 +17,7 @@ from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.guided_diffusion import Architecture, to_diffusers
 from sfumato.backbones.latent import freeze
+from sfumato.backbones.prediction import check_prediction, check_schedule
 from sfumato.masks.window import CONTEXT
 from sfumato.text.limits import TextReader
 
@@ -40,7 +41,9 @@ class PixelDiffusion:
         self.dtype: torch.dtype = unet.dtype
         self.unet = freeze(unet)
         self.scheduler_config = dict(scheduler_config)
-        self.prediction_type = str(scheduler_config.get("prediction_type", "epsilon"))
+        said = scheduler_config.get("prediction_type") or "epsilon"
+        self.prediction_type = check_prediction(said, f"The scheduler of '{name}'")
+        self.notes: list[str] = []
         side = unet.config.sample_size
         self.patch = math.isqrt(unet.config.in_channels // 3)
         self.resolution = self.patch * (side if isinstance(side, int) else min(side))
@@ -48,6 +51,7 @@ class PixelDiffusion:
     @classmethod
     def from_pipe(cls, pipe: Any, name: str, family: str = "pixel") -> "PixelDiffusion":
         """Build from a loaded DDPMPipeline, whose modules are used, not copied."""
+        check_schedule(pipe.scheduler, name)
         return cls(
             name=name,
             family=family,

@@ -4,7 +4,8 @@ The networks are diffusers' and transformers' own; this module only says how the
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import unet_family
 from sfumato.backbones.latent import LatentModel, freeze, guided
+from sfumato.backbones.single_file import TASKS, TEXT_TO_IMAGE
 from sfumato.errors import Unsupported
 from sfumato.text.chunks import Embedding
 from sfumato.text.clip import Encoder, Parts, encode_pair
@@ -37,16 +39,13 @@ class LatentUNet(LatentModel):
     def __init__(
         self, *, name: str, family: str, unet: Any, vae: Any, scheduler_config: dict[str, Any], device: torch.device
     ) -> None:
-        channels = int(vae.config.latent_channels)
-        if unet.config.in_channels != channels:
-            raise Unsupported(
-                f"The UNet of '{name}' takes {unet.config.in_channels} channels where its latents have {channels}, so it was "
-                "trained for inpainting or another task; give a text-to-image checkpoint instead."
-            )
+        channels, given = int(vae.config.latent_channels), unet.config.in_channels
+        if given != channels:
+            task = TASKS.get(given, f"another task (its UNet takes {given} channels where its latents have {channels})")
+            raise Unsupported(f"'{name}' was trained for {task}; {TEXT_TO_IMAGE}.")
         super().__init__(name=name, family=family, vae=vae, scheduler_config=scheduler_config, device=device, dtype=unet.dtype)
         self.unet = freeze(unet)
-        if device.type == "cpu" and unet.dtype != torch.float32:
-            _multiply_one_by_one(self.unet)
+        self._long_layers = _long_layers(unet) if device.type == "cpu" and unet.dtype != torch.float32 else []
         side = unet.config.sample_size
         self.resolution = self.factor * (side if isinstance(side, int) else min(side))
 
@@ -61,27 +60,39 @@ class LatentUNet(LatentModel):
         count = len(latents)
         x = latents.to(self.device, self.dtype).repeat(2 if both else 1, 1, 1, 1)
         extra = {key: value[branches].repeat_interleave(count, 0) for key, value in conditioning.extra.items()}
-        output = self.unet(
-            x.contiguous(memory_format=torch.channels_last),
-            torch.tensor(timestep, dtype=torch.float32, device=self.device),
-            encoder_hidden_states=conditioning.states[branches].repeat_interleave(count, 0),
-            added_cond_kwargs=extra or None,
-        ).sample.float()
+        with _one_sample_at_a_time(self._long_layers):
+            output = self.unet(
+                x.contiguous(memory_format=torch.channels_last),
+                torch.tensor(timestep, dtype=torch.float32, device=self.device),
+                encoder_hidden_states=conditioning.states[branches].repeat_interleave(count, 0),
+                added_cond_kwargs=extra or None,
+            ).sample.float()
         if not both:
             return cast(Tensor, output)
         unconditional, conditional = output.chunk(2)
         return guided(conditional, unconditional, guidance_scale)
 
 
-def _multiply_one_by_one(module: torch.nn.Module) -> None:
-    """Let linear layers of many inputs take the samples of a batch one by one.
+def _long_layers(module: torch.nn.Module) -> list[torch.nn.Linear]:
+    """Linear layers of many inputs: some CPUs add up long products in half precision as the size of the batch suits."""
+    return [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear) and layer.in_features > LONG_PRODUCT]
 
-    Some CPUs add up long products in half precision as the size of the batch suits, and a picture must not depend on how many
-    are made beside it.
-    """
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.Linear) and layer.in_features > LONG_PRODUCT:
+
+@contextmanager
+def _one_sample_at_a_time(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
+    """Let layers take the samples of a batch one by one while this lasts: a picture must not depend on how many are made beside
+    it. The layers may be the user's own, and are left as they were."""
+    before = [(layer, vars(layer).get("forward")) for layer in layers]
+    try:
+        for layer in layers:
             layer.forward = functools.partial(_one_by_one, layer.forward)  # type: ignore[method-assign]
+        yield
+    finally:
+        for layer, own in before:
+            if own is not None:
+                layer.forward = own  # type: ignore[method-assign]
+            elif "forward" in vars(layer):
+                del layer.forward
 
 
 def _one_by_one(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

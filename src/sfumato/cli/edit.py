@@ -162,6 +162,8 @@ def make(request: EditRequest, settings: Settings, save_steps: Path | None = Non
             offline=settings.offline,
             allow_pickle=settings.allow_pickle,
             lora=request.lora,
+            vae=request.vae,
+            prediction_type=request.prediction_type,
             ranker=settings.ranker,
             max_pixels=settings.max_pixels,
         )

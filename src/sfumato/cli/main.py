@@ -154,6 +154,10 @@ def serve(
         list[str] | None, typer.Option(help="cpu, cuda, cuda:N or mps, one worker each; the fastest by default.", metavar="NAME")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="The fastest good one by default.", metavar="NAME")] = None,
+    vae: Annotated[str | None, typer.Option(help="Autoencoder in place of the model's own.", metavar="FILE|FOLDER")] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option(help="What the model predicts, where it is wrong.", metavar="epsilon|v_prediction|sample")
+    ] = None,
     queue: Annotated[int | None, typer.Option(min=1, help="Jobs that may wait.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.")] = None,
     max_mib: Annotated[int | None, typer.Option(min=1, help="Refuse pictures of more MiB, as uploaded.")] = None,
@@ -195,6 +199,8 @@ def serve(
             dtype=dtype,
             offline=offline,
             allow_pickle=allow_pickle,
+            vae=vae,
+            prediction_type=prediction_type,
         )
 
 

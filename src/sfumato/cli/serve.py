@@ -43,9 +43,12 @@ def run(
             code="extra-missing",
         ) from error
     from sfumato.backbones.hub import locate
+    from sfumato.backbones.vae import find_vae
 
     for model in models:
         locate(model)
+    if options.get("vae"):
+        find_vae(options["vae"])
     environment = os.environ.get("SFUMATO_TOKEN")
     settings = Settings(
         models=tuple(models) or ("embedded",),

@@ -31,6 +31,7 @@ def check_finite(latents: Tensor, backbone: Backbone, step: int, steps: int) -> 
     if not latents.isfinite().all():
         raise BackboneError(
             f"The latents of '{backbone.name}' became infinite or NaN at step {step + 1} of {steps}, computing in "
-            f"{str(backbone.dtype).removeprefix('torch.')}: use float32, or check the model's prediction type.",
+            f"{str(backbone.dtype).removeprefix('torch.')}: use float32, or check the model's prediction type "
+            "(--prediction-type).",
             code="numerics",
         )

@@ -5,6 +5,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from sfumato.backbones.prediction import check_given
 from sfumato.errors import OptionError
 
 MEBIBYTE = 2**20
@@ -68,6 +69,7 @@ class Settings:
         aliases: Further names of those models for OpenAI's API, whose clients may insist on one: alias to model.
         devices: One worker each; None is the best device present.
         dtype, offline, allow_pickle: As in `sfumato.Editor`.
+        vae, prediction_type: As in `sfumato.Editor`, of the only model.
         host, port: Where to listen.
         tokens: Secrets, one of which each request must carry; none are needed when this is empty.
         insecure: Listen beyond this machine without a token.
@@ -83,6 +85,8 @@ class Settings:
     dtype: str | None = None
     offline: bool = False
     allow_pickle: bool = False
+    vae: str | None = None
+    prediction_type: str | None = None
     host: str = "127.0.0.1"
     port: int = 7860
     tokens: tuple[str, ...] = ()
@@ -95,8 +99,15 @@ class Settings:
         """Refuse what would open this machine to others by accident, and aliases that mean nothing.
 
         Raises:
-            OptionError: token-needed, token-weak or alias-invalid.
+            OptionError: token-needed, token-weak, alias-invalid, option-prediction-type; option-contradiction for an autoencoder
+                or a prediction type of many models.
         """
+        if len(self.models) > 1 and (self.vae or self.prediction_type):
+            raise OptionError(
+                f"--vae and --prediction-type belong to one model, but {len(self.models)} are served: give one --model.",
+                code="option-contradiction",
+            )
+        check_given(self.prediction_type)
         if not is_loopback(self.host) and not self.tokens and not self.insecure:
             raise OptionError(
                 f"Listening on {self.host} lets other machines in: give a --token, or --insecure if they all may use it.",

@@ -14,7 +14,7 @@ from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64, open_picture
 
 PICTURES = ("image", "mask", "scribble")
-_NOT_OVER_HTTP = ("lora", "embedding", "clip_model")  # name files of this machine: the operator's to choose, not a request's
+_NOT_OVER_HTTP = ("lora", "vae", "embedding", "clip_model")  # name files of this machine: the operator's to choose
 _PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
 
 

@@ -51,6 +51,8 @@ def editor_maker(settings: Settings) -> MakeEditor:
             dtype=settings.dtype,
             offline=settings.offline,
             allow_pickle=settings.allow_pickle,
+            vae=settings.vae,
+            prediction_type=settings.prediction_type,
             max_pixels=settings.limits.pixels,
         )
 

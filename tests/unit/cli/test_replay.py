@@ -244,3 +244,12 @@ def test_replay_without_a_request(run: Callable[..., Result], picture_file: Path
     result = run("replay", picture_file)
     assert result.exit_code == 2
     assert result.stderr.endswith("[replay-nothing]\n")
+
+
+def test_replay_runs_with_the_stored_autoencoder_and_prediction_type(
+    run: Callable[..., Result], painter: type[Painter], tmp_path: Path
+) -> None:
+    assert run("edit", "--vae", "vae.safetensors", "--prediction-type", "v_prediction", "-n", 1).exit_code == 0
+    assert run("replay", tmp_path / "out" / "00.png").exit_code == 0
+
+    assert [(call.vae, call.prediction_type) for call in painter.calls] == [("vae.safetensors", "v_prediction")] * 2
