@@ -32,6 +32,7 @@ __all__ = [
     "read",
     "read_metadata",
     "restore",
+    "upright_size",
     "write",
     "write_animation",
 ]
@@ -78,6 +79,12 @@ def inspect(
         turned_by, notes = _orientation(image, what)
         by_tag = isinstance(image, TiffImagePlugin.TiffImageFile)  # Pillow gives the size it will have upright
         return orientation.stored_size(image.size, turned_by) if by_tag else image.size, turned_by, list(notes)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height, as `read` turns a picture, of one of which only the header has been read."""
+    size, turned_by, _ = inspect(image, max_pixels=image.width * image.height)
+    return orientation.stored_size(size, turned_by)
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from sfumato.errors import ImageError
-from sfumato.images import read
+from sfumato.images import read, upright_size
 from sfumato.pictures.encoding import Format
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
@@ -59,7 +59,7 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
     if other is not None:
         raise refused(f"markup is mask and scribble in one, so it cannot be combined with {other}; send one of them.", "markup")
     layer = read(open_picture(pictures["markup"], "markup"), max_pixels=most, what="markup")
-    size = _upright_size(open_picture(pictures["image"], "image"))
+    size = upright_size(open_picture(pictures["image"], "image"))
     if layer.size != size:
         given, needed = ("x".join(map(str, pair)) for pair in (layer.size, size))
         raise refused(f"The markup is {given} but the image is {needed}; draw it on a canvas of {needed}.", "markup", "mask-size")
@@ -70,12 +70,6 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
         raise refused("The markup is all transparent; draw where the image is to change.", "markup", "mask-empty")
     drawn = Image.fromarray((layer.alpha > 0) * np.uint8(255))
     return {"mask": encode(drawn, "PNG"), "scribble": pictures["markup"]}
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as a viewer shows them; only the header is read."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else image.size
 
 
 def check_output(asked: Any, pictures: dict[str, bytes], size: tuple[int, int] | None) -> None:
