@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sfumato.inputs import _opacity
+from sfumato.inputs import _edges
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.islands import MOST, choose_windows, surrounding
 from sfumato.masks.window import choose_window, crop
@@ -68,9 +68,12 @@ def test_a_window_is_what_its_part_of_the_mask_gets_alone(mask: np.ndarray, reso
 def test_soft_edges_are_those_of_the_whole_mask(mask: np.ndarray, feather: float, resolution: int) -> None:
     assume(not mask.all())
     windows = choose_windows(mask, resolution, 8, "auto").windows
-    np.testing.assert_allclose(_opacity(mask, windows, feather), soft_edge(mask, feather), atol=1e-6)
+    whole = soft_edge(mask, feather)
+    for window in windows:
+        np.testing.assert_allclose(_edges(mask, window, feather, None)[0], crop(whole, window), atol=1e-6)
     if len(windows) == 1:
-        np.testing.assert_allclose(_opacity(mask, windows, None), soft_edge(mask, default_feather(mask)), atol=1e-6)
+        suited = soft_edge(mask, default_feather(mask))
+        np.testing.assert_allclose(_edges(mask, windows[0], None, None)[0], crop(suited, windows[0]), atol=1e-6)
 
 
 @quick
