@@ -149,9 +149,10 @@ def _decode(image: Image.Image, label: str, name: str, max_pixels: int, what: st
     samples: Samples | None
     with _damage_reported(label):
         _check_header(image, label, max_pixels)
-        turned_by, said = _orientation(image, what)
         wide = deep.is_deep(image) and (managed or deep.has_planes(image))
-        samples = deep.samples_of(image, turned_by) if wide else None
+        file = deep.undecoded(image) if wide else None  # first: to look for an orientation may decode the picture
+        turned_by, said = _orientation(image, what)
+        samples = deep.samples_of(image, file, turned_by) if wide else None
         image.load()
         upright = orientation.turn(image, turned_by)
     notes = list(said)
