@@ -12,9 +12,10 @@ from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, open_picture
+from sfumato.sizing import fitted
 
 FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
-LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}  # that the formats can hold
+LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # that the formats can hold
 
 
 def refused(message: str, param: str, code: str = "option-invalid") -> Refused:
@@ -85,7 +86,7 @@ def check_output(asked: Any, pictures: dict[str, bytes], size: tuple[int, int] |
         )
     if asked.background == "transparent" and asked.output_format == "jpeg":
         raise refused("background=transparent needs output_format png or webp: JPEG has no transparency.", "background")
-    longest, most = max(size or image.size), LONGEST_SIDE[asked.output_format]
+    longest, most = max(fitted(upright_size(image), size)), LONGEST_SIDE[asked.output_format]
     if longest > most:
         raise refused(
             f"{asked.output_format} holds at most {most} pixels a side, and {longest} are needed; use png.", "output_format"
