@@ -100,7 +100,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     reads_text = backbone.family not in PIXEL_FAMILIES and not backbone.family.startswith("embedded")
     request = request.model_copy(update=filled)
     texts = read_texts(request, GUARD if request.guard and reads_text else "", backbone, allow_pickle=allow_pickle)
-    return Resolved(request=request, options=options, texts=texts)
+    return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
 
 def with_background(resolved: Resolved, border_tells: bool) -> Resolved:

@@ -18,7 +18,6 @@ from sfumato.text.grammar import Span
 from sfumato.text.limits import cut_notes
 
 FAMILIES = ("sd1", "sd2", "sdxl")  # whose CLIP encoders take weights, learned words and fewer layers
-_CLIP_ONLY = ("clip_skip", "embedding")
 
 
 class ReadsParts(Protocol):
@@ -71,15 +70,14 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
         allow_pickle: Whether embeddings may be pickles.
 
     Raises:
-        Unsupported: clip_skip or embeddings for a model that has no use for them.
+        Unsupported: Embeddings for a model that has no use for them.
         BackboneError, OptionError: See `read_embeddings`.
     """
     weighs = backbone.family in FAMILIES
-    asked = [name for name in _CLIP_ONLY if getattr(request, name)]
-    if asked and not weighs:
+    if request.embedding and not weighs:
         raise Unsupported(
-            f"{backbone.name} ({backbone.family}) has no use for {' and '.join(asked)}: only Stable Diffusion 1.x, 2.x and XL "
-            "have; leave it out."
+            f"{backbone.name} ({backbone.family}) has no use for embedding: only Stable Diffusion 1.x, 2.x and XL have; "
+            "leave it out."
         )
     prompt, prompt_tags = grammar.take_tags(request.prompt)
     own, own_tags = grammar.take_tags(request.negative_prompt or "")
@@ -181,10 +179,17 @@ def _unused_notes(embeddings: Sequence[Embedding], texts: Texts) -> list[str]:
 
 
 def _plain_notes(request: EditRequest, prompt: str, negative: str, backbone: Backbone) -> list[str]:
-    """That a model without weights reads brackets as they stand."""
+    """That a model without weights reads brackets as they stand, and one without CLIP's layers skips none."""
+    notes = []
+    if request.clip_skip:  # clients of the web UI send it to every model
+        notes.append(
+            f"clip_skip={request.clip_skip} was ignored: {backbone.name} ({backbone.family}) has no use for it; only Stable "
+            "Diffusion 1.x, 2.x and XL have."
+        )
     if not request.prompt_weights or all(grammar.parse(text) == [[Span(text)]] for text in (prompt, negative)):
-        return []
+        return notes
     return [
+        *notes,
         f"{backbone.name} ({backbone.family}) takes no weights: brackets, numbers in them and BREAK are read as plain text; only "
-        "Stable Diffusion 1.x, 2.x and XL read them."
+        "Stable Diffusion 1.x, 2.x and XL read them.",
     ]

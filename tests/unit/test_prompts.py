@@ -164,11 +164,17 @@ def test_a_negative_prompt_without_guidance_is_noted(models: Models, family: str
 
 
 @pytest.mark.parametrize("family", PLAIN)
-@pytest.mark.parametrize("fields", [{"clip_skip": 1}, {"embedding": ("missing.safetensors",)}])
-def test_other_models_refuse_clip_skip_and_embeddings_by_name(models: Models, family: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(Unsupported, match=f"has no use for {next(iter(fields))}") as caught:
-        read(models[family], "a", **fields)
+def test_other_models_refuse_embeddings_by_name(models: Models, family: str) -> None:
+    with pytest.raises(Unsupported, match="has no use for embedding") as caught:
+        read(models[family], "a", embedding=("missing.safetensors",))
     assert models[family].name in str(caught.value)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_other_models_tell_that_clip_skip_is_ignored(models: Models, family: str) -> None:
+    texts = read(models[family], "a", clip_skip=1)
+    assert texts.clip_skip == 0
+    assert any("clip_skip=1 was ignored" in note and models[family].name in note for note in texts.notes)
 
 
 def test_embeddings_of_another_model_or_unused_ones_are_told(models: Models, tmp_path: Path) -> None:
