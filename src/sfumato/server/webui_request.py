@@ -190,10 +190,10 @@ def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tup
     return submission(fields, pictures, limits, settings.models), notes
 
 
-def _clip_skip(last_layers: Any) -> int | None:
-    """The web UI counts the layers that are left from 1, diffusers those that are skipped from 0; 1 there is none here."""
+def _clip_skip(last_layers: Any) -> int:
+    """The web UI counts from the last layer, which is 1; here and in diffusers it is how many are skipped."""
     if last_layers is None:
-        return None
+        return 0
     if not isinstance(last_layers, int) or last_layers < 1:
         raise Refused(
             f"override_settings.{CLIP_SKIP} is {last_layers!r}; give a whole number from 1, which skips nothing.",
@@ -201,7 +201,7 @@ def _clip_skip(last_layers: Any) -> int | None:
             status=422,
             param=f"override_settings.{CLIP_SKIP}",
         )
-    return last_layers - 1 or None
+    return last_layers - 1
 
 
 def _pictures(asked: Img2Img, limits: Limits) -> dict[str, bytes]:
