@@ -160,7 +160,6 @@ def test_what_means_nothing_here_is_named(client: httpx.Client) -> None:
         "alwayson_scripts.ADetailer",
         "alwayson_scripts.ControlNet",
         "hr_second_pass_steps",
-        "override_settings.CLIP_stop_at_last_layers",
         "override_settings.sd_vae",
         "script_name",
         "soft_inpainting",

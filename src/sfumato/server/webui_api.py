@@ -116,7 +116,7 @@ def _info(asked: Img2Img, job: Job, seed: int) -> dict[str, Any]:
         "index_of_first_image": 0,
         "styles": [],
         "job_timestamp": _timestamp(job.created),
-        "clip_skip": 1,
+        "clip_skip": used.get("clip_skip", 0) + 1,
         "is_using_inpainting_conditioning": False,
         "interrupted": result is None,
         "scores": [] if result is None else result["scores"],
@@ -135,6 +135,7 @@ def _infotext(asked: Img2Img, told: dict[str, Any], seed: int) -> str:
         "Model": told["sd_model_name"],
         "Denoising strength": asked.denoising_strength,
         "Mask blur": f"{asked.mask_blur:g}" if asked.mask_blur else None,
+        "Clip skip": told["clip_skip"] if told["clip_skip"] > 1 else None,
         "Version": told["version"],
     }
     return infotext(asked.prompt, asked.negative_prompt, settings)
