@@ -15,7 +15,7 @@ from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64, open_picture
 
 PICTURES = ("image", "mask", "scribble")
-_BETWEEN = re.compile(r"[,xX*×]")  # numbers of a size or a place, as people and programs write them
+_BETWEEN = re.compile("[,xX*\u00d7]")  # numbers of a size or a place, as people and programs write them
 _NOT_OVER_HTTP = ("lora", "vae", "embedding", "clip_model")  # name files of this machine: the operator's to choose
 _PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
 
