@@ -112,6 +112,26 @@ def _sources() -> Any:
         yield Image.fromarray(rng.integers(0, 256, (pictures.HEIGHT, pictures.WIDTH, 3), np.uint8))
 
 
+def test_a_mask_may_be_written_as_a_list_of_one(client: httpx.Client) -> None:
+    data = {"prompt": "red", "seed": "5"}
+    given: list[dict[str, Any]] = [
+        {"image": pictures.PICTURE, "mask": pictures.MASK},
+        {"image[]": pictures.PICTURE, "mask[]": pictures.MASK},
+    ]
+    plain, listed = (client.post("/v1/images/edits", files=files, data=data).json()["data"] for files in given)
+    assert listed == plain
+    both = client.post("/v1/images/edits", files=given[0] | {"mask[]": pictures.MASK}, data=data)
+    assert both.status_code == 422
+    assert "mask" in reason(both)
+
+
+def test_an_empty_mask_is_named(client: httpx.Client) -> None:
+    files = {"image": pictures.PICTURE, "mask": ("m.png", b"")}
+    answer = client.post("/v1/images/edits", files=files, data={"prompt": "red"})
+    assert answer.status_code == 422
+    assert reason(answer).startswith("The mask is an empty file")
+
+
 def test_a_form_in_any_order(client: httpx.Client) -> None:
     for order in itertools.islice(itertools.permutations(FORM_PARTS), 0, None, 17):
         answer = client.post("/v1/images/edits", content=form(order), headers=FORM)

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 import sfumato
@@ -97,5 +98,5 @@ def test_a_name_that_the_terminal_cannot_show_ends_nothing(monkeypatch: pytest.M
     stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", errors="strict", write_through=True)
     monkeypatch.setattr(sys, "stdout", stream)
     main()
-    print("\u7167.png")
+    typer.echo("\u7167.png")
     assert stream.buffer.getvalue().decode() == "\\u7167.png" + os.linesep  # type: ignore[attr-defined]
