@@ -100,8 +100,8 @@ class Settings:
         """Refuse what would open this machine to others by accident, and aliases that mean nothing.
 
         Raises:
-            OptionError: token-needed, token-weak, alias-invalid, origin-invalid, option-prediction-type; option-contradiction for an autoencoder
-                or a prediction type of many models.
+            OptionError: token-needed, token-weak, alias-invalid, origin-invalid, option-prediction-type; option-contradiction for
+                an autoencoder or a prediction type of many models.
         """
         if len(self.models) > 1 and (self.vae or self.prediction_type):
             raise OptionError(
