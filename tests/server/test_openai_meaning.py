@@ -110,7 +110,8 @@ def test_transparent_that_came_to_nothing_is_noted(strict: openai.OpenAI, respon
 def test_jpeg_of_a_picture_with_transparency_says_what_becomes_of_it(strict: openai.OpenAI) -> None:
     image = ("a.png", pictures.encoded(sticker()))
     answer = edit(strict, image=image, output_format="jpeg")
-    assert answer.notes[1:] == ["output_format=jpeg: what is transparent in the result was put on white."]
+    assert answer.notes[1] == "output_format=jpeg: what is transparent in the result was put on white."
+    assert "JPEG compresses the whole picture anew" in answer.notes[2]
     assert answer.background == "opaque"
     with pytest.raises(openai.UnprocessableEntityError, match="JPEG has no transparency"):
         edit(strict, image=image, output_format="jpeg", background="transparent")

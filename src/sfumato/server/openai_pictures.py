@@ -39,9 +39,12 @@ def pictures_of(form: Form, limits: Limits) -> dict[str, bytes]:
     for name, files in form.files.items():
         if name in ("image", "image[]"):
             continue
-        if name not in ("mask", "markup", "scribble") or len(files) > 1:
+        bare = name.removesuffix("[]")  # some clients write every file as a list
+        if bare not in ("mask", "markup", "scribble") or len(files) > 1 or bare in pictures:
             raise Refused(f"Unknown or repeated file {name[:100]!r}.", code="option-unknown", status=422, param=name[:100])
-        pictures[name] = files[0]
+        if not files[0]:
+            raise refused(f"The {bare} is an empty file; send a picture, or leave it out.", bare, "image-format")
+        pictures[bare] = files[0]
     if "image" not in pictures:
         raise ImageError("The image is missing: send a file named image.", code="image-missing")
     for name, data in pictures.items():

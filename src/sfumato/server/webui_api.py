@@ -140,6 +140,7 @@ def _infotext(asked: Img2Img, told: dict[str, Any], seed: int) -> str:
         "Model": told["sd_model_name"],
         "Denoising strength": asked.denoising_strength,
         "Mask blur": f"{asked.mask_blur:g}" if asked.mask_blur else None,
+        "Clip skip": told["clip_skip"] if told["clip_skip"] > 1 else None,
         "Version": told["version"],
     }
     return infotext(asked.prompt, asked.negative_prompt, settings)

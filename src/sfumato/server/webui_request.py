@@ -1,5 +1,6 @@
 """The web UI's img2img request: what each of its fields means here, and a word about each that means nothing."""
 
+import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -121,6 +122,12 @@ def note_on(names: list[str]) -> list[str]:
 
 
 def _has_no_effect(name: str, value: Any) -> bool:
+    """Whether it says that the field is not used, be it as the text of a value, as some clients write them all."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value.lower()) or ""
+        except (ValueError, RecursionError):
+            pass
     return name in NO_EFFECT and (value in _UNSET or value in NO_EFFECT[name])
 
 

@@ -96,6 +96,7 @@ def test_a_picture_comes_from_standard_input(
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--json", "--out", "-"), b"", "option-contradiction", "--json"),
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.gif"), b"", "output-format", ".png"),
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.jp2"), b"", "output-format", ".png"),
+        (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.bmp"), b"", "output-format", ".png"),
         (
             ("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.png", "--format", "webp"),
             b"",
