@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import typer
@@ -17,7 +18,7 @@ from sfumato.images import MAX_PIXELS, Picture, read, read_metadata, write
 from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest
 from sfumato.saving import METADATA_KEY
-from sfumato.stored import from_text, request_of
+from sfumato.stored import as_then, from_text, request_of
 
 SOURCES = ("image", "mask", "scribble")
 
@@ -51,9 +52,10 @@ def run(
     old = read(file, max_pixels=max_pixels)
     folder, name = _target(file, old, out)
     stored = from_text(read_metadata(file, max_pixels=max_pixels).get(METADATA_KEY), file)
-    changes = {"rank": "none"} | {name: str(path) for name, path in moved.items() if path is not None}
+    changes: dict[str, Any] = {"rank": "none"} | {name: str(path) for name, path in moved.items() if path is not None}
     whole = request_of(stored, changes, file)
     _check_sources(whole, stored.facts)
+    changes |= as_then(stored, whole, file, max_pixels)
     told = stored.facts
     settings = Settings(device=device or told.get("device"), dtype=told.get("dtype"), offline=offline, max_pixels=max_pixels)
     with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
