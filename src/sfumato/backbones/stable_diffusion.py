@@ -81,9 +81,7 @@ class _OneSampleAtATime(TorchFunctionMode):
     layers may be the user's own, and in use by other threads.
     """
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         given = kwargs or {}
         if func is torch.nn.functional.linear and len(args) > 1 and args[1].shape[-1] > LONG_PRODUCT and len(args[0]) > 1:
             return torch.cat([func(one, *args[1:], **given) for one in args[0].split(1)])
