@@ -30,7 +30,8 @@ def read_embeddings(given: Sequence[str], widths: Sequence[int], *, allow_pickle
     """Read files of diffusers', the web UI's and kohya's formats.
 
     Args:
-        given: Each FILE or FILE:TOKEN; one that is given twice counts once. Without a token, the file's stem stands for it, and the name in the file if it has one.
+        given: Each FILE or FILE:TOKEN; one that is given twice counts once. Without a token, the file's stem stands for it, and
+            the name in the file if it has one.
         widths: Of the vectors that each of the model's text encoders reads.
         allow_pickle: Whether pickles are read too, with torch's `weights_only`.
 
