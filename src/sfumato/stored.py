@@ -9,9 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sfumato.errors import OptionError
-from sfumato.images import read
 from sfumato.request import EditRequest, EditResult
-from sfumato.sizing import fitted
 
 VERSION = 1  # of the fields below and of EditRequest's; raise it when one is renamed, removed or comes to mean something else
 
@@ -123,34 +121,3 @@ def request_of(stored: Stored, changes: Mapping[str, Any], file: Path) -> EditRe
         f"The request in {file} has {reason}: it was written by {stored.origin}; replay it with that version.",
         code="replay-version",
     )
-
-
-def as_then(stored: Stored, request: EditRequest, file: Path, max_pixels: int) -> dict[str, Any]:
-    """What has to be said to today's version for it to read the pictures of a request as the version that stored it did.
-
-    Before records told their version, a mask in the mode auto was read by its transparency where that varies, else by its
-    brightness, whatever its colours.
-
-    Args:
-        stored: The record.
-        request: In it, with sources that are there.
-        file: For the messages.
-        max_pixels: As for `sfumato.images.read`, whose errors are raised here too.
-
-    Raises:
-        OptionError: replay-version: the picture was squeezed to a size of another aspect ratio, which is fitted today.
-    """
-    if stored.version > 0:
-        return {}
-    if request.size is not None:
-        own = read(request.image, max_pixels=max_pixels).size
-        if fitted(own, request.size) != request.size:
-            raise OptionError(
-                f"{file} was squeezed to {request.size[0]}x{request.size[1]} by {stored.origin}; this version keeps the aspect "
-                f"ratio of {own[0]}x{own[1]}, so replay it with that version.",
-                code="replay-version",
-            )
-    if request.mask is None or request.mask_mode != "auto":
-        return {}
-    alpha = read(request.mask, max_pixels=max_pixels, what="mask").alpha
-    return {"mask_mode": "grey" if alpha is None or alpha.min() == alpha.max() else "alpha"}

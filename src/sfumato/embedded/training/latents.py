@@ -20,7 +20,6 @@ from sfumato.embedded.training.workers import divided
 from sfumato.embedded.world.captions import caption, ground_alone
 from sfumato.embedded.world.scene import Scene
 from sfumato.errors import InputError
-from sfumato.inputs import sha256
 
 BATCH = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -92,8 +91,11 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
 
 def _digest_of(files: Sequence[Path]) -> str:
     """Of their names and contents."""
-    named = "".join(f"{sha256(file)} {file.name}\n" for file in files)
-    return hashlib.sha256(named.encode()).hexdigest()[:16]
+    named = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            named.update(f"{hashlib.file_digest(stream, 'sha256').hexdigest()} {file.name}\n".encode())
+    return named.hexdigest()[:16]
 
 
 def _cover(shown: np.ndarray, side: int) -> Tensor:
