@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from sfumato.backbones.base import Backbone, Conditioning
 from sfumato.backbones.lora import parse_lora
 from sfumato.backbones.textual_inversion import read_embeddings
-from sfumato.errors import Unsupported
+from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import PIXEL_FAMILIES
 from sfumato.request import EditRequest
 from sfumato.text import grammar
@@ -72,6 +72,7 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
     Raises:
         Unsupported: Embeddings for a model that has no use for them.
         BackboneError, OptionError: See `read_embeddings`.
+        OptionError: prompt-empty, if nothing but tags and brackets was written.
     """
     weighs = backbone.family in FAMILIES
     if request.embedding and not weighs:
@@ -87,12 +88,14 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
         notes.append("The negative prompt does nothing at guidance_scale 1; raise it to use one.")
     if weighs:
         texts = _weighed(prompt, own, guard, request)
+        _check_words(request.prompt, texts.words)
         embeddings: tuple[Embedding, ...] = ()
         if request.embedding:
             embeddings = read_embeddings(request.embedding, cast(ReadsParts, backbone).text_widths(), allow_pickle=allow_pickle)
             notes += _unused_notes(embeddings, texts)
         notes += texts.notes
         return replace(texts, negative=negative, embeddings=embeddings, clip_skip=request.clip_skip, notes=tuple(notes))
+    _check_words(request.prompt, prompt)
     notes += _plain_notes(request, prompt, own, backbone)
     readers = [] if backbone.family in PIXEL_FAMILIES else backbone.text_readers()
     if guard and own and any(reader.dropped(negative) for reader in readers):
@@ -100,6 +103,14 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
     told = {"prompt": prompt} | ({} if request.guidance_scale == 1.0 else {"negative prompt": negative})
     notes += cut_notes(readers, told)
     return Texts(prompt=prompt, negative=negative, words=prompt, notes=tuple(notes))
+
+
+def _check_words(written: str, words: str) -> None:
+    if written.strip() and not words.strip():  # an empty prompt is refused where the pictures are read
+        raise OptionError(
+            "The prompt has no words beside tags and brackets: say in words what should appear under the mask.",
+            code="prompt-empty",
+        )
 
 
 def _weighed(prompt: str, negative: str, guard: str, request: EditRequest) -> Texts:

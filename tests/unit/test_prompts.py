@@ -121,6 +121,16 @@ def test_tags_are_taken_out_and_name_the_option(models: Models, family: str) -> 
     assert "--lora shiny v2.safetensors:0.8" in note
 
 
+@pytest.mark.parametrize("family", ["sd1", "embedded", "flux"])
+def test_a_prompt_of_tags_alone_is_refused(models: Models, family: str) -> None:
+    with pytest.raises(OptionError, match="no words beside tags") as told:
+        read(models[family], "<lora:shiny:1>")
+    assert told.value.code == "prompt-empty"
+    if family == "sd1":
+        with pytest.raises(OptionError, match="no words beside tags"):
+            read(models[family], "(:1.3) []")
+
+
 def test_tags_of_loras_that_are_given_are_noted_only_if_the_scale_differs(models: Models) -> None:
     def notes(tag: str) -> tuple[str, ...]:
         return read(models["sd1"], f"a {tag}", lora=("there/shiny.safetensors:0.5",)).notes

@@ -4,14 +4,15 @@ The networks are diffusers' and transformers' own; this module only says how the
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import unet_family
@@ -45,7 +46,7 @@ class LatentUNet(LatentModel):
             raise Unsupported(f"'{name}' was trained for {task}; {TEXT_TO_IMAGE}.")
         super().__init__(name=name, family=family, vae=vae, scheduler_config=scheduler_config, device=device, dtype=unet.dtype)
         self.unet = freeze(unet)
-        self._long_layers = _long_layers(unet) if device.type == "cpu" and unet.dtype != torch.float32 else []
+        self._batch_rounds = device.type == "cpu" and unet.dtype != torch.float32
         side = unet.config.sample_size
         self.resolution = self.factor * (side if isinstance(side, int) else min(side))
 
@@ -60,7 +61,7 @@ class LatentUNet(LatentModel):
         count = len(latents)
         x = latents.to(self.device, self.dtype).repeat(2 if both else 1, 1, 1, 1)
         extra = {key: value[branches].repeat_interleave(count, 0) for key, value in conditioning.extra.items()}
-        with _one_sample_at_a_time(self._long_layers):
+        with _OneSampleAtATime() if self._batch_rounds else nullcontext():
             output = self.unet(
                 x.contiguous(memory_format=torch.channels_last),
                 torch.tensor(timestep, dtype=torch.float32, device=self.device),
@@ -73,30 +74,18 @@ class LatentUNet(LatentModel):
         return guided(conditional, unconditional, guidance_scale)
 
 
-def _long_layers(module: torch.nn.Module) -> list[torch.nn.Linear]:
-    """Linear layers of many inputs: some CPUs add up long products in half precision as the size of the batch suits."""
-    return [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear) and layer.in_features > LONG_PRODUCT]
+class _OneSampleAtATime(TorchFunctionMode):
+    """Long linear layers take the samples of a batch one by one while this lasts: a picture must not depend on those beside it.
 
+    Some CPUs add up long products in half precision as the size of the batch suits. Acts in this thread alone and on no module:
+    layers may be the user's own, and in use by other threads.
+    """
 
-@contextmanager
-def _one_sample_at_a_time(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
-    """Let layers take the samples of a batch one by one while this lasts: a picture must not depend on how many are made beside
-    it. The layers may be the user's own, and are left as they were."""
-    before = [(layer, vars(layer).get("forward")) for layer in layers]
-    try:
-        for layer in layers:
-            layer.forward = functools.partial(_one_by_one, layer.forward)  # type: ignore[method-assign]
-        yield
-    finally:
-        for layer, own in before:
-            if own is not None:
-                layer.forward = own  # type: ignore[method-assign]
-            elif "forward" in vars(layer):
-                del layer.forward
-
-
-def _one_by_one(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return torch.cat([forward(one) for one in x.split(1)]) if len(x) > 1 else forward(x)
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given = kwargs or {}
+        if func is torch.nn.functional.linear and len(args) > 1 and args[1].shape[-1] > LONG_PRODUCT and len(args[0]) > 1:
+            return torch.cat([func(one, *args[1:], **given) for one in args[0].split(1)])
+        return func(*args, **given)
 
 
 class StableDiffusion(LatentUNet):
