@@ -15,11 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import Editor
-from sfumato.backbones import flow, hub, loading
+from sfumato.backbones import flow, hub, loading, packing
 from sfumato.backbones.base import Backbone
 from sfumato.errors import ModelNotFound, OptionError, Unsupported
-from sfumato.methods.base import EditTask
-from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, run
+from sfumato.denoising.base import Pair, pair_of
+from sfumato.denoising.guidance import guidance_of
+from sfumato.methods.base import EditTask, Sampling
+from sfumato.methods.sampling import blended_latent_diffusion
+from sfumato.methods.sampling.blended_latent_diffusion import PRESETS
+from sfumato.noise.plan import make_plan
 from tests import tiny_flow, tiny_models
 from tests.parity.reference import TOLERANCE, silent
 
@@ -88,13 +92,13 @@ def pipeline_latents(folder: Path, name: str, eps: Tensor) -> Tensor:
     pipe.set_progress_bar_config(disable=True)
     sigmas = [1 - i / STEPS for i in range(STEPS)]
     common = {"height": 32, "width": 32, "num_inference_steps": STEPS, "output_type": "latent", "sigmas": sigmas}
-    packed = flow.pack(eps)
+    packed = packing.pack(eps)
     if name == "sd3":
         guidance = {"negative_prompt": NEGATIVE, "guidance_scale": SCALE}
         return pipe(PROMPT, latents=eps, **guidance, **common).images
     if name == "flux":
         guidance = {"negative_prompt": NEGATIVE, "true_cfg_scale": SCALE, "guidance_scale": 3.5}
-        return flow.unpack(pipe(PROMPT, latents=packed, **guidance, **common).images, (CELLS, CELLS))
+        return packing.unpack(pipe(PROMPT, latents=packed, **guidance, **common).images, (CELLS, CELLS))
     if name == "flux2":
         negative = pipe.encode_prompt(NEGATIVE)[0]
         latents = packed.transpose(1, 2).reshape(1, 16, CELLS // 2, CELLS // 2)
@@ -103,7 +107,7 @@ def pipeline_latents(folder: Path, name: str, eps: Tensor) -> Tensor:
     if name == "z-image":
         return pipe(PROMPT, latents=eps, negative_prompt=NEGATIVE, guidance_scale=SCALE - 1, **common).images
     guidance = {"negative_prompt": NEGATIVE, "true_cfg_scale": SCALE}
-    return flow.unpack(pipe(PROMPT, latents=packed, **guidance, **common).images, (CELLS, CELLS))
+    return packing.unpack(pipe(PROMPT, latents=packed, **guidance, **common).images, (CELLS, CELLS))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -201,7 +205,7 @@ def test_a_told_guidance_changes_the_picture(backbones: dict[str, Backbone]) -> 
 @pytest.mark.parametrize(("tokens", "skipped"), [(4096, 0.45), (256, 0.30)])
 def test_the_default_start_skips_the_same_noise_on_every_schedule(tokens: int, skipped: float) -> None:
     """A noise-to-signal ratio of 3.94 is s = 0.797; how many of FLUX's steps are above it depends on the size."""
-    from sfumato.solvers import make_solver
+    from sfumato.noise.solvers import make_solver
 
     mu = 0.5 + 0.65 * (tokens - 256) / 3840
     solver = make_solver("flow-euler", {"shift": 1.0}, "flow", 100, start_sigma=3.94, overrides={"shift": math.exp(mu)})
@@ -220,7 +224,7 @@ def test_an_inpainting_transformer_is_refused(tmp_path: Path, folders: dict[str,
 
 def test_packing_is_undone() -> None:
     latents = torch.randn(2, 3, 8, 6)
-    assert torch.equal(flow.unpack(flow.pack(latents), (8, 6)), latents)
+    assert torch.equal(packing.unpack(packing.pack(latents), (8, 6)), latents)
 
 
 def test_an_embedded_folder_with_a_flow_scheduler_is_a_flow_model(tmp_path: Path, picture_file: Path, mask_file: Path) -> None:

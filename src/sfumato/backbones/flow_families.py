@@ -6,9 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Conditioning
-from sfumato.backbones.flow import PATCH, FlowTransformer, pack, pad, text_of, unpack
-from sfumato.backbones.latent import guided
+from sfumato.backbones.base import Conditioning, Conditions, Text
+from sfumato.backbones.flow import FlowTransformer, pad
+from sfumato.backbones.packing import PATCH, pack, unpack
+
+
+def text_of(given: Conditions) -> Text:
+    """The prompt, which these models cannot do without."""
+    assert given.text is not None
+    return given.text
 
 
 class StableDiffusion3(FlowTransformer):
@@ -29,12 +35,12 @@ class StableDiffusion3(FlowTransformer):
         extra = {"pooled": torch.cat([negative_pooled, pooled]).to(self.dtype)}
         return Conditioning(states=torch.cat([negative, positive]).to(self.dtype), extra=extra)
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         velocity: Tensor = self.transformer(
             hidden_states=x,
             timestep=1000 * sigma,
-            encoder_hidden_states=text_of(conditioning, branch, len(x)),
-            pooled_projections=conditioning.extra["pooled"][branch : branch + 1].expand(len(x), -1),
+            encoder_hidden_states=text_of(given).states,
+            pooled_projections=text_of(given).pooled,
             return_dict=False,
         )[0]
         return velocity
@@ -52,15 +58,15 @@ class Flux(FlowTransformer):
         extra = {"pooled": torch.cat([pooled for _, pooled, _ in encoded]).to(self.dtype)}
         return Conditioning(states=torch.cat([states for states, _, _ in encoded]).to(self.dtype), extra=extra)
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        text = text_of(conditioning, branch, len(x))
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
+        text = text_of(given).states
         height, width = x.shape[-2] // PATCH, x.shape[-1] // PATCH
         places = torch.cartesian_prod(torch.zeros(1), torch.arange(height).float(), torch.arange(width).float())
         tokens = self.transformer(
             hidden_states=pack(x),
             timestep=sigma.to(x.dtype),
-            guidance=self._guidance(conditioning, len(x)),
-            pooled_projections=conditioning.extra["pooled"][branch : branch + 1].expand(len(x), -1),
+            guidance=self._guidance(given),
+            pooled_projections=text_of(given).pooled,
             encoder_hidden_states=text,
             txt_ids=torch.zeros(text.shape[1], 3, device=x.device, dtype=x.dtype),
             img_ids=places.to(x),
@@ -80,8 +86,8 @@ class Flux2Klein(FlowTransformer):
         states = torch.cat([self._pipe.encode_prompt(text, self.device)[0] for text in (negative_prompt, prompt)])
         return Conditioning(states=states.to(self.dtype), extra={})
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        text = text_of(conditioning, branch, len(x))
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
+        text = text_of(given).states
         one, height, width = torch.arange(1), torch.arange(x.shape[-2] // PATCH), torch.arange(x.shape[-1] // PATCH)
         tokens = self.transformer(
             hidden_states=pack(x),
@@ -127,8 +133,8 @@ class ZImage(FlowTransformer):
         states, lengths = pad([negative[0].to(self.dtype), positive[0].to(self.dtype)])
         return Conditioning(states=states, extra={"lengths": lengths})
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        texts = list(text_of(conditioning, branch, len(x)))
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
+        texts = list(text_of(given).states)
         answers = self.transformer(list(x.unsqueeze(2)), 1 - sigma, texts, return_dict=False)[0]
         return -torch.stack(list(answers)).squeeze(2)
 
@@ -145,23 +151,18 @@ class QwenImage(FlowTransformer):
         states, lengths = pad([text.to(self.dtype) for text in texts])
         return Conditioning(states=states, extra={"lengths": lengths})
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         shape = (1, x.shape[-2] // PATCH, x.shape[-1] // PATCH)
         tokens = self.transformer(
             hidden_states=pack(x),
             timestep=sigma.to(x.dtype),
-            guidance=self._guidance(conditioning, len(x)),
-            encoder_hidden_states=text_of(conditioning, branch, len(x)),
+            guidance=self._guidance(given),
+            encoder_hidden_states=text_of(given).states,
             encoder_hidden_states_mask=None,
             img_shapes=[[shape]] * len(x),
             return_dict=False,
         )[0]
         return unpack(tokens, (x.shape[-2], x.shape[-1]))
-
-    def _guided(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-        combined, size = pack(guided(conditional, unconditional, scale)), (conditional.shape[-2], conditional.shape[-1])
-        wanted = pack(conditional).norm(dim=-1, keepdim=True)
-        return unpack(combined * (wanted / combined.norm(dim=-1, keepdim=True)), size)
 
     def unscale(self, latents: Tensor) -> Tensor:
         """See `Backbone.unscale`: (B, C, h, w) to a video of one frame, (B, C, 1, h, w)."""

@@ -13,11 +13,12 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Conditioning
+from sfumato.backbones.base import Conditioning, Conditions, Output, Traits
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.guided_diffusion import Architecture, to_diffusers
 from sfumato.backbones.latent import freeze
 from sfumato.masks.window import CONTEXT
+from sfumato.noise.levels import Prediction
 
 
 class PixelDiffusion:
@@ -39,7 +40,7 @@ class PixelDiffusion:
         self.dtype: torch.dtype = unet.dtype
         self.unet = freeze(unet)
         self.scheduler_config = dict(scheduler_config)
-        self.prediction_type = str(scheduler_config.get("prediction_type", "epsilon"))
+        self.prediction_type = Prediction(scheduler_config.get("prediction_type", "epsilon"))
         side = unet.config.sample_size
         self.patch = math.isqrt(unet.config.in_channels // 3)
         self.resolution = self.patch * (side if isinstance(side, int) else min(side))
@@ -87,11 +88,30 @@ class PixelDiffusion:
         """Nothing: these models read no text."""
         return Conditioning(states=torch.zeros(2, 0, 0), extra={})
 
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`. Differentiable, where gradients are enabled; conditioning and guidance play no part."""
-        x = F.pixel_unshuffle(latents.to(self.device, self.dtype), self.patch).contiguous(memory_format=torch.channels_last)
+    @property
+    def traits(self) -> Traits:
+        """What kind of model it is."""
+        return Traits(
+            name=self.name,
+            family=self.family,
+            prediction=self.prediction_type,
+            scheduler_config=self.scheduler_config,
+            latent_channels=self.latent_channels,
+            factor=self.factor,
+            resolution=self.resolution,
+            context=self.context,
+            stacks_branches=True,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`. Differentiable, where gradients are enabled; the conditions play no part."""
+        x = F.pixel_unshuffle(x.to(self.device, self.dtype), self.patch).contiguous(memory_format=torch.channels_last)
         output = self.unet(x, torch.tensor(timestep, dtype=torch.float32, device=self.device)).sample
-        return F.pixel_shuffle(output.float(), self.patch)
+        output = F.pixel_shuffle(output.float(), self.patch)
+        colours = self.latent_channels
+        return Output(output[:, :colours], output[:, colours:] if output.shape[1] > colours else None)
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
         """See `Backbone.schedule`."""

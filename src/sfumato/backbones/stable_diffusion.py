@@ -5,16 +5,16 @@ The networks are diffusers' and transformers' own; this module only says how the
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from torch import Tensor
 
-from sfumato.backbones.base import Conditioning
+from sfumato.backbones.base import Conditioning, Conditions, Output, expand
 from sfumato.backbones.checkpoints import unet_family
-from sfumato.backbones.latent import LatentModel, freeze, guided
+from sfumato.backbones.latent import LatentModel, freeze
 from sfumato.errors import Unsupported
 
 LONG_PRODUCT = 256  # of 576 numbers they were seen to differ, of 192 never
@@ -48,26 +48,23 @@ class LatentUNet(LatentModel):
         self.resolution = self.factor * (side if isinstance(side, int) else min(side))
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`. Both branches run in one batch of 2B.
-
-        With guidance_scale 1 the unconditional branch cancels and only the conditional one runs.
-        """
-        both = guidance_scale != 1.0
-        branches = slice(0, 2) if both else slice(1, 2)
-        count = len(latents)
-        x = latents.to(self.device, self.dtype).repeat(2 if both else 1, 1, 1, 1)
-        extra = {key: value[branches].repeat_interleave(count, 0) for key, value in conditioning.extra.items()}
-        output = self.unet(
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`."""
+        given = expand(given, len(x))
+        assert given.text is not None
+        x = x.to(self.device, self.dtype)
+        if given.channels is not None:
+            x = torch.cat([x, given.channels.to(x)], dim=1)
+        added = {name.value: tensor for name, tensor in given.extras.items()}
+        if given.text.pooled is not None:
+            added["text_embeds"] = given.text.pooled
+        prediction = self.unet(
             x.contiguous(memory_format=torch.channels_last),
             torch.tensor(timestep, dtype=torch.float32, device=self.device),
-            encoder_hidden_states=conditioning.states[branches].repeat_interleave(count, 0),
-            added_cond_kwargs=extra or None,
-        ).sample.float()
-        if not both:
-            return cast(Tensor, output)
-        unconditional, conditional = output.chunk(2)
-        return guided(conditional, unconditional, guidance_scale)
+            encoder_hidden_states=given.text.states,
+            added_cond_kwargs=added or None,
+        ).sample
+        return Output(prediction.float())
 
 
 def _multiply_one_by_one(module: torch.nn.Module) -> None:

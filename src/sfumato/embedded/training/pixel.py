@@ -25,9 +25,9 @@ from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.samples import tiled
 from sfumato.embedded.training.scenes import load_shard, training_shards
 from sfumato.images import write
-from sfumato.noise import NoiseStream
+from sfumato.noise.stream import NoiseStream
 from sfumato.pixels import to_uint8
-from sfumato.solvers import make_solver
+from sfumato.noise.solvers import make_solver
 
 SIDE, PATCH = 64, 4
 BATCH = 32

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from sfumato.images import write
-from sfumato.noise import NoiseStream
+from sfumato.noise.stream import NoiseStream
 from sfumato.pixels import to_uint8
-from sfumato.solvers import make_solver
+from sfumato.noise.solvers import make_solver
 
 PROMPTS = (
     *("a red ball", "a blue cube on grass", "a yellow cylinder on snow", "a green cone on sand"),

@@ -1,4 +1,4 @@
-"""Noise: the levels it is mixed in at, what a model's output says about it, and where it is drawn from.
+"""Noise levels, and the conversions between a model's output and the clean latents it stands for.
 
 variance preserving: x = sqrt(abar) z0 + sqrt(1 - abar) eps
 variance exploding:  x = z0 + sigma eps
@@ -6,11 +6,19 @@ flow matching:       x = (1 - s) z0 + s eps
 """
 
 import math
-from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+
+class Prediction(str, Enum):
+    """What a denoiser's output stands for, by diffusers' names of `prediction_type`."""
+
+    EPSILON = "epsilon"
+    V = "v_prediction"
+    SAMPLE = "sample"
+    FLOW = "flow"  # the velocity eps - z0 of flow matching (arXiv:2210.02747)
 
 
 class Level(NamedTuple):
@@ -47,55 +55,30 @@ def noised(clean: Tensor, level: Level, eps: Tensor) -> Tensor:
     return level.signal * clean + level.noise * eps
 
 
-def predicted_clean(prediction_type: str, output: Tensor, level: Level, latents: Tensor) -> Tensor:
+def predicted_clean(prediction: Prediction, output: Tensor, level: Level, latents: Tensor) -> Tensor:
     """The clean latents that a model's output stands for (v prediction: arXiv:2202.00512, appendix D).
 
     Args:
-        prediction_type: "epsilon", "v_prediction", "sample", or "flow" (the velocity eps - z0, arXiv:2210.02747).
+        prediction: What the output stands for.
         output: (B, C, h, w) the model's output.
         level: Level of `latents`; for "flow" its signal and noise sum to one.
-        latents: (B, C, h, w) what the model was asked about.
+        latents: (B, C, h, w) the denoiser's input, before any scaling.
     """
-    if prediction_type == "epsilon":
+    if prediction is Prediction.EPSILON:
         return (latents - level.noise * output) / level.signal
-    if prediction_type == "v_prediction":
+    if prediction is Prediction.V:
         return (level.signal * latents / level.scale - level.noise * output) / level.scale
-    if prediction_type == "flow":
+    if prediction is Prediction.FLOW:
         return latents - level.noise * output
     return output
 
 
-def output_for(prediction_type: str, clean: Tensor, level: Level, latents: Tensor) -> Tensor:
+def output_for(prediction: Prediction, clean: Tensor, level: Level, latents: Tensor) -> Tensor:
     """The model's output that stands for these clean latents: the inverse of `predicted_clean`."""
-    if prediction_type == "epsilon":
+    if prediction is Prediction.EPSILON:
         return (latents - level.signal * clean) / level.noise
-    if prediction_type == "v_prediction":
+    if prediction is Prediction.V:
         return (level.signal * latents / level.scale - level.scale * clean) / level.noise
-    if prediction_type == "flow":
+    if prediction is Prediction.FLOW:
         return (latents - clean) / level.noise
     return clean.expand_as(latents)
-
-
-class NoiseStream:
-    """Standard normal noise, one CPU generator per prediction, so that a prediction does not depend on its batch or device.
-
-    Args:
-        seeds: One per prediction.
-        shape: (C, h, w) of one prediction.
-        device: Where the noise is wanted.
-    """
-
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        # One constant seed, that no prediction has: all batches of a request draw the same shared noise, whatever their size.
-        self._shared = torch.Generator().manual_seed(-1)
-        self._shape = tuple(shape)
-        self._device = device
-
-    def draw(self) -> Tensor:
-        """Draw (B, C, h, w) float32, each prediction's from its own generator."""
-        return torch.stack([torch.randn(self._shape, generator=generator) for generator in self.generators]).to(self._device)
-
-    def draw_shared(self) -> Tensor:
-        """Draw (1, C, h, w) float32, the same for all predictions of all batches."""
-        return torch.randn((1, *self._shape), generator=self._shared).to(self._device)

@@ -1,7 +1,7 @@
 """The Markov chain of DDPM (Ho et al., NeurIPS 2020, arXiv:2006.11239), respaced to fewer levels (arXiv:2102.09672, section 4).
 
-Methods that walk the chain up and down themselves (RePaint), or bend its mean (Blended Diffusion), need its parts rather than a
-solver's step. Levels are numbered as the papers do: index 0 is the least noisy one.
+Methods that resample the chain (RePaint) or shift its mean (Blended Diffusion) need its parts rather than a solver's step. Levels
+are numbered as the papers do: index 0 is the least noisy one.
 """
 
 import inspect
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import OptionError
-from sfumato.noise import CLEAN, Level, NoiseStream, predicted_clean
+from sfumato.noise.levels import CLEAN, Level, Prediction, predicted_clean
+from sfumato.noise.plan import Step
+from sfumato.noise.stream import NoiseStream
 
 
 class Chain:
@@ -20,21 +22,22 @@ class Chain:
 
     Args:
         config: The checkpoint's scheduler configuration in diffusers' keys.
-        prediction_type: "epsilon", "v_prediction" or "sample".
+        prediction: What the denoiser's output stands for; not a flow.
         steps: Levels kept of the trained ones.
 
     Raises:
         OptionError: steps-too-many.
     """
 
-    def __init__(self, config: Mapping[str, Any], prediction_type: str, steps: int) -> None:
+    def __init__(self, config: Mapping[str, Any], prediction: Prediction | str, steps: int) -> None:
         abar = torch.cumprod(1 - _betas(config), 0)
         trained = len(abar)
         if steps > trained:
             raise OptionError(f"{steps} steps, but this model has {trained} noise levels; lower it.", code="steps-too-many")
         stride = (trained - 1) / max(steps - 1, 1)
         kept = [round(i * stride) for i in range(steps)] if steps > 1 else [trained - 1]
-        self.prediction_type = prediction_type
+        self.prediction = Prediction(prediction)
+        self.steps = steps
         self.timesteps = tuple(float(t) for t in kept)
         self.levels = tuple(Level(float(abar[t].sqrt()), float((1 - abar[t]).sqrt())) for t in kept)
         abar = abar[kept]
@@ -42,13 +45,13 @@ class Chain:
         self.betas = 1 - abar / self._previous
         self._abar = abar
 
-    def split(self, output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-        """What the model says of the mean, (B, C, h, w), and of the variance if it has learned it."""
-        return output[:, :channels], output[:, channels:] if output.shape[1] > channels else None
+    def step(self, index: int) -> Step:
+        """The step down from `index`."""
+        return Step(index=index, timestep=self.timesteps[index], before=self.levels[index], after=self.below(index))
 
     def clean(self, output: Tensor, index: int, x: Tensor) -> Tensor:
-        """The clean picture that the model's output stands for."""
-        return predicted_clean(self.prediction_type, output, self.levels[index], x)
+        """The clean picture or latents that the denoiser's output stands for."""
+        return predicted_clean(self.prediction, output, self.levels[index], x)
 
     def mean(self, clean: Tensor, index: int, x: Tensor) -> Tensor:
         """Mean of q(x at index - 1 | x at index, clean): arXiv:2006.11239, equation 7."""
