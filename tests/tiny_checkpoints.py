@@ -13,17 +13,63 @@ def single_file(folder: Path, file: Path) -> Path:
     """Write the Stable Diffusion 1.x in `folder` as one file under CompVis' names, as checkpoints are shared."""
     from safetensors.torch import load_file, save_file
 
-    weights = {}
-    for name, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
-        weights["model.diffusion_model." + _compvis_unet(name)] = tensor
-    for name, tensor in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
-        renamed = _compvis_vae(name)
-        is_projection = "attn_1" in renamed and tensor.ndim == 2
-        weights["first_stage_model." + renamed] = tensor[:, :, None, None] if is_projection else tensor
+    weights = _networks(folder)
     for name, tensor in load_file(folder / "text_encoder/model.safetensors").items():
         weights["cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")] = tensor
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
     return file
+
+
+def single_file_xl(folder: Path, file: Path, **marks: torch.Tensor) -> Path:
+    """Write the SDXL in `folder` as one file under Stability AI's names, with marker tensors."""
+    from safetensors.torch import load_file, save_file
+
+    weights = _networks(folder)
+    first, second = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+    for name, tensor in load_file(folder / "text_encoder/model.safetensors").items():
+        weights[first + name.removeprefix("text_model.")] = tensor
+    encoder = {
+        name.removeprefix("text_model."): tensor
+        for name, tensor in load_file(folder / "text_encoder_2/model.safetensors").items()
+    }
+    weights[second + "text_projection"] = encoder.pop("text_projection.weight").T
+    layers = {name.split(".")[2] for name in encoder if name.startswith("encoder.layers.")}
+    for layer, kind in ((layer, kind) for layer in layers for kind in ("weight", "bias")):
+        parts = [encoder.pop(f"encoder.layers.{layer}.self_attn.{part}_proj.{kind}") for part in "qkv"]
+        weights[f"{second}transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(parts)
+    weights |= {second + _open_clip(name): tensor for name, tensor in encoder.items()}
+    save_file({name: tensor.contiguous() for name, tensor in (weights | marks).items()}, file)
+    return file
+
+
+def _networks(folder: Path) -> dict[str, torch.Tensor]:
+    """The UNet and the autoencoder under CompVis' names."""
+    from safetensors.torch import load_file
+
+    weights = {}
+    for name, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
+        added = _replace(name, ("add_embedding.linear_1", "label_emb.0.0"), ("add_embedding.linear_2", "label_emb.0.2"))
+        weights["model.diffusion_model." + (added if added != name else _compvis_unet(name))] = tensor
+    for name, tensor in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
+        renamed = _compvis_vae(name)
+        is_projection = "attn_1" in renamed and tensor.ndim == 2
+        weights["first_stage_model." + renamed] = tensor[:, :, None, None] if is_projection else tensor
+    return weights
+
+
+def _open_clip(name: str) -> str:
+    return _replace(
+        name,
+        ("embeddings.position_embedding.weight", "positional_embedding"),
+        ("embeddings.token_embedding", "token_embedding"),
+        ("final_layer_norm", "ln_final"),
+        ("encoder.layers", "transformer.resblocks"),
+        ("layer_norm1", "ln_1"),
+        ("layer_norm2", "ln_2"),
+        ("mlp.fc1", "mlp.c_fc"),
+        ("mlp.fc2", "mlp.c_proj"),
+        ("self_attn", "attn"),
+    )
 
 
 def _replace(name: str, *pairs: tuple[str, str]) -> str:

@@ -133,8 +133,11 @@ def tiny_inpainting(folder: Path) -> Path:
         return _stable_diffusion(folder, unet=tiny_unet(in_channels=9), prediction_type="epsilon")
 
 
-def tiny_sdxl(folder: Path) -> Path:
-    """SDXL: two text encoders, the second with a projection; time ids; an autoencoder that overflows in float16."""
+def tiny_sdxl(folder: Path, second_width: int = TEXT_WIDTH) -> Path:
+    """SDXL: two text encoders, the second with a projection; time ids; an autoencoder that overflows in float16.
+
+    diffusers tells the two in a single file by their widths, so there they must differ.
+    """
     from diffusers import StableDiffusionXLPipeline
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -142,9 +145,10 @@ def tiny_sdxl(folder: Path) -> Path:
     with seeded(4):
         tokenizer = clip_tokenizer()
         config = _text_config(len(tokenizer), projection_dim=TEXT_WIDTH)
+        second = _text_config(len(tokenizer), projection_dim=TEXT_WIDTH, hidden_size=second_width)
         unet = tiny_unet(
             use_linear_projection=True,
-            cross_attention_dim=2 * TEXT_WIDTH,
+            cross_attention_dim=TEXT_WIDTH + second_width,
             addition_embed_type="text_time",
             addition_time_embed_dim=time_width,
             projection_class_embeddings_input_dim=6 * time_width + TEXT_WIDTH,
@@ -152,7 +156,7 @@ def tiny_sdxl(folder: Path) -> Path:
         pipe = StableDiffusionXLPipeline(
             vae=tiny_vae(scaling_factor=0.13025, force_upcast=True),
             text_encoder=CLIPTextModel(config),
-            text_encoder_2=CLIPTextModelWithProjection(config),
+            text_encoder_2=CLIPTextModelWithProjection(second),
             tokenizer=tokenizer,
             tokenizer_2=clip_tokenizer(),
             unet=unet,

@@ -3,7 +3,7 @@
 import sfumato
 
 result = sfumato.edit("photo.png", "mask.png", "a red ball")
-result.images[0].save("edited.png")
+sfumato.save(result.images[0], "edited.png")
 """
 
 from importlib import import_module
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from sfumato import errors
     from sfumato.editor import Editor, edit
     from sfumato.request import EditRequest, EditResult
+    from sfumato.saving import save
 
 __version__ = "0.1.0"
-__all__ = ["EditRequest", "EditResult", "Editor", "__version__", "edit", "errors"]
+__all__ = ["EditRequest", "EditResult", "Editor", "__version__", "edit", "errors", "save"]
 
-_HOMES = {"Editor": "editor", "edit": "editor", "EditRequest": "request", "EditResult": "request"}
+_HOMES = {"Editor": "editor", "edit": "editor", "EditRequest": "request", "EditResult": "request", "save": "saving"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,20 +11,30 @@ from PIL import Image
 
 import sfumato
 from sfumato import ranking
+from sfumato.accel.base import Accelerator
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
-from sfumato.defaults import PAPER_CLIP, resolve, with_background
-from sfumato.errors import BackboneError, EditError, OptionError
-from sfumato.images import MAX_PIXELS, restore
+from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.choice import Choice, Held
+from sfumato.backbones.families import family
+from sfumato.background.registry import usual_times
+from sfumato.defaults import Resolved, resolve, with_background
+from sfumato.errors import BackboneError, OptionError
+from sfumato.images import MAX_PIXELS
 from sfumato.inputs import Inputs, prepare
-from sfumato.masks.feather import composite
-from sfumato.masks.window import paste_back
+from sfumato.masks.islands import surrounding
 from sfumato.methods import registry
-from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
+from sfumato.methods.base import Guide, MethodCard, PictureDistance
+from sfumato.metrics.diversity import guiding_lpips
+from sfumato.pictures.colour import shown
+from sfumato.pictures.samples import narrow
 from sfumato.pixels import to_uint8
+from sfumato.predictions import Predictions, put_back
+from sfumato.progress import Listener, Meter, Progress
 from sfumato.request import EditRequest, EditResult, make_request
-from sfumato.run import Clock, Listener, Progress, Run
+from sfumato.run import Clock, Run, as_run, average_scores, in_part
 from sfumato.saving import write_animation
+from sfumato.sizing import size_notes
 
 WORDS_SHOWN = 60
 LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
@@ -42,6 +52,8 @@ class Editor:
         allow_pickle: Load pickled checkpoints too (with weights_only=True).
         lora: LoRA files, each FILE or FILE:SCALE.
         max_pixels: Refuse larger pictures before decoding them.
+        vae: Autoencoder in place of the model's own: a file, or a folder in diffusers' format.
+        prediction_type: "epsilon", "v_prediction" or "sample", in place of what the model says of itself.
         ranker: CLIP that orders predictions: "embedded", a transformers CLIP folder or id, or "open_clip:ARCH/WEIGHTS";
             by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
 
@@ -61,6 +73,8 @@ class Editor:
         lora: tuple[str, ...] = (),
         max_pixels: int = MAX_PIXELS,
         ranker: str | None = None,
+        vae: str | None = None,
+        prediction_type: str | None = None,
     ) -> None:
         registry.get(method)
         self.max_pixels = max_pixels
@@ -68,34 +82,43 @@ class Editor:
         self.dtype = loading.choose_dtype(self.device, dtype)
         self._loading: dict[str, Any] = {"offline": offline, "allow_pickle": allow_pickle}
         self._ranker_name = ranker
+        self.accelerators: tuple[Accelerator, ...] = ()  # attached to the denoiser in every edit
         self._scorer: ranking.Scorer | None = None
         self._guide_scorer: tuple[str, ranking.Scorer] | None = None
         self._guide_lpips: PictureDistance | None = None
-        self.backbone: Backbone = self._load(model, lora)
         self.model, self.lora = model, tuple(lora)
+        how = {"device": self.device, "dtype": self.dtype, **self._loading}
+        self._held = Held(Choice(model, tuple(lora), vae, prediction_type), how)
+        self.backbone: Backbone = self._held.get(self._held.own)
 
     @classmethod
-    def from_pipe(cls, pipe: Any, *, method: str = "blended-latent-diffusion", ranker: str | None = None) -> "Editor":
-        """An editor around an already loaded diffusers pipeline, which keeps its device, dtype and weights."""
+    def from_pipe(
+        cls,
+        pipe: Any,
+        *,
+        method: str = "blended-latent-diffusion",
+        ranker: str | None = None,
+        prediction_type: str | None = None,
+    ) -> "Editor":
+        """An editor around an already loaded diffusers pipeline, which keeps its device, dtype and weights.
+
+        Requests that name no model run on it; those that name another model, a LoRA or an autoencoder are refused.
+
+        Raises:
+            Unsupported: If it is of no family that we edit with, or has parts, as a ControlNet, that would be left out.
+        """
         registry.get(method)
         editor = cls.__new__(cls)
-        editor.backbone = loading.from_pipe(pipe)
+        wrapped = loading.from_pipe(pipe)
+        own = Choice(str(wrapped.name), prediction_type=prediction_type)
+        editor._held = Held(own, {}, wrapped)
+        editor.backbone = editor._held.get(own)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
-        editor._loading, editor._ranker_name = {}, ranker
+        editor._loading, editor._ranker_name, editor.accelerators = {}, ranker, ()
         editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
-        editor.model, editor.lora = str(editor.backbone.name), ()
+        editor.model, editor.lora = own.model, ()
         return editor
-
-    def _load(self, model: str, lora: tuple[str, ...]) -> Backbone:
-        return loading.load(model, device=self.device, dtype=self.dtype, lora=lora, **self._loading)
-
-    def _switch(self, request: EditRequest) -> None:
-        """Load the request's model if it is another one; the old one stays if that fails."""
-        if (request.model, request.lora) == (self.model, self.lora):
-            return
-        self.backbone = self._load(request.model, request.lora)
-        self.model, self.lora, self._scorer = request.model, request.lora, None
 
     def edit(
         self,
@@ -108,7 +131,8 @@ class Editor:
         """Make the predictions of one request.
 
         Args:
-            request: The edit; or give its fields as keyword arguments, with this editor's model and method as defaults.
+            request: The edit; or give its fields as keyword arguments. Where it names no model or method, it has this editor's,
+                and with that model its LoRA files, autoencoder and prediction type.
             on_progress: Called after every step.
             save_steps: Write the first prediction's clean estimate of every step to this animated GIF.
 
@@ -116,85 +140,127 @@ class Editor:
             InputError, BackboneError, ResourceError, Cancelled: See `sfumato.errors`. The editor stays usable.
         """
         if request is None:
-            request = make_request({"model": self.model, "method": self.method, "lora": self.lora, **options})
+            request = make_request(options)
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
-        clock, tell = Clock(), on_progress or (lambda progress: None)
+        request = self._held.own.complete(request, self.method)
+        clock, meter = Clock(), Meter()
+        tell = meter.telling(on_progress)
         with clock.stage("load"):
             tell(Progress(stage="load", step=0, total=1))
-            self._switch(request)
+            if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
+                self.backbone, self._scorer = backbone, None
             card = registry.get(request.method)
-            resolved = resolve(request, self.backbone, card)
+            resolved = resolve(request, self.backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
         with torch.inference_mode():
             with clock.stage("encode"):
                 tell(Progress(stage="encode", step=0, total=1))
-                inputs = prepare(
+                parts = prepare(
                     resolved.request,
                     resolution=self.backbone.resolution,
                     factor=self.backbone.factor,
                     context=self.backbone.context,
                     max_pixels=self.max_pixels,
                 )
-                resolved = with_background(resolved, inputs.border_tells)
-                guide = self._make_guide(resolved.request) if card.guided else None
-                run = Run(self.backbone, card, resolved, inputs, clock, tell, save_steps is not None, guide)
-            windows = run.predictions()
+                guide = self._make_guide(resolved) if card.guided else None
+                runs = [
+                    Run(
+                        self.backbone,
+                        card.load(),
+                        with_background(resolved, part.border_tells),
+                        part,
+                        clock,
+                        in_part(tell, i, len(parts)),
+                        save_steps is not None,
+                        guide,
+                        self.accelerators,
+                    )
+                    for i, part in enumerate(parts)
+                ]
+            meter.expect(usual_times(runs[0].request))
+            tell(Progress(stage="encode", step=1, total=1))
+            windows = [run.predictions() for run in runs]
+        request, notes = as_run(runs)
         with clock.stage("rank"):
             tell(Progress(stage="rank", step=0, total=1))
-            scores = self._rank(resolved.request, inputs, windows, run.notes)
-        order = [score.index for score in scores] if scores else list(range(len(windows)))
+            scores = self._rank(request, resolved.texts.words, parts, windows, notes)
+        order = [score.index for score in scores] if scores else list(range(request.n))
         if save_steps is not None:
-            with torch.inference_mode():
-                pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
-            write_animation([_put_back(inputs, picture, resolved.request) for picture in pictures], save_steps)
-        request = resolved.request
+            write_animation(self._steps(runs, windows, request), save_steps)
+        tell(Progress(stage="rank", step=1, total=1))
         return EditResult(
-            images=[_put_back(inputs, windows[i], request) for i in order],
+            images=Predictions(parts, request, [made[order] for made in windows]),
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=clock.seconds,
-            request=request.model_copy(update={"batch_size": run.batch_size}),
-            mask=Image.fromarray(np.rint(inputs.change * 255).astype(np.uint8)),
-            notes=run.notes + self._prompt_notes(request.prompt, card),
-            facts=self._facts(inputs),
+            request=request.model_copy(update={"size": request.size and parts[0].picture.size}),
+            mask=Image.fromarray(parts[0].levels),
+            notes=[
+                *size_notes(request.size, parts[0].picture.size),
+                *self.backbone.notes,
+                *notes,
+                *resolved.texts.notes,
+                *self._prompt_notes(resolved.texts.prompt, card),
+            ],
+            facts=self._facts(parts),
         )
 
-    def _make_guide(self, request: EditRequest) -> Guide:
+    def _steps(self, runs: list[Run], windows: list[np.ndarray], request: EditRequest) -> list[Image.Image]:
+        """The first prediction after every step: one window after the other, with those before finished."""
+        frames: list[Image.Image] = []
+        finished: list[np.ndarray] = []
+        for run, made in zip(runs, windows, strict=True):
+            with torch.inference_mode():
+                pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
+            parts = [each.inputs for each in runs[: len(finished) + 1]]
+            frames += [shown(put_back(parts, [*finished, picture], request)) for picture in pictures]
+            finished.append(made[0])
+        return frames
+
+    def _make_guide(self, resolved: Resolved) -> Guide:
         """What guides, kept for further edits, and the prompt in CLIP's space."""
+        request = resolved.request
         name = str(request.clip_model)
         if request.background_lpips_weight and self._guide_lpips is None:
-            self._guide_lpips = _load_lpips(self.device)
+            self._guide_lpips = guiding_lpips(self.device)
         if self._guide_scorer is None or self._guide_scorer[0] != name:
             with torch.inference_mode(False):  # its weights take part in gradients
                 self._guide_scorer = name, ranking.load_scorer(name, self.device)
         scorer = self._guide_scorer[1]
-        return Guide(scorer=scorer, text=scorer.embed_text([request.prompt]), lpips=self._guide_lpips)
+        return Guide(scorer=scorer, text=scorer.embed_text([resolved.texts.words]), lpips=self._guide_lpips)
 
-    def _rank(self, request: EditRequest, inputs: Inputs, windows: np.ndarray, notes: list[str]) -> list[ranking.Score]:
+    def _rank(
+        self, request: EditRequest, words: str, parts: list[Inputs], windows: list[np.ndarray], notes: list[str]
+    ) -> list[ranking.Score]:
         if request.rank == "none":
             return []
-        source = to_uint8(inputs.pixels[0])
-        mask = inputs.mask_pixels[0, 0].numpy().astype(np.uint8)
         if self._scorer is None:
             self._scorer, note = self._load_scorer(request.rank)
             notes += note
         # by its border the best stroke would be the one that shows least
-        by_prompt = not inputs.border_tells and request.rank == "both" and self._scorer is not None
-        return ranking.rank(windows, source, mask, request.prompt, self._scorer, "region" if by_prompt else request.rank)
+        told = all(part.border_tells for part in parts)
+        by_prompt = not told and request.rank == "both" and self._scorer is not None
+        mode = "region" if by_prompt else request.rank
+        scores = []
+        for part, made in zip(parts, windows, strict=True):
+            mask = part.mask_pixels[0, 0].numpy().astype(np.uint8)
+            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, self._scorer, mode))
+        return average_scores(scores)
 
     def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
-        if self._ranker_name is not None or self.backbone.family.startswith("embedded"):
-            return ranking.load_scorer(self._ranker_name or "embedded", self.device), []
+        suited = family(self.backbone.family).clip
+        if self._ranker_name is not None or suited == "embedded":
+            return ranking.load_scorer(self._ranker_name or suited, self.device), []
         try:
-            return ranking.load_scorer(PAPER_CLIP, self.device), []
+            return ranking.load_scorer(suited, self.device), []
         except BackboneError as error:
             if mode == "region":
                 raise
             return None, [f"Ranked without reading the prompt: {error.message}"]
 
     def _prompt_notes(self, prompt: str, card: MethodCard) -> list[str]:
-        if self.backbone.family in PIXEL_FAMILIES and not card.guided:
+        if not family(self.backbone.family).can(Capability.TEXT) and not card.guided:
             return [f"{self.backbone.name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."]
         unknown = self.backbone.unknown_words(prompt)
         if not unknown:
@@ -202,39 +268,20 @@ class Editor:
         known = ", ".join(self.backbone.known_words()[:WORDS_SHOWN])
         return [f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]
 
-    def _facts(self, inputs: Inputs) -> dict[str, Any]:
+    def _facts(self, parts: list[Inputs]) -> dict[str, Any]:
         from importlib.metadata import version
 
         return {
             "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "prediction_type": self.backbone.prediction_type,
             "machine": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
-            "window": [inputs.window.left, inputs.window.top, inputs.window.width, inputs.window.height],
-            **inputs.hashes,
+            "window": list(surrounding([part.window for part in parts]).box),
+            "windows": [list(part.window.box) for part in parts],
+            **parts[0].hashes,
         }
-
-
-def _load_lpips(device: torch.device) -> PictureDistance:
-    """The published LPIPS, on VGG as in Blended Diffusion. Nothing stands in for it: the judge, who measures, may not guide."""
-    from sfumato.metrics.diversity import PublishedLPIPS
-
-    try:
-        with torch.inference_mode(False):  # its weights take part in gradients
-            return PublishedLPIPS("vgg", device).differentiable
-    except EditError as missing:
-        needs = missing.message.rstrip(".")
-        raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None
-
-
-def _put_back(inputs: Inputs, window: np.ndarray, request: EditRequest) -> Image.Image:
-    """The edited window in the whole picture, in the source's own mode."""
-    canvas = paste_back(inputs.picture.rgb.copy(), inputs.window, window)
-    if request.keep_unmasked:
-        canvas = composite(inputs.picture.rgb, canvas, inputs.alpha)
-    transparency_is_mask = request.mask is None and request.box is None
-    return restore(canvas, inputs.picture, opaque=inputs.mask if transparency_is_mask else None)
 
 
 def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:

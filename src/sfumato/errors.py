@@ -13,6 +13,11 @@ EditError
 └── Cancelled                      the user stopped it                            exit 130
 """
 
+from typing import Any
+
+OUT_OF_MEMORY = "out-of-memory"
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
+
 
 class EditError(Exception):
     """Base of all errors that are the user's to act on.
@@ -30,6 +35,10 @@ class EditError(Exception):
         super().__init__(message)
         self.message = message
         self.code = code or type(self).code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by what it holds, not by calling `__init__` again, whose arguments differ from class to class."""
+        return _restored, (type(self), self.args, dict(vars(self)))
 
 
 class InputError(EditError):
@@ -70,3 +79,16 @@ class ResourceError(EditError):
 
 class Cancelled(EditError):
     code, exit_status, http_status = "cancelled", 130, 499
+
+
+def _restored(kind: type[EditError], args: tuple[Any, ...], state: dict[str, Any]) -> EditError:
+    error: EditError = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of its accelerator; PyTorch says so in several classes and wordings."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)

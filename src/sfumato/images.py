@@ -1,62 +1,45 @@
 """Pictures in and out: header checks before decoding, every pixel mode by rule, files written whole or not at all.
 
-How each pixel mode is read and restored is the table of `sfumato.pixel_modes`.
+How each pixel mode is read and restored is the table of `sfumato.pictures.modes`.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
-from sfumato.errors import ImageError
-from sfumato.pixel_modes import GREY, Pixels, split
-from sfumato.saving import EXIF_PREFIX, SUFFIXES, Format, write, write_animation
+from sfumato.errors import ImageError, ResourceError
+from sfumato.pictures import colour, deep, orientation
+from sfumato.pictures.encoding import SUFFIXES, Format
+from sfumato.pictures.formats import BITS, damaged, open_header
+from sfumato.pictures.metadata import OWN_PREFIX, read_source
+from sfumato.pictures.modes import CONVERTED, as_rgb, split
+from sfumato.pictures.picture import Picture, displayed, restore
+from sfumato.pictures.samples import Pixels, Samples
+from sfumato.saving import write, write_animation
 
-__all__ = ["MAX_PIXELS", "Format", "Picture", "Pixels", "read", "read_metadata", "restore", "write", "write_animation"]
+__all__ = [
+    "MAX_PIXELS",
+    "Format",
+    "Picture",
+    "Pixels",
+    "inspect",
+    "load",
+    "read",
+    "read_metadata",
+    "restore",
+    "write",
+    "write_animation",
+]
 
-READABLE = "PNG, JPEG, WebP, BMP and TIFF"
-MAX_PIXELS = 40_000_000
-
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Picture:
-    """A decoded picture, upright.
-
-    Args:
-        rgb: (H, W, 3) uint8, as a viewer sees it.
-        alpha: (H, W) uint8, or None if the source has no transparency.
-        mode: Pillow's mode of the source.
-        format: Format of the source if we can write it, else None.
-        icc: Colour profile that fits the restored picture.
-        name: File name, or what the picture is.
-    """
-
-    rgb: Pixels
-    alpha: Pixels | None
-    mode: str
-    format: Format | None
-    icc: bytes | None
-    name: str
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.rgb.shape[1], self.rgb.shape[0]
-
-    def resized(self, size: tuple[int, int]) -> "Picture":
-        """The same picture at another (width, height), by Lanczos filtering."""
-
-        def resample(plane: Pixels) -> Pixels:
-            return np.array(Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS))
-
-        return replace(self, rgb=resample(self.rgb), alpha=None if self.alpha is None else resample(self.alpha))
+MAX_PIXELS = 130_000_000  # the sensors of cameras that are sold have up to 102 million
+RAISE = "--max-pixels of the command line and of sfumato serve, max_pixels in Python"  # how to have larger pictures
+IPTC = 0x0404  # among the blocks that Photoshop writes into a JPEG
+GAMMA = 0.45455  # in a PNG: what sRGB's curve comes nearest to
 
 
 def read(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str = "image") -> Picture:
@@ -65,42 +48,62 @@ def read(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str 
     Args:
         source: A file, or a PIL image, which is not changed.
         max_pixels: Refuse larger pictures before decoding them.
-        what: The picture's part in the edit, for messages: image, mask, scribble.
+        what: The picture's part in the edit: image, mask, scribble. The image alone is colour managed and keeps 16 bits and
+            metadata; masks and scribbles mean the numbers they hold.
 
     Raises:
         ImageError: image-missing, image-unreadable (folder, no permission), image-format (not a picture we read),
-            image-damaged, image-too-large, image-empty, image-animated, image-mode or image-range.
+            image-damaged, image-too-large, image-empty, image-animated, image-mode, image-depth or image-range.
+        ResourceError: extra-missing, for HEIC.
     """
+    with _opened(source, max_pixels, what) as (image, label):
+        return _decode(image, label, what if isinstance(source, Image.Image) else Path(source).name, max_pixels, what)
+
+
+def load(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str = "image") -> Image.Image:
+    """Decode a picture, upright, in Pillow's own pixel mode. Arguments and errors are those of `read`."""
+    with _opened(source, max_pixels, what) as (image, label), _damage_reported(label):
+        _check_header(image, label, max_pixels)
+        turned_by, _ = _orientation(image, what)
+        image.load()
+        return orientation.turn(image, turned_by)
+
+
+def inspect(
+    source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, what: str = "image"
+) -> tuple[tuple[int, int], int, list[str]]:
+    """Stored width and height, EXIF orientation and notes, without decoding. Arguments and errors are those of `read`."""
+    with _opened(source, max_pixels, what) as (image, label), _damage_reported(label):
+        _check_header(image, label, max_pixels)
+        turned_by, notes = _orientation(image, what)
+        by_tag = isinstance(image, TiffImagePlugin.TiffImageFile)  # Pillow gives the size it will have upright
+        return orientation.stored_size(image.size, turned_by) if by_tag else image.size, turned_by, list(notes)
+
+
+@contextmanager
+def _opened(source: Path | Image.Image, max_pixels: int, what: str) -> Iterator[tuple[Image.Image, str]]:
+    """A picture of which only the header has been read, and what to call it."""
     if isinstance(source, Image.Image):
-        return _decode(source, f"The {what}", what, max_pixels)
-    path = Path(source)
-    label = f"The {what} {path}"
-    with _open_picture(path, label, max_pixels) as image:
-        return _decode(image, label, path.name, max_pixels)
+        yield source, f"The {what}"
+        return
+    label = f"The {what} {source}"
+    with _open_picture(Path(source), label, max_pixels) as image:
+        yield image, label
 
 
 @contextmanager
 def _open_picture(path: Path, label: str, max_pixels: int) -> Iterator[Image.Image]:
     """Identify a file by its first bytes and read its header; no pixel is decoded."""
     with _open_file(path, label, max_pixels) as stream:
-        prefix = stream.read(16)
-        stream.seek(0)
-        factory = _factory(prefix)
-        if factory is None:
-            raise ImageError(f"{label} is not a picture that can be read; use {READABLE}.", code="image-format")
-        with _damage_reported(label):
-            image = factory(stream, "")
-        yield image
+        yield open_header(stream, label, max_pixels)
 
 
-def _factory(prefix: bytes) -> Callable[[IO[bytes], str], Image.Image] | None:
-    """The decoder of a format we read, by the file's first bytes.
+def most_bytes(max_pixels: int) -> int:
+    """Size of the largest file that is read.
 
-    Pillow's Image.open would also judge the size by its own process-wide limit, with a warning; ours goes by `max_pixels`.
+    Eight bytes hold a pixel of four 16-bit channels uncompressed; the rest is room for profiles and previews.
     """
-    Image.init()
-    registered = (Image.OPEN[name] for name in _FORMATS)
-    return next((factory for factory, accept in registered if accept is not None and accept(prefix) is True), None)
+    return 8 * max_pixels + 2**24
 
 
 def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
@@ -112,10 +115,11 @@ def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
         size = path.stat().st_size
         if size == 0:
             raise ImageError(f"{label} is an empty file; give another one.", code="image-format")
-        # Eight bytes hold a pixel of four 16-bit channels uncompressed; the rest is room for profiles and previews.
-        if size > 8 * max_pixels + 2**24:
+        if size > most_bytes(max_pixels):
             raise ImageError(
-                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; make it smaller.", code="image-too-large"
+                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; "
+                f"make it smaller, or raise the limit: {RAISE}.",
+                code="image-too-large",
             )
         return path.open("rb")
     except (OSError, ValueError) as error:
@@ -127,27 +131,105 @@ def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
 def _damage_reported(label: str) -> Iterator[None]:
     try:
         yield
-    except (ImageError, MemoryError):
+    except (ImageError, ResourceError, MemoryError):
         raise
     except Exception as error:  # decoders raise errors of every class on damaged data
-        raise ImageError(f"{label} is damaged or cut short ({error}); give an intact file.", code="image-damaged") from error
+        raise damaged(label, error) from error
 
 
-def _decode(image: Image.Image, label: str, name: str, max_pixels: int) -> Picture:
+def _decode(image: Image.Image, label: str, name: str, max_pixels: int, what: str) -> Picture:
+    managed = what == "image"
+    samples: Samples | None
     with _damage_reported(label):
         _check_header(image, label, max_pixels)
+        turned_by, said = _orientation(image, what)
+        wide = deep.is_deep(image) and (managed or deep.has_planes(image))
+        samples = deep.samples_of(image, turned_by) if wide else None
         image.load()
-        upright = _upright(image)
-    rgb, alpha = split(upright, label)
-    file_format = "JPEG" if image.format == "MPO" else image.format
+        upright = orientation.turn(image, turned_by)
+    notes = list(said)
+    if samples is None:
+        if wide and image.format != "TIFF":  # whose depth is told by its tags, below
+            notes.append("The image has 16 bits per channel in a layout of which only 8 can be read: the results have 8.")
+        plain = upright
+        if managed and upright.mode in CONVERTED:
+            plain, converted = colour.convert(upright)
+            notes += converted
+        samples = split(plain, label)
+    if not managed:
+        rgb, alpha = as_rgb(samples)
+        return Picture(rgb=rgb, alpha=alpha, mode=image.mode, format=_written(image), icc=None, name=name, orientation=turned_by)
+    return _managed(image, upright, samples, name, turned_by, notes)
+
+
+def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: str, turned_by: int, notes: list[str]) -> Picture:
+    """The picture to edit: with its colour space, its metadata, and notes on what is not as it was."""
+    grey, wide = samples.shape[2] < 3, samples.dtype == np.uint16
+    icc = upright.info.get("icc_profile")
+    if not isinstance(icc, bytes) or image.mode in CONVERTED:
+        icc = None
+    space, icc, said = colour.colour_space(icc, grey, wide)
+    rgb, alpha = displayed(samples, space)
+    if space is not None and not space.both_ways:
+        samples, space, grey, wide = rgb if alpha is None else np.dstack([rgb, alpha]), None, False, False
     return Picture(
         rgb=rgb,
         alpha=alpha,
         mode=image.mode,
-        format=next((known for known in SUFFIXES.values() if known == file_format), None),
-        icc=_fitting_profile(upright),
+        format=_written(image),
+        icc=icc,
         name=name,
+        samples=samples if grey or wide or space is not None else None,
+        space=space,
+        metadata=read_source(image, upright),
+        orientation=turned_by,
+        notes=(*notes, *said, *_depth_notes(image, wide), *_further_notes(image, icc, alpha)),
     )
+
+
+def _depth_notes(image: Image.Image, wide: bool) -> list[str]:
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = max(image.info.get(BITS, 8), *tags.get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
+    if bits > 8 and not wide:
+        return [f"The image has {bits} bits per channel, of which {image.format} is read with 8: the results have 8."]
+    if image.mode == "F" and wide:
+        return ["The image has floating-point samples; the results have 16-bit integers."]
+    if not wide:
+        return []
+    how = "" if deep.held_by_pillow(image) else " and in the samples of `result.images`"
+    return [f"The image has 16 bits per channel, and so have the results as PNG or TIFF{how}; other formats hold 8."]
+
+
+def _left_out(image: Image.Image) -> list[str]:
+    notes = []
+    if image.format == "MPO":
+        notes.append("The image holds further pictures (previews or a gain map), which the results do not.")
+    blocks = image.info.get("photoshop")
+    if isinstance(blocks, dict) and IPTC in blocks:
+        notes.append("The image has an IPTC block, which is not kept; EXIF and XMP are.")
+    return notes
+
+
+def _further_notes(image: Image.Image, icc: bytes | None, alpha: Pixels | None) -> list[str]:
+    notes = _left_out(image)
+    if image.format is not None and _written(image) is None:
+        notes.append(
+            f"The image is {image.format}, which is not written: the results are PNG unless another format is asked for."
+        )
+    gamma = image.info.get("gamma")
+    if image.format == "PNG" and icc is None and gamma and "srgb" not in image.info and abs(gamma - GAMMA) > 0.01:
+        notes.append(
+            f"The image states a gamma of {gamma:g} without a colour profile; it is taken for sRGB, and so is the result."
+        )
+    if alpha is not None and not alpha.any():
+        notes.append("The image is fully transparent, so the model starts from grey.")
+    return notes
+
+
+def _written(image: Image.Image) -> Format | None:
+    """The format of the source if we can write it."""
+    file_format = "JPEG" if image.format == "MPO" else image.format
+    return next((known for known in SUFFIXES.values() if known == file_format), None)
 
 
 def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
@@ -157,68 +239,47 @@ def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{label} is {width}x{height}, {width * height} pixels, and at most {max_pixels} are allowed; "
-            "make it smaller or raise the limit.",
+            f"make it smaller, or raise the limit: {RAISE}.",
             code="image-too-large",
         )
-    # An MPO is a phone's JPEG: its further frames are previews or gain maps of the first.
+    # An MPO is a phone's JPEG, and HEIC its successor: further frames are previews or gain maps of the first.
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        raise ImageError(f"{label} has {frames} frames or pages, and only one can be edited; save one.", code="image-animated")
+    if frames > 1 and image.format not in ("MPO", "HEIF"):
+        kind = f"a TIFF of {frames} pages" if image.format == "TIFF" else f"an animated {image.format} of {frames} frames"
+        raise ImageError(f"{label} is {kind}, and only one can be edited; save that one by itself.", code="image-animated")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image, what: str) -> tuple[int, tuple[str, ...]]:
+    """What to turn a picture by, and a note where other programs may turn it otherwise."""
     try:
-        return ImageOps.exif_transpose(image)
+        found = orientation.orientation_of(image)
+        elsewhere = orientation.stored_elsewhere(image, found)
     except Exception:  # a broken EXIF block is no reason to refuse a sound picture
-        return image
+        return orientation.UPRIGHT, ()
+    if elsewhere == orientation.UPRIGHT:
+        return found, ()
+    return found, (
+        f"The {what} names orientation {elsewhere} where viewers do not look (XMP, or EXIF out of its place), "
+        "so it was taken as its pixels are stored; save it upright to have it turned.",
+    )
 
 
-def _fitting_profile(image: Image.Image) -> bytes | None:
-    """The ICC profile, if it describes the colour space that `restore` gives back (bytes 16 to 19 of its header)."""
-    profile = image.info.get("icc_profile")
-    expected = b"GRAY" if image.mode in GREY else b"RGB "
-    return profile if isinstance(profile, bytes) and profile[16:20] == expected else None
-
-
-def restore(rgb: Pixels, picture: Picture, *, opaque: Pixels | None = None) -> Image.Image:
-    """Turn edited colours into a picture of the source's kind, by the table of `sfumato.pixel_modes`.
-
-    Pixels whose colours were not touched keep the exact values that a viewer of the source sees.
-
-    Args:
-        rgb: (H, W, 3) uint8, of the source's size.
-        picture: The source; its alpha and colour profile are put back.
-        opaque: (H, W) {0, 1}; where 1, alpha becomes 255, so that an edit of transparent pixels can be seen.
-    """
-    if rgb.shape != picture.rgb.shape:
-        raise ValueError(f"edited shape {rgb.shape} must be the source's {picture.rgb.shape}")
-    image = Image.fromarray(rgb)
-    if picture.mode in GREY:
-        image = image.convert("L")
-    if picture.alpha is not None:
-        alpha = picture.alpha if opaque is None else np.where(opaque > 0, np.uint8(255), picture.alpha)
-        image.putalpha(Image.fromarray(alpha))
-    if picture.icc is not None:
-        image.info["icc_profile"] = picture.icc
-    return image
-
-
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, *, max_pixels: int = MAX_PIXELS) -> dict[str, str]:
     """Read back what `write` stored, or any PNG's text chunks; empty if there are none.
 
     Raises:
         ImageError: As `read` does.
     """
     label = f"The image {path}"
-    with _open_picture(path, label, MAX_PIXELS) as image, _damage_reported(label):
-        _check_header(image, label, MAX_PIXELS)
+    with _open_picture(path, label, max_pixels) as image, _damage_reported(label):
+        _check_header(image, label, max_pixels)
         if isinstance(image, PngImagePlugin.PngImageFile):
             return {key: str(value) for key, value in image.text.items()}
         comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
-    if not isinstance(comment, bytes) or not comment.startswith(EXIF_PREFIX):
+    if not isinstance(comment, bytes) or not comment.startswith(OWN_PREFIX):
         return {}
     try:
-        stored = json.loads(comment[len(EXIF_PREFIX) :])
+        stored = json.loads(comment[len(OWN_PREFIX) :])
     except ValueError:
         return {}
     return {str(key): str(value) for key, value in stored.items()} if isinstance(stored, dict) else {}

@@ -1,10 +1,21 @@
 """The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
 
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SkipValidation,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from sfumato.errors import OptionError
 
@@ -18,6 +29,18 @@ ImageSource = Annotated[
 ]
 Box = tuple[int, int, int, int]
 
+RANDOM_SEED = -1
+SEEDS_DRAWN = 2**32
+MOST_SEED = 2**63 - 1024
+
+
+def _drawn(seed: int) -> int:
+    return secrets.randbelow(SEEDS_DRAWN) if seed == RANDOM_SEED else seed
+
+
+Seed = Annotated[int, AfterValidator(_drawn)]
+"""A seed; -1 becomes a random one where it is read, so that every request that is stored or answered holds a seed to repeat."""
+
 
 class EditRequest(BaseModel):
     """An edit: what is to change, where, and how. Unknown fields are refused.
@@ -30,8 +53,9 @@ class EditRequest(BaseModel):
     image: ImageSource = Field(description="Picture to edit: a path, or a PIL image in Python.")
     mask: ImageSource | None = Field(None, description="Where to edit: white is changed, black is kept.")
     box: Box | None = Field(None, description="Where to edit, as x,y,width,height in pixels, instead of a mask.")
-    mask_mode: Literal["auto", "grey", "alpha"] = Field(
-        "auto", description="How to read the mask: brightness, or transparency (transparent = edit). Auto: alpha when it varies."
+    mask_mode: Literal["auto", "grey", "alpha", "paint"] = Field(
+        "auto",
+        description="Edited is what is bright (grey), transparent (alpha) or opaque (paint); auto decides by the mask's content.",
     )
     invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
     soft_mask: bool = Field(False, description="Read the mask's greys as how much each place may change, not as a yes or no.")
@@ -39,6 +63,19 @@ class EditRequest(BaseModel):
     mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
     prompt: str = Field(description="What should appear under the mask.")
     negative_prompt: str | None = Field(None, description="What should not appear; added to the guard against letters.")
+    prompt_weights: bool = Field(
+        True, description="Stable Diffusion 1.x, 2.x, XL: read (words:1.3), (words), [words] and BREAK as the web UI does."
+    )
+    clip_skip: int = Field(
+        0,
+        ge=0,
+        le=31,
+        description="Last layers of the text encoder to leave out; 1 is the web UI's 2. Stable Diffusion 1.x, 2.x, XL.",
+    )
+    embedding: tuple[str, ...] = Field(
+        (),
+        description="Textual inversion files, each FILE or FILE:TOKEN, for Stable Diffusion 1.x, 2.x, XL.",
+    )
     guard: bool = Field(True, description="Steer real models away from drawing the prompt as written letters.")
     scribble: ImageSource | None = Field(
         None, description="Picture of the image's size, painted over it under the mask before the edit."
@@ -48,6 +85,12 @@ class EditRequest(BaseModel):
     preset: str | None = Field(None, description="Named set of the method's options; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
     lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")
+    vae: str | None = Field(
+        None, description="Autoencoder in place of the model's own: a file, or a folder in diffusers' format."
+    )
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
+        None, description="What the model predicts, where it does not say so itself or is wrong."
+    )
     scheduler: str | None = Field(None, description="Solver: ddim, dpm++, unipc, euler or lcm; flow-euler for flow matching.")
     steps: int | None = Field(None, ge=1, le=1000, description="Steps of the full schedule.")
     guidance_scale: float | None = Field(None, ge=0, le=50, description="Classifier-free guidance; 1 is none.")
@@ -61,10 +104,10 @@ class EditRequest(BaseModel):
         None, gt=0, description="Start at this noise-to-signal ratio instead of at a share of the steps."
     )
     n: int = Field(4, ge=1, le=1024, description="Number of predictions.")
-    seed: int = Field(0, ge=0, lt=2**63 - 1024, description="Prediction i uses seed + i.")
+    seed: Seed = Field(0, ge=RANDOM_SEED, lt=MOST_SEED, description="Prediction i uses seed + i; -1 takes a random seed.")
     batch_size: int | None = Field(None, ge=1, description="Predictions per batch; halved when memory runs out.")
     window: Literal["auto", "whole"] | Box = Field(
-        "auto", description="Part of the image that the model sees: auto (mask with context), whole, or x,y,width,height."
+        "auto", description="Part of the image that the model sees: auto (mask with context; far islands apart), whole, x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
     jump_length: int | None = Field(None, ge=1, le=1000, description="RePaint: levels that a jump back goes up.")
@@ -90,7 +133,11 @@ class EditRequest(BaseModel):
     )
     keep_unmasked: bool = Field(True, description="Put the user's own pixels back outside the mask.")
     rank: Literal["both", "region", "whole", "none"] = Field("both", description="How predictions are ordered.")
-    size: tuple[int, int] | None = Field(None, description="Output width and height; the image's own by default.")
+    strip: bool = Field(False, description="Leave the image's EXIF (camera, place), XMP, resolution and text out of the results.")
+    size: tuple[int, int] | None = Field(
+        None,
+        description="Output width and height; the image's own by default. Another aspect ratio is fitted inside.",
+    )
 
 
 def make_request(fields: dict[str, Any]) -> EditRequest:
@@ -115,7 +162,9 @@ class EditResult(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    images: list[Any] = Field(description="PIL images of the source's size and mode.")
+    images: SkipValidation[Sequence[Any]] = Field(
+        description="PIL images of the source's size, mode and depth, made when asked for; colour of 16 bits is a `DeepImage`."
+    )
     seeds: list[int] = Field(description="Seed of each image.")
     scores: list[dict[str, float]] = Field(description="Per image: region, whole, total; higher is better. Empty if unranked.")
     timings: dict[str, float] = Field(description="Seconds per stage.")
@@ -125,3 +174,9 @@ class EditResult(BaseModel):
     facts: dict[str, Any] = Field(
         default_factory=dict, description="What a replay needs to check: versions, device, dtype, hashes, window."
     )
+
+
+def one_by_one(images: Sequence[Any]) -> Iterator[Any]:
+    """The pictures of an `EditResult` in turn; one that was not asked for before is in memory only until the next."""
+    make = getattr(images, "one_by_one", None)
+    return iter(images) if make is None else make()

@@ -1,31 +1,26 @@
 """Writing pictures and animations: a file is complete or not there at all."""
 
 import errno
-import json
 import os
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image
 
 from sfumato.errors import OptionError, ResourceError
+from sfumato.pictures.encoding import SUFFIXES, Format, encode, losses
+from sfumato.pictures.metadata import OWN_KEY, Metadata
 
-Format = Literal["PNG", "JPEG", "WEBP"]
+__all__ = ["ANIMATED", "METADATA_KEY", "SUFFIXES", "Format", "save", "write", "write_animation", "write_text"]
+
 Name = TypeVar("Name", bound=str)
 
-SUFFIXES: dict[str, Format] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}
-EXIF_PREFIX = b"ASCII\0\0\0"
-METADATA_KEY = "sfumato"  # under which a prediction carries its request
-
-_QUALITY: dict[str, dict[str, Any]] = {
-    "PNG": {},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True, "exact": True},
-}
+METADATA_KEY = OWN_KEY  # under which a prediction carries its request
 
 
 def write(
@@ -35,19 +30,21 @@ def write(
     format: Format | None = None,
     icc: bytes | None = None,
     metadata: dict[str, str] | None = None,
+    keep: Metadata | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a picture so that the file is complete or not there at all.
 
-    PNG and WebP are lossless; JPEG has quality 95 without chroma subsampling. Nothing of `image.info` is written but the
-    colour profile, so that no place or camera leaks into results.
+    PNG, TIFF and WebP are lossless; JPEG has quality 95 without chroma subsampling. 16-bit pictures have 16 bits as PNG and
+    TIFF. Nothing of `image.info` is written but the colour profile: what else is to go with the picture is said by `keep`.
 
     Args:
         image: Picture to write.
         path: File to create; its suffix gives the format unless `format` does.
-        format: PNG, JPEG or WEBP.
+        format: PNG, JPEG, WEBP or TIFF.
         icc: Colour profile; the one in `image.info` by default.
         metadata: Stored as PNG text chunks, or as JSON in the EXIF user comment; see `read_metadata`.
+        keep: The source's EXIF, XMP, resolution and text; of a result, `Metadata.of(result)`.
         overwrite: Replace an existing file.
 
     Raises:
@@ -56,7 +53,26 @@ def write(
     """
     _refuse_existing(path, overwrite)
     chosen = format or _format_of(path, SUFFIXES)
-    _replace(path, _encode(image, path, chosen, icc or image.info.get("icc_profile"), metadata or {}))
+    _replace(path, _encode(image, path, chosen, icc, metadata or {}, keep))
+
+
+def save(image: Image.Image, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write a result of an edit with all that it carries: 16 bits, colour profile, EXIF, XMP, resolution and text.
+
+    Warns of what the format cannot hold.
+
+    Args:
+        image: One of `EditResult.images`.
+        path: File to create: .png, .tif, .webp or .jpg.
+        overwrite: Replace an existing file.
+
+    Raises:
+        OptionError, ResourceError: As `write`.
+    """
+    target = Path(path)
+    for loss in losses(image, _format_of(target, SUFFIXES)):
+        warnings.warn(loss, UserWarning, stacklevel=2)
+    write(image, target, keep=Metadata.of(image), overwrite=overwrite)
 
 
 def write_animation(
@@ -103,26 +119,15 @@ def _format_of(path: Path, suffixes: Mapping[str, Name]) -> Name:
     return suffixes[path.suffix.lower()]
 
 
-def _encode(image: Image.Image, path: Path, format: Format, icc: bytes | None, metadata: dict[str, str]) -> bytes:
+def _encode(
+    image: Image.Image, path: Path, format: Format, icc: bytes | None, stored: dict[str, str], keep: Metadata | None
+) -> bytes:
     if format == "JPEG" and image.has_transparency_data:
         raise OptionError(f"{path} cannot keep the transparency as JPEG; write PNG or WebP.", code="output-format")
-    bare = image.copy()
-    bare.info = {key: value for key, value in image.info.items() if key == "transparency"}
-    options = dict(_QUALITY[format])
-    if format == "PNG":
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        for key, value in metadata.items():
-            options["pnginfo"].add_text(key, value)
-    elif metadata:
-        exif = Image.Exif()
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = EXIF_PREFIX + json.dumps(metadata).encode("ascii")
-        options["exif"] = exif.tobytes()
-    buffer = BytesIO()
     try:
-        bare.save(buffer, format, icc_profile=icc, **options)
+        return encode(image, format, icc=icc, stored=stored, keep=keep)
     except (OSError, ValueError, KeyError) as error:
         raise OptionError(f"{path} cannot be written as {format} ({error}); write PNG.", code="output-format") from error
-    return buffer.getvalue()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -36,6 +36,7 @@ def traits(**changes: Any) -> Traits:
         "resolution": 64,
         "context": 1.6,
         "stacks_branches": False,
+        "keeps_norm": False,
         "device": torch.device("cpu"),
         "dtype": torch.float32,
     }

@@ -17,7 +17,7 @@ from sfumato.methods.sampling import blended_latent_diffusion
 from sfumato.methods.sampling.blended_latent_diffusion import PRESETS
 from sfumato.noise.levels import Level
 from sfumato.noise.plan import make_plan
-from tests.parity.reference import ABAR, CONFIG, TOLERANCE, Draws, Draft, TinyDenoiser, make_task, picture, runner, square
+from tests.parity.reference import ABAR, CONFIG, TOLERANCE, Draft, Draws, TinyDenoiser, make_task, picture, runner, square
 
 STEPS = 50
 run = runner(blended_latent_diffusion)

@@ -12,7 +12,19 @@ from sfumato.backbones.base import Conditions, Output
 from sfumato.errors import BackboneError
 from sfumato.methods.sampling import repaint
 from sfumato.methods.sampling.repaint import PRESETS, Options, level_path, model_calls
-from tests.parity.reference import ABAR, TOLERANCE, Draws, Gaussian, TinyDenoiser, make_task, picture, runner, silent, square, traits
+from tests.parity.reference import (
+    ABAR,
+    TOLERANCE,
+    Draws,
+    Gaussian,
+    TinyDenoiser,
+    make_task,
+    picture,
+    runner,
+    silent,
+    square,
+    traits,
+)
 
 STEPS, JUMP, RESAMPLES = 12, 3, 3
 run = runner(repaint)

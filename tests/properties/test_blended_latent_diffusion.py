@@ -16,11 +16,10 @@ from sfumato.errors import BackboneError, Cancelled, OptionError
 from sfumato.methods import registry
 from sfumato.methods.sampling import blended_latent_diffusion
 from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, Options
-from sfumato.noise.stream import NoiseStream
-from sfumato.noise.levels import noised
-from sfumato.noise.levels import Prediction
+from sfumato.noise.levels import Prediction, noised
 from sfumato.noise.plan import FLOW_EULER, SOLVERS, make_plan
 from sfumato.noise.solvers import Solver
+from sfumato.noise.stream import NoiseStream
 from tests.parity.reference import Draft, make_task, runner, traits
 
 run = runner(blended_latent_diffusion)

@@ -19,7 +19,7 @@ from sfumato.masks.window import CONTEXT, bounding_box, choose_window, crop, pas
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 24))
-RESTORED = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "I;16": "L"}
+RESTORED = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "I;16": "I;16"}
 
 quick = settings(deadline=None, max_examples=60)
 

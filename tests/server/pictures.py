@@ -36,6 +36,14 @@ def transparent_mask() -> Image.Image:
     return mask
 
 
+def drawing() -> Image.Image:
+    """Blue strokes on a transparent layer, one of them hardly to be seen."""
+    layer = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    layer[4:12, 10:20] = (30, 60, 220, 255)
+    layer[20:22, 5:40] = (30, 60, 220, 1)
+    return Image.fromarray(layer)
+
+
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format, **options)

@@ -21,6 +21,7 @@ from sfumato.run import Progress
 from sfumato.server.app import create_app
 from sfumato.server.run import Server
 from sfumato.server.settings import Limits, Settings
+from sfumato.sizing import size_notes
 
 COLOURS = {"red": (200, 20, 30), "blue": (20, 40, 200)}
 STEPS = 5
@@ -61,7 +62,7 @@ class StubEditor:
             timings={"denoise": 0.1},
             request=used,
             mask=Image.fromarray((mask > 0) * np.uint8(255)),
-            notes=["a note"],
+            notes=[*size_notes(request.size, picture.size), "a note"],
         )
 
 

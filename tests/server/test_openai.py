@@ -6,6 +6,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 
 from tests.server import pictures
 from tests.server.stub import MODELS, STEPS, finished, serving, settings_for, until
@@ -56,6 +57,7 @@ def test_image_list(openai_client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         edit(openai_client, image=[("a.png", pictures.PICTURE), ("b.png", pictures.PICTURE)])
     assert caught.value.code == "image-count"
+    assert "image 2 ('b.png')" in str(caught.value)
 
 
 def test_transparent_image_without_a_mask(openai_client: openai.OpenAI) -> None:
@@ -69,6 +71,26 @@ def test_transparent_image_without_a_mask(openai_client: openai.OpenAI) -> None:
 def test_mask_without_transparency_is_read_by_brightness(openai_client: openai.OpenAI) -> None:
     answer = edit(openai_client, mask=("m.png", pictures.encoded(pictures.grey_mask())))
     assert (pictures.pixels(pictures.decoded(answer.data[0].b64_json))[pictures.inside()] == RED).all()
+
+
+def test_masks_of_labels_and_colours_without_transparency(openai_client: openai.OpenAI) -> None:
+    labels = Image.fromarray(pictures.inside().astype(np.uint8))
+    blue = Image.merge("RGB", [Image.new("L", labels.size)] * 2 + [pictures.grey_mask()])
+    for mask in (labels, blue):
+        answer = edit(openai_client, mask=("m.png", pictures.encoded(mask)))
+        result, source = (pictures.pixels(image) for image in (pictures.decoded(answer.data[0].b64_json), pictures.photograph()))
+        assert (result[pictures.inside()] == RED).all()
+        assert np.array_equal(result[~pictures.inside()], source[~pictures.inside()])
+
+
+def test_transparent_means_edit_even_around_brush_strokes(openai_client: openai.OpenAI) -> None:
+    """What the command line takes for strokes: this API has one meaning only."""
+    strokes = Image.new("RGBA", (pictures.WIDTH, pictures.HEIGHT), "white")
+    strokes.putalpha(pictures.grey_mask())
+    answer = edit(openai_client, mask=("m.png", pictures.encoded(strokes)))
+    result = pictures.pixels(pictures.decoded(answer.data[0].b64_json))
+    assert (result[~pictures.inside()] == RED).all()
+    assert np.array_equal(result[pictures.inside()], pictures.pixels(pictures.photograph())[pictures.inside()])
 
 
 def test_opaque_mask_edits_nothing(openai_client: openai.OpenAI) -> None:

@@ -31,6 +31,7 @@ def test_painting_and_editing_with_the_embedded_model(open_page: Any, tmp_path: 
         page.fill("#field-steps", "200")
         page.click("#run")
         hold(page, "document.querySelector('#stage-text').textContent.startsWith('Painting, step')")
+        hold(page, "/, about \\d+ (s|min) left$/.test(document.querySelector('#stage-text').textContent)")
         hold(page, "Number(document.querySelector('[role=progressbar]').getAttribute('aria-valuenow')) > 2")
         page.click("#cancel")
         page.wait_for_selector("text=Cancelled; nothing was changed.")
@@ -97,6 +98,23 @@ def test_mask_from_a_file(server: str, open_page: Any, picture: Path, tmp_path: 
         if expected:
             page.wait_for_selector(f"#toast:has-text('{expected}')")
     assert np.array_equal(np.asarray(download(page, "#save-mask").convert("L")), wanted)
+
+
+def test_masks_from_files_mean_what_they_mean_to_the_server(server: str, open_page: Any, picture: Path, tmp_path: Path) -> None:
+    page = open_page(server)
+    open_picture(page, picture)
+    wanted = np.zeros((160, 240), np.uint8)
+    wanted[20:100, 30:90] = 255
+    strokes = np.dstack([np.full_like(wanted, 255)] * 3 + [wanted])
+    blue = np.dstack([0 * wanted, 0 * wanted, wanted])
+    for mask, note in ((strokes, "brush strokes"), (blue, "#0000ff"), (wanted // 255, "values 0 and 1")):
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        page.click("#clear")
+        with page.expect_file_chooser() as chooser:
+            page.click("#load-mask")
+        chooser.value.set_files(tmp_path / "mask.png")
+        page.wait_for_selector(f"#toast:has-text('{note}')")
+        assert np.array_equal(np.asarray(download(page, "#save-mask").convert("L")), wanted)
 
 
 def test_results(server: str, open_page: Any, picture: Path) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from sfumato.request import EditRequest
-from sfumato.server.openai_api import OpenAIEdit
+from sfumato.server.openai_request import OpenAIEdit
 from sfumato.server.submission import JobRequest
 
 
@@ -29,7 +29,7 @@ def test_docs_are_what_the_server_says(root: Path, generated: dict[str, str], na
 
 
 def test_every_field_of_an_edit_can_be_sent() -> None:
-    fields = set(EditRequest.model_fields) - {"lora", "clip_model"}
+    fields = set(EditRequest.model_fields) - {"lora", "vae", "embedding", "clip_model"}
     assert set(JobRequest.model_fields) == fields
     assert fields - {"image", "mask", "scribble"} <= set(OpenAIEdit.model_fields)
 

@@ -57,13 +57,68 @@ def test_start_edit_kill_restart_stop(tmp_path: Path) -> None:
         assert running.wait(60) in (0, -signal.SIGTERM)
 
 
+def test_aliases_and_the_log_of_random_seeds(tmp_path: Path) -> None:
+    options = ("--model", "embedded-fast", "--model-alias", "gpt-image-2=embedded-fast")
+    with process(tmp_path, *options) as (running, address), httpx.Client(base_url=address, timeout=60, verify=False) as client:
+        until(lambda: ready(client), 120)
+        assert [row["id"] for row in client.get("/v1/models").json()["data"]] == ["embedded-fast", "gpt-image-2"]
+        files = {"image": pictures.PICTURE, "mask": pictures.MASK}
+        fields = {"prompt": "a red ball", "model": "gpt-image-2", "steps": "1"}
+        answer = client.post("/v1/images/edits", files=files, data=fields).json()
+        running.send_signal(signal.SIGTERM)
+        running.wait(60)
+        assert running.stderr is not None
+        assert f"drew the random seed {answer['data'][0]['seed']}\n" in running.stderr.read()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_hangup_ends_jobs_as_sigterm_does(tmp_path: Path) -> None:
+    with (
+        process(tmp_path, "--max-mib", "1") as (running, address),
+        httpx.Client(base_url=address, timeout=60, verify=False) as client,
+    ):
+        until(lambda: ready(client), 120)
+        large = client.post("/v1/jobs", data={"prompt": "a ball"}, files={"image": bytes(2**20 + 1)})
+        assert large.status_code == 413
+        assert "--max-mib" in large.json()["error"]["message"]
+        cut = client.post("/v1/jobs", json=pictures.job(steps=250, n=16)).json()["id"]
+        until(lambda: client.get(f"/v1/jobs/{cut}").json()["state"] == "running", 60)
+        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGHUP)
+        assert running.wait(60) == -signal.SIGHUP
+    assert not list((tmp_path / "results").iterdir())
+    with process(tmp_path) as (_, address), httpx.Client(base_url=address, timeout=60, verify=False) as client:
+        assert client.get(f"/v1/jobs/{cut}").json()["state"] in ("cancelled", "interrupted", "succeeded", "failed")
+
+
 @pytest.mark.parametrize(
     ("options", "status", "sentence"),
     [
         (("--host", "0.0.0.0"), 2, "give a --token"),
         (("--token", "short"), 2, "at least 16 characters"),
         (("--model", "no/such-model"), 3, "sfumato models pull"),
+        (("--model-alias", "gpt-image-2"), 2, "ALIAS=MODEL"),
+        (("--model-alias", "gpt-image-2=embedded-fast"), 2, "name one of: embedded."),
+        (("--model-alias", "embedded=embedded"), 2, "not free"),
+        (("--model-alias", "=embedded"), 2, "not free"),
+        (
+            (
+                "--model",
+                "embedded",
+                "--model",
+                "embedded-fast",
+                "--model-alias",
+                "a=embedded",
+                "--model-alias",
+                "a=embedded-fast",
+            ),
+            2,
+            "two models",
+        ),
         (("--data", "/dev/null/x"), 4, "--data"),
+        (("--vae", "nowhere"), 3, "no autoencoder 'nowhere'"),
+        (("--prediction-type", "noise"), 2, "epsilon, v_prediction, sample"),
+        (("--model", "embedded", "--model", "embedded-fast", "--prediction-type", "sample"), 2, "give one --model"),
     ],
 )
 def test_refusals(tmp_path: Path, options: tuple[str, ...], status: int, sentence: str) -> None:

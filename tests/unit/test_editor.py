@@ -14,6 +14,7 @@ from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, Res
 from sfumato.methods import registry
 from sfumato.run import Progress
 from tests import tiny_models
+from tests.guided import Calling
 
 FAST = {"steps": 3, "rank": "whole", "background": "paste", "n": 2}
 
@@ -59,7 +60,8 @@ def test_result_is_ordered_by_score_and_complete(editor: Editor, request_fields:
     assert {"load", "encode", "denoise", "background", "rank"} <= set(result.timings)
     resolved = result.request.model_dump()
     open_fields = {"box", "mask", "scribble", "size", "start_sigma", "mask_feather", "negative_prompt", "guidance_embedding"}
-    open_fields |= registry.method_options() - set(registry.get("blended-latent-diffusion").options)
+    own = registry.fields_of(registry.get("blended-latent-diffusion"))
+    open_fields |= {"vae", "prediction_type"} | registry.method_fields() - set(own)
     assert not [name for name, value in resolved.items() if value is None and name not in open_fields]
 
 
@@ -152,15 +154,15 @@ def test_weights_are_as_before_after_decoder_tuning(
 
 
 def test_out_of_memory_halves_the_batch(editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    predict, sizes = editor.backbone.predict, []
+    sizes = []
 
-    def limited(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
-        sizes.append(len(latents))
-        if len(latents) > 1:
+    def limited(denoiser: Any, x: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(x) // 2)  # both branches of guidance
+        if len(x) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return predict(latents, *rest)
+        return denoiser(x, *rest)
 
-    monkeypatch.setattr(editor.backbone, "predict", limited)
+    monkeypatch.setattr(editor, "accelerators", (Calling(limited),))
     result = editor.edit(**{**request_fields, "n": 4})
     assert sizes[:3] == [4, 2, 1]
     assert len(result.images) == 4

@@ -15,12 +15,15 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("__main__",),
     ("cli", "server", "ui", "batch", "bench"),
     ("editor",),
-    ("run",),
-    ("defaults", "inputs"),
-    ("methods", "background", "ranking", "metrics", "embedded.training", "examples"),
-    ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
-    ("saving", "pixel_modes", "pixels", "embedded"),
-    ("errors", "request", "__init__"),
+    ("run", "encoding", "predictions"),
+    ("defaults", "inputs", "prompts", "layers"),
+    ("methods", "background", "ranking", "metrics", "embedded.training", "examples", "progress", "accel"),
+    ("denoising",),
+    ("backbones",),
+    ("masks", "images", "noise"),
+    ("saving", "stored", "pixels", "embedded", "text"),
+    ("pictures",),
+    ("errors", "request", "sizing", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
 

@@ -165,6 +165,49 @@ def test_clip_folder_gives_unit_vectors(clip_folder: Path) -> None:
     assert -1 <= rank(REDS, grey(), MASK, "red", scorer, "region")[0].total <= 1
 
 
+def test_a_prompt_longer_than_clip_reads_counts_to_its_end(clip_folder: Path) -> None:
+    scorer = load_scorer(str(clip_folder))
+    one = scorer.embed_text(["red"])  # three of six letters
+    halves = scorer.embed_text(["red a", "a bar"])
+
+    long = scorer.embed_text(["red", "red a a bar"])
+
+    torch.testing.assert_close(long[:1], one)
+    torch.testing.assert_close(long[1], torch.nn.functional.normalize(halves.mean(0), dim=0))
+    assert not torch.allclose(long[1], scorer.embed_text(["red a a rab"])[0], atol=1e-3)
+
+
+class OpenCLIP:
+    """The parts of open_clip that are used: its models read six tokens, here letters."""
+
+    class Model(torch.nn.Module):
+        class visual:
+            image_size, image_mean, image_std = (8, 8), (0.5,) * 3, (0.5,) * 3
+
+        def encode_text(self, tokens: Tensor) -> Tensor:
+            return torch.nn.functional.one_hot(tokens, 30).float().mean(1)
+
+    @staticmethod
+    def create_model(name: str, pretrained: str, device: object) -> torch.nn.Module:
+        return OpenCLIP.Model()
+
+    @staticmethod
+    def get_tokenizer(name: str) -> object:
+        def rows(texts: list[str]) -> Tensor:
+            letters = [[1, *(ord(letter) - 94 for letter in text if letter != " ")][:6] for text in texts]
+            return torch.tensor([row + [0] * (6 - len(row)) for row in letters])
+
+        return rows
+
+
+def test_open_clip_reads_long_prompts_in_pieces_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", OpenCLIP)
+    scorer = load_scorer("open_clip:ViT-B-16/openai")
+    halves = scorer.embed_text(["red", "ball"])
+    torch.testing.assert_close(scorer.embed_text(["red ball"])[0], torch.nn.functional.normalize(halves.mean(0), dim=0))
+    assert not torch.equal(scorer.embed_text(["red ball"]), scorer.embed_text(["red balk"]))
+
+
 def test_clip_uses_the_folders_own_statistics(clip_folder: Path, tmp_path: Path) -> None:
     for file in clip_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

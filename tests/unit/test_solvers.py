@@ -8,9 +8,9 @@ import torch
 
 from sfumato.errors import OptionError
 from sfumato.noise.levels import CLEAN, Level, noised
-from sfumato.noise.stream import NoiseStream
 from sfumato.noise.plan import FLOW_EULER, SOLVERS, find_solver, make_plan
 from sfumato.noise.solvers import Solver
+from sfumato.noise.stream import NoiseStream
 
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ZERO_SNR = {**CONFIG, "rescale_betas_zero_snr": True}
@@ -115,7 +115,9 @@ def test_lcm_noises_its_prediction_to_the_next_level_and_ends_clean():
         solver.scale_input(x, step)
         x, _ = solver.step(clean, step, x, NoiseStream([5], SHAPE[1:]))
         # The boundary condition of consistency models keeps about 1e-7 of the latents themselves.
-        torch.testing.assert_close(x, noised(clean, step.after, expected if step.index < 3 else 0 * expected), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            x, noised(clean, step.after, expected if step.index < 3 else 0 * expected), rtol=1e-4, atol=1e-4
+        )
     assert plan.steps[-1].after == CLEAN
 
 

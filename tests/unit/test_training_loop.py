@@ -1,15 +1,17 @@
 """Training survives a kill, goes on where it was, and its workers agree."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from sfumato.embedded.training import loop
 from sfumato.embedded.training.loop import Run, save_atomically
 from sfumato.embedded.training.muon import orthogonalised
 from sfumato.embedded.training.workers import spawn
-from sfumato.errors import BackboneError, ResourceError
+from sfumato.errors import BackboneError, InputError, OptionError, ResourceError
 
 
 def fit(path: Path, minutes: float) -> Run:
@@ -45,6 +47,95 @@ def _train_apart(folder: Path) -> None:
     for _ in run.steps():
         run.update((model(torch.ones(2, 4)) ** 2).mean(), samples=2)
     torch.save(model.weight.detach(), folder / f"{rank}.pt")
+
+
+@pytest.mark.parametrize(
+    ("plan", "named"),
+    [
+        ({"minutes": -1.0}, "--minutes -1"),
+        ({"minutes": 0.0}, "--minutes 0"),
+        ({"minutes": 1e-9}, "--minutes 1e-09"),
+        ({"minutes": math.nan}, "--minutes nan"),
+        ({"minutes": math.inf}, "--minutes inf"),
+        ({"lr": -0.1}, "--lr -0.1"),
+        ({"lr": 0.0}, "--lr 0"),
+        ({"lr": math.nan}, "--lr nan"),
+        ({"lr": math.inf}, "--lr inf"),
+        ({"cooldown": -0.1}, "--cooldown -0.1"),
+        ({"cooldown": 1.1}, "--cooldown 1.1"),
+        ({"cooldown": math.nan}, "--cooldown nan"),
+    ],
+)
+def test_what_nothing_can_be_trained_with_is_refused(plan: dict[str, float], named: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=f"^{named} is no ") as refused:
+        Run(nn.Linear(4, 4), tmp_path / "checkpoint.pt", **{"minutes": 1.0, "lr": 0.01, **plan})
+    assert refused.value.code == "option-invalid"
+
+
+def test_two_workers_without_a_step_save_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="before the first step: nothing was trained") as refused:
+        spawn(_train_without_a_step, (tmp_path,), 2, tmp_path)
+    assert refused.value.code == "training-no-step"
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def _train_without_a_step(folder: Path) -> None:
+    _over_at_once(folder / "checkpoint.pt")
+
+
+def _over_at_once(path: Path) -> None:
+    """Take a step only if there is time for one, of which there is none."""
+    run = Run(nn.Linear(4, 4), path, loop.LEAST_MINUTES, lr=0.01)
+    run.seconds = -1.0
+    before = run.model.weight.detach().clone()
+    try:
+        for _ in run.steps():
+            raise AssertionError("there is no time for a step")
+    finally:
+        assert torch.equal(run.model.weight, before)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_resumed_run_without_a_step_leaves_the_checkpoint(workers: int, tmp_path: Path) -> None:
+    fit(tmp_path / "checkpoint.pt", 0.002)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(OptionError, match="nothing is saved"):
+        spawn(_train_without_a_step, (tmp_path,), workers, tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_one_worker_s_steps_are_enough(tmp_path: Path) -> None:
+    """The other's weights count as much as what it has seen: nothing."""
+    spawn(_train_in_the_second_only, (tmp_path,), 2, tmp_path / "meeting")
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    alone = torch.load(tmp_path / "second.pt", weights_only=True)
+    assert torch.allclose(saved["model"]["weight"], alone)
+    assert saved["samples"] == 2
+
+
+def _train_in_the_second_only(folder: Path) -> None:
+    rank = torch.distributed.get_rank()
+    model = nn.Linear(4, 4)
+    with torch.no_grad():
+        model.weight.fill_(5.0 * (1 - rank) + 0.1)
+    run = Run(model, folder / "checkpoint.pt", 1.0, lr=0.01)
+    run.seconds = -1.0 if rank == 0 else 60.0
+    for _ in run.steps():
+        run.update((model(torch.ones(2, 4)) ** 2).mean(), samples=2)
+        torch.save(model.weight.detach(), folder / "second.pt")
+        run.seconds = -1.0
+
+
+def test_an_error_in_a_worker_keeps_its_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^No scenes here\.$") as raised:
+        spawn(_fail, (), 2, tmp_path)
+    assert raised.value.code == "no-scenes"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _fail() -> None:
+    raise InputError("No scenes here.", code="no-scenes")
 
 
 def test_saving_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.noise.levels import Prediction
+from sfumato.text.limits import TextReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class Traits:
         resolution: Native side in pixels.
         context: Side of the window that it works in, relative to the longer side of the mask's bounding box.
         stacks_branches: Whether both branches of guidance fit one batch (their texts have one length).
+        keeps_norm: Whether guidance keeps the length of each token's prediction.
         device, dtype: Where the denoiser runs, and in which number format.
     """
 
@@ -37,6 +39,7 @@ class Traits:
     resolution: int
     context: float
     stacks_branches: bool
+    keeps_norm: bool
     device: torch.device
     dtype: torch.dtype
 
@@ -94,7 +97,9 @@ class Output:
 class Denoiser(Protocol):
     """One forward pass: no guidance, no loop."""
 
-    traits: Traits
+    @property
+    def traits(self) -> Traits:
+        """What kind of model it is."""
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         """Denoise (B, C, h, w) latents of one timestep. Runs in the model's dtype, answers in float32."""
@@ -144,8 +149,12 @@ class Backbone(Protocol):
     prediction_type: Prediction
     scheduler_config: dict[str, Any]  # of the checkpoint, in diffusers' keys
     guidance_embedding: bool  # whether it is told a guidance: conditioning.extra["guidance"], (2,)
-    traits: Traits
+    notes: list[str]  # what the user should know of how it was loaded and runs
     vae: Any  # the autoencoder, for background reconstruction: encode(), decode(), decoder.conv_out
+
+    @property
+    def traits(self) -> Traits:
+        """What kind of model it is."""
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f): the posterior's mean, or a sample given a generator."""
@@ -158,6 +167,9 @@ class Backbone(Protocol):
 
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
         """Encode one prompt pair; `size` is the window's (width, height), which SDXL is told about."""
+
+    def text_readers(self) -> list[TextReader]:
+        """Its text encoders that leave out the end of a long prompt; empty for models that read all of it, or nothing."""
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
         """Scheduler settings that depend on the latents' (h, w) and the number of steps: a flow-matching model's shift."""

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from sfumato.backbones import hub
+from sfumato.backbones.base import Conditioning
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.stable_diffusion import StableDiffusion, text_pipeline
 from sfumato.embedded import WINDOW
+from sfumato.text.limits import TextReader
 
 FAMILIES = {"FlowMatchEulerDiscreteScheduler": "embedded-flow", "LCMScheduler": "embedded-fast"}  # others: "embedded"
 GRAIN_SEED = 0  # one for every picture, as of the grain of one camera
@@ -68,11 +70,21 @@ class Embedded(StableDiffusion):
             device=device,
         )
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """See `Backbone.decode`. The grain that the code has lost is drawn anew, of the same noise for all pictures."""
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """The grain that the code has lost is drawn anew, of the same noise for all pictures."""
         noise = torch.Generator().manual_seed(GRAIN_SEED)
-        return self.vae.picture(self.unscale(latents), noise).float().clamp(-1.0, 1.0)
+        picture: Tensor = self.vae.picture(self.unscale(latents), noise)
+        return picture.float()
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
+        """See `Backbone.encode_prompt`. Its captions are short: what is longer is cut, not read in chunks."""
+        conditional, unconditional = self._text.encode_prompt(prompt, self.device, 1, True, negative_prompt)
+        return Conditioning(states=torch.cat([unconditional, conditional]).to(self.dtype), extra={})
+
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        return [TextReader("the embedded model", self._text.tokenizer, self._text.tokenizer.model_max_length)]
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that are outside the vocabulary, as the user wrote them, each once, in order."""

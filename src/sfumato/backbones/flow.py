@@ -16,7 +16,6 @@ from sfumato.backbones.base import Conditions, Extra, Output, expand
 from sfumato.backbones.latent import LatentModel, freeze
 from sfumato.backbones.packing import PATCH
 from sfumato.errors import Unsupported
-from sfumato.noise.levels import Prediction
 
 NATIVE_CELLS = 128  # latent cells a side of the pictures that all of them were trained for: 1024 pixels
 
@@ -42,7 +41,7 @@ class FlowTransformer(LatentModel):
             name=name,
             family=self.family_name,
             vae=pipe.vae,
-            scheduler_config=dict(pipe.scheduler.config),
+            scheduler_config=dict(pipe.scheduler.config) | {"prediction_type": "flow"},
             device=pipe._execution_device,
             dtype=transformer.dtype,
         )
@@ -57,7 +56,6 @@ class FlowTransformer(LatentModel):
         for component in pipe.components.values():
             if isinstance(component, torch.nn.Module):
                 freeze(component)
-        self.prediction_type = Prediction.FLOW
         self.guidance_embedding = bool(getattr(transformer.config, "guidance_embeds", False))
         self.resolution = self.factor * NATIVE_CELLS
 

@@ -1,5 +1,6 @@
 """The families of flow-matching transformers: Stable Diffusion 3, FLUX.1, FLUX.2 [klein], Z-Image and Qwen-Image."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 from sfumato.backbones.base import Conditioning, Conditions, Text
 from sfumato.backbones.flow import FlowTransformer, pad
 from sfumato.backbones.packing import PATCH, pack, unpack
+from sfumato.text.limits import TextReader
+
+TOKENS, T5_TOKENS_SD3 = 512, 256  # of a prompt, that diffusers' pipelines encode unless told otherwise
 
 
 def text_of(given: Conditions) -> Text:
@@ -35,6 +39,11 @@ class StableDiffusion3(FlowTransformer):
         extra = {"pooled": torch.cat([negative_pooled, pooled]).to(self.dtype)}
         return Conditioning(states=torch.cat([negative, positive]).to(self.dtype), extra=extra)
 
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        clip = TextReader("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length)
+        return [clip] if self._pipe.text_encoder_3 is None else [clip, TextReader("T5", self._pipe.tokenizer_3, T5_TOKENS_SD3)]
+
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         velocity: Tensor = self.transformer(
             hidden_states=x,
@@ -57,6 +66,11 @@ class Flux(FlowTransformer):
         encoded = [self._pipe.encode_prompt(text, None, self.device) for text in (negative_prompt, prompt)]
         extra = {"pooled": torch.cat([pooled for _, pooled, _ in encoded]).to(self.dtype)}
         return Conditioning(states=torch.cat([states for states, _, _ in encoded]).to(self.dtype), extra=extra)
+
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        clip = TextReader("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length)
+        return [clip, TextReader("T5", self._pipe.tokenizer_2, TOKENS)]
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         text = text_of(given).states
@@ -85,6 +99,10 @@ class Flux2Klein(FlowTransformer):
         """See `Backbone.encode_prompt`."""
         states = torch.cat([self._pipe.encode_prompt(text, self.device)[0] for text in (negative_prompt, prompt)])
         return Conditioning(states=states.to(self.dtype), extra={})
+
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        return [TextReader("Qwen3", self._pipe.tokenizer, TOKENS, _chat(self._pipe.tokenizer, enable_thinking=False))]
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         text = text_of(given).states
@@ -133,6 +151,10 @@ class ZImage(FlowTransformer):
         states, lengths = pad([negative[0].to(self.dtype), positive[0].to(self.dtype)])
         return Conditioning(states=states, extra={"lengths": lengths})
 
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        return [TextReader("Qwen3", self._pipe.tokenizer, TOKENS, _chat(self._pipe.tokenizer, enable_thinking=True))]
+
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         texts = list(text_of(given).states)
         answers = self.transformer(list(x.unsqueeze(2)), 1 - sigma, texts, return_dict=False)[0]
@@ -142,7 +164,7 @@ class ZImage(FlowTransformer):
 class QwenImage(FlowTransformer):
     """Qwen-Image: Qwen2.5-VL reads the prompt; a video autoencoder; guidance keeps the length of each token's velocity."""
 
-    family_name = "qwen-image"
+    family_name, keeps_norm = "qwen-image", True
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
@@ -150,6 +172,11 @@ class QwenImage(FlowTransformer):
         texts = [self._pipe.encode_prompt(text or " ", self.device)[0][0] for text in (negative_prompt, prompt)]
         states, lengths = pad([text.to(self.dtype) for text in texts])
         return Conditioning(states=states, extra={"lengths": lengths})
+
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        length = self._pipe.tokenizer_max_length + self._pipe.prompt_template_encode_start_idx
+        return [TextReader("Qwen2.5-VL", self._pipe.tokenizer, length, self._pipe.prompt_template_encode.format)]
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         shape = (1, x.shape[-2] // PATCH, x.shape[-1] // PATCH)
@@ -182,6 +209,16 @@ class QwenImage(FlowTransformer):
 
     def _from_vae(self, pixels: Tensor) -> Tensor:
         return pixels.squeeze(2)
+
+
+def _chat(tokenizer: Any, **options: bool) -> Callable[[str], str]:
+    """What makes a prompt a user's message to a language model, as diffusers' pipelines do."""
+
+    def template(text: str) -> str:
+        messages = [{"role": "user", "content": text}]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+
+    return template
 
 
 FLOW_MODELS: dict[str, type[FlowTransformer]] = {  # by the class of the transformer

@@ -8,11 +8,15 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sfumato.backbones.checkpoints import FAMILIES, PICKLE_SUFFIXES, check_file, components, folder_family, read_json
-from sfumato.errors import BackboneError, EditError, ModelNotFound, ResourceError, UnsafeCheckpoint, Unsupported
+from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, components, folder_family, read_json
+from sfumato.backbones.headers import read_header
+from sfumato.backbones.prediction import read_marks
+from sfumato.backbones.single_file import ALTERNATIVES, check_kind, family_of, repository_of
+from sfumato.errors import BackboneError, EditError, ModelNotFound, ResourceError, UnsafeCheckpoint
 
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
 EMBEDDED = {  # models that ship, and where below WEIGHTS
@@ -21,13 +25,6 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-flow": "flow",
     "embedded-fast": "fast",
 }
-CONFIG_REPOSITORIES = frozenset(  # whose configurations diffusers applies to a single file of a family that we support
-    {
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "stabilityai/stable-diffusion-2-1",
-        "stabilityai/stable-diffusion-xl-base-1.0",
-    }
-)
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -39,6 +36,11 @@ def go_offline() -> None:
         from huggingface_hub import constants
 
         constants.HF_HUB_OFFLINE = True
+
+
+def is_shipped(folder: str | Path | None, name: str) -> bool:
+    """Whether a folder is that of a model that ships, by whatever path it was given."""
+    return bool(folder) and Path(str(folder)).resolve() == (WEIGHTS / EMBEDDED[name]).resolve()
 
 
 def locate(model: str) -> Path:
@@ -97,21 +99,26 @@ def cached_snapshot(model: str, *, needed_by: str | None = None) -> Path:
 
 
 def single_file_repository(path: Path) -> str:
-    """The hub id whose configuration files a single checkpoint file needs, as diffusers infers it from the weights.
+    """The hub id whose configuration files a single checkpoint file needs, told from its header.
 
     Raises:
-        Unsupported: If the file holds no text-to-image model of a family that we support.
+        Unsupported: If the file holds no text-to-image model of a family that we support; says what it holds.
     """
-    from diffusers.loaders.single_file_utils import LDM_UNET_KEY, fetch_diffusers_config, load_single_file_checkpoint
+    header = read_header(path)
+    check_kind(header)
+    return repository_of(header, read_marks(header, family_of(header)))
 
-    weights = load_single_file_checkpoint(str(path), local_files_only=True)
-    repository = str(fetch_diffusers_config(weights)["pretrained_model_name_or_path"])
-    if repository not in CONFIG_REPOSITORIES or not any(key.startswith(LDM_UNET_KEY) for key in weights):
-        raise Unsupported(
-            f"'{path}' does not hold a text-to-image checkpoint of a supported family; supported as a single file are "
-            f"Stable Diffusion 1.x, 2.x and XL, and as a folder {FAMILIES}."
-        )
-    return repository
+
+def single_file_configuration(path: Path, repository: str) -> Path:
+    """The cached folder of a single file's configuration, or of one that is as good.
+
+    Raises:
+        ModelNotFound: model-not-cached.
+    """
+    for other in ALTERNATIVES.get(repository, ()):
+        with suppress(ModelNotFound):
+            return cached_snapshot(other)
+    return cached_snapshot(repository, needed_by=str(path))
 
 
 def pull(model: str, revision: str | None = None, *, allow_pickle: bool = False) -> Path:

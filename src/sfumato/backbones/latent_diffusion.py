@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from sfumato.backbones.base import Conditioning
+from sfumato.backbones.prediction import check_schedule
 from sfumato.backbones.stable_diffusion import LatentUNet
+from sfumato.text.limits import TextReader
 
 TOKENS = 77  # the text length that the model was trained with
 
@@ -32,6 +34,7 @@ class LatentDiffusion(LatentUNet):
     @classmethod
     def from_pipe(cls, pipe: Any, name: str | None = None) -> "LatentDiffusion":
         """Build from a loaded LDMTextToImagePipeline, whose modules are used, not copied."""
+        check_schedule(pipe.scheduler, name or type(pipe).__name__)
         return cls(
             pipe.tokenizer,
             pipe.bert,
@@ -51,3 +54,7 @@ class LatentDiffusion(LatentUNet):
         ).input_ids
         states = self._bert(ids.to(self.device), return_dict=True).last_hidden_state
         return Conditioning(states=states.to(self.dtype), extra={})
+
+    def text_readers(self) -> list[TextReader]:
+        """See `Backbone.text_readers`."""
+        return [TextReader("its text transformer", self._tokenizer, TOKENS)]

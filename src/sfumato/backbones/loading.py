@@ -7,15 +7,21 @@ the user allows them. Nothing here uses the network except `pull`.
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.backbones.checkpoints import FAMILIES, PIPELINES, check_file, check_weights, read_index, read_json, variant
 from sfumato.backbones.guided_diffusion import CLASS_NAME
 from sfumato.backbones.hardware import choose_device, choose_dtype
-from sfumato.backbones.hub import cached_models, cached_snapshot, go_offline, locate, pull, single_file_repository
+from sfumato.backbones.headers import read_header
+from sfumato.backbones.hub import cached_models, go_offline, is_shipped, locate, pull, single_file_configuration
 from sfumato.backbones.lora import apply_lora
-from sfumato.errors import BackboneError, EditError, ResourceError, Unsupported
+from sfumato.backbones.pipelines import check_pipeline
+from sfumato.backbones.prediction import Marks, apply_marks, check_given, check_schedule, overrule, read_marks, reading, settle
+from sfumato.backbones.single_file import check_kind, check_parts, family_of, is_edm, repository_of
+from sfumato.backbones.vae import KIND, load_vae
+from sfumato.errors import OUT_OF_MEMORY, BackboneError, EditError, ResourceError, Unsupported, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +39,8 @@ def load(
     offline: bool = False,
     allow_pickle: bool = False,
     lora: Sequence[str] = (),
+    vae: str | None = None,
+    prediction_type: str | None = None,
 ) -> "Backbone":
     """Load a model.
 
@@ -44,15 +52,19 @@ def load(
         offline: Also keep this whole process from the network from now on.
         allow_pickle: Whether pickled weights may be read, with torch's `weights_only`.
         lora: Adapters, each FILE or FILE:SCALE.
+        vae: Autoencoder in place of the model's own: a file, or a folder in diffusers' format.
+        prediction_type: "epsilon", "v_prediction" or "sample", in place of what the model says of itself.
 
     Raises:
         ModelNotFound: No such folder or file (model-not-found), or an id that is not in the cache (model-not-cached).
         UnsafeCheckpoint: Pickled weights that are not allowed.
-        Unsupported: Another family of models, an inpainting UNet, or a LoRA for a model that takes none.
+        Unsupported: Another family of models, an inpainting UNet, a LoRA or autoencoder for a model that takes none or another
+            one, an unknown prediction type, or noise levels that are not Stable Diffusion's.
         BackboneError: Damaged or incomplete weights.
         ResourceError: Out of memory, or a missing extra.
-        OptionError: Unknown device or dtype.
+        OptionError: Unknown device, dtype or prediction type.
     """
+    check_given(prediction_type)
     if offline:
         go_offline()
     device = choose_device(device)
@@ -62,25 +74,78 @@ def load(
         if _is_guided_diffusion(source):
             from sfumato.backbones.pixel import PixelDiffusion
 
-            return PixelDiffusion.from_guided_diffusion(source, name=model, device=device, dtype=dtype)
+            _take_no_parts("This pixel model", lora, vae)
+            pixel = PixelDiffusion.from_guided_diffusion(source, name=model, device=device, dtype=dtype)
+            return reading(pixel, prediction_type)
         if _is_embedded(source):
             from sfumato.backbones.embedded import Embedded
 
-            if lora:
-                raise Unsupported("The embedded model takes no LoRA; use a Stable Diffusion 1.x, 2.x or XL model.")
-            return Embedded.from_folder(source, name=model, device=device, dtype=dtype)
-        pipe = _read_folder(source, dtype, allow_pickle) if source.is_dir() else _read_file(source, dtype, allow_pickle)
-        pipe.to(device)
-        apply_lora(pipe, lora)
-        return from_pipe(pipe, name=model)
+            _take_no_parts("The embedded model", lora, vae)
+            return reading(Embedded.from_folder(source, name=model, device=device, dtype=dtype), prediction_type)
+        given = _Given(model=model, dtype=dtype, allow_pickle=allow_pickle, vae=vae)
+        if source.is_dir():
+            pipe = _read_folder(source, given).to(device)
+            overrule(pipe.scheduler, prediction_type)
+            notes = apply_lora(pipe, lora)
+            backbone = from_pipe(pipe, name=model)
+        else:
+            backbone, notes = _from_file(source, given, device, lora, prediction_type)
+        backbone.notes += notes
+        return reading(backbone, prediction_type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """How a model is read: its name, the number format, whether pickles may be read, and another autoencoder."""
+
+    model: str
+    dtype: "torch.dtype"
+    allow_pickle: bool
+    vae: str | None
+
+
+def _take_no_parts(what: str, lora: Sequence[str], vae: str | None) -> None:
+    for given, name in ((lora, "LoRA"), (vae, "other autoencoder (--vae)")):
+        if given:
+            raise Unsupported(f"{what} takes no {name}; use a Stable Diffusion 1.x, 2.x or XL model.")
+
+
+def _from_file(
+    path: Path, given: _Given, device: "torch.device", lora: Sequence[str], prediction_type: str | None
+) -> "tuple[Backbone, list[str]]":
+    """A single file's model, with what the file says of its predictions."""
+    check_file(path, allow_pickle=given.allow_pickle)
+    header = read_header(path)
+    check_kind(header)
+    check_parts(header, vae=given.vae is not None)
+    family = family_of(header)
+    marks = Marks() if is_edm(header) else read_marks(header, family, prediction_type)
+    pipe = _read_file(path, single_file_configuration(path, repository_of(header, marks)), given).to(device)
+    notes: list[str] = []
+    if not is_edm(header):  # whose scheduler is in its configuration
+        marks, notes = settle(marks, prediction_type, family, given.model, pipe.unet)
+    notes = [*notes, *apply_lora(pipe, lora)]
+    backbone = from_pipe(pipe, name=given.model)
+    apply_marks(backbone, marks, prediction_type)
+    return backbone, notes
 
 
 def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
     """Wrap a loaded diffusers pipeline, whose modules are used, not copied, and are frozen in evaluation mode.
 
     Raises:
-        Unsupported: If it is none of the families that we edit with.
+        Unsupported: If it is none of the families that we edit with, or has a ControlNet, an IP-Adapter or other parts that
+            would be left out.
     """
+    notes = check_pipeline(pipe)
+    backbone = _wrap(pipe, name)
+    backbone.notes += notes
+    return backbone
+
+
+def _wrap(pipe: Any, name: str | None) -> "Backbone":
+    from sfumato.backbones.edm import SCHEDULERS as EDM_SCHEDULERS
+    from sfumato.backbones.edm import EDMStableDiffusion
     from sfumato.backbones.flow_families import FLOW_MODELS
     from sfumato.backbones.latent_diffusion import LatentDiffusion
     from sfumato.backbones.pixel import PixelDiffusion
@@ -91,11 +156,15 @@ def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
     if denoiser in FLOW_MODELS:
         return FLOW_MODELS[denoiser](pipe, name or pipe.config.get("_name_or_path") or type(pipe).__name__)
     if parts == {"unet", "scheduler"} and type(pipe.unet).__name__ == "UNet2DModel":
-        family = "embedded-pixel" if name == "embedded-pixel" else "pixel"
+        shipped = is_shipped(pipe.config.get("_name_or_path"), "embedded-pixel")
+        family = "embedded-pixel" if shipped else "pixel"
         return PixelDiffusion.from_pipe(pipe, name or type(pipe).__name__, family)
     if {"vqvae", "bert", "tokenizer", "unet"} <= parts:
         return LatentDiffusion.from_pipe(pipe, name)
     if {"vae", "text_encoder", "tokenizer", "unet"} <= parts and "text_encoder_3" not in parts:
+        if type(pipe.scheduler).__name__ in EDM_SCHEDULERS:
+            return EDMStableDiffusion.from_pipe(pipe, name)
+        check_schedule(pipe.scheduler, name or type(pipe).__name__)
         return StableDiffusion.from_pipe(pipe, name)
     raise Unsupported(f"A {type(pipe).__name__} is not supported; the supported families are {FAMILIES}.")
 
@@ -125,33 +194,43 @@ def _options(pipeline: str, dtype: "torch.dtype") -> dict[str, Any]:
     return options
 
 
-def _read_folder(folder: Path, dtype: "torch.dtype", allow_pickle: bool) -> Any:
+def _read_folder(folder: Path, given: _Given) -> Any:
     import diffusers
 
     index = read_index(folder)
-    check_weights(folder, index, allow_pickle=allow_pickle)
-    pipeline = PIPELINES[index["_class_name"]]
+    options = _options(PIPELINES[index["_class_name"]], given.dtype)
+    if given.vae is not None:
+        if index.get("vae") != ["diffusers", KIND]:
+            raise Unsupported(f"'{given.model}' takes no other autoencoder: its own is no {KIND}; leave --vae out.")
+        index = {name: value for name, value in index.items() if name != "vae"}
+        options["vae"] = _other_vae(given, folder)
+    check_weights(folder, index, allow_pickle=given.allow_pickle)
     # None takes safetensors where there are any, and else a pickle, which diffusers and transformers read with weights_only
-    safe = None if allow_pickle else True
-    return getattr(diffusers, pipeline).from_pretrained(
-        folder, use_safetensors=safe, variant=variant(folder), **_options(pipeline, dtype)
-    )
+    safe = None if given.allow_pickle else True
+    pipeline = getattr(diffusers, PIPELINES[index["_class_name"]])
+    return pipeline.from_pretrained(folder, use_safetensors=safe, variant=variant(folder), **options)
 
 
-def _read_file(path: Path, dtype: "torch.dtype", allow_pickle: bool) -> Any:
+def _read_file(path: Path, config: Path, given: _Given) -> Any:
     import diffusers
 
-    check_file(path, allow_pickle=allow_pickle)
-    # given only a file, diffusers would fetch the configuration, even with local_files_only
-    config = cached_snapshot(single_file_repository(path), needed_by=str(path))
     pipeline = PIPELINES[read_index(config)["_class_name"]]
-    return getattr(diffusers, pipeline).from_single_file(str(path), config=str(config), **_options(pipeline, dtype))
+    options = _options(pipeline, given.dtype)
+    if given.vae is not None:
+        options["vae"] = _other_vae(given, config)
+    # given only a file, diffusers would fetch the configuration, even with local_files_only
+    return getattr(diffusers, pipeline).from_single_file(str(path), config=str(config), **options)
+
+
+def _other_vae(given: _Given, folder: Path) -> Any:
+    assert given.vae
+    config = read_json(folder / "vae" / "config.json")
+    return load_vae(given.vae, given.model, config, given.dtype, allow_pickle=given.allow_pickle)
 
 
 @contextmanager
 def _explained(model: str) -> Iterator[None]:
     """Turn whatever the libraries raise while loading into one sentence, and keep their progress bars off the terminal."""
-    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -166,11 +245,11 @@ def _explained(model: str) -> Iterator[None]:
         yield
     except EditError:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(
-            f"There is not enough memory to load '{model}'; close other programs or use a smaller model."
-        ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"There is not enough memory to load '{model}'; close other programs or use a smaller model.", code=OUT_OF_MEMORY
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"'{model}' cannot be loaded ({reason}); fetch it again, or check that it is complete.") from error
     finally:

@@ -17,8 +17,10 @@ from sfumato.backbones.base import Conditioning, Conditions, Output, Traits
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.guided_diffusion import Architecture, to_diffusers
 from sfumato.backbones.latent import freeze
+from sfumato.backbones.prediction import check_prediction, check_schedule
 from sfumato.masks.window import CONTEXT
 from sfumato.noise.levels import Prediction
+from sfumato.text.limits import TextReader
 
 
 class PixelDiffusion:
@@ -40,7 +42,9 @@ class PixelDiffusion:
         self.dtype: torch.dtype = unet.dtype
         self.unet = freeze(unet)
         self.scheduler_config = dict(scheduler_config)
-        self.prediction_type = Prediction(scheduler_config.get("prediction_type", "epsilon"))
+        said = scheduler_config.get("prediction_type") or "epsilon"
+        self.prediction_type = Prediction(check_prediction(said, f"The scheduler of '{name}'"))
+        self.notes: list[str] = []
         side = unet.config.sample_size
         self.patch = math.isqrt(unet.config.in_channels // 3)
         self.resolution = self.patch * (side if isinstance(side, int) else min(side))
@@ -48,6 +52,7 @@ class PixelDiffusion:
     @classmethod
     def from_pipe(cls, pipe: Any, name: str, family: str = "pixel") -> "PixelDiffusion":
         """Build from a loaded DDPMPipeline, whose modules are used, not copied."""
+        check_schedule(pipe.scheduler, name)
         return cls(
             name=name,
             family=family,
@@ -88,6 +93,10 @@ class PixelDiffusion:
         """Nothing: these models read no text."""
         return Conditioning(states=torch.zeros(2, 0, 0), extra={})
 
+    def text_readers(self) -> list[TextReader]:
+        """None: see `encode_prompt`."""
+        return []
+
     @property
     def traits(self) -> Traits:
         """What kind of model it is."""
@@ -101,6 +110,7 @@ class PixelDiffusion:
             resolution=self.resolution,
             context=self.context,
             stacks_branches=True,
+            keeps_norm=False,
             device=self.device,
             dtype=self.dtype,
         )

@@ -4,7 +4,7 @@ The networks are diffusers' and transformers' own; this module only says how the
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor
 from sfumato.backbones.base import Conditioning, Conditions, Output, expand
 from sfumato.backbones.checkpoints import unet_family
 from sfumato.backbones.latent import LatentModel, freeze
+from sfumato.backbones.single_file import TASKS, TEXT_TO_IMAGE
 from sfumato.errors import Unsupported
-
-LONG_PRODUCT = 256  # of 576 numbers they were seen to differ, of 192 never
+from sfumato.text.chunks import Embedding
+from sfumato.text.clip import Encoder, Parts, encode_pair
+from sfumato.text.grammar import Span, words
 
 
 class LatentUNet(LatentModel):
@@ -34,16 +36,12 @@ class LatentUNet(LatentModel):
     def __init__(
         self, *, name: str, family: str, unet: Any, vae: Any, scheduler_config: dict[str, Any], device: torch.device
     ) -> None:
-        channels = int(vae.config.latent_channels)
-        if unet.config.in_channels != channels:
-            raise Unsupported(
-                f"The UNet of '{name}' takes {unet.config.in_channels} channels where its latents have {channels}, so it was "
-                "trained for inpainting or another task; give a text-to-image checkpoint instead."
-            )
+        channels, given = int(vae.config.latent_channels), unet.config.in_channels
+        if given != channels:
+            task = TASKS.get(given, f"another task (its UNet takes {given} channels where its latents have {channels})")
+            raise Unsupported(f"'{name}' was trained for {task}; {TEXT_TO_IMAGE}.")
         super().__init__(name=name, family=family, vae=vae, scheduler_config=scheduler_config, device=device, dtype=unet.dtype)
         self.unet = freeze(unet)
-        if device.type == "cpu" and unet.dtype != torch.float32:
-            _multiply_one_by_one(self.unet)
         side = unet.config.sample_size
         self.resolution = self.factor * (side if isinstance(side, int) else min(side))
 
@@ -67,26 +65,11 @@ class LatentUNet(LatentModel):
         return Output(prediction.float())
 
 
-def _multiply_one_by_one(module: torch.nn.Module) -> None:
-    """Let linear layers of many inputs take the samples of a batch one by one.
-
-    Some CPUs add up long products in half precision as the size of the batch suits, and a picture must not depend on how many
-    are made beside it.
-    """
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.Linear) and layer.in_features > LONG_PRODUCT:
-            layer.forward = functools.partial(_one_by_one, layer.forward)  # type: ignore[method-assign]
-
-
-def _one_by_one(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return torch.cat([forward(one) for one in x.split(1)]) if len(x) > 1 else forward(x)
-
-
 class StableDiffusion(LatentUNet):
     """Stable Diffusion 1.x, 2.x (epsilon and v prediction) and XL.
 
     Args:
-        text: A diffusers pipeline that holds tokenizers and text encoders, of which only `encode_prompt` is used.
+        text: A diffusers pipeline that holds tokenizers and text encoders, which are used but not changed.
         **parts: As for `LatentUNet`.
     """
 
@@ -120,26 +103,50 @@ class StableDiffusion(LatentUNet):
             device=pipe._execution_device,
         )
 
-    @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`.
+        """See `Backbone.encode_prompt`: the texts as they stand, brackets and all, in as many chunks as they need."""
+        return self.encode_parts([[Span(prompt)]], [[Span(negative_prompt)]], size)
 
-        SDXL (Podell et al., arXiv:2307.01952, section 2.2) is told that image and target are `size`, uncropped. An empty
-        negative prompt is all zeros there if the checkpoint says `force_zeros_for_empty_prompt`.
+    @torch.no_grad()
+    def encode_parts(
+        self, prompt: Parts, negative: Parts, size: tuple[int, int], embeddings: Sequence[Embedding] = (), clip_skip: int = 0
+    ) -> Conditioning:
+        """Encode parsed prompts (see `text.grammar.parse`), unconditional first.
+
+        Both branches leave out the same layers; SDXL's pooled text is always the last layer's, of the first chunk. SDXL (Podell
+        et al., arXiv:2307.01952, section 2.2) is told that image and target are `size`, uncropped. An empty negative prompt is
+        all zeros there if the checkpoint says `force_zeros_for_empty_prompt`.
+
+        Args:
+            prompt, negative: Their parts; each is encoded in chunks of CLIP's length, one after the other.
+            size: The window's (width, height).
+            embeddings: Learned words.
+            clip_skip: Layers of the text encoders to leave out, as in diffusers: 1 is the web UI's 2.
+
+        Raises:
+            OptionError: option-clip-skip, if there are not enough layers.
         """
+        states, pooled = encode_pair(self._encoders(), prompt, negative, embeddings, clip_skip)
         if self.family != "sdxl":
-            conditional, unconditional = self._text.encode_prompt(prompt, self.device, 1, True, negative_prompt)
-            return Conditioning(states=torch.cat([unconditional, conditional]).to(self.dtype), extra={})
-        conditional, unconditional, pooled, unconditional_pooled = self._text.encode_prompt(
-            prompt, device=self.device, negative_prompt=negative_prompt or None
-        )
+            return Conditioning(states=states.to(self.device, self.dtype), extra={})
+        if not words(negative) and self._text.config.force_zeros_for_empty_prompt:
+            states, pooled = (torch.cat([torch.zeros_like(both[:1]), both[1:]]) for both in (states, pooled))
         width, height = size
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=self.device)
-        extra = {
-            "text_embeds": torch.cat([unconditional_pooled, pooled]).to(self.device, self.dtype),
-            "time_ids": time_ids.repeat(2, 1),
-        }
-        return Conditioning(states=torch.cat([unconditional, conditional]).to(self.dtype), extra=extra)
+        extra = {"text_embeds": pooled.to(self.device, self.dtype), "time_ids": time_ids.repeat(2, 1)}
+        return Conditioning(states=states.to(self.device, self.dtype), extra=extra)
+
+    def text_widths(self) -> list[int]:
+        """Of the vectors that each text encoder reads."""
+        return [encoder.width for encoder in self._encoders()]
+
+    def _encoders(self) -> list[Encoder]:
+        text, xl = self._text, self.family == "sdxl"
+        pairs = [(text.tokenizer, text.text_encoder), *([(text.tokenizer_2, text.text_encoder_2)] if xl else [])]
+        return [
+            Encoder(tokenizer, model, number, xl, self.device, functools.partial(text.maybe_convert_prompt, tokenizer=tokenizer))
+            for number, (tokenizer, model) in enumerate(pairs)
+        ]
 
 
 def text_pipeline(pipe: Any) -> StableDiffusionPipeline:

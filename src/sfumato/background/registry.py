@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sfumato.backbones.base import Backbone
+    from sfumato.request import EditRequest
 
 Watch = Callable[[int, int], None]
 """Called after each unit of work with (units done, units in all); raises Cancelled to stop."""
@@ -43,11 +44,18 @@ class Reconstruct(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundCard:
-    """The row of one reconstruction: where it lives, what it does and what it costs."""
+    """The row of one reconstruction: where it lives, what it does and what it costs.
+
+    Args:
+        module, description, cost: As said.
+        steps: Denoising steps of one prediction that take about as long as decoding and restoring it, for a first guess at
+            the time left. Measured with the embedded model on a CPU.
+    """
 
     module: str
     description: str
     cost: str
+    steps: float = 2.0
 
     def load(self) -> Reconstruct:
         """Import the module and give its function."""
@@ -70,15 +78,27 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         module="sfumato.background.latent_optimisation",
         description="Searches for latents whose picture has the source's surroundings; tends to blur them.",
         cost="75 passes forth and back through the decoder per prediction, and a float32 copy of it",
+        steps=300.0,
     ),
     "decoder": BackgroundCard(
         module="sfumato.background.decoder_tuning",
         description="Fine-tunes a copy of the decoder on each prediction, as the paper does.",
         cost="75 passes forth and back through the decoder per prediction, and a float32 copy of it with its Adam state",
+        steps=400.0,
     ),
     "decoder-solve": BackgroundCard(
         module="sfumato.background.decoder_solve",
         description="Solves the paper's objective exactly for the decoder's last convolution.",
         cost="one decoding and one small linear system per prediction, and a float32 copy of the decoder",
+        steps=10.0,
     ),
 }
+
+
+def usual_times(request: "EditRequest") -> dict[str, float]:
+    """What restoring and ranking usually take, beside the denoising of a request without open options."""
+    steps = max(1.0, (request.steps or 1) * (1 - (request.start_fraction or 0.0)))
+    return {
+        "background": BACKGROUNDS[request.background or "paste"].steps / steps,
+        "rank": 0.1 / steps if request.rank == "none" else 1 / steps,
+    }

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sfumato.bench.plots import Value, bars, legend, scatter
 from sfumato.bench.summary import METRICS
-from sfumato.bench.tables import Rows, label_of, series_of
+from sfumato.bench.tables import Rows, heading_of, labels_of
 from sfumato.bench.tasks import Example
 
 LARGEST = 4_500_000  # bytes; fewer examples are shown until it fits
@@ -54,8 +54,9 @@ def _page(results: dict[str, Any], out: Path, make: Callable[[str], Example], sh
         f"<h1>sfumato bench</h1><p class=soft>{html.escape(results['about'])}</p>",
         _facts(results),
         "<h2>Summary</h2>",
+        _variants(results["settings"]["variants"]),
         _table(results["summary"]),
-        _comparisons(results["comparisons"]),
+        _comparisons(results["comparisons"], labels_of(results["summary"])),
         "<h2>Plots</h2>",
         _plots(results["summary"]),
         "<h2>Pictures</h2>" if shown else "",
@@ -80,19 +81,32 @@ def _facts(results: dict[str, Any]) -> str:
     )
 
 
+def _variants(variants: Sequence[dict[str, Any]]) -> str:
+    """What the names of several variants stand for."""
+    if len(variants) < 2:
+        return ""
+    lines = []
+    for variant in variants:
+        fields = "".join(f", {name}={value}" for name, value in variant["fields"].items())
+        told = html.escape(f"{variant['method']} on {variant['model']}{fields}")
+        lines.append(f"<dt><b>{html.escape(variant['name'])}</b></dt><dd>{told}</dd>")
+    return f"<dl>{''.join(lines)}</dl>"
+
+
 def _table(rows: Rows) -> str:
-    keys, metrics = series_of(rows), [m for m in METRICS if any(row["metric"] == m for row in rows)]
+    labels, metrics = labels_of(rows), [m for m in METRICS if any(row["metric"] == m for row in rows)]
     cells = {(row["task"], row["method"], row["model"], row["metric"]): row for row in rows}
     head = "".join(f'<th title="{html.escape(METRICS[m].about)}">{html.escape(METRICS[m].title)}</th>' for m in metrics)
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
-        for key in keys:
+        for key, label in labels.items():
             found = [cells.get((task, *key, metric)) for metric in metrics]
             n = max((row["n"] for row in found if row), default=0)
             line = "".join(f"<td>{_cell(row)}</td>" for row in found)
-            lines.append(f"<tr><td>{task}</td><td class=left>{html.escape(label_of(key, keys))}</td><td>{n}</td>{line}</tr>")
+            lines.append(f"<tr><td>{task}</td><td class=left>{html.escape(label)}</td><td>{n}</td>{line}</tr>")
     return (
-        f"<div class=wide><table><tr><th>task</th><th class=left>method</th><th>n</th>{head}</tr>{''.join(lines)}</table></div>"
+        f"<div class=wide><table><tr><th>task</th><th class=left>{heading_of(labels)}</th><th>n</th>{head}</tr>"
+        f"{''.join(lines)}</table></div>"
     )
 
 
@@ -103,39 +117,37 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{row['value']:.{d}f} <small>[{row['ci_low']:.{d}f}, {row['ci_high']:.{d}f}]</small>"
 
 
-def _comparisons(rows: Rows) -> str:
+def _comparisons(rows: Rows, labels: dict[tuple[str, str], str]) -> str:
     if not rows:
         return ""
-    keys = [tuple(rows[0]["against"]), *series_of(rows)]
     lines = []
     for row in rows:
         d = METRICS[row["metric"]].decimals + 1
         verdict = "exceeds noise" if row["exceeds_noise"] else "within noise"
         lines.append(
             f"<tr{'' if row['exceeds_noise'] else ' class=noise'}><td>{row['task']}</td>"
-            f"<td class=left>{html.escape(label_of((row['method'], row['model']), keys))}</td>"
+            f"<td class=left>{html.escape(labels[row['method'], row['model']])}</td>"
             f"<td class=left>{html.escape(METRICS[row['metric']].title)}</td><td>{row['difference']:+.{d}f}</td>"
             f"<td>[{row['ci_low']:+.{d}f}, {row['ci_high']:+.{d}f}]</td><td>{row['n']}</td><td class=left>{verdict}</td></tr>"
         )
     return (
-        f"<h2>Differences from {html.escape(label_of(keys[0], keys))}</h2>"
+        f"<h2>Differences from {html.escape(labels[tuple(rows[0]['against'])])}</h2>"
         "<p class=soft>Paired bootstrap on the same examples and seeds. A difference exceeds noise when its 95 % interval leaves "
         "out zero; of twenty comparisons without any difference, one does so by chance.</p>"
-        "<div class=wide><table><tr><th>task</th><th class=left>method</th><th class=left>metric</th>"
+        "<div class=wide><table><tr><th>task</th><th class=left>variant</th><th class=left>metric</th>"
         f"<th>difference</th><th>interval</th><th>n</th><th class=left>verdict</th></tr>{''.join(lines)}</table></div>"
     )
 
 
 def _plots(rows: Rows) -> str:
-    keys, tasks = series_of(rows), list(dict.fromkeys(row["task"] for row in rows))
+    names, tasks = labels_of(rows), list(dict.fromkeys(row["task"] for row in rows))
     values = {
         (row["task"], row["method"], row["model"], row["metric"]): Value(row["value"], row["ci_low"], row["ci_high"])
         for row in rows
     }
-    labels = [label_of(key, keys) for key in keys]
     plots = []
     for metric, ideal in BARS.items():
-        series = [(label, [values.get((task, *key, metric)) for task in tasks]) for label, key in zip(labels, keys, strict=True)]
+        series = [(label, [values.get((task, *key, metric)) for task in tasks]) for key, label in names.items()]
         if any(value for _, given in series for value in given):
             title = METRICS[metric].title
             plots.append(f"<div><h3>{html.escape(title)}</h3>{bars(tasks, series, title, ideal)}</div>")
@@ -145,13 +157,13 @@ def _plots(rows: Rows) -> str:
             _mean([values.get((t, *key, "seconds")) for t in tasks]),
             _mean([values.get((t, *key, "precision_first")) for t in tasks]),
         )
-        for label, key in zip(labels, keys, strict=True)
+        for key, label in names.items()
     ]
     drawn = [(label, x, y) for label, x, y in points if x and y]
     if drawn:
         plot = scatter(drawn, "precision against time", "seconds per edit", "precision, first")
         plots.append(f"<div><h3>precision against time, mean over tasks</h3>{plot}</div>")
-    return f'{legend(labels)}<div class="plots">{"".join(plots)}</div>'
+    return f'{legend(list(names.values()))}<div class="plots">{"".join(plots)}</div>'
 
 
 def _mean(values: Sequence[Value | None]) -> Value | None:
@@ -166,7 +178,7 @@ def _mean(values: Sequence[Value | None]) -> Value | None:
 
 
 def _pictures(items: Rows, out: Path, make: Callable[[str], Example], shown: int) -> str:
-    keys = series_of(items)
+    labels = labels_of(items)
     parts = []
     for task in dict.fromkeys(item["task"] for item in items):
         names = list(dict.fromkeys(item["name"] for item in items if item["task"] == task))[:shown]
@@ -174,12 +186,12 @@ def _pictures(items: Rows, out: Path, make: Callable[[str], Example], shown: int
             parts.append(f"<h3>{html.escape(task)}</h3><div class=examples>")
             for name in names:
                 made = [item for item in items if item["name"] == name]
-                parts.append(_example(make(name), made, keys, out))
+                parts.append(_example(make(name), made, labels, out))
             parts.append("</div>")
     return "".join(parts)
 
 
-def _example(example: Example, made: Rows, keys: Sequence[tuple[str, str]], out: Path) -> str:
+def _example(example: Example, made: Rows, labels: dict[tuple[str, str], str], out: Path) -> str:
     truth = "" if example.truth is None else _figure(example.truth, "true picture")
     wanted = f"; to be read: {', '.join(example.wanted.values())}" if example.wanted else ""
     lines = [
@@ -193,8 +205,7 @@ def _example(example: Example, made: Rows, keys: Sequence[tuple[str, str]], out:
         tiles = [strip[:, x : x + width] for x in range(0, strip.shape[1], width)]
         figures = [_figure(tile, *_verdict(item, i)) for i, tile in enumerate(tiles)]
         lines.append(
-            f"<div class=strip><span>{html.escape(label_of((item['method'], item['model']), keys))}</span>"
-            f"{''.join(figures)}</div>"
+            f"<div class=strip><span>{html.escape(labels[item['method'], item['model']])}</span>{''.join(figures)}</div>"
         )
     return "".join([*lines, "</div>"])
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.bench.counting import costs
 from sfumato.bench.measuring import Instruments, Made
+from sfumato.bench.seeds import example_seeds
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, check_distinct
 from sfumato.editor import Editor
@@ -26,7 +26,6 @@ from sfumato.saving import write, write_text
 RUN, ITEMS = "run.json", "items"
 SHOWN = 4  # predictions kept as pictures, best first
 SOFT_EDGE = 0.1  # width of a soft mask's edge, in longer sides of the picture
-SEED_SPREAD = 1_000_000  # examples get seeds a thousand apart, so that no two share noise
 
 Tell = Callable[[int, int, str], None]
 """Called before each edit with (edits done, edits in all, what comes now)."""
@@ -98,6 +97,7 @@ def run(
     check_distinct(list(variants))
     _open_run(plan, variants, out, force)
     total, done, device = len(plan.names) * len(variants), 0, None
+    seeds = example_seeds(plan.names, plan.seed, max(_predictions(variant, plan) for variant in variants))
     finished = {(i, name): record for i in range(len(variants)) for name in plan.names if (record := _read(out, i, name))}
     for model in dict.fromkeys((variant.model, tuple(variant.fields.get("lora", ()))) for variant in variants):
         mine = [i for i, v in enumerate(variants) if (v.model, tuple(v.fields.get("lora", ()))) == model]
@@ -114,25 +114,34 @@ def run(
                 device = editor.device
                 _edit(editor, example, variants[missing[0]], seed=plan.seed, n=1)  # the first edit loads and warms up
             for i in missing:
-                tell(done, total, f"{name} {variants[i].title}")
-                finished[i, name] = _one(editor, example, variants[i], plan, instruments, _path(out, i, name))
+                tell(done, total, f"{name} {variants[i].name}")
+                path = _path(out, i, name)
+                finished[i, name] = _one(
+                    editor, example, variants[i], (seeds[name], _predictions(variants[i], plan)), instruments, path
+                )
                 done += 1
     tell(total, total, "done")
     return [finished[i, name] for i in range(len(variants)) for name in plan.names], device
 
 
-def _one(editor: Editor, example: Example, variant: Variant, plan: Plan, instruments: Instruments, path: Path) -> dict[str, Any]:
+def _predictions(variant: Variant, plan: Plan) -> int:
+    return int(variant.fields.get("n", plan.predictions))
+
+
+def _one(
+    editor: Editor, example: Example, variant: Variant, seed_and_n: tuple[int, int], instruments: Instruments, path: Path
+) -> dict[str, Any]:
     """Make, measure and keep one edit; the record is written last."""
-    seed = plan.seed + 1000 * (zlib.crc32(example.name.encode()) % SEED_SPREAD)
-    with costs(editor.backbone) as cost:
-        result = _edit(editor, example, variant, seed=seed, n=variant.fields.get("n", plan.predictions))
+    seed, n = seed_and_n
+    with costs(editor) as cost:
+        result = _edit(editor, example, variant, seed=seed, n=n)
     # the same prediction once more, as it was before the user's own pixels were put back
     bare = {"n": 1, "seed": result.seeds[0], "keep_unmasked": False, "rank": "none"}
     raw = _edit(editor, example, variant, **bare)
     made = Made(
         predictions=[_rgb(image) for image in result.images],
         raw=_rgb(raw.images[0]),
-        seen=_window(raw.facts.get("window"), example.mask.shape),
+        seen=_seen(raw.facts.get("windows"), example.mask.shape),
         seeds=result.seeds,
         cost=cost,
     )
@@ -140,6 +149,7 @@ def _one(editor: Editor, example: Example, variant: Variant, plan: Plan, instrum
     record = {
         "name": example.name,
         "task": example.task,
+        "variant": variant.name,
         "method": variant.title,
         "model": variant.model,
         "prompt": example.prompt,
@@ -156,7 +166,8 @@ def _one(editor: Editor, example: Example, variant: Variant, plan: Plan, instrum
 
 
 def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) -> Any:
-    fields = {"mask_mode": "grey", **example.fields, **variant.fields, **changes}
+    # captions are plain English, and what others publish on them was made with models that read brackets so
+    fields = {"mask_mode": "grey", "prompt_weights": False, **example.fields, **variant.fields, **changes}
     return editor.edit(
         image=Image.fromarray(example.image),
         mask=_mask(example.mask, soft=fields.get("soft_mask", False)),
@@ -175,13 +186,13 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _window(box: Sequence[int] | None, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W), true where the model's window was; everywhere if it is not known."""
-    if box is None:
+def _seen(windows: Sequence[Sequence[int]] | None, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W), true where the model's windows were; everywhere if they are not known."""
+    if windows is None:
         return np.ones(shape, bool)
-    left, top, width, height = box
     seen = np.zeros(shape, bool)
-    seen[top : top + height, left : left + width] = True
+    for left, top, width, height in windows:
+        seen[top : top + height, left : left + width] = True
     return seen
 
 

@@ -60,17 +60,18 @@ def tidy(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per task, method, model and metric: the mean over examples and its 95 % interval.
 
     Args:
-        items: With task, method, model and values (metric to number or None).
+        items: With task, method, model and values (metric to number or None), and the variant's name where it has one.
     """
     groups: dict[tuple[str, str, str], list[dict[str, float | None]]] = {}
+    items = list(items)
     for item in items:
         groups.setdefault((item["task"], item["method"], item["model"]), []).append(item["values"])
-    rows = []
+    names, rows = names_of(items), []
     for (task, method, model), values in groups.items():
         for metric in METRICS:
             numbers = [number for each in values if (number := each.get(metric)) is not None]
             if numbers:
-                row = {"task": task, "method": method, "model": model, "metric": metric}
+                row = {"task": task, **names[method, model], "method": method, "model": model, "metric": metric}
                 rows.append(row | _columns(estimate(numbers)))
     return rows
 
@@ -83,14 +84,14 @@ def compare(items: Sequence[dict[str, Any]], keys: Sequence[tuple[str, str]]) ->
         keys: (method, model) of the variants, the one to compare with first.
 
     Returns:
-        Rows with task, metric, method, model, against, difference, ci_low, ci_high, n and exceeds_noise: whether the interval of
-        the paired differences leaves out zero.
+        Rows with task, metric, variant, method, model, against, difference, ci_low, ci_high, n and exceeds_noise: whether the
+        interval of the paired differences leaves out zero.
     """
     by_key: dict[tuple[str, str], dict[str, dict[str, Any]]] = {key: {} for key in keys}
     for item in items:
         by_key[item["method"], item["model"]][item["name"]] = item
     base, *others = keys
-    rows = []
+    named, rows = names_of(items), []
     for key in others:
         names = [name for name in by_key[base] if name in by_key[key]]
         tasks = list(dict.fromkeys(by_key[base][name]["task"] for name in names))
@@ -101,11 +102,17 @@ def compare(items: Sequence[dict[str, Any]], keys: Sequence[tuple[str, str]]) ->
                 difference = paired_difference(first, second)
                 if difference is not None:
                     rows.append(
-                        {"task": task, "metric": metric, "method": key[0], "model": key[1], "against": list(base)}
+                        {"task": task, "metric": metric, **named.get(key, {})}
+                        | {"method": key[0], "model": key[1], "against": list(base)}
                         | {"difference": difference.value, "ci_low": difference.low, "ci_high": difference.high}
                         | {"n": difference.n, "exceeds_noise": difference.excludes_zero}
                     )
     return rows
+
+
+def names_of(items: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
+    """The name that each variant was given, as a column, by method and model; earlier versions recorded none."""
+    return {(item["method"], item["model"]): {key: item[key] for key in ("variant",) if key in item} for item in items}
 
 
 def _columns(estimated: Estimate) -> dict[str, Any]:

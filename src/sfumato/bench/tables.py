@@ -1,9 +1,9 @@
 """Rows of results as tables on the terminal, and what series are called."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from sfumato.bench.summary import EVERY_TASK, METRICS
 
@@ -16,38 +16,53 @@ def series_of(rows: Rows) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["method"], row["model"]) for row in rows))
 
 
-def label_of(key: tuple[str, str], keys: Sequence[tuple[str, str]]) -> str:
-    """The method; with its model where models differ."""
-    return key[0] if len({model for _, model in keys}) == 1 else f"{key[0]} on {key[1]}"
+def labels_of(rows: Rows) -> dict[tuple[str, str], str]:
+    """What each series is called: by the name it was given where there are several; with its model where models differ."""
+    keys = series_of(rows)
+    given = {(row["method"], row["model"]): row.get("variant") for row in rows}
+    models = {model for _, model in keys}
+    labels = {}
+    for key in keys:
+        name = (given[key] if len(keys) > 1 else None) or key[0]
+        labels[key] = name if len(models) == 1 or name == key[1] else f"{name} on {key[1]}"
+    return labels
 
 
 def terminal_tables(results: dict[str, Any]) -> list[Any]:
     """The summary, the costs and the differences as rich tables."""
     rows = results["summary"]
-    keys = series_of(rows)
+    labels = labels_of(rows)
+    heading = heading_of(labels)
     cells = {(row["task"], row["method"], row["model"], row["metric"]): row for row in rows}
     present = [m for m in METRICS if any(row["metric"] == m for row in rows)]
     chosen = ([m for m in TABLE if m in present] or [m for m in present if m not in COSTS], [m for m in COSTS if m in present])
     tables = []
     for metrics in chosen:
-        table = Table("task", "method", *(METRICS[m].title for m in metrics), box=None, header_style="bold")
+        table = Table("task", heading, *(METRICS[m].title for m in metrics), box=None, header_style="bold")
         for task in dict.fromkeys(row["task"] for row in rows):
-            for key in keys:
-                table.add_row(task, label_of(key, keys), *(_plain(cells.get((task, *key, m))) for m in metrics))
+            for key, label in labels.items():  # as text: rich would read a name in brackets as a style, and not show it
+                table.add_row(task, Text(label), *(_plain(cells.get((task, *key, m))) for m in metrics))
         tables.append(table)
     if results["comparisons"]:
+        base = labels[tuple(results["comparisons"][0]["against"])]
         table = Table(
-            "task", "method", "metric", "difference", "interval", box=None, header_style="bold",
-            title=f"differences from {' on '.join(results['comparisons'][0]['against'])} that exceed noise", title_justify="left",
+            "task", heading, "metric", "difference", "interval", box=None, header_style="bold",
+            title=Text(f"differences from {base} that exceed noise"), title_justify="left",
         )  # fmt: skip
         for row in results["comparisons"]:
             if row["exceeds_noise"]:
                 d = METRICS[row["metric"]].decimals + 1
                 interval = f"{row['ci_low']:+.{d}f} to {row['ci_high']:+.{d}f}"
                 task = "all tasks" if row["task"] == EVERY_TASK else row["task"]
-                table.add_row(task, row["method"], METRICS[row["metric"]].title, f"{row['difference']:+.{d}f}", interval)
+                name = Text(labels[row["method"], row["model"]])
+                table.add_row(task, name, METRICS[row["metric"]].title, f"{row['difference']:+.{d}f}", interval)
         tables.append(table)
     return tables
+
+
+def heading_of(labels: dict[tuple[str, str], str]) -> str:
+    """Of the column with the labels."""
+    return "variant" if len(labels) > 1 else "method"
 
 
 def _plain(row: dict[str, Any] | None) -> str:

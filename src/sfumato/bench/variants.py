@@ -17,11 +17,13 @@ class Variant:
     """One way of making the edits.
 
     Args:
-        label: What it is called, "" for the model's and method's own defaults.
+        name: What it was called when it was asked for; no two of a run have the same.
+        label: What is said behind the method, "" for the model's and method's own defaults.
         model, method: As in EditRequest.
         fields: Further fields of the request.
     """
 
+    name: str
     label: str
     model: str
     method: str
@@ -63,7 +65,8 @@ def parse(text: str, model: str, method: str, fields: dict[str, Any] | None = No
         else:
             chosen[key] = value
     registry.get(method)
-    return Variant(label=label, model=model, method=method, fields=_checked(chosen, text))
+    called = name if name and name not in known_methods else text.strip()
+    return Variant(name=called, label=label, model=model, method=method, fields=_checked(chosen, text))
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -101,7 +104,7 @@ def _items(key: str, value: Any) -> Any:
     """`a,b` as a list for fields that hold several values."""
     annotation = EditRequest.model_fields[key].annotation if key in EditRequest.model_fields else None
     several = any(get_origin(kind) is tuple for kind in (annotation, *get_args(annotation)))
-    return value.split(",") if several and isinstance(value, str) and ("," in value or key == "lora") else value
+    return value.split(",") if several and isinstance(value, str) and ("," in value or key in ("lora", "embedding")) else value
 
 
 def check_distinct(variants: list[Variant]) -> None:
@@ -110,11 +113,15 @@ def check_distinct(variants: list[Variant]) -> None:
     Raises:
         OptionError: variant-invalid.
     """
+    names: set[str] = set()
     seen: set[tuple[str, str]] = set()
     for variant in variants:
-        if (variant.title, variant.model) in seen:
-            raise OptionError(
-                f"{variant.title!r} on {variant.model!r} is there twice: give each its own NAME: in front.",
-                code="variant-invalid",
-            )
+        twice = None
+        if variant.name in names:
+            twice = repr(variant.name)
+        elif (variant.title, variant.model) in seen:
+            twice = f"{variant.title!r} on {variant.model!r}"
+        if twice is not None:
+            raise OptionError(f"{twice} is there twice: give each its own NAME: in front.", code="variant-invalid")
+        names.add(variant.name)
         seen.add((variant.title, variant.model))

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sfumato.cli.destination import only_folder
 from sfumato.errors import Cancelled, OptionError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(settings: Settings) -> None:
     """
     from sfumato.bench import results, runner
 
+    only_folder(settings.out)
     settings, variants = _choose(settings)
     from sfumato.cli.progress import hush_libraries
 
@@ -152,7 +154,13 @@ def _show(found: dict[str, Any], settings: Settings) -> None:
 def _bar(where: list[int]) -> Iterator["Tell"]:
     """A progress bar on stderr where somebody is watching; `where` follows the number of finished edits."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("start", total=where[1])
 

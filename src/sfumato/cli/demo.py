@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from sfumato import examples
+from sfumato.cli.destination import only_folder
 from sfumato.cli.edit import Settings, describe, perform
 from sfumato.cli.staging import staged
 from sfumato.errors import ResourceError
@@ -23,7 +24,7 @@ def run(out: Path, *, force: bool) -> None:
 
     Without scikit-image, which brings the photograph, only the rendered scene is edited.
     """
-    inputs = out / "input"
+    inputs = only_folder(out) / "input"
     with_photograph = _copy_pictures(inputs, force=force)
     _edit(inputs / examples.SCENE.name, examples.PROMPT, out / "scene", force, mask=inputs / examples.MASK.name)
     if with_photograph:

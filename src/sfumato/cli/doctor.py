@@ -5,13 +5,15 @@ import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from sfumato.cli.extras import lacking
 
 PACKAGES = (
     "sfumato",
@@ -24,7 +26,6 @@ PACKAGES = (
     "pillow",
     "opencv-python-headless",
 )
-EXTRAS = {"demo": "skimage", "lora": "peft", "open-clip": "open_clip", "train": "numba"}  # extra: module it brings
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 CPU_FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "amx_fp16")
 GIGABYTE = 2**30
@@ -38,7 +39,7 @@ def run(as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in findings.items():
-        table.add_row(name.replace("_", " "), _told(value))
+        table.add_row(name.replace("_", " "), Text(_told(value)))  # as text: a folder's name may look like a style
     Console().print(table)
 
 
@@ -49,6 +50,7 @@ def examine() -> dict[str, Any]:
 
     cache = Path(HF_HUB_CACHE)
     memory = psutil.virtual_memory()
+    extras = lacking()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -59,7 +61,8 @@ def examine() -> dict[str, Any]:
         "cache": {"folder": str(cache), "gb": round(_size(cache) / GIGABYTE, 2)},
         "offline": [f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ],
         "embedded_model": _embedded_model(),
-        "missing_extras": [extra for extra, module in EXTRAS.items() if find_spec(module) is None],
+        "extras": {extra: f"lacks {', '.join(packages)}" if packages else "installed" for extra, packages in extras.items()},
+        "missing_extras": [extra for extra, packages in extras.items() if packages],
     }
 
 

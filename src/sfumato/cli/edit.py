@@ -2,20 +2,29 @@
 
 import inspect
 import json
+import shutil
+import sys
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated, Any, get_args
 
 import typer
+from PIL import Image
 
+from sfumato.cli.capacity import Canvas, check_format, check_mask_file
+from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
+from sfumato.cli.grid import tile, tile_size
 from sfumato.cli.options import build_request, request_parameters
-from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_results
+from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_best, write_results
 from sfumato.cli.staging import check_space, staged
+from sfumato.cli.standard_input import PICTURES, piped
 from sfumato.errors import OptionError
-from sfumato.images import MAX_PIXELS, Picture, write
+from sfumato.images import MAX_PIXELS, restore, write
 from sfumato.request import EditRequest, EditResult
-from sfumato.saving import SUFFIXES
+from sfumato.saving import SUFFIXES, Format
 
 FORMATS = "|".join(get_args(FormatName))
 DTYPES = "float32|bfloat16|float16"
@@ -28,7 +37,7 @@ class Settings:
     """How an edit is run and where its files go: everything that is not part of the request.
 
     Args:
-        out: Folder of the predictions, the grid and the record.
+        out: Folder of the predictions, the grid and the record; or a file, or `-` for standard output, for the best prediction.
         force: Replace existing files.
         offline, allow_pickle, device, dtype, ranker, max_pixels: As in `sfumato.Editor`.
         save_mask: Also write the mask as it was understood, white = edit.
@@ -52,7 +61,7 @@ class Settings:
 
 
 def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
-    """Run a request and write its files, all or none.
+    """Run a request and write its files, all or none. What cannot be written is refused before a model is loaded.
 
     Returns:
         The record in result.json, and the folder as "directory".
@@ -60,20 +69,81 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
     Raises:
         EditError: See `sfumato.errors`; nothing was written.
     """
+    place = destination(settings.out)
+    check_sources(place, (getattr(request, name) for name in PICTURES))
+    with piped(request, settings.max_pixels) as on_disk:
+        canvas, source = _look(on_disk, settings)
+        file_format = _check(place, canvas, settings)
+        check_space(place.directory, _estimated_bytes(1 if place.kind == "file" else request.n, canvas))
+        with _staged(place, file_format, request, settings) as folder:
+            with redirect_stdout(sys.stderr) if place.kind == "stream" else nullcontext():  # libraries may have words for it
+                result = make(on_disk, settings, folder / "steps.gif" if settings.save_steps else None)
+            given = {name: getattr(request, name) for name in PICTURES}  # standard input's file will be gone
+            result = result.model_copy(update={"request": result.request.model_copy(update=given)})
+            if settings.save_mask is not None:
+                write(result.mask, folder / "mask.extra", format=SUFFIXES[settings.save_mask.suffix.lower()])
+            if place.kind == "folder":
+                summary = write_results(folder, result, source, file_format, settings.metadata)
+            else:
+                best = folder / (place.path.name if place.kind == "file" else "best")
+                summary = write_best(best, result, file_format, settings.metadata)
+                if place.kind == "stream":
+                    _send(best)
+    return {"directory": str(place.directory), **summary}
+
+
+def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image]:
+    """Read the pictures of a request once, so that what is wrong with them is said at once; what is left is a tile."""
     from sfumato.inputs import read_pictures  # loads torch: after the options are understood
 
-    source, _, _ = read_pictures(request, settings.max_pixels)
-    file_format = format_of(settings.format, source)
-    _check_extras(settings)
+    picture, _, _ = read_pictures(request, settings.max_pixels)
+    return Canvas.of(picture), tile(restore(picture.rgb, picture), tile_size(picture.size))
+
+
+def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:
+    """The format of the predictions, after all that is to be written was found possible.
+
+    Raises:
+        OptionError: output-format or option-contradiction.
+    """
+    asked = None if settings.format is None else format_of(settings.format)
+    if asked and place.format and asked != place.format:
+        raise OptionError(
+            f"--out {place.path} is to be {place.format}, but --format {settings.format} was given; leave one of them out.",
+            code="option-contradiction",
+        )
+    file_format = asked or place.format or canvas.format or "PNG"
+    given = {asked: f"--format {settings.format}", place.format: f"--out {place.path}"}
+    check_format(file_format, canvas, given.get(file_format, f"no --format, so the image's own, {file_format}"))
+    if settings.save_mask is not None:
+        if settings.save_mask.suffix.lower() not in SUFFIXES:
+            raise OptionError(f"--save-mask {settings.save_mask} must end in {', '.join(SUFFIXES)}.")
+        check_mask_file(settings.save_mask, SUFFIXES[settings.save_mask.suffix.lower()], canvas)
+    if settings.save_steps is not None:
+        if settings.save_steps.suffix.lower() != ".gif":
+            raise OptionError(f"--save-steps {settings.save_steps} must end in .gif.")
+        check_format("GIF", canvas, f"--save-steps {settings.save_steps}")
+    return file_format
+
+
+def _staged(place: Destination, file_format: Format, request: EditRequest, settings: Settings) -> AbstractContextManager[Path]:
+    """A folder whose files go where they belong when the block ends well."""
     wanted = {"mask.extra": settings.save_mask, "steps.gif": settings.save_steps}
     extras = {name: path for name, path in wanted.items() if path is not None}
-    check_space(settings.out, _estimated_bytes(request, source))
-    with staged(settings.out, file_names(request.n, file_format), extras, force=settings.force) as folder:
-        result = make(request, settings, folder / "steps.gif" if settings.save_steps else None)
-        if settings.save_mask is not None:
-            write(result.mask, folder / "mask.extra", format=SUFFIXES[settings.save_mask.suffix.lower()])
-        summary = write_results(folder, result, source, file_format, settings.metadata)
-    return {"directory": str(settings.out), **summary}
+    if place.kind == "folder":
+        return staged(place.path, file_names(request.n, file_format), extras, force=settings.force)
+    if place.kind == "file":
+        return staged(place.directory, [place.path.name], extras, force=settings.force, replace_earlier=False)
+    directory = next((path.parent for path in extras.values()), Path(gettempdir()))
+    return staged(directory, [], extras, force=settings.force, replace_earlier=False)
+
+
+def _send(path: Path) -> None:
+    """Write a file to standard output."""
+    stream = typer.get_binary_stream("stdout")
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, stream)
+    stream.flush()
 
 
 def make(request: EditRequest, settings: Settings, save_steps: Path | None = None) -> EditResult:
@@ -92,22 +162,17 @@ def make(request: EditRequest, settings: Settings, save_steps: Path | None = Non
             offline=settings.offline,
             allow_pickle=settings.allow_pickle,
             lora=request.lora,
+            vae=request.vae,
+            prediction_type=request.prediction_type,
             ranker=settings.ranker,
             max_pixels=settings.max_pixels,
         )
         return editor.edit(request, on_progress=on_progress, save_steps=save_steps)
 
 
-def _check_extras(settings: Settings) -> None:
-    if settings.save_mask is not None and settings.save_mask.suffix.lower() not in SUFFIXES:
-        raise OptionError(f"--save-mask {settings.save_mask} must end in {', '.join(SUFFIXES)}.")
-    if settings.save_steps is not None and settings.save_steps.suffix.lower() != ".gif":
-        raise OptionError(f"--save-steps {settings.save_steps} must end in .gif.")
-
-
-def _estimated_bytes(request: EditRequest, source: Picture) -> int:
-    width, height = request.size or source.size
-    return request.n * width * height * COMPRESSED_BYTES_PER_PIXEL
+def _estimated_bytes(n: int, canvas: Canvas) -> int:
+    width, height = canvas.size
+    return n * width * height * COMPRESSED_BYTES_PER_PIXEL
 
 
 def command(summary: str) -> Any:
@@ -125,7 +190,10 @@ def command(summary: str) -> Any:
 
 def edit(
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")] = Path("out"),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for all results; or file, or -, for the best picture.", metavar="DIR|FILE|-"),
+    ] = Path("out"),
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     format: Annotated[str | None, typer.Option(help="Of the predictions; the image's own by default.", metavar=FORMATS)] = None,
     save_mask: Annotated[Path | None, typer.Option(help="Write the mask as it was understood.", metavar="FILE")] = None,
@@ -157,21 +225,35 @@ def edit(
             format=_known_format(format),
             metadata=metadata,
         )
+        if as_json and out == STANDARD:
+            raise OptionError("--out - writes the picture to standard output, so --json cannot too.", code="option-contradiction")
         summary = perform(build_request(options), settings)
-        typer.echo(json.dumps(summary, indent=2)) if as_json else describe(summary)
+        if as_json:
+            typer.echo(json.dumps(summary, indent=2))
+        else:
+            describe(summary, silent=out == STANDARD)
 
 
-def describe(summary: dict[str, Any]) -> None:
-    """Say where the pictures are, best first, with their seeds and scores."""
-    folder = Path(summary["directory"])
-    for i, seed in enumerate(summary["seeds"][:LISTED]):
-        score = f"  score {summary['scores'][i]['total']:.3f}" if summary["scores"] else ""
-        typer.echo(f"{folder / summary['files'][i]}  seed {seed}{score}")
-    if len(summary["seeds"]) > LISTED:
-        typer.echo(f"... and {len(summary['seeds']) - LISTED} more")
-    typer.echo(f"{folder / GRID}  all at a glance")
+def describe(summary: dict[str, Any], *, silent: bool = False) -> None:
+    """Say where the pictures are, best first, with their seeds and scores; notes go to stderr.
+
+    Args:
+        summary: What `perform` returned.
+        silent: Say the notes alone: standard output belongs to the picture.
+    """
     for note in summary["notes"]:
         typer.echo(f"note: {note}", err=True)
+    if silent:
+        return
+    folder, grid = Path(summary["directory"]), GRID in summary["files"]
+    pictures = summary["files"][: len(summary["seeds"])]
+    for i, name in enumerate(pictures[:LISTED]):
+        score = f"  score {summary['scores'][i]['total']:.3f}" if summary["scores"] else ""
+        typer.echo(f"{folder / name}  seed {summary['seeds'][i]}{score}")
+    if len(pictures) > LISTED:
+        typer.echo(f"... and {len(pictures) - LISTED} more")
+    if grid:
+        typer.echo(f"{folder / GRID}  all at a glance")
 
 
 def _known_format(name: str | None) -> FormatName | None:

@@ -1,9 +1,12 @@
 """One picture that shows an edit at a glance: source, mask, predictions with their scores."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from PIL import Image, ImageDraw, ImageFont
+
+from sfumato.pictures.colour import shown
 
 TILE = 320  # pixels of a tile's longer side
 COLUMNS = 6
@@ -13,29 +16,45 @@ FONT_SIZE = 15
 MASK_COLOUR = (230, 40, 40)
 
 
+def tile_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of the tile of a picture of this size."""
+    scale = TILE / max(size)
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
+
+
+def tile(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture of any kind that `restore` makes, as sRGB over white, at a tile's size."""
+    layer = shown(image.resize(size, Image.Resampling.LANCZOS)).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", size, "white"), layer).convert("RGB")
+
+
 def draw_grid(
     source: Image.Image,
     mask: Image.Image,
-    predictions: Sequence[Image.Image],
+    predictions: Iterable[Image.Image],
     seeds: Sequence[int],
     scores: Sequence[dict[str, float]],
 ) -> Image.Image:
     """Source, source under a red mask, then the predictions, best first, each with a caption.
 
     Args:
-        source: Mode L, LA, RGB or RGBA, any size.
-        mask: Mode L, 255 = edit.
-        predictions, seeds: Best first; only the first 28 are drawn.
+        source: A tile, or a picture of any kind that `restore` makes, of any size.
+        mask: Mode L, 255 = edit, of the result's size.
+        predictions: As source, best first; only the first 28 are drawn.
+        seeds: Of the predictions.
         scores: One dictionary per prediction, or none at all.
 
     Returns:
         RGB picture of tiles of at most 320 pixels.
     """
-    plain = _displayed(source).resize(mask.size, Image.Resampling.LANCZOS)
-    tinted = Image.composite(Image.blend(plain, Image.new("RGB", plain.size, MASK_COLOUR), 0.6), plain, mask)
+    size = tile_size(mask.size)
+    plain = tile(source, size)
+    red = Image.blend(plain, Image.new("RGB", size, MASK_COLOUR), 0.6)
+    tinted = Image.composite(red, plain, mask.resize(size, Image.Resampling.BOX))
     tiles = [(plain, ["source"]), (tinted, ["mask"])]
-    for i, prediction in enumerate(predictions[:MOST_PREDICTIONS]):
-        tiles.append((_displayed(prediction), [f"{i:02d}   seed {seeds[i]}", *_caption(scores[i] if scores else {})]))
+    for i, prediction in enumerate(islice(predictions, MOST_PREDICTIONS)):
+        tiles.append((tile(prediction, size), [f"{i:02d}   seed {seeds[i]}", *_caption(scores[i] if scores else {})]))
     return _arrange(tiles)
 
 
@@ -45,17 +64,10 @@ def _caption(scores: dict[str, float]) -> list[str]:
     return [*total, parts] if parts else total
 
 
-def _displayed(image: Image.Image) -> Image.Image:
-    """Grey or RGB, with or without alpha, as RGB over white."""
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-
-
 def _arrange(tiles: list[tuple[Image.Image, list[str]]]) -> Image.Image:
     font = ImageFont.load_default(size=FONT_SIZE)
     line = FONT_SIZE + 4
-    scale = TILE / max(tiles[0][0].size)
-    width, height = (max(1, round(side * scale)) for side in tiles[0][0].size)
+    width, height = tiles[0][0].size
     texts = [caption for _, caption in tiles]
     step_x = GAP + max(width, math.ceil(max(font.getlength(text) for caption in texts for text in caption)))
     step_y = GAP + height + line * max(map(len, texts)) + 4
@@ -64,7 +76,7 @@ def _arrange(tiles: list[tuple[Image.Image, list[str]]]) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     for i, (image, caption) in enumerate(tiles):
         x, y = GAP + i % columns * step_x, GAP + i // columns * step_y
-        canvas.paste(image.resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        canvas.paste(image, (x, y))
         for row, text in enumerate(caption):
             draw.text((x, y + height + 4 + row * line), text, fill=(40, 40, 40), font=font)
     return canvas

@@ -66,11 +66,12 @@ def methods(as_json: Json = False, debug: Debug = False) -> None:
 @app.command()
 def replay(
     file: Annotated[Path, typer.Argument(help="A picture that `sfumato edit` wrote.", metavar="FILE")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the new picture here.", metavar="DIR")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the new picture here.", metavar="DIR|FILE")] = None,
     image: Annotated[Path | None, typer.Option(help="Where the source is now.", metavar="FILE")] = None,
     mask: Annotated[Path | None, typer.Option(help="Where the mask is now.", metavar="FILE")] = None,
     scribble: Annotated[Path | None, typer.Option(help="Where the scribble is now.", metavar="FILE")] = None,
     device: Annotated[str | None, typer.Option(help="The one it was made on by default.", metavar="NAME")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = None,
     force: Force = False,
     offline: Offline = False,
     as_json: Json = False,
@@ -81,7 +82,8 @@ def replay(
         from sfumato.cli.replay import run
 
         moved = {"image": image, "mask": mask, "scribble": scribble}
-        same = run(file, out=out, moved=moved, device=device, force=force, offline=offline, as_json=as_json)
+        limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+        same = run(file, out=out, moved=moved, device=device, force=force, offline=offline, as_json=as_json, **limit)
         raise typer.Exit(0 if same else 1)
 
 
@@ -108,7 +110,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Make the embedded model, or fine-tune it on your own pictures."""
-    with reported(debug=debug):
+    with reported(debug=debug, stopped="stopped; --resume goes on from the last checkpoint."):
         from sfumato.cli.train import Settings, run
 
         settings = Settings(
@@ -133,6 +135,10 @@ def serve(
     model: Annotated[
         list[str] | None, typer.Option(help="Model that requests may name; the first is the default.", metavar="ID")
     ] = None,
+    model_alias: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name of such a model for OpenAI's clients, as gpt-image-2=embedded.", metavar="ALIAS=ID"),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
     token: Annotated[
@@ -148,8 +154,13 @@ def serve(
         list[str] | None, typer.Option(help="cpu, cuda, cuda:N or mps, one worker each; the fastest by default.", metavar="NAME")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="The fastest good one by default.", metavar="NAME")] = None,
+    vae: Annotated[str | None, typer.Option(help="Autoencoder in place of the model's own.", metavar="FILE|FOLDER")] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option(help="What the model predicts, where it is wrong.", metavar="epsilon|v_prediction|sample")
+    ] = None,
     queue: Annotated[int | None, typer.Option(min=1, help="Jobs that may wait.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.")] = None,
+    max_mib: Annotated[int | None, typer.Option(min=1, help="Refuse pictures of more MiB, as uploaded.")] = None,
     max_predictions: Annotated[int | None, typer.Option(min=1, help="Most predictions of one job.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of one job.")] = None,
     job_seconds: Annotated[float | None, typer.Option(min=1, help="Stop a job that runs longer.")] = None,
@@ -160,12 +171,13 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve the web page and the HTTP APIs."""
-    with reported(debug=debug):
+    with reported(debug=debug, signals=False):  # the server has its own way to stop
         from sfumato.cli.serve import run
 
         limits = {
             "queue": queue,
             "pixels": max_pixels,
+            "picture_bytes": None if max_mib is None else max_mib * 2**20,
             "predictions": max_predictions,
             "steps": max_steps,
             "job_seconds": job_seconds,
@@ -174,6 +186,7 @@ def serve(
         }
         run(
             model or (),
+            model_alias or (),
             token or (),
             data,
             limits,
@@ -186,6 +199,8 @@ def serve(
             dtype=dtype,
             offline=offline,
             allow_pickle=allow_pickle,
+            vae=vae,
+            prediction_type=prediction_type,
         )
 
 

@@ -14,7 +14,14 @@ from sfumato.request import EditRequest
 
 ARGUMENTS = ("image", "prompt")
 _SHORT = {"n": "-n", "mask": "-m", "seed": "-s"}
-_METAVARS = {"box": "X,Y,W,H", "size": "WxH", "window": "auto|whole|X,Y,W,H", "lora": "FILE[:SCALE]"}
+_METAVARS = {
+    "box": "X,Y,W,H",
+    "size": "WxH",
+    "window": "auto|whole|X,Y,W,H",
+    "lora": "FILE[:SCALE]",
+    "vae": "FILE|FOLDER",
+    "embedding": "FILE[:TOKEN]",
+}
 
 
 def flag_of(field: str) -> str:

@@ -5,15 +5,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from sfumato.progress import Meter
 
 if TYPE_CHECKING:
-    from sfumato.run import Progress as EditProgress
+    from sfumato.progress import Progress as EditProgress
 
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[["EditProgress"], None] | None]:
-    """Give the editor's `on_progress` callback: the stage's name, its steps and the time left.
+    """Give the editor's `on_progress` callback: the stage and its steps, the share of the edit that is done, the time left.
 
     Yields None when stderr is not a terminal.
     """
@@ -21,19 +23,28 @@ def progress_bar() -> Iterator[Callable[["EditProgress"], None] | None]:
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    meter = Meter()
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("start", total=None)
-        stage = ""
+        task = bar.add_task("start", total=1.0, left="")
 
         def show(progress: "EditProgress") -> None:
-            nonlocal stage
-            if progress.stage != stage:
-                stage = progress.stage
-                bar.reset(task, description=stage)
-            bar.update(task, completed=progress.step, total=progress.total)
+            told = meter(progress)
+            left = "" if told.seconds_left is None else f"about {_duration(told.seconds_left)} left"
+            bar.update(task, completed=told.fraction, left=left, description=f"{told.stage} {told.step}/{told.total}")
 
         yield show
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60}:{whole % 60:02} min"
 
 
 def hush_libraries() -> None:

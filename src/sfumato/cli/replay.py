@@ -1,20 +1,23 @@
 """`sfumato replay`: make a picture again from the request stored in it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import typer
 
+from sfumato.cli.destination import STANDARD, destination
 from sfumato.cli.edit import Settings, make
 from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
 from sfumato.errors import ImageError, OptionError
-from sfumato.images import Picture, read, read_metadata, write
+from sfumato.images import MAX_PIXELS, Picture, read, read_metadata, write
+from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest
 from sfumato.saving import METADATA_KEY
+from sfumato.stored import from_text, request_of
 
 SOURCES = ("image", "mask", "scribble")
 
@@ -28,55 +31,73 @@ def run(
     force: bool,
     offline: bool,
     as_json: bool,
+    max_pixels: int = MAX_PIXELS,
 ) -> bool:
-    """Re-run the stored request for this picture's seed alone and compare.
+    """Re-run the stored request for this picture's seed and compare: alone, and if that differs, in the batch it was made in.
 
     Args:
         file: A picture with a stored request.
-        out: Folder for the new picture, under the old one's name.
+        out: Folder for the new picture, under the old one's name; or a file.
         moved: New paths of image, mask and scribble; None where the stored path still holds.
-        device, force, offline, as_json: As for `sfumato edit`.
+        device, force, offline, as_json, max_pixels: As for `sfumato edit`.
 
     Returns:
         Whether every pixel is the same.
 
     Raises:
-        OptionError: The file holds no request (replay-nothing).
+        OptionError: The file holds no request (replay-nothing), or one of another version (replay-version).
         ImageError: A source is gone (replay-missing) or has changed (replay-changed).
     """
-    old = read(file)
-    stored = _stored(file)
-    facts = stored["facts"]
-    request = _request(stored, moved)
-    _check_sources(request, facts)
-    settings = Settings(device=device or facts.get("device"), dtype=facts.get("dtype"), offline=offline)
-    name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
-    with TemporaryDirectory() if out is None else staged(out, [name], {}, force=force) as place:
-        result = make(request, settings)
-        write(result.images[0], Path(place) / name, format=old.format)
-        largest = _largest_difference(old, read(Path(place) / name))
-    _report(file, largest, facts.get("versions", {}), result.facts.get("versions", {}), as_json)
+    old = read(file, max_pixels=max_pixels)
+    folder, name = _target(file, old, out)
+    stored = from_text(read_metadata(file, max_pixels=max_pixels).get(METADATA_KEY), file)
+    changes = {"rank": "none"} | {name: str(path) for name, path in moved.items() if path is not None}
+    whole = request_of(stored, changes, file)
+    _check_sources(whole, stored.facts)
+    told = stored.facts
+    settings = Settings(device=device or told.get("device"), dtype=told.get("dtype"), offline=offline, max_pixels=max_pixels)
+    with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
+        for batch in _batches(whole, stored.seed):
+            result = make(request_of(stored, {**changes, **batch}, file), settings)
+            picture = result.images[result.seeds.index(stored.seed)]
+            write(picture, Path(place) / name, format=old.format, overwrite=True, keep=Metadata.of(picture))
+            largest = _largest_difference(old, read(Path(place) / name, max_pixels=max_pixels))
+            if largest == 0:
+                break
+    _report(file, largest, stored.versions, result.facts.get("versions", {}), as_json)
     return largest == 0
 
 
-def _stored(file: Path) -> dict[str, Any]:
-    text = read_metadata(file).get(METADATA_KEY)
-    try:
-        stored = json.loads(text or "")
-        return {"request": dict(stored["request"]), "seed": int(stored["seed"]), "facts": dict(stored["facts"])}
-    except (ValueError, KeyError, TypeError):
-        raise OptionError(
-            f"{file} holds no stored request; only pictures that `sfumato edit` wrote without --no-metadata can be replayed.",
-            code="replay-nothing",
-        ) from None
+def _target(file: Path, old: Picture, out: Path | None) -> tuple[Path, str]:
+    """Folder and name of the new picture.
+
+    Raises:
+        OptionError: --out is standard output (output-invalid) or names another format (output-format).
+    """
+    name = f"{file.stem}{SUFFIX_OF[old.format or 'PNG']}"
+    if out is None:
+        return Path(), name
+    if out == STANDARD:
+        raise OptionError("--out - is for `sfumato edit`; name a folder or a file.", code="output-invalid")
+    place = destination(out)
+    if place.kind == "folder":
+        return out, name
+    if place.format != (old.format or "PNG"):
+        raise OptionError(f"--out {out} must end in {Path(name).suffix}, as {file} is, to be compared.", code="output-format")
+    return place.directory, out.name
 
 
-def _request(stored: dict[str, Any], moved: dict[str, Path | None]) -> EditRequest:
-    changes = {name: str(path) for name, path in moved.items() if path is not None}
-    return EditRequest.model_validate({**stored["request"], **changes, "seed": stored["seed"], "n": 1, "rank": "none"})
+def _batches(request: EditRequest, seed: int) -> Iterator[dict[str, int]]:
+    """The prediction alone; then, if it was made beside others, all of that batch: networks may round a batch differently."""
+    yield {"seed": seed, "n": 1}
+    size, end = request.batch_size or 1, request.seed + request.n
+    first = seed - (seed - request.seed) % size
+    count = min(size, end - first)
+    if request.seed <= seed < end and count > 1:
+        yield {"seed": first, "n": count, "batch_size": count}
 
 
-def _check_sources(request: EditRequest, facts: dict[str, Any]) -> None:
+def _check_sources(request: EditRequest, facts: dict[str, object]) -> None:
     from sfumato.inputs import sha256
 
     for name in SOURCES:
@@ -96,12 +117,11 @@ def _check_sources(request: EditRequest, facts: dict[str, Any]) -> None:
 
 def _largest_difference(old: Picture, new: Picture) -> int:
     """Over all samples, alpha included; 255 if the pictures are not of one kind."""
-    if old.size != new.size or (old.alpha is None) != (new.alpha is None):
+    before, after = old.own, new.own
+    if before.shape != after.shape or before.dtype != after.dtype:
         return 255
-    pairs = [(old.rgb, new.rgb)]
-    if old.alpha is not None and new.alpha is not None:
-        pairs.append((old.alpha, new.alpha))
-    return max(int(np.abs(before.astype(np.int16) - after).max()) for before, after in pairs)
+    steps = 257 if before.dtype == np.uint16 else 1  # of 65535 in one of 255
+    return -(-int(np.abs(before.astype(np.int32) - after).max()) // steps)
 
 
 def _report(file: Path, largest: int, then: dict[str, str], now: dict[str, str], as_json: bool) -> None:

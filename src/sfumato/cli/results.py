@@ -5,21 +5,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.cli.grid import draw_grid
-from sfumato.cli.staging import RECORD
-from sfumato.images import Format, Picture, restore, write
-from sfumato.request import EditResult
-from sfumato.saving import METADATA_KEY
+from PIL import Image
 
-FormatName = Literal["png", "jpeg", "webp"]
-SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+from sfumato.cli.grid import draw_grid, tile, tile_size
+from sfumato.cli.staging import RECORD
+from sfumato.images import Format, write
+from sfumato.pictures.encoding import losses
+from sfumato.pictures.metadata import Metadata
+from sfumato.request import EditResult, one_by_one
+from sfumato.saving import METADATA_KEY
+from sfumato.stored import VERSION, to_text
+
+FormatName = Literal["png", "jpeg", "webp", "tiff"]
+SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
 GRID = "grid.png"
 
 
-def format_of(name: str | None, source: Picture) -> Format:
-    """The format asked for, else the source's own where we can write it, else PNG."""
-    asked = next((known for known in SUFFIX_OF if name is not None and known == name.upper()), None)
-    return asked or source.format or "PNG"
+def format_of(name: str) -> Format:
+    """The format of a `FormatName`."""
+    return next(known for known in SUFFIX_OF if known == name.upper())
 
 
 def prediction_names(n: int, file_format: Format) -> list[str]:
@@ -42,17 +46,18 @@ def record(result: EditResult, files: Iterable[str]) -> dict[str, Any]:
         "timings": {stage: round(seconds, 3) for stage, seconds in result.timings.items()},
         "notes": result.notes,
         "facts": result.facts,
+        "version": VERSION,
         "request": result.request.model_dump(mode="json"),
     }
 
 
-def write_results(folder: Path, result: EditResult, source: Picture, file_format: Format, metadata: bool) -> dict[str, Any]:
+def write_results(folder: Path, result: EditResult, source: Image.Image, file_format: Format, metadata: bool) -> dict[str, Any]:
     """Write all files of an edit into a folder.
 
     Args:
         folder: An existing, empty folder.
         result: The edit.
-        source: The picture that was edited.
+        source: The picture that was edited, or a tile of it.
         file_format: Of the predictions; the grid is always PNG.
         metadata: Whether each prediction carries what `sfumato replay` needs.
 
@@ -61,10 +66,40 @@ def write_results(folder: Path, result: EditResult, source: Picture, file_format
     """
     names = prediction_names(len(result.images), file_format)
     summary = record(result, file_names(len(result.images), file_format))
-    for index, (name, image, seed) in enumerate(zip(names, result.images, result.seeds, strict=True)):
-        stored = {"request": summary["request"], "seed": seed, "index": index, "facts": summary["facts"]}
-        write(image, folder / name, format=file_format, metadata={METADATA_KEY: json.dumps(stored)} if metadata else None)
-    grid = draw_grid(restore(source.rgb, source), result.mask, result.images, result.seeds, result.scores)
-    write(grid, folder / GRID)
+    size = tile_size(result.mask.size)
+    tiles = []
+    for index, (name, image) in enumerate(zip(names, one_by_one(result.images), strict=True)):
+        if index == 0:
+            summary["notes"] = [*result.notes, *losses(image, file_format, stored=metadata)]
+        write(image, folder / name, format=file_format, metadata=_stored(result, index, metadata), keep=Metadata.of(image))
+        tiles.append(tile(image, size))
+    write(draw_grid(source, result.mask, tiles, result.seeds, result.scores), folder / GRID)
     (folder / RECORD).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def write_best(path: Path, result: EditResult, file_format: Format, metadata: bool) -> dict[str, Any]:
+    """Write the best prediction alone.
+
+    Args:
+        path: A file that is not there.
+        result, file_format, metadata: As for `write_results`.
+
+    Returns:
+        The record, which is kept in the picture only.
+    """
+    summary = record(result, [path.name])
+    if len(result.images) > 1:
+        summary["notes"] = [
+            *summary["notes"],
+            f"The best of {len(result.images)} predictions was written; name a folder for all.",
+        ]
+    best = next(one_by_one(result.images))
+    summary["notes"] = [*summary["notes"], *losses(best, file_format, stored=metadata)]
+    write(best, path, format=file_format, metadata=_stored(result, 0, metadata), keep=Metadata.of(best))
+    return summary
+
+
+def _stored(result: EditResult, index: int, metadata: bool) -> dict[str, str] | None:
+    """What a prediction carries."""
+    return {METADATA_KEY: to_text(result, index)} if metadata else None

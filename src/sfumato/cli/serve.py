@@ -9,20 +9,29 @@ from typing import Any
 
 import typer
 
-from sfumato.errors import ResourceError
+from sfumato.errors import OptionError, ResourceError
 
 
-def run(models: Sequence[str], tokens: Sequence[str], data: Path | None, limits: dict[str, Any], **options: Any) -> None:
+def run(
+    models: Sequence[str],
+    aliases: Sequence[str],
+    tokens: Sequence[str],
+    data: Path | None,
+    limits: dict[str, Any],
+    **options: Any,
+) -> None:
     """Serve until a signal comes.
 
     Args:
         models: Models that requests may name; the embedded one by default. Each must be on this machine.
+        aliases: Further names of them for OpenAI's API, each ALIAS=MODEL.
         tokens: Secrets; SFUMATO_TOKEN by default, so that none need be seen in the list of processes.
         data: Folder of the results; the user's own by default.
         limits: Those of `sfumato.server.settings.Limits` that are not the default.
         options: Further fields of `sfumato.server.settings.Settings`.
 
     Raises:
+        OptionError: alias-invalid.
         ResourceError: extra-missing, or what `sfumato.server.run.serve` raises.
     """
     try:
@@ -34,20 +43,36 @@ def run(models: Sequence[str], tokens: Sequence[str], data: Path | None, limits:
             code="extra-missing",
         ) from error
     from sfumato.backbones.hub import locate
+    from sfumato.backbones.vae import find_vae
 
     for model in models:
         locate(model)
+    if options.get("vae"):
+        find_vae(options["vae"])
     environment = os.environ.get("SFUMATO_TOKEN")
     settings = Settings(
         models=tuple(models) or ("embedded",),
+        aliases=_pairs(aliases),
         tokens=tuple(tokens) or ((environment,) if environment else ()),
         data=data or data_folder(),
-        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+        limits=Limits.of(**{name: value for name, value in limits.items() if value is not None}),
         **options,
     )
     settings.check()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("sfumato.server").setLevel(logging.INFO)
     serve(settings, lambda address: _say(address, bool(settings.tokens)))
+
+
+def _pairs(aliases: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in aliases:
+        alias, equals, model = text.partition("=")
+        if not equals or pairs.get(alias, model) != model:
+            what = "means two models" if equals else "is not of the form ALIAS=MODEL"
+            raise OptionError(f"--model-alias {text} {what}; give for example gpt-image-2=embedded.", code="alias-invalid")
+        pairs[alias] = model
+    return pairs
 
 
 def _say(address: str, needs_token: bool) -> None:

@@ -1,5 +1,6 @@
 """All of an edit's files or none: written beside their destination, moved there at the end."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,27 +15,32 @@ RECORD = "result.json"
 
 
 @contextmanager
-def staged(directory: Path, names: Iterable[str], extras: dict[str, Path], *, force: bool) -> Iterator[Path]:
+def staged(
+    directory: Path, names: Iterable[str], extras: dict[str, Path], *, force: bool, replace_earlier: bool = True
+) -> Iterator[Path]:
     """A folder to write into; its files are moved to `directory` when the block ends well, and removed when it does not.
 
     Args:
         directory: Where the files named in `names` go; created when the block ends well.
-        names: Everything that the block writes for `directory`.
+        names: Everything that the block writes for `directory`; what else it writes is removed.
         extras: Name in the staging folder, and the path outside `directory` that it is moved to.
-        force: Replace existing files, and remove what an earlier edit's record says it wrote there.
+        force: Replace existing files.
+        replace_earlier: With `force`, also remove what an earlier edit's record says it wrote there.
 
     Raises:
         OptionError: A file is there already (output-exists), or the destination cannot be a folder (output-invalid).
         ResourceError: The destination cannot be written (output-unwritable).
     """
     targets = {name: directory / name for name in names} | extras
-    _check(directory, targets.values(), force)
+    with _unwritable_reported(directory):
+        _check(directory, targets.values(), force)
     staging = _make_staging(directory)
     try:
+        for target in extras.values():
+            _check_writable(target)
         yield staging
-        _move_into_place(
-            staging, {staging / name: target for name, target in targets.items()}, _earlier(directory) if force else []
-        )
+        earlier = _earlier(directory) if force and replace_earlier else []
+        _move_into_place(staging, {staging / name: target for name, target in targets.items()}, earlier)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -74,13 +80,39 @@ def _existing_parent(path: Path) -> Path:
     return next(parent for parent in path.absolute().parents if parent.exists())
 
 
-def _make_staging(directory: Path) -> Path:
-    parent = _existing_parent(directory)
+@contextmanager
+def _unwritable_reported(path: Path, option: str = "another --out") -> Iterator[None]:
     try:
-        return Path(tempfile.mkdtemp(prefix=f".{directory.absolute().name}.partial-", dir=parent))
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ResourceError(f"cannot write to {parent} ({reason}); choose another --out.", code="output-unwritable") from None
+        raise ResourceError(f"cannot write to {path} ({reason}); choose {option}.", code="output-unwritable") from None
+
+
+def _make_staging(directory: Path) -> Path:
+    """A folder in the destination, or where that will be made: on the same disk, and proof that it can be written."""
+    with _unwritable_reported(directory):
+        return Path(tempfile.mkdtemp(prefix=f".{directory.absolute().name[:100]}.partial-", dir=_open_folder(directory)))
+
+
+def _check_writable(target: Path) -> None:
+    """Whether a file can be made where a further file goes."""
+    with _unwritable_reported(target, "another place"), tempfile.TemporaryFile(dir=_open_folder(target.parent)):
+        pass
+
+
+def _open_folder(directory: Path) -> Path:
+    """The folder, or the nearest one above that exists.
+
+    Raises:
+        OSError: It is no folder, or closed to everybody: root could write there, but that is hardly meant.
+    """
+    place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if place.stat().st_mode & 0o222 == 0:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return place
 
 
 def _earlier(directory: Path) -> list[Path]:

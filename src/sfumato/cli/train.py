@@ -52,7 +52,7 @@ def run(part: str, settings: Settings) -> None:
     """Train one part.
 
     Raises:
-        OptionError: part-unknown, size-unknown, option-contradiction, checkpoint-exists.
+        OptionError: part-unknown, size-unknown, option-contradiction, option-invalid, checkpoint-exists, training-no-step.
         InputError: no-scenes, no-autoencoder, no-denoiser.
         BackboneError: checkpoint-mismatch.
         ResourceError: disk-full, extra-missing, no-device.
@@ -95,7 +95,7 @@ def _train(part: str, settings: Settings) -> None:
     folder = settings.folder
     chosen: dict[str, Any] = {"lr": settings.lr, "cooldown": settings.cooldown}
     given = {name: value for name, value in chosen.items() if value is not None}
-    common = {"out": folder / part, "minutes": settings.minutes or MINUTES[part], "device": settings.device, **given}
+    common = {"out": folder / part, "minutes": _minutes(part, settings), "device": settings.device, **given}
     if part == "autoencoder":
         from sfumato.embedded.training import autoencoder
 
@@ -144,6 +144,10 @@ def _train(part: str, settings: Settings) -> None:
         pixel.train(scenes=folder / "scenes", tell=typer.echo, **common)
 
 
+def _minutes(part: str, settings: Settings) -> float | None:
+    return MINUTES.get(part) if settings.minutes is None else settings.minutes
+
+
 def _weights(settings: Settings, part: str = "") -> Path | None:
     if settings.start_from is None:
         return None
@@ -186,7 +190,12 @@ def _check(part: str, settings: Settings) -> None:
         raise OptionError(
             f"{checkpoint} is there already: go on from it with --resume, or choose another --dir.", code="checkpoint-exists"
         )
+    if settings.workers is not None and settings.workers < 1:
+        raise OptionError(f"--workers {settings.workers} is too few; give 1 or more.")
     _check_installed(settings.device)
+    from sfumato.embedded.training.loop import check_plan
+
+    check_plan(_minutes(part, settings), settings.lr, settings.cooldown)
 
 
 def _check_installed(device: str) -> None:

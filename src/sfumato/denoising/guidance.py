@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Denoiser, Output
+from sfumato.backbones.base import Denoiser, Output, Traits
 from sfumato.backbones.packing import pack, unpack
 from sfumato.denoising.base import Pair, stack
 from sfumato.noise.plan import Step
@@ -58,3 +58,8 @@ def _both_branches(denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> tup
     halves = [None if part is None else part.chunk(2) for part in (both.prediction, both.variance, both.mask)]
     unconditional, conditional = (Output(*(None if half is None else half[i] for half in halves)) for i in (0, 1))  # type: ignore[arg-type]
     return conditional, unconditional
+
+
+def guidance_of(traits: Traits, scale: float) -> ClassifierFree:
+    """The guidance that suits a model."""
+    return NormPreserving(scale=scale) if traits.keeps_norm else ClassifierFree(scale=scale)

@@ -2,10 +2,13 @@
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.masks.reading import Mask, distance
+
+ROWS = 256  # blended at once
 
 
 def soft_edge(mask: Mask, width_px: float) -> NDArray[np.float32]:
@@ -24,9 +27,39 @@ def soft_edge(mask: Mask, width_px: float) -> NDArray[np.float32]:
     # A pixel's centre lies half a pixel further in than the outline, so narrower ramps have no pixel on them.
     if width_px <= 0.5:
         return mask.astype(np.float32)
-    ramp = np.clip((distance(mask) - 0.5) / width_px, 0, 1)
-    opacity: NDArray[np.float32] = (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
+    opacity = distance(mask)
+    rows, columns = _extent(mask)
+    ramp = opacity[rows, columns]  # in place: of a large picture every array counts
+    ramp -= 0.5
+    ramp /= width_px
+    np.clip(ramp, 0, 1, out=ramp)
+    rest = 3 - 2 * ramp
+    ramp *= ramp
+    ramp *= rest
     return opacity
+
+
+def soft_cover(mask: Mask, transparency: NDArray[np.uint8], width_px: float) -> NDArray[np.float32]:
+    """How far an edit makes transparent pixels opaque: 0 outside the mask, rising to 1 from where what is kept is transparent.
+
+    Beside kept pixels that can be seen there is no ramp: a gap would show between them and the edit.
+
+    Args:
+        mask: (H, W) in {0, 1}.
+        transparency: (H, W) uint8, the picture's alpha.
+        width_px: Width of the ramp in pixels, as for `soft_edge`.
+
+    Returns:
+        (H, W) float32 in [0, 1], nowhere less than `soft_edge` of the mask.
+    """
+    shown = ((mask > 0) | (transparency > 0)).astype(np.uint8)
+    return soft_edge(shown, width_px) * mask
+
+
+def _extent(mask: Mask) -> tuple[slice, slice]:
+    """Rows and columns of the smallest rectangle that holds the mask."""
+    x, y, width, height = cv2.boundingRect(mask)
+    return slice(y, y + height), slice(x, x + width)
 
 
 def default_feather(mask: Mask) -> float:
@@ -52,8 +85,10 @@ def composite(
         (H, W, 3) uint8; the arguments are not changed.
     """
     result = source.copy()
-    inside = alpha > 0
-    below = source[inside].astype(np.float32)
-    opacity = alpha[inside].astype(np.float32)[:, None]
-    result[inside] = np.rint(below + opacity * (edited[inside].astype(np.float32) - below)).astype(np.uint8)
+    for top in range(0, len(source), ROWS):
+        rows = slice(top, top + ROWS)
+        inside = alpha[rows] > 0
+        below = source[rows][inside].astype(np.float32)
+        opacity = alpha[rows][inside].astype(np.float32)[:, None]
+        result[rows][inside] = np.rint(below + opacity * (edited[rows][inside].astype(np.float32) - below)).astype(np.uint8)
     return result

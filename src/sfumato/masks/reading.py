@@ -1,10 +1,10 @@
-"""From whatever the user gives (grey picture, transparency, box) to one mask: (H, W) uint8, 1 = edit, 0 = keep.
+"""From whatever the user gives (grey or coloured picture, transparency, box) to one mask: (H, W) uint8, 1 = edit, 0 = keep.
 
 A soft mask says how much each place may change; it is (H, W) float32 in [0, 1].
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,31 +12,45 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.errors import MaskError
-from sfumato.images import MAX_PIXELS, Picture, read
+from sfumato.images import MAX_PIXELS, Picture, load, read
+from sfumato.masks.levels import BLACK, HALF, Levels, Mode, levels_of
 
 Mask = NDArray[np.uint8]
 SoftMask = NDArray[np.float32]
 Box = tuple[int, int, int, int]
-Levels = tuple[NDArray[np.uint8], str]  # how strongly each place is marked, and the advice that helps if nothing is
-BLACK = 8  # greys of a soft mask below this are black: compression leaves such in what was painted black
 
 
-def read_mask(
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Area:
+    """Where to edit.
+
+    Args:
+        change: (H, W) float32 in [0, 1]: 0 is kept, 1 may change completely; of a hard mask nothing lies between.
+        notes: What was guessed or converted, in sentences for the user.
+    """
+
+    change: SoftMask
+    notes: tuple[str, ...]
+
+
+def read_area(
     picture_size: tuple[int, int],
     mask: Path | Image.Image | None,
     box: Box | None,
     picture: Picture,
-    mode: Literal["auto", "grey", "alpha"] = "auto",
+    mode: Mode = "auto",
     invert: bool = False,
     grow: int = 0,
     *,
+    soft: bool = False,
     max_pixels: int = MAX_PIXELS,
-) -> Mask:
-    """Find out where to edit.
+) -> Area:
+    """Find out where to edit, and what has to be said of it.
 
-    A mask is read by its brightness (above 127 = edit) or by its transparency (less than half opaque = edit, as OpenAI's
-    masks have it); "auto" takes transparency when the alpha channel varies. Without mask and box, fully transparent pixels
-    of the picture are the place to edit. Inverting comes first, then growing, so that growing always enlarges the edit.
+    A mask is read by its brightness (above 127 = edit), by its colours (all but black = edit) or by its transparency; "auto"
+    decides by its content (`masks.levels`), "grey", "alpha" (transparent = edit) and "paint" (opaque = edit) say it. Without
+    mask and box, fully transparent pixels of the picture are the place to edit. Inverting comes first, then growing, so that
+    growing always enlarges the edit.
 
     Args:
         picture_size: Width and height that the mask must have.
@@ -45,58 +59,47 @@ def read_mask(
         picture: The picture to edit.
         mode: How to read the mask.
         invert: Edit what the mask keeps.
-        grow: Radius in pixels of the disc that the mask is dilated by, or eroded by if negative.
+        grow: Radius in pixels of the disc that a hard mask is dilated by, or eroded by if negative.
+        soft: Read greys as how much each place may change, not cut at half.
         max_pixels: Refuse larger masks before decoding them.
 
     Returns:
-        (H, W) uint8 in {0, 1}. It may be full: see `is_full`.
+        What may change. It may be all: see `is_full`.
 
     Raises:
         MaskError: mask-ambiguous, mask-missing, mask-size, mask-box, mask-no-alpha or mask-empty.
         ImageError: The mask is not a readable picture.
     """
-    levels, hint = _levels(picture_size, mask, box, picture, mode, max_pixels)
-    area = (levels > 127).astype(np.uint8)
-    if invert:
-        area = 1 - area
-        hint = "inverted, it must leave something black"
-    if not area.any():
-        raise MaskError(f"The mask is empty, so there is nothing to edit; {hint}.", code="mask-empty")
-    grown = grow_mask(area, grow)
-    if not grown.any():
-        raise MaskError(f"Shrinking the mask by {-grow} pixels leaves nothing of it; shrink it less.", code="mask-empty")
-    return grown
+    found = _levels(picture_size, mask, box, picture, mode, soft, max_pixels)
+    values = 255 - found.values if invert else found.values
+    change = _greys(values) if soft else (values > HALF).astype(np.float32)
+    if not change.any():
+        hint = "inverted, it must leave something black" if invert else found.hint
+        raise MaskError(f"The mask is empty, so there is nothing to edit: {hint}.", code="mask-empty")
+    if grow:
+        change = grow_mask((change > 0).astype(np.uint8), grow).astype(np.float32)
+        if not change.any():
+            raise MaskError(f"Shrinking the mask by {-grow} pixels leaves nothing of it; shrink it less.", code="mask-empty")
+    return Area(change=change, notes=found.notes)
 
 
-def read_soft_mask(
+def read_mask(
     picture_size: tuple[int, int],
     mask: Path | Image.Image | None,
     box: Box | None,
     picture: Picture,
-    mode: Literal["auto", "grey", "alpha"] = "auto",
+    mode: Mode = "auto",
     invert: bool = False,
+    grow: int = 0,
     *,
     max_pixels: int = MAX_PIXELS,
-) -> SoftMask:
-    """Find out how much each place may change: the mask's brightness or transparency, not cut at half.
+) -> Mask:
+    """Where to edit, as (H, W) uint8 in {0, 1}: see `read_area`."""
+    return (read_area(picture_size, mask, box, picture, mode, invert, grow, max_pixels=max_pixels).change > 0).astype(np.uint8)
 
-    Args:
-        picture_size, mask, box, picture, mode, invert, max_pixels: As for `read_mask`.
 
-    Returns:
-        (H, W) float32 in [0, 1]: 0 is kept, 1 may change completely. Of a black and white mask it is that mask.
-
-    Raises:
-        MaskError, ImageError: As for `read_mask`.
-    """
-    levels, hint = _levels(picture_size, mask, box, picture, mode, max_pixels)
-    if invert:
-        levels = 255 - levels
-        hint = "inverted, it must leave something black"
-    change: SoftMask = np.where(levels < BLACK, 0, levels).astype(np.float32) / np.float32(255)
-    if not change.any():
-        raise MaskError(f"The mask is empty, so there is nothing to edit; {hint}.", code="mask-empty")
-    return change
+def _greys(values: NDArray[np.uint8]) -> SoftMask:
+    return np.where(values < BLACK, 0, values).astype(np.float32) / np.float32(255)
 
 
 def _levels(
@@ -104,16 +107,27 @@ def _levels(
     mask: Path | Image.Image | None,
     box: Box | None,
     picture: Picture,
-    mode: Literal["auto", "grey", "alpha"],
+    mode: Mode,
+    soft: bool,
     max_pixels: int,
 ) -> Levels:
-    """How strongly each place is marked, (H, W) uint8, and the advice that helps if nothing is."""
+    """How strongly each place is marked."""
     if mask is not None and box is not None:
         raise MaskError("Both a mask and a box were given; give only one of them.", code="mask-ambiguous")
-    if mask is not None:
-        return _from_picture(read(mask, max_pixels=max_pixels, what="mask"), picture_size, mode)
-    area = _from_transparency(picture) if box is None else _from_box(box, picture_size)
-    return area * np.uint8(255), "paint white what is to change"
+    if mask is None:
+        area = _from_transparency(picture) if box is None else _from_box(box, picture_size)
+        return Levels(values=area * np.uint8(255))
+    given = read(mask, max_pixels=max_pixels, what="mask")
+    if given.size != picture_size:
+        found, needed = ("x".join(map(str, pair)) for pair in (given.size, picture_size))
+        raise MaskError(f"The mask is {found} but the image is {needed}; resize the mask to {needed}.", code="mask-size")
+    if given.mode.startswith("I;16") and given.rgb.max() <= 1:  # as much as 255 of 65535 comes to
+        stored = np.array(load(mask, max_pixels=max_pixels, what="mask"))
+        if 0 < stored.max() <= 255:
+            levels = levels_of(replace(given, rgb=np.repeat(stored.astype(np.uint8)[..., None], 3, axis=2)), picture, mode, soft)
+            note = "The mask has 16 bits but no value above 255, so its values were read as those of an 8-bit mask."
+            return replace(levels, notes=(note, *levels.notes))
+    return levels_of(given, picture, mode, soft)
 
 
 def is_full(mask: Mask | SoftMask) -> bool:
@@ -143,26 +157,6 @@ def distance(mask: Mask) -> NDArray[np.float32]:
     result = np.zeros(mask.shape, dtype=np.float32)
     result[part] = cv2.distanceTransform(mask[part], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return result
-
-
-def _from_picture(picture: Picture, size: tuple[int, int], mode: Literal["auto", "grey", "alpha"]) -> Levels:
-    """Its brightness, or how transparent it is, and the advice that helps if it turns out to be empty."""
-    if picture.size != size:
-        given, needed = ("x".join(map(str, pair)) for pair in (picture.size, size))
-        raise MaskError(f"The mask is {given} but the image is {needed}; resize the mask to {needed}.", code="mask-size")
-    alpha = picture.alpha
-    if mode == "alpha" and alpha is None:
-        raise MaskError(
-            f"The mask has no transparency to read (pixel mode {picture.mode}); use the mask mode grey or auto.",
-            code="mask-no-alpha",
-        )
-    if alpha is not None and (mode == "alpha" or (mode == "auto" and alpha.min() != alpha.max())):
-        return 255 - alpha, "it was read by its transparency, and the mask mode grey reads brightness"
-    grey = np.asarray(Image.fromarray(picture.rgb).convert("L"))
-    hint = "paint white what is to change"
-    if alpha is not None:
-        hint += "; it has transparency, which the mask mode alpha reads (transparent = edit)"
-    return grey, hint
 
 
 def _from_box(box: Box, size: tuple[int, int]) -> Mask:

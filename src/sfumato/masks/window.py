@@ -58,6 +58,13 @@ def choose_window(
     x, y, box_width, box_height = bounding_box(mask)
     if setting != "auto":
         return _given_window(setting, (x, y, box_width, box_height), (width, height))
+    return window_around((x, y, box_width, box_height), (width, height), resolution, factor, context)
+
+
+def window_around(box: Box, size: tuple[int, int], resolution: int, factor: int, context: float = CONTEXT) -> Window:
+    """The automatic window of `choose_window` around a bounding box, in a picture of (width, height)."""
+    x, y, box_width, box_height = box
+    width, height = size
     longer = max(box_width, box_height)
     side = math.ceil(max(context * longer, resolution // 4) / factor) * factor
     shorter = min(width, height)
@@ -147,9 +154,13 @@ def paste_back(canvas: NDArray[np.uint8], window: Window, edited: NDArray[np.flo
         window: Where it goes.
         edited: (h, w, 3), uint8 or float in [0, 1]; floats are rounded after resizing.
     """
-    fitted = resize(edited, (window.width, window.height))
-    if fitted.dtype != np.uint8:
-        fitted = np.rint(np.clip(fitted, 0, 1) * 255).astype(np.uint8)
     result = canvas.copy()
+    fitted = at_window(window, edited)
     result[window.top : window.top + window.height, window.left : window.left + window.width] = fitted
     return result
+
+
+def at_window(window: Window, edited: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An edited window, (h, w, 3) uint8 or float in [0, 1], brought to the window's size in the picture, uint8."""
+    fitted = resize(edited, (window.width, window.height))
+    return fitted if fitted.dtype == np.uint8 else np.rint(np.clip(fitted, 0, 1) * 255).astype(np.uint8)

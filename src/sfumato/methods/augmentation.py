@@ -63,6 +63,7 @@ def _warp(pictures: Tensor, sources: Tensor, padding: str) -> Tensor:
     line = (torch.arange(side) + 0.5) * 2 / side - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)], -1)  # (S, S, 3)
-    looked_up = torch.einsum("bij,hwj->bhwi", sources, points)
+    # picture by picture: of a batch the products may be rounded differently
+    looked_up = torch.cat([torch.einsum("bij,hwj->bhwi", source, points) for source in sources.split(1)])
     grid = (looked_up[..., :2] / looked_up[..., 2:]).to(pictures)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode=padding, align_corners=False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the registry is listed without torch
     from sfumato.backbones.base import Traits
     from sfumato.denoising.base import Model
     from sfumato.noise.stream import NoiseStream
-    from sfumato.perception.clip import Scorer
+    from sfumato.ranking import Scorer
 
 # Fields of EditRequest that several methods use, and some do not.
 TEXT_FIELDS = ("negative_prompt", "guidance_scale", "guidance_embedding")
@@ -38,7 +38,7 @@ class PictureDistance(Protocol):
 
 
 class MethodOptions(BaseModel):
-    """A method's own options. Those declared with `option` are flags, HTTP fields and form fields; presets alone set the others."""
+    """A method's own options. Those declared with `option` are flags and fields of forms; presets alone set the others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 

@@ -25,6 +25,7 @@ def check_finite(latents: Tensor, model: Traits, step: int, steps: int) -> None:
     if not latents.isfinite().all():
         raise BackboneError(
             f"The latents of '{model.name}' became infinite or NaN at step {step + 1} of {steps}, computing in "
-            f"{str(model.dtype).removeprefix('torch.')}: use float32, or check the model's prediction type.",
+            f"{str(model.dtype).removeprefix('torch.')}: use float32, or check the model's prediction type "
+            "(--prediction-type).",
             code="numerics",
         )

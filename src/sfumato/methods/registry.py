@@ -38,13 +38,23 @@ CARDS: tuple[MethodCard, ...] = (
         name="lanpaint",
         kind="sampling",
         title="LanPaint",
-        paper="Zheng et al.: LanPaint, Training-Free Diffusion Inpainting with Asymptotically Exact and Fast Conditional Sampling, "
-        "TMLR 2025, arXiv:2502.03491",
+        paper="Zheng et al.: LanPaint, Training-Free Diffusion Inpainting with Asymptotically Exact and Fast Conditional "
+        "Sampling, TMLR 2025, arXiv:2502.03491",
         module="sfumato.methods.sampling.lanpaint",
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
     ),
 )
+
+
+def fields_of(card: MethodCard) -> tuple[str, ...]:
+    """Fields of EditRequest that a method uses, among those that not all methods do: shared ones, and its own options."""
+    return (*card.uses, *card.load().Options.exposed())
+
+
+def method_fields() -> set[str]:
+    """Fields of EditRequest that some methods use and others do not."""
+    return {field for card in CARDS for field in fields_of(card)}
 
 
 def get(name: str) -> MethodCard:

@@ -131,3 +131,13 @@ def _region(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Tensor:
         size = max(LEAST_SIDE, round(width * factor)), max(LEAST_SIDE, round(height * factor))
         part = np.asarray(cv2.resize(part, size), np.float32)
     return torch.from_numpy(part).permute(2, 0, 1) / 127.5 - 1
+
+
+def guiding_lpips(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """The published LPIPS, on VGG as in Blended Diffusion. Nothing stands in for it: the judge, who measures, may not guide."""
+    try:
+        with torch.inference_mode(False):  # its weights take part in gradients
+            return PublishedLPIPS("vgg", device).differentiable
+    except EditError as missing:
+        needs = missing.message.rstrip(".")
+        raise type(missing)(f"{needs}; or leave LPIPS out with background_lpips_weight=0.", code=missing.code) from None

@@ -1,8 +1,8 @@
 """What steps through a plan: diffusers' own schedulers.
 
-    variance preserving: ddim, dpm++, unipc, lcm
-    variance exploding:  euler
-    flow matching:       flow-euler
+variance preserving: ddim, dpm++, unipc, lcm
+variance exploding:  euler
+flow matching:       flow-euler
 """
 
 from typing import Any

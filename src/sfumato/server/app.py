@@ -1,6 +1,7 @@
 """The application: all routes behind one gate, around one board of jobs."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from starlette.responses import Response
 
 import sfumato
 from sfumato.errors import EditError
-from sfumato.server import failures, native_api, openai_api, pages, schema, webui_api
+from sfumato.server import failures, mask_api, native_api, openai_api, pages, schema, webui_api, webui_lists
 from sfumato.server.desk import Desk
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Board
@@ -25,6 +26,8 @@ from sfumato.server.security import Gate
 from sfumato.server.settings import Settings
 from sfumato.server.store import Store
 from sfumato.server.worker import MakeEditor, Worker, editor_maker
+
+log = logging.getLogger("sfumato.server")
 
 PURGE_SECONDS = 60.0
 
@@ -54,8 +57,12 @@ class Backstage:
             return Refused("The server is shutting down.", code="shutting-down", status=503, retry_after=30)
         if not all(worker.ready.is_set() for worker in self.workers):
             return Refused("The model is being loaded.", code="loading", status=503, retry_after=2)
+        if not all(worker.is_alive() for worker in self.workers):
+            return Refused("A worker has ended, so jobs are not run; start the server again.", code="worker-ended", status=503)
         failed = next((worker.problem for worker in self.workers if worker.problem is not None), None)
-        return failed and Refused(failed.message, code=failed.code, status=503)
+        if failed is not None:
+            return Refused(failed.message, code=failed.code, status=503)
+        return self.board.ledger.problem()
 
     def drain(self) -> None:
         """Take no more jobs, give the running ones their time to finish, then stop them."""
@@ -107,7 +114,7 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
         responses=schema.FAILURES,
     )
     app.state.backstage, app.state.desk = backstage, backstage.desk
-    for part in (openai_api, native_api, webui_api):
+    for part in (openai_api, native_api, mask_api, webui_api, webui_lists):
         app.include_router(part.router)
     app.include_router(pages.routes(backstage.metrics, backstage.problem))
     _answer_failures(app)
@@ -121,9 +128,11 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
 
 
 async def _purge(backstage: Backstage) -> None:
-    limits = backstage.settings.limits
     while True:
-        await to_thread.run_sync(backstage.store.purge, limits.keep_seconds, limits.keep_bytes)
+        try:
+            await to_thread.run_sync(backstage.board.ledger.purge)
+        except Exception:
+            log.exception("purging failed")
         await asyncio.sleep(PURGE_SECONDS)
 
 

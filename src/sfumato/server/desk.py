@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from starlette.requests import Request
 
@@ -27,12 +27,17 @@ class Desk:
     Args:
         settings, board, store: The server's.
         checkpoints: By owner, the model that the web UI's API was told to use; owners are as few as tokens.
+        decoding: Held while pictures are decoded to be checked, so that many requests do not take much memory at once.
     """
 
     settings: Settings
     board: Board
     store: Store
     checkpoints: dict[str, str] = field(default_factory=dict)
+    decoding: CapacityLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decoding", CapacityLimiter(self.settings.limits.decoded))
 
     async def open(self, request: Request, kind: Kind, given: Submission, *, partials: int = 0) -> Job:
         """A job in the queue.
@@ -41,7 +46,7 @@ class Desk:
             InputError: What is wrong with the pictures.
             Refused: queue-full or shutting-down.
         """
-        await to_thread.run_sync(check_pictures, given, self.settings.limits)
+        await to_thread.run_sync(check_pictures, given, self.settings.limits, limiter=self.decoding)
         job = Job(owner=request.state.owner, kind=kind, submission=given, partials_wanted=partials)
         await to_thread.run_sync(self.board.submit, job)
         return job

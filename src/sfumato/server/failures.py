@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from sfumato.errors import EditError
+from sfumato.errors import EditError, MaskError
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -45,4 +45,5 @@ def body(path: str, error: EditError) -> dict[str, Any]:
     if path.startswith("/sdapi/"):
         return {"error": error.code, "detail": error.message, "body": "", "errors": error.message}
     kind = _TYPES.get(error.http_status, "server_error" if error.http_status >= 500 else "invalid_request_error")
-    return {"error": {"message": error.message, "type": kind, "param": getattr(error, "param", None), "code": error.code}}
+    param = getattr(error, "param", "mask" if isinstance(error, MaskError) else None)
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}

@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from PIL import Image
 
 from sfumato.errors import EditError
 from sfumato.server.failures import Refused
+from sfumato.server.ledger import Ledger
 from sfumato.server.metrics import Metrics
 from sfumato.server.settings import Limits
 from sfumato.server.store import FINISHED, Store
@@ -35,6 +36,7 @@ class Job:
         owner: Who may see and stop it.
         kind: The API that it came by.
         submission: What to do; dropped when it is done.
+        ends: When it will probably be over, on the monotonic clock; None before anything could be measured.
         partials_wanted: Number of whole pictures to make on the way.
     """
 
@@ -51,12 +53,13 @@ class Job:
     step: int = 0
     total: int = 0
     fraction: float = 0.0
+    ends: float | None = None
     preview: bytes | None = None
     preview_number: int = 0
     partials: list[Image.Image] = field(default_factory=list)
     error: EditError | None = None
     result: dict[str, Any] | None = None
-    images: list[Image.Image] = field(default_factory=list)
+    images: Sequence[Image.Image] = ()
     stop: threading.Event = field(default_factory=threading.Event)
     watched_until: float = 0.0
     _watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list)
@@ -65,6 +68,11 @@ class Job:
     def done(self) -> bool:
         """Whether nothing will change any more."""
         return self.state in FINISHED
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the time that the edit still takes."""
+        return None if self.ends is None else max(0.0, self.ends - time.monotonic())
 
     def wants_preview(self) -> None:
         """Somebody looks at the preview now."""
@@ -97,8 +105,10 @@ class Board:
     """
 
     def __init__(self, store: Store, limits: Limits, metrics: Metrics) -> None:
-        self.store, self.limits, self.metrics = store, limits, metrics
+        self.limits, self.metrics = limits, metrics
+        self.ledger = Ledger(store, limits, metrics)
         self.closing = False
+        self._coming: list[Job] = []  # have a place in the queue, and are being recorded
         self._waiting: deque[Job] = deque()
         self._live: dict[str, Job] = {}
         self._free = threading.Condition()
@@ -109,21 +119,34 @@ class Board:
 
         Raises:
             Refused: queue-full or shutting-down.
+            StoreFailed: It cannot be recorded.
         """
-        assert job.submission is not None
         with self._free:
             if self.closing:
-                raise Refused(
-                    "The server is shutting down; try again in a while.", code="shutting-down", status=503, retry_after=30
-                )
-            held = sum(waiting.submission.size for waiting in self._waiting if waiting.submission)
-            if len(self._waiting) >= self.limits.queue or held + job.submission.size > self.limits.queue_bytes:
-                raise self._full()
-            self.store.add(job.id, job.owner, job.created)
-            self._live[job.id] = job
-            self._waiting.append(job)
-            self.metrics.queued.set(len(self._waiting))
-            self._free.notify()
+                raise _shutting_down()
+            self._check_room(job)
+            self._coming.append(job)
+        try:
+            self.ledger.add(job)  # without the lock: whoever asks for a position must not wait for the disk
+        finally:
+            with self._free:
+                self._coming.remove(job)
+        with self._free:
+            late = self.closing
+            if not late:
+                self._live[job.id] = job
+                self._waiting.append(job)
+                self.metrics.queued.set(len(self._waiting))
+                self._free.notify()
+        if late:
+            self.finish(job, "interrupted", error=_interrupted())
+            raise _shutting_down()
+
+    def _check_room(self, job: Job) -> None:
+        waiting = [*self._waiting, *self._coming]
+        held = sum(other.submission.size for other in (*waiting, job) if other.submission)
+        if len(waiting) >= self.limits.queue or held > self.limits.queue_bytes:
+            raise self._full()
 
     def _full(self) -> Refused:
         wait = max(1, min(120, round(self._mean_seconds * max(1, len(self._waiting)) / 2)))
@@ -138,7 +161,7 @@ class Board:
             job = self._waiting.popleft()
             job.state, job.started = "running", time.time()
             self.metrics.queued.set(len(self._waiting))
-        self.store.start(job.id, job.started)
+        self.ledger.start(job)
         self.metrics.running.inc()
         job.changed()
         return job
@@ -170,26 +193,27 @@ class Board:
             self.finish(job, "cancelled")
 
     def finish(self, job: Job, state: State, *, error: EditError | None = None, size: int = 0) -> None:
-        """Record how a job ended, then let everybody know."""
+        """Record how a job ended, as far as that is possible, then let everybody know."""
         now = time.time()
-        told = None if error is None else {"code": error.code, "message": error.message, "status": error.http_status}
-        self.store.finish(job.id, state, now, error=told, result=job.result if state == "succeeded" else None, size=size)
-        if job.started is not None:
-            self.metrics.running.dec()
-            self.metrics.seconds.labels(state).observe(now - job.started)
-            self._mean_seconds += 0.2 * (now - job.started - self._mean_seconds)
-        self.metrics.jobs.labels(job.kind, state).inc()
-        self._settle(job, state, error, now)
+        try:
+            state, error = self.ledger.finish(job, state, now, error, size)
+            if job.started is not None:
+                self.metrics.running.dec()
+                self.metrics.seconds.labels(state).observe(now - job.started)
+                self._mean_seconds += 0.2 * (now - job.started - self._mean_seconds)
+            self.metrics.jobs.labels(job.kind, state).inc()
+        finally:
+            self._settle(job, state, error, now)
 
     def abandon(self, job: Job, error: EditError) -> None:
-        """Let go of a job whose end could not be recorded; those that wait for it learn that it failed."""
+        """Let a job fail that something unforeseen kept from its end; those that wait for it learn that it failed."""
         if not job.done:
-            self._settle(job, "failed", error, time.time())
+            self.finish(job, "failed", error=error)
 
     def _settle(self, job: Job, state: State, error: EditError | None, now: float) -> None:
         job.error, job.finished, job.state = error, now, state
         if state == "succeeded":
-            job.fraction = 1.0
+            job.fraction, job.ends = 1.0, time.monotonic()
         job.submission = None
         self._live.pop(job.id, None)
         job.changed()
@@ -203,6 +227,13 @@ class Board:
             self._free.notify_all()
         for job in waiting:
             job.stop.set()
-            error = Refused("The server stopped before this job was done; send it again.", code="interrupted", status=503)
-            self.finish(job, "interrupted", error=error)
+            self.finish(job, "interrupted", error=_interrupted())
         return [job for job in tuple(self._live.values()) if job.state == "running"]
+
+
+def _shutting_down() -> Refused:
+    return Refused("The server is shutting down; try again in a while.", code="shutting-down", status=503, retry_after=30)
+
+
+def _interrupted() -> Refused:
+    return Refused("The server stopped before this job was done; send it again.", code="interrupted", status=503)

@@ -20,6 +20,9 @@ class Metrics:
         self.seconds = Histogram(
             "sfumato_job_seconds", "Time that a job ran.", ["outcome"], buckets=SECONDS, registry=self.registry
         )
+        self.store_failures = Counter(
+            "sfumato_store_failures", "Calls of the database and the results' disk that failed.", ["call"], registry=self.registry
+        )
         self.queued = Gauge("sfumato_jobs_queued", "Jobs that wait.", registry=self.registry)
         self.running = Gauge("sfumato_jobs_running", "Jobs that run.", registry=self.registry)
 

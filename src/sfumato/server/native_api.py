@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 import sfumato
+from sfumato.backbones.families import able
 from sfumato.methods.registry import CARDS
 from sfumato.server.desk import AtDesk, Desk
 from sfumato.server.failures import Refused
@@ -49,7 +50,7 @@ async def look(desk: Desk, job_id: str, owner: str) -> JobView:
     job = desk.board.find(job_id, owner)
     if job is not None and not job.done:
         return live(desk, job)
-    row = await to_thread.run_sync(desk.store.get, job_id)
+    row = await to_thread.run_sync(desk.board.ledger.get, job_id)
     if row is None or row["owner"] != owner:
         raise missing()
     return stored(desk, row)
@@ -58,7 +59,7 @@ async def look(desk: Desk, job_id: str, owner: str) -> JobView:
 @router.get("/info", summary="What this server offers: models, methods, limits")
 def info(desk: AtDesk) -> Info:
     methods = [
-        MethodInfo(name=card.name, title=card.title, paper=card.paper, presets=list(card.presets), needs=list(card.needs))
+        MethodInfo(name=card.name, title=card.title, paper=card.paper, presets=list(card.load().PRESETS), needs=able(card.needs))
         for card in CARDS
     ]
     return Info(
@@ -79,7 +80,7 @@ async def create(desk: AtDesk, request: Request) -> JobView:
 @router.get("/jobs", summary="The newest jobs")
 async def recent(desk: AtDesk, request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> JobList:
     owner = request.state.owner
-    rows = await to_thread.run_sync(desk.store.list, owner, limit)
+    rows = await to_thread.run_sync(desk.board.ledger.list, owner, limit)
     jobs = [desk.board.find(row["id"], owner) for row in rows]
     views = [live(desk, job) if job and not job.done else stored(desk, row) for job, row in zip(jobs, rows, strict=True)]
     return JobList(data=views)
@@ -143,7 +144,7 @@ async def delete(desk: AtDesk, request: Request, job_id: JobId) -> Deleted:
         await desk.cancel(job)
         return Deleted(id=job_id, outcome="cancelled")
     await look(desk, job_id, request.state.owner)
-    await to_thread.run_sync(desk.store.remove, job_id)
+    await to_thread.run_sync(desk.board.ledger.remove, job_id)
     return Deleted(id=job_id, outcome="removed")
 
 
@@ -160,7 +161,7 @@ async def picture(
     signature: Annotated[str, Query(max_length=64, description="From the result's url.")] = "",
 ) -> Response:
     expected = sign(desk.store.key, f"{job_id}/{name}")
-    path = await to_thread.run_sync(desk.store.path, job_id, name)
+    path = await to_thread.run_sync(desk.board.ledger.path, job_id, name)
     if not hmac.compare_digest(signature.encode(), expected.encode()) or path is None:
         raise Refused("There is no such picture; its time may be over.", code="result-not-found", status=404)
     return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600, immutable"})

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
-from io import BytesIO
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
+from sfumato.pictures import encoding as pictures
+from sfumato.pictures.encoding import Format, eight_bits
+from sfumato.pictures.metadata import Metadata
+from sfumato.pictures.strips import to_image
 from sfumato.request import EditRequest
 
 if TYPE_CHECKING:
+    from sfumato.masks.window import Window
     from sfumato.run import Progress
 
 SIDE = 768
@@ -31,8 +37,8 @@ class Previewer:
     def __init__(self, request: EditRequest, max_pixels: int) -> None:
         self.request, self.max_pixels = request, max_pixels
         self.next_time = 0.0
-        self._source: Image.Image | None = None
-        self._mask: Image.Image | None = None
+        self._small: _Layers | None = None
+        self._patches: dict[Window, Image.Image] = {}  # the last of each window: those before are finished
 
     def due(self) -> bool:
         """Whether another small preview may be made now."""
@@ -41,51 +47,101 @@ class Previewer:
     def small(self, progress: Progress) -> bytes:
         """The whole picture with the prediction in it, as a JPEG of at most 768 pixels a side."""
         start = time.monotonic()
-        picture = self.whole(progress)
-        picture.thumbnail((SIDE, SIDE))
-        data = encode(picture, "JPEG", QUALITY)
+        if self._small is None:
+            self._small = _Layers.read(self.request, self.max_pixels, SIDE)
+        data = encode(self._small.with_predictions(self._seen(progress)), "JPEG", QUALITY)
         now = time.monotonic()
         self.next_time = now + max(LEAST_SECONDS, (now - start) / SHARE)
         return data
 
     def whole(self, progress: Progress) -> Image.Image:
-        """The picture with the prediction under the mask, RGB."""
+        """The picture with the prediction under the mask, RGB, at the result's size; finished windows as last seen."""
+        return _Layers.read(self.request, self.max_pixels).with_predictions(self._seen(progress))
+
+    def _seen(self, progress: Progress) -> dict[Window, Image.Image]:
+        """The last prediction of every window, at the model's size."""
         assert progress.preview is not None
         assert progress.window is not None
-        if self._source is None or self._mask is None:
-            self._read()
-        assert self._source is not None
-        assert self._mask is not None
-        window = progress.window
-        patch = progress.preview().resize((window.width, window.height), Image.Resampling.BICUBIC)
-        picture = self._source.copy()
-        place = (window.left, window.top)
-        inside = self._mask.crop((*place, window.left + window.width, window.top + window.height))
-        picture.paste(patch, place, inside)
+        self._patches[progress.window] = progress.preview()
+        return self._patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layers:
+    """A picture and its mask, at their own size or smaller.
+
+    Args:
+        source: RGB.
+        mask: Mode L, 255 = edit.
+        scale: Its pixels per pixel of the picture.
+    """
+
+    source: Image.Image
+    mask: Image.Image
+    scale: float
+
+    @classmethod
+    def read(cls, request: EditRequest, max_pixels: int, side: int | None = None) -> _Layers:
+        """Read the pictures of a request, to be at most `side` pixels wide and high: large ones would take much memory."""
+        from sfumato.inputs import read_pictures, to_levels
+
+        picture, change, _ = read_pictures(request, max_pixels)
+        scale = min(1.0, side / max(picture.size)) if side else 1.0
+        source, mask = to_image(picture.rgb), Image.fromarray(to_levels(change))
+        if picture.alpha is not None:  # hidden colours are nobody's to see
+            source = Image.composite(source, Image.new("RGB", picture.size, "white"), Image.fromarray(picture.alpha))
+        if scale < 1:
+            size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
+            source, mask = (
+                source.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0),
+                mask.resize(size, Image.Resampling.BOX),
+            )
+        return cls(source=source, mask=mask, scale=scale)
+
+    def with_predictions(self, predictions: Mapping[Window, Image.Image]) -> Image.Image:
+        """A copy of the source with the predictions as they stand in their windows, under the mask."""
+        picture = self.source.copy()
+        for window, prediction in predictions.items():
+            left, top, right, bottom = (
+                round(edge * self.scale)
+                for edge in (window.left, window.top, window.left + window.width, window.top + window.height)
+            )
+            size = max(1, right - left), max(1, bottom - top)
+            inside = self.mask.crop((left, top, left + size[0], top + size[1]))
+            picture.paste(prediction.resize(size, Image.Resampling.BICUBIC), (left, top), inside)
         return picture
 
-    def _read(self) -> None:
-        from sfumato.inputs import read_pictures
 
-        picture, change, _ = read_pictures(self.request, self.max_pixels)
-        self._source = Image.fromarray(picture.rgb)
-        self._mask = Image.fromarray(np.rint(change * 255).astype(np.uint8))
+def encode(
+    image: Image.Image,
+    format: Format,
+    quality: int = 95,
+    *,
+    keep: bool = False,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """A picture's bytes as PNG, JPEG or WEBP, with its colour profile, and the metadata that a result carries if `keep`.
 
+    `texts` are stored in the picture too.
 
-def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
-    """A picture's bytes as PNG, JPEG or WEBP, with its colour profile and nothing else that it may carry.
-
-    PNG is lossless, and so is WebP of quality 100. JPEG has no transparency: it is put on white.
+    PNG is lossless and keeps 16 bits; WebP of quality 100 is lossless too. JPEG has no transparency: it is put on white.
     """
+    kept = Metadata.of(image) if keep else None
     if format == "JPEG" and image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white.convert("RGB")
-    options = {
+        image = on_white(image)
+    options: dict[str, dict[str, Any]] = {
         "PNG": {},
-        "JPEG": {"quality": quality, "subsampling": 0},
+        "JPEG": {"quality": quality},
         "WEBP": {"quality": quality, "lossless": quality == 100},
     }
-    buffer = BytesIO()
-    image.save(buffer, format, icc_profile=image.info.get("icc_profile"), **options[format])
-    return buffer.getvalue()
+    return pictures.encode(image, format, stored=dict(texts), keep=kept, **options[format])
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture without its transparency, of 8 bits, with its colour profile."""
+    flat = eight_bits(image)
+    white = Image.new("RGBA", flat.size, "white")
+    white.alpha_composite(flat.convert("RGBA"))
+    opaque = white.convert("L" if flat.mode == "LA" else "RGB")
+    opaque.info = {"icc_profile": flat.info.get("icc_profile")}
+    return opaque

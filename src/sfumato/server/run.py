@@ -2,9 +2,10 @@
 
 import contextlib
 import logging
+import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -70,8 +71,32 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> None:
     if backstage.store.interrupted:
         logging.getLogger("sfumato.server").warning("%d jobs were interrupted by the last stop", backstage.store.interrupted)
     server = Server(config, lambda port: listening(f"http://{shown}:{port}/"), backstage.drain)
-    with contextlib.closing(_bind(settings)) as listener, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.closing(_bind(settings)) as listener, contextlib.suppress(KeyboardInterrupt), _hangup_stops(server):
         server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _hangup_stops(server: Server) -> Iterator[None]:
+    """Let SIGHUP, unless it is ignored as under nohup, stop the server as SIGTERM does; uvicorn does not know it."""
+    number = getattr(signal, "SIGHUP", None)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if number is None or not in_main_thread or signal.getsignal(number) != signal.SIG_DFL:
+        yield
+        return
+    came: list[int] = []
+
+    def stop(sig: int, frame: FrameType | None) -> None:
+        if not came or not server.should_exit:
+            came.append(sig)
+            server.handle_exit(sig, frame)
+
+    signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+        if came:
+            signal.raise_signal(number)  # as uvicorn does with those it knows: whoever watches sees what ended the process
 
 
 def _bind(settings: Settings) -> socket.socket:

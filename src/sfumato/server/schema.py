@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from sfumato.server.openai_api import OpenAIEdit
+from sfumato.server.openai_request import OpenAIEdit
 from sfumato.server.submission import PICTURES, JobRequest
 from sfumato.server.webui_request import Img2Img
 
@@ -44,8 +44,8 @@ def complete(app: FastAPI) -> dict[str, Any]:
         _, made = models_json_schema(models, ref_template=_REFERENCE)
         components["schemas"] |= made["$defs"]
         edit = components["schemas"].pop("OpenAIEdit")
-        components["schemas"]["JobForm"] = _as_form(components["schemas"]["JobRequest"])
-        components["schemas"]["OpenAIEditForm"] = _as_form(edit)
+        components["schemas"]["JobForm"] = _as_form(components["schemas"]["JobRequest"], _FILES)
+        components["schemas"]["OpenAIEditForm"] = _as_form(edit, _FILES | _MARKUP)
         for unused in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(unused, None)
         for path in schema["paths"].values():
@@ -57,14 +57,14 @@ def complete(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _as_form(model: dict[str, Any]) -> dict[str, Any]:
+def _as_form(model: dict[str, Any], pictures: dict[str, str]) -> dict[str, Any]:
     """The same fields in multipart/form-data: pictures are files, lists are text (`x,y,width,height`)."""
     properties = {name: field for name, field in model["properties"].items() if name not in PICTURES}
     for name, field in properties.items():
         if any("prefixItems" in kind for kind in field.get("anyOf", [])):
             text = {"type": "string", "example": "40,60,120,120" if name != "size" else "512x512"}
             properties[name] = {"description": field.get("description", ""), "title": field.get("title", name), **text}
-    files = {name: {**_FILE, "description": about} for name, about in _FILES.items()}
+    files = {name: {**_FILE, "description": about} for name, about in pictures.items()}
     return {
         "type": "object",
         "additionalProperties": False,
@@ -75,7 +75,8 @@ def _as_form(model: dict[str, Any]) -> dict[str, Any]:
 
 
 _FILES = {
-    "image": "PNG, JPEG or WebP to edit.",
+    "image": "PNG, JPEG, WebP, AVIF, GIF, JPEG 2000 or HEIC to edit.",
     "mask": "Where to edit; of the image's size.",
     "scribble": "Colours to start from under the mask; of the image's size, transparent where there are none.",
 }
+_MARKUP = {"markup": "A drawing over the image, instead of a mask: what is not transparent is edited, starting from its colours."}

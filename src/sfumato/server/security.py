@@ -55,6 +55,7 @@ class Gate:
             settings.host.lower(),
             *(host.lower() for host in settings.hosts),
         }
+        self.held = 0  # bytes of all bodies
         self.digests = [hashlib.sha256(token.encode()).digest() for token in settings.tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,9 +64,10 @@ class Gate:
             return
         request_id = secrets.token_hex(8)
         answer = _Answer(send, request_id)
+        body = _Body(receive, self)
         try:
             scope.setdefault("state", {})["owner"] = self._admit(Headers(scope=scope), scope["path"])
-            await self.app(scope, self._limited(scope, receive), answer)
+            await self.app(scope, body, answer)
         except Exception as error:
             if not isinstance(error, EditError):
                 log.exception("request %s failed", request_id)
@@ -73,6 +75,7 @@ class Gate:
             if not answer.started:
                 await failures.response(scope["path"], error)(scope, receive, answer)
         finally:
+            self.held -= body.size
             route = getattr(scope.get("route"), "path", "none")
             self.metrics.requests.labels(_method(scope["method"]), route, answer.status).inc()
 
@@ -126,23 +129,38 @@ class Gate:
             )
         return given.hex()[:16]
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """Count a body that does not say its length, before anything parses it."""
-        left = self.settings.limits.body_bytes
+    def count(self, body: "_Body", size: int) -> None:
+        """Count what has come of a body, before anything parses it.
 
-        async def counted() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise self._too_large()
-            return message
-
-        return counted
+        Raises:
+            Refused: body-too-large, or busy.
+        """
+        self.held += size
+        body.size += size
+        if body.size > self.settings.limits.body_bytes:
+            raise self._too_large()
+        if self.held > self.settings.limits.bodies_bytes:
+            raise Refused("Too much is being uploaded; try again later.", code="busy", status=503, retry_after=5)
 
     def _too_large(self) -> Refused:
         most = self.settings.limits.body_bytes // 2**20
-        return Refused(f"The request has more than {most} MiB; send smaller pictures.", code="body-too-large", status=413)
+        return Refused(
+            f"The request has more than {most} MiB; send smaller pictures, or start the server with a larger --max-mib.",
+            code="body-too-large",
+            status=413,
+        )
+
+
+class _Body:
+    """What a request sends, counted as it comes."""
+
+    def __init__(self, receive: Receive, gate: Gate) -> None:
+        self.receive, self.gate, self.size = receive, gate, 0
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.gate.count(self, len(message.get("body", b"")))
+        return message
 
 
 class _Answer:

@@ -1,9 +1,11 @@
 """How the server is set up: everything the operator decides, and no request can change."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
+from sfumato.backbones.prediction import check_given
 from sfumato.errors import OptionError
 
 MEBIBYTE = 2**20
@@ -16,8 +18,10 @@ class Limits:
 
     Args:
         body_bytes: Of a whole request.
+        bodies_bytes: Of all requests that are being read or answered, which are held in memory; one more is answered 503.
         picture_bytes: Of one picture as it was uploaded.
         pixels: Of one picture, judged by its header before it is decoded, and of the result.
+        decoded: Jobs whose pictures are decoded at once to be checked; the edits, one per device, decode theirs besides.
         predictions, steps: Of one job.
         prompt_characters: Of prompt and negative prompt, each.
         queue: Jobs waiting; one more is answered 429.
@@ -27,9 +31,11 @@ class Limits:
         keep_seconds, keep_bytes: How long, and how many bytes of, results are kept.
     """
 
-    body_bytes: int = 64 * MEBIBYTE
-    picture_bytes: int = 32 * MEBIBYTE
-    pixels: int = 16_000_000
+    body_bytes: int = 320 * MEBIBYTE
+    bodies_bytes: int = 1024 * MEBIBYTE
+    picture_bytes: int = 160 * MEBIBYTE
+    pixels: int = 70_000_000
+    decoded: int = 2
     predictions: int = 16
     steps: int = 250
     prompt_characters: int = 4000
@@ -40,6 +46,18 @@ class Limits:
     keep_seconds: float = 7 * DAY
     keep_bytes: int = 2048 * MEBIBYTE
 
+    @classmethod
+    def of(cls, **given: Any) -> "Limits":
+        """Limits in which whole requests, and all together, have room for the largest picture as base64 with its mask."""
+        limits = cls(**given)
+        body = max(limits.body_bytes, 2 * limits.picture_bytes)
+        return replace(
+            limits,
+            body_bytes=body,
+            bodies_bytes=max(limits.bodies_bytes, 2 * body),
+            queue_bytes=max(limits.queue_bytes, 2 * limits.picture_bytes),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -48,8 +66,10 @@ class Settings:
     Args:
         data: Folder of the results; made when missing, readable by its owner alone.
         models: Models that requests may name; the first is the default.
+        aliases: Further names of those models for OpenAI's API, whose clients may insist on one: alias to model.
         devices: One worker each; None is the best device present.
         dtype, offline, allow_pickle: As in `sfumato.Editor`.
+        vae, prediction_type: As in `sfumato.Editor`, of the only model.
         host, port: Where to listen.
         tokens: Secrets, one of which each request must carry; none are needed when this is empty.
         insecure: Listen beyond this machine without a token.
@@ -60,10 +80,13 @@ class Settings:
 
     data: Path
     models: tuple[str, ...] = ("embedded",)
+    aliases: dict[str, str] = field(default_factory=dict)
     devices: tuple[str | None, ...] = (None,)
     dtype: str | None = None
     offline: bool = False
     allow_pickle: bool = False
+    vae: str | None = None
+    prediction_type: str | None = None
     host: str = "127.0.0.1"
     port: int = 7860
     tokens: tuple[str, ...] = ()
@@ -73,11 +96,18 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def check(self) -> None:
-        """Refuse what would open this machine to others by accident.
+        """Refuse what would open this machine to others by accident, and aliases that mean nothing.
 
         Raises:
-            OptionError: token-needed or token-weak.
+            OptionError: token-needed, token-weak, alias-invalid, option-prediction-type; option-contradiction for an autoencoder
+                or a prediction type of many models.
         """
+        if len(self.models) > 1 and (self.vae or self.prediction_type):
+            raise OptionError(
+                f"--vae and --prediction-type belong to one model, but {len(self.models)} are served: give one --model.",
+                code="option-contradiction",
+            )
+        check_given(self.prediction_type)
         if not is_loopback(self.host) and not self.tokens and not self.insecure:
             raise OptionError(
                 f"Listening on {self.host} lets other machines in: give a --token, or --insecure if they all may use it.",
@@ -85,6 +115,19 @@ class Settings:
             )
         if any(len(token) < 16 for token in self.tokens):
             raise OptionError("A token needs at least 16 characters, so that nobody guesses it.", code="token-weak")
+        for alias, model in self.aliases.items():
+            self._check_alias(alias, model)
+
+    def _check_alias(self, alias: str, model: str) -> None:
+        if model not in self.models:
+            raise OptionError(
+                f"--model-alias {alias}={model} means a model that is not served; name one of: {', '.join(self.models)}.",
+                code="alias-invalid",
+            )
+        if not alias or alias in self.models:
+            raise OptionError(
+                f"--model-alias {alias}={model}: {alias!r} is not free to be an alias; choose another name.", code="alias-invalid"
+            )
 
 
 def is_loopback(host: str) -> bool:

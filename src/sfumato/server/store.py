@@ -1,5 +1,6 @@
 """What outlives the process: a row per job in SQLite, its pictures as files beside it."""
 
+import errno
 import json
 import os
 import secrets
@@ -7,6 +8,8 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, created);
 CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (finished);
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
+STRAY_SECONDS = 3600.0
 FINISHED = ("succeeded", "failed", "cancelled", "interrupted")
 
 
@@ -37,19 +41,22 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.results = folder / "results"
         self._lock = threading.Lock()
+        self._held: int | None = None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.results.mkdir(mode=0o700, exist_ok=True)
             self._held = _hold(folder / "lock")
             self._db = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False, isolation_level=None)
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
+            self._db.row_factory = sqlite3.Row
+            self.key = self._secret("results")
+            self.interrupted = self._mark_interrupted()
         except (OSError, sqlite3.Error) as error:
+            if self._held is not None:
+                os.close(self._held)
             raise ResourceError(
                 f"The folder {folder} cannot be used for results ({error}); choose another with --data.", code="data-unwritable"
             ) from error
-        self._db.row_factory = sqlite3.Row
-        self.key = self._secret("results")
-        self.interrupted = self._mark_interrupted()
 
     def _secret(self, name: str) -> bytes:
         with self._lock:
@@ -77,9 +84,10 @@ class Store:
             self._db.execute("INSERT INTO jobs (id, owner, state, created) VALUES (?, ?, 'queued', ?)", (job_id, owner, created))
 
     def start(self, job_id: str, started: float) -> None:
-        """The job runs."""
+        """The job runs; one that is over already stays so."""
+        state = "CASE state WHEN 'queued' THEN 'running' ELSE state END"
         with self._lock:
-            self._db.execute("UPDATE jobs SET state = 'running', started = ? WHERE id = ?", (started, job_id))
+            self._db.execute(f"UPDATE jobs SET state = {state}, started = ? WHERE id = ?", (started, job_id))
 
     def finish(self, job_id: str, state: str, finished: float, *, error: Any = None, result: Any = None, size: int = 0) -> None:
         """The job is over: succeeded, failed, cancelled or interrupted."""
@@ -89,23 +97,29 @@ class Store:
                 (state, finished, size, error and json.dumps(error), result and json.dumps(result), job_id),
             )
 
-    def save(self, job_id: str, files: dict[str, bytes]) -> int:
-        """Write a job's pictures, all or none; the bytes they take."""
+    def save(self, job_id: str, files: Iterable[tuple[str, bytes]]) -> int:
+        """Write a job's pictures, names and contents, all or none; the bytes they take."""
+        size = 0
         staging = self.results / f".{job_id}.{secrets.token_hex(4)}"
-        staging.mkdir(mode=0o700)
         try:
-            for name, data in files.items():
+            self.results.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up
+            staging.mkdir(mode=0o700)
+            for name, data in files:
+                size += len(data)
                 with (staging / name).open("xb") as stream:
                     stream.write(data)
                     stream.flush()
                     os.fsync(stream.fileno())
             os.replace(staging, self.results / job_id)
         except OSError as error:
-            shutil.rmtree(staging, ignore_errors=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "make room on the server" if full else "look after the server's data folder"
             raise ResourceError(
-                f"The results cannot be stored ({error.strerror}); make room on the server.", code="disk-full"
+                f"The results cannot be stored ({error.strerror}); {advice}.", code="disk-full" if full else "storage-failed"
             ) from error
-        return sum(map(len, files.values()))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # there only if something failed
+        return size
 
     def get(self, job_id: str) -> dict[str, Any] | None:
         """A job's row, with error and result as values."""
@@ -125,13 +139,20 @@ class Store:
         return path if path.is_relative_to(self.results.resolve()) and path.is_file() else None
 
     def remove(self, job_id: str) -> None:
-        """Forget a job and its results."""
+        """Forget a job and its results; the files first, for on a full disk the database cannot even delete."""
+        self.discard(job_id)
         with self._lock:
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    def discard(self, job_id: str) -> None:
+        """Remove a job's files, whatever its row says."""
         shutil.rmtree(self.results / job_id, ignore_errors=True)
 
     def purge(self, keep_seconds: float, keep_bytes: int) -> int:
-        """Remove finished jobs that are too old, then the oldest until the rest fits; how many were removed."""
+        """Remove finished jobs that are too old, then the oldest until the rest fits; how many were removed.
+
+        One that cannot be removed keeps none of the others. Folders without a row go too, after a while.
+        """
         with self._lock:
             rows = self._db.execute(
                 "SELECT id, finished, bytes FROM jobs WHERE finished IS NOT NULL ORDER BY finished DESC"
@@ -142,15 +163,36 @@ class Store:
             total += row["bytes"]
             if row["finished"] < oldest or total > keep_bytes:
                 gone.append(row["id"])
-        for job_id in gone:
-            self.remove(job_id)
+        failures = [failure for job_id in gone if (failure := self._removal_failure(job_id)) is not None]
+        self._sweep()
+        if failures:
+            raise failures[0]
         return len(gone)
+
+    def _removal_failure(self, job_id: str) -> sqlite3.Error | None:
+        try:
+            self.remove(job_id)
+        except sqlite3.Error as error:
+            return error
+        return None
+
+    def _sweep(self) -> None:
+        """Remove folders that no row knows of; new ones may be about to get theirs."""
+        with self._lock:
+            known = {row[0] for row in self._db.execute("SELECT id FROM jobs")}
+        latest = time.time() - STRAY_SECONDS
+        for folder in self.results.iterdir():
+            with suppress(FileNotFoundError):
+                if folder.name not in known and folder.stat().st_mtime < latest:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """Write out what is left of the log, and let another process have the folder."""
         with self._lock:
             self._db.close()
-        os.close(self._held)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def _values(row: sqlite3.Row) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from sfumato.errors import EditError, ImageError, OptionError
+from sfumato.pictures.formats import UPLOADED, listed
 from sfumato.request import EditRequest
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64, open_picture
 
 PICTURES = ("image", "mask", "scribble")
-_NOT_OVER_HTTP = ("lora", "clip_model")  # name files of this machine: the operator's to choose, not a request's
+_NOT_OVER_HTTP = ("lora", "vae", "embedding", "clip_model")  # name files of this machine: the operator's to choose
 _PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
 
 
@@ -29,9 +30,8 @@ def _job_fields() -> dict[str, Any]:
             continue
         if name in PICTURES:
             required = info.is_required()
-            about = (
-                f"{(info.description or '').partition(':')[0].rstrip('.')}: a PNG, JPEG or WebP as base64, or a file of a form."
-            )
+            what = (info.description or "").partition(":")[0].rstrip(".")
+            about = f"{what}: {listed(UPLOADED)} as base64, or a file of a form."
             extra: dict[str, Any] = dict(_PICTURE_TEXT)
             fields[name] = (
                 str if required else str | None,
@@ -166,7 +166,10 @@ def _check_limits(options: dict[str, Any], limits: Limits) -> None:
     size = options.get("size")
     if size is not None and (min(size) < 1 or size[0] * size[1] > limits.pixels):
         raise Refused(
-            f"The size {size[0]}x{size[1]} must have 1 to {limits.pixels} pixels.", code="limit", status=422, param="size"
+            f"The size {size[0]}x{size[1]} must have 1 to {limits.pixels} pixels; sfumato serve --max-pixels sets the most.",
+            code="limit",
+            status=422,
+            param="size",
         )
 
 

@@ -8,53 +8,42 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, NoReturn
 
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from sfumato.errors import Cancelled, ImageError, OptionError
+from sfumato.errors import Cancelled, ImageError, OptionError, ResourceError
+from sfumato.pictures.formats import UPLOADED, open_header
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 
 FILES, FIELDS = 20, 100
 FIELD_BYTES = 2**16
-_DATA_URI = re.compile(r"data:image/[a-z+.-]{1,20};base64,", re.IGNORECASE)
+_DATA_URI = re.compile(r"\s{0,9}data:[\w.+-]{0,40}(/[\w.+-]{0,80})?(;[\w.+-]{1,40}=[\w.+-]{1,80}){0,4};base64,", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """A request's parts: fields as text or JSON values, files by field name."""
+    """A request's parts: fields as text or JSON values, files and what their sender calls them by field name."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[bytes]] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
     is_text: bool = False
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture whose header has been read, and nothing else; PNG, JPEG and WebP only, by the first bytes.
+    """A picture whose header has been read, and nothing else, told by its first bytes; of fewer formats than files.
 
     Raises:
-        ImageError: image-format or image-damaged.
+        ImageError: image-format, image-depth, image-damaged, or extra-missing, which is the sender's to mend here.
     """
-    decoder = _decoder(data)
-    if decoder is None:
-        raise ImageError(f"The {what} is no PNG, JPEG or WebP; send one of these.", code="image-format")
     try:
-        return decoder(BytesIO(data))
-    except Exception as error:  # decoders raise errors of every class on damaged data
-        raise ImageError(f"The {what} is damaged or cut short; send an intact file.", code="image-damaged") from error
-
-
-def _decoder(data: bytes) -> Any:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImagePlugin.JpegImageFile
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return WebPImagePlugin.WebPImageFile
-    return None
+        return open_header(BytesIO(data), f"The {what}", formats=UPLOADED)
+    except ResourceError as error:
+        raise ImageError(error.message, code=error.code) from error
 
 
 def from_base64(text: Any, what: str, limits: Limits) -> bytes:
@@ -65,7 +54,7 @@ def from_base64(text: Any, what: str, limits: Limits) -> bytes:
         Refused: image-too-large, before anything is decoded.
     """
     if not isinstance(text, str):
-        raise ImageError(f"The {what} must be base64 text of a PNG, JPEG or WebP.", code="image-format")
+        raise ImageError(f"The {what} must be base64 text of a picture.", code="image-format")
     if text[:8].lower().startswith(("http:", "https:", "file:")):
         raise ImageError(
             f"The {what} is an address, and addresses are not fetched; send the picture as base64.", code="image-url"
@@ -86,7 +75,12 @@ def check_size(size: int, what: str, limits: Limits) -> None:
     """
     if size > limits.picture_bytes:
         most = limits.picture_bytes // 2**20
-        raise Refused(f"The {what} has more than {most} MiB; make it smaller.", code="image-too-large", status=413, param=what)
+        raise Refused(
+            f"The {what} has more than {most} MiB; make it smaller, or start the server with a larger --max-mib.",
+            code="image-too-large",
+            status=413,
+            param=what,
+        )
 
 
 async def read_form(request: Request, limits: Limits) -> Form:
@@ -108,17 +102,28 @@ async def read_form(request: Request, limits: Limits) -> Form:
         raise OptionError(f"The form cannot be read: {error.message}", code="form-invalid") from None
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {}
+    names: dict[str, list[str]] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             check_size(value.size or 0, "picture", limits)
             files.setdefault(name, []).append(await value.read())
+            names.setdefault(name, []).append(value.filename or "")
             await value.close()
-        elif name in fields:
-            raise OptionError(f"The field {name!r} was given twice; give it once.", code="option-repeated")
         else:
-            fields[name] = value
+            _add(fields, name, value)
     _check_text(fields)
-    return Form(fields=fields, files=files, is_text=True)
+    return Form(fields=fields, files=files, names=names, is_text=True)
+
+
+def _add(fields: dict[str, Any], name: str, value: str) -> None:
+    """Take a field of a form; `name[]`, as OpenAI's client writes lists, may come several times."""
+    bare = name.removesuffix("[]")
+    if bare != name and isinstance(fields.setdefault(bare, []), list):
+        fields[bare].append(value)
+    elif bare in fields:
+        raise OptionError(f"The field {bare!r} was given twice; give it once.", code="option-repeated")
+    else:
+        fields[bare] = value
 
 
 async def read_json(request: Request) -> dict[str, Any]:

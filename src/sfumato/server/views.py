@@ -14,7 +14,8 @@ class Progress(BaseModel):
     stage: str = Field(description="queued, load, encode, denoise, background or rank.")
     step: int = Field(description="Steps of this stage that are done.")
     total: int = Field(description="Steps of this stage.")
-    fraction: float = Field(description="Of the whole job, from 0 to 1.")
+    fraction: float = Field(description="Of the whole job, from 0 to 1; it never falls.")
+    seconds_left: float | None = Field(None, description="Estimate, once something could be measured.")
 
 
 class Failure(BaseModel):
@@ -92,7 +93,8 @@ class Info(BaseModel):
 
 
 def live(desk: Desk, job: Job) -> JobView:
-    progress = Progress(stage=job.stage, step=job.step, total=job.total, fraction=round(job.fraction, 4))
+    left = None if job.seconds_left is None else round(job.seconds_left, 1)
+    progress = Progress(stage=job.stage, step=job.step, total=job.total, fraction=round(job.fraction, 4), seconds_left=left)
     return JobView(
         id=job.id,
         state=job.state,

@@ -13,16 +13,16 @@ from starlette.requests import Request
 
 import sfumato
 from sfumato.errors import Cancelled
-from sfumato.server.desk import AtDesk, Desk
-from sfumato.server.failures import Refused
+from sfumato.request import one_by_one
+from sfumato.server.desk import AtDesk
 from sfumato.server.jobs import Job
 from sfumato.server.previews import encode
-from sfumato.server.submission import validated
 from sfumato.server.uploads import read_json
-from sfumato.server.webui_request import SAMPLERS, Img2Img, understand
+from sfumato.server.webui_lists import PARAMETERS, infotext, model_of
+from sfumato.server.webui_request import Img2Img, ignored, parse, understand
+from sfumato.server.webui_samplers import NAMES
 
 BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Img2Img"}}}}
-PARAMETERS = ("prompt", "negative_prompt", "steps", "cfg_scale", "sampler_name", "denoising_strength", "mask_blur")
 
 router = APIRouter(prefix="/sdapi/v1", tags=["webui"])
 
@@ -35,24 +35,24 @@ class Img2ImgAnswer(BaseModel):
     info: str
 
 
-def model_of(desk: Desk, owner: str) -> str:
-    return desk.checkpoints.get(owner, desk.settings.models[0])
-
-
 @router.post("/img2img", summary="Edit under a mask, as the web UI does", openapi_extra={"requestBody": BODY})
 async def img2img(desk: AtDesk, request: Request) -> Img2ImgAnswer:
-    """White in the mask is edited. Leaving the connection stops the job; so does /interrupt, which answers no pictures."""
+    """White in the mask is edited. What means nothing here is named in `info`. Leaving the connection stops the job; so does
+    /interrupt, which answers no pictures."""
     fields = await read_json(request)
-    asked = Img2Img.model_validate(validated(Img2Img, fields))
+    asked = parse(fields)
     seed = asked.seed if asked.seed >= 0 else random.SystemRandom().randrange(2**32)
-    given, ignored = await to_thread.run_sync(understand, asked, seed, model_of(desk, request.state.owner), desk.settings)
+    owner = request.state.owner
+    given, notes = await to_thread.run_sync(understand, asked, seed, model_of(desk, owner), desk.settings, limiter=desk.decoding)
     job = await desk.open(request, "webui", given)
+    if not asked.override_settings_restore_afterwards:
+        desk.checkpoints[owner] = given.options["model"]
     try:
         await desk.finished(request, job)
     except Cancelled:
         if await request.is_disconnected():
             raise
-    return await to_thread.run_sync(_answer, asked, fields, job, seed, ignored)
+    return await to_thread.run_sync(_answer, asked, fields, job, seed, notes)
 
 
 @router.get("/progress", summary="How far the running job is")
@@ -73,114 +73,97 @@ def skip(desk: AtDesk, request: Request) -> dict[str, Any]:
     return interrupt(desk, request)
 
 
-@router.get("/sd-models", summary="Models")
-def sd_models(desk: AtDesk) -> list[dict[str, Any]]:
-    blank = {"hash": None, "sha256": None, "config": None}
-    return [{"title": name, "model_name": name, "filename": name, **blank} for name in desk.settings.models]
-
-
-@router.get("/samplers", summary="Solvers by the web UI's names")
-def samplers() -> list[dict[str, Any]]:
-    return [{"name": name, "aliases": [scheduler], "options": {}} for name, scheduler in SAMPLERS.items()]
-
-
-@router.get("/schedulers", summary="Spacings of the steps: the solver's own")
-def schedulers() -> list[dict[str, Any]]:
-    return [{"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1, "need_inner_model": False}]
-
-
-@router.get("/options", summary="The chosen model")
-def options(desk: AtDesk, request: Request) -> dict[str, Any]:
-    return {"sd_model_checkpoint": model_of(desk, request.state.owner), "sd_checkpoint_hash": None}
-
-
-@router.post("/options", summary="Choose a model")
-async def set_options(desk: AtDesk, request: Request) -> dict[str, Any]:
-    """Only `sd_model_checkpoint` can be set; the model is loaded by the next job, and the others stay loaded."""
-    fields = await read_json(request)
-    unknown = sorted(set(fields) - {"sd_model_checkpoint"})
-    if unknown:
-        raise Refused(f"The option {unknown[0][:100]!r} cannot be set here.", code="option-unknown", status=422)
-    if "sd_model_checkpoint" in fields:
-        name = fields["sd_model_checkpoint"]
-        if name not in desk.settings.models:
-            raise Refused("There is no such model; see /sdapi/v1/sd-models.", code="model_not_found", status=404)
-        desk.checkpoints[request.state.owner] = name
-    return {}
-
-
-@router.get("/scripts", summary="No scripts are run")
-def scripts() -> dict[str, list[str]]:
-    return {"txt2img": [], "img2img": []}
-
-
-@router.get("/sd-vae", summary="None")
-@router.get("/upscalers", summary="None")
-@router.get("/loras", summary="None")
-@router.get("/embeddings", summary="None")
-@router.get("/face-restorers", summary="None")
-@router.get("/prompt-styles", summary="None")
-@router.get("/hypernetworks", summary="None")
-def none() -> list[str]:
-    """Clients list these at start; there are none here."""
-    return []
-
-
-def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, ignored: list[str]) -> Img2ImgAnswer:
-    parameters = dict(fields)
-    if not asked.include_init_images:
-        parameters |= {name: None for name in ("init_images", "mask") if name in parameters}
-    notes = list(ignored)
-    seeds = [seed]
+def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, notes: list[str]) -> Img2ImgAnswer:
+    told = _info(asked, job, seed) | {"notes": list(notes), "ignored": ignored(asked)}
     pictures: list[str] = []
-    texts: list[str] = []
     if job.result is not None:
-        seeds = job.result["seeds"]
-        notes += job.result["notes"]
-        texts = [_infotext(asked, job.result, seed) for seed in seeds]
+        told["notes"] += job.result["notes"]
         if asked.send_images:
-            pictures = [base64.b64encode(encode(image, "PNG")).decode() for image in job.images]
-    info = {
+            made = zip(one_by_one(job.images), told["infotexts"], strict=True)
+            pictures = [base64.b64encode(encode(image, "PNG", texts={PARAMETERS: text})).decode() for image, text in made]
+    parameters = _without_pictures(fields, asked.include_init_images)
+    return Img2ImgAnswer(images=pictures, parameters=parameters, info=json.dumps(told))
+
+
+def _info(asked: Img2Img, job: Job, seed: int) -> dict[str, Any]:
+    """What was used, under the web UI's names; of a job that was interrupted, what was asked for."""
+    result = job.result
+    used: dict[str, Any] = {} if result is None else result["request"]
+    seeds = [seed] if result is None else result["seeds"]
+    solver = used.get("scheduler")
+    told = {
         "prompt": asked.prompt,
+        "all_prompts": [asked.prompt] * len(seeds),
         "negative_prompt": asked.negative_prompt,
+        "all_negative_prompts": [asked.negative_prompt] * len(seeds),
         "seed": seeds[0],
         "all_seeds": seeds,
-        "all_prompts": [asked.prompt] * len(seeds),
-        "steps": asked.steps,
-        "cfg_scale": asked.cfg_scale,
-        "sampler_name": asked.sampler_name or asked.sampler_index,
+        "subseed": -1,
+        "all_subseeds": [-1] * len(seeds),
+        "subseed_strength": 0,
+        "width": None if result is None else result["width"],
+        "height": None if result is None else result["height"],
+        "sampler_name": asked.sampler_name or asked.sampler_index if solver is None else NAMES.get(solver, solver),
+        "cfg_scale": used.get("guidance_scale", asked.cfg_scale),
+        "steps": used.get("steps", asked.steps),
+        "batch_size": asked.batch_size,
+        "n_iter": asked.n_iter,
+        "restore_faces": False,
+        "sd_model_name": used.get("model"),
+        "sd_model_hash": None,
         "denoising_strength": asked.denoising_strength,
-        "infotexts": texts,
-        "interrupted": job.result is None,
-        "scores": [] if job.result is None else job.result["scores"],
-        "notes": notes,
+        "extra_generation_params": {},
+        "index_of_first_image": 0,
+        "styles": [],
+        "job_timestamp": _timestamp(job.created),
+        "clip_skip": 1,
+        "is_using_inpainting_conditioning": False,
+        "interrupted": result is None,
+        "scores": [] if result is None else result["scores"],
         "version": f"sfumato {sfumato.__version__}",
     }
-    return Img2ImgAnswer(images=pictures, parameters=parameters, info=json.dumps(info))
+    return told | {"infotexts": [] if result is None else [_infotext(asked, told, one) for one in seeds]}
 
 
-def _infotext(asked: Img2Img, result: dict[str, Any], seed: int) -> str:
-    used = result["request"]
-    return (
-        f"{asked.prompt}\nNegative prompt: {asked.negative_prompt}\nSteps: {used['steps']}, Sampler: {used['scheduler']}, "
-        f"CFG scale: {used['guidance_scale']}, Seed: {seed}, Size: {result['width']}x{result['height']}, Model: {used['model']}, "
-        f"Denoising strength: {asked.denoising_strength}, Mask blur: {asked.mask_blur}, Version: sfumato {sfumato.__version__}"
-    )
+def _infotext(asked: Img2Img, told: dict[str, Any], seed: int) -> str:
+    settings = {
+        "Steps": told["steps"],
+        "Sampler": told["sampler_name"],
+        "CFG scale": told["cfg_scale"],
+        "Seed": seed,
+        "Size": f"{told['width']}x{told['height']}",
+        "Model": told["sd_model_name"],
+        "Denoising strength": asked.denoising_strength,
+        "Mask blur": f"{asked.mask_blur:g}" if asked.mask_blur else None,
+        "Version": told["version"],
+    }
+    return infotext(asked.prompt, asked.negative_prompt, settings)
+
+
+def _without_pictures(fields: dict[str, Any], keep: bool) -> dict[str, Any]:
+    """The request as its answer repeats it: with the pictures only if the client wants them back."""
+    hidden: dict[str, Any] = {} if keep else {name: None for name in ("init_images", "mask") if name in fields}
+    return {**fields, **hidden}
+
+
+def _timestamp(seconds: float) -> str:
+    return time.strftime("%Y%m%d%H%M%S", time.localtime(seconds))
 
 
 def _progress(job: Job | None, skip_current_image: bool) -> dict[str, Any]:
     running = job is not None and job.started is not None
     fraction = job.fraction if job is not None else 0.0
-    spent = time.time() - job.started if job is not None and job.started is not None else 0.0
     if job is not None and not skip_current_image:
         job.wants_preview()
     return {
         "progress": fraction,
-        "eta_relative": spent * (1 - fraction) / fraction if fraction > 0 else 0.0,
+        "eta_relative": (job.seconds_left or 0.0) if job is not None else 0.0,
         "state": {
             "skipped": False,
             "interrupted": job.stop.is_set() if job is not None else False,
+            "stopping_generation": False,
             "job": job.id if job is not None else "",
+            "job_timestamp": _timestamp(job.created) if job is not None else "0",
             "job_count": 1 if running else 0,
             "job_no": 0,
             "sampling_step": job.step if job is not None else 0,

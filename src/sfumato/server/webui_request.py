@@ -1,4 +1,4 @@
-"""The web UI's img2img request, and what each of its fields means here."""
+"""The web UI's img2img request: what each of its fields means here, and a word about each that means nothing."""
 
 from typing import Any
 
@@ -8,160 +8,305 @@ from pydantic import BaseModel, ConfigDict, Field
 from sfumato.errors import MaskError
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
-from sfumato.server.settings import Settings
-from sfumato.server.submission import Submission, submission
+from sfumato.server.settings import Limits, Settings
+from sfumato.server.submission import Submission, submission, validated
 from sfumato.server.uploads import from_base64, open_picture
+from sfumato.server.webui_samplers import solver_for
 
-SAMPLERS = {
-    "DDIM": "ddim",
-    "Euler": "euler",
-    "DPM++ 2M": "dpm++",
-    "UniPC": "unipc",
-    "LCM": "lcm",
-    "Euler a": "euler",
-    "DPM++ 2M Karras": "dpm++",
-}
-_APPROXIMATE = {"Euler a": "Euler", "DPM++ 2M Karras": "DPM++ 2M"}
 FILLS = ("blur", "original", "noise", "neutral")  # the web UI's fill, original, latent noise, latent nothing
 LEAST_STRENGTH = 0.01
 FEATHER_PER_BLUR = 2  # a Gaussian of this deviation is soft over about twice its value
+NAMED = 40  # fields that a note names; a hostile request has thousands
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+
+# The web UI's fields that mean nothing here, and the values by which a client says that it does not use them.
+NO_EFFECT: dict[str, tuple[Any, ...]] = {
+    "resize_mode": (0,),
+    "image_cfg_scale": (0, 1.5),
+    "initial_noise_multiplier": (0, 1),
+    "latent_mask": (),
+    "styles": (),
+    "subseed": (-1,),
+    "subseed_strength": (0,),
+    "seed_resize_from_h": (-1, 0),
+    "seed_resize_from_w": (-1, 0),
+    "seed_enable_extras": (True,),
+    "restore_faces": (),
+    "tiling": (),
+    "do_not_save_samples": (),
+    "do_not_save_grid": (),
+    "eta": (0, 1),
+    "s_churn": (0,),
+    "s_tmax": (0,),
+    "s_tmin": (0,),
+    "s_noise": (0, 1),
+    "s_min_uncond": (0,),
+    "refiner_checkpoint": ("None",),
+    "refiner_switch_at": (0,),
+    "disable_extra_networks": (),
+    "comments": (),
+    "script_name": ("None",),
+    "script_args": (),
+    "save_images": (),
+    "force_task_id": (),
+    "infotext": (),
+    "enable_hr": (),
+    "firstphase_width": (0,),
+    "firstphase_height": (0,),
+}
+_UNSET: tuple[Any, ...] = ("", False, [], {})
+
+CLIP_SKIP = "CLIP_stop_at_last_layers"
+UNDERSTOOD_SETTINGS = ("sd_model_checkpoint", CLIP_SKIP)
 
 
 class Img2Img(BaseModel):
-    """The web UI's request. Fields that it has and that mean nothing here are accepted; `info` names those that were set."""
+    """The web UI's request. Fields that mean nothing here, known or not, are accepted and named in `info`; null is a default."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    init_images: list[str] = Field(min_length=1, max_length=1, description="One picture as base64; addresses are not fetched.")
-    mask: str | None = Field(None, description="White is edited; of a mask with transparency, what is opaque.")
+    init_images: list[str] = Field(description="One picture as base64; addresses are not fetched.")
+    mask: str = Field("", description="White is edited; of a mask with transparency, what is opaque.")
     prompt: str = ""
     negative_prompt: str = ""
-    denoising_strength: float = Field(0.75, ge=LEAST_STRENGTH, le=1, description="1 - start_fraction.")
-    mask_blur: int | None = Field(4, ge=0, le=64, description="mask_feather is twice this; the soft edge lies inside the mask.")
+    denoising_strength: float = Field(0.75, description="1 - start_fraction; more than 0, at most 1.")
+    mask_blur: float = Field(4, ge=0, le=128, description="mask_feather is twice this; the soft edge lies inside the mask.")
+    mask_blur_x: float = Field(4, ge=0, le=128, description="Instead of mask_blur; the larger of both is used both ways.")
+    mask_blur_y: float = Field(4, ge=0, le=128)
+    mask_round: bool = Field(True, description="False: soft_mask, the mask's greys say how much may change.")
     inpainting_fill: int = Field(0, ge=0, le=3, description="0 blur, 1 original, 2 noise, 3 neutral.")
     inpaint_full_res: bool = Field(True, description="Work on a window around the mask; otherwise on the whole picture.")
     inpaint_full_res_padding: int = Field(0, ge=0, le=4096, description="0: context by the mask's size.")
-    inpainting_mask_invert: int = Field(0, ge=0, le=1)
+    inpainting_mask_invert: bool = False
     steps: int = Field(50, ge=1, le=1000)
     cfg_scale: float = Field(7.0, ge=0, le=50)
-    seed: int = Field(-1, ge=-1, lt=2**63 - 1024, description="-1: chosen by chance, and told.")
-    batch_size: int = Field(1, ge=1, le=1024)
-    n_iter: int = Field(1, ge=1, le=1024)
-    width: int = Field(512, ge=1, le=16384, description="Of the result, when inpaint_full_res is false.")
+    seed: int = Field(-1, lt=2**63 - 1024, description="Below 0: chosen by chance, and told.")
+    batch_size: int = Field(1, ge=1, le=1024, description="Predictions made at once.")
+    n_iter: int = Field(1, ge=1, le=1024, description="Batches.")
+    width: int = Field(512, ge=1, le=16384, description="Of the result, when inpaint_full_res is false; else not used.")
     height: int = Field(512, ge=1, le=16384)
-    sampler_name: str | None = Field(None, description="One of /sdapi/v1/samplers; the model's default if absent.")
-    sampler_index: str | None = None
-    override_settings: dict[str, Any] = Field({}, description="sd_model_checkpoint is understood.")
+    sampler_name: str = Field("", description="One of /sdapi/v1/samplers or like it; the model's default if absent.")
+    sampler_index: str = ""
+    scheduler: str = Field("", description="Named in info, and not used.")
+    override_settings: dict[str, Any] = Field({}, description="sd_model_checkpoint and CLIP_stop_at_last_layers are understood.")
+    override_settings_restore_afterwards: bool = True
+    alwayson_scripts: dict[str, Any] = Field({}, description="Named in info, and not run.")
     include_init_images: bool = False
     send_images: bool = True
 
-    resize_mode: int = Field(0, ge=0, le=3)
-    image_cfg_scale: float | None = None
-    mask_blur_x: int | None = None
-    mask_blur_y: int | None = None
-    mask_round: bool = True
-    initial_noise_multiplier: float | None = None
-    latent_mask: str | None = None
-    styles: list[str] | None = None
-    subseed: int = -1
-    subseed_strength: float = 0
-    seed_resize_from_h: int = -1
-    seed_resize_from_w: int = -1
-    scheduler: str | None = None
-    restore_faces: bool | None = None
-    tiling: bool | None = None
-    do_not_save_samples: bool = False
-    do_not_save_grid: bool = False
-    eta: float | None = None
-    s_churn: float | None = None
-    s_tmax: float | None = None
-    s_tmin: float | None = None
-    s_noise: float | None = None
-    s_min_uncond: float | None = None
-    override_settings_restore_afterwards: bool = True
-    refiner_checkpoint: str | None = None
-    refiner_switch_at: float | None = None
-    disable_extra_networks: bool = False
-    comments: dict[str, Any] | None = None
-    script_name: str | None = None
-    script_args: list[Any] = []
-    save_images: bool = False
-    alwayson_scripts: dict[str, Any] = {}
-    force_task_id: str | None = None
-    infotext: str | None = None
+
+def parse(fields: dict[str, Any]) -> Img2Img:
+    """A request from its JSON: null, and an empty text where a number is meant, are the default.
+
+    Raises:
+        Refused: A field of the wrong type or out of range, by name.
+    """
+    texts = {name for name, info in Img2Img.model_fields.items() if info.annotation is str}
+    given = {name: value for name, value in fields.items() if value is not None and (value != "" or name in texts)}
+    return Img2Img.model_validate(validated(Img2Img, given))
+
+
+def ignored(asked: Img2Img) -> list[str]:
+    """Names of what was set and means nothing here, with those inside override_settings and alwayson_scripts."""
+    names = [name for name, value in (asked.model_extra or {}).items() if not _has_no_effect(name, value)]
+    names += [f"override_settings.{name}" for name in asked.override_settings if name not in UNDERSTOOD_SETTINGS]
+    names += [f"alwayson_scripts.{name}" for name in asked.alwayson_scripts]
+    return sorted(name[:100] for name in names)
+
+
+def note_on(names: list[str]) -> list[str]:
+    """The sentence about what was ignored, if anything was."""
+    if not names:
+        return []
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return [f"Without meaning here, and ignored: {', '.join(names[:NAMED])}{more}."]
+
+
+def _has_no_effect(name: str, value: Any) -> bool:
+    return name in NO_EFFECT and (value in _UNSET or value in NO_EFFECT[name])
+
+
+def checkpoint(name: Any, models: tuple[str, ...]) -> str:
+    """The model that a checkpoint's title means: in any case, with or without a hash in brackets behind it.
+
+    Raises:
+        Refused: model_not_found.
+    """
+    if not isinstance(name, str):
+        raise Refused("sd_model_checkpoint must be a text: a model's name.", code="option-invalid", status=422)
+    titles = [name, name.strip(), name.strip().rpartition(" [")[0]]
+    for title in titles:
+        found = next((model for model in models if title in (model, model.lower()) or title.lower() == model.lower()), None)
+        if found is not None:
+            return found
+    raise Refused(
+        f"There is no model {name[:200]!r} here; see /sdapi/v1/sd-models.", code="model_not_found", status=404, param="model"
+    )
 
 
 def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tuple[Submission, list[str]]:
     """The edit that a web UI request means, and notes on what of it was not followed.
 
+    Args:
+        asked: The request.
+        seed: Of its first prediction.
+        model: The one that the client has chosen, unless the request names another.
+        settings: The server's.
+
     Raises:
         ImageError, MaskError, Refused: What is wrong with it.
     """
     limits = settings.limits
-    pictures = {"image": from_base64(asked.init_images[0], "image", limits)}
-    if asked.mask is None:
-        raise MaskError("A mask is needed: white where the picture is to change.", code="mask-missing")
-    pictures["mask"] = _grey_mask(from_base64(asked.mask, "mask", limits), limits.pixels)
-    scheduler, notes = _scheduler(asked)
-    checkpoint = asked.override_settings.get("sd_model_checkpoint", model)
+    pictures = _pictures(asked, limits)
+    scheduler, notes = solver_for(asked.sampler_name or asked.sampler_index, asked.scheduler)
+    start, about_strength = _start(asked.denoising_strength)
+    blur, about_blur = _blur(asked)
+    chosen = asked.override_settings.get("sd_model_checkpoint")
     fields: dict[str, Any] = {
         "prompt": asked.prompt,
         "negative_prompt": asked.negative_prompt or None,
-        "model": checkpoint,
+        "model": model if chosen is None else checkpoint(chosen, settings.models),
         "seed": seed,
-        "n": asked.batch_size * asked.n_iter,
+        "n": _count(asked, limits),
+        "batch_size": asked.batch_size,
         "steps": asked.steps,
         "guidance_scale": asked.cfg_scale,
-        "start_fraction": min(1 - asked.denoising_strength, 1 - LEAST_STRENGTH),
+        "start_fraction": start,
         "scheduler": scheduler,
         "fill": FILLS[asked.inpainting_fill],
-        "mask_mode": "grey",
-        "invert_mask": bool(asked.inpainting_mask_invert),
-        "mask_feather": float(FEATHER_PER_BLUR * (asked.mask_blur or 0)),
+        "mask_mode": "auto",
+        "invert_mask": asked.inpainting_mask_invert,
+        "soft_mask": not asked.mask_round,
+        "mask_feather": FEATHER_PER_BLUR * blur,
         "window": "auto",
+        "clip_skip": _clip_skip(asked.override_settings.get(CLIP_SKIP)),
     }
+    size, about_size = _size(asked, pictures["image"])
     if not asked.inpaint_full_res:
-        fields |= {"window": "whole", "size": (asked.width, asked.height)}
+        fields |= {"window": "whole", "size": size}
     elif asked.inpaint_full_res_padding:
-        fields["window"] = _padded(pictures["mask"], bool(asked.inpainting_mask_invert), asked.inpaint_full_res_padding)
+        fields["window"] = _padded(pictures["mask"], asked.inpainting_mask_invert, asked.inpaint_full_res_padding, limits.pixels)
+    notes += [*about_strength, *about_blur, *about_size, *note_on(ignored(asked))]
     return submission(fields, pictures, limits, settings.models), notes
 
 
+def _clip_skip(last_layers: Any) -> int | None:
+    """The web UI counts the layers that are left from 1, diffusers those that are skipped from 0; 1 there is none here."""
+    if last_layers is None:
+        return None
+    if not isinstance(last_layers, int) or last_layers < 1:
+        raise Refused(
+            f"override_settings.{CLIP_SKIP} is {last_layers!r}; give a whole number from 1, which skips nothing.",
+            code="option-invalid",
+            status=422,
+            param=f"override_settings.{CLIP_SKIP}",
+        )
+    return last_layers - 1 or None
+
+
+def _pictures(asked: Img2Img, limits: Limits) -> dict[str, bytes]:
+    if len(asked.init_images) != 1:
+        raise Refused(
+            f"init_images has {len(asked.init_images)} pictures; one is edited at a time, so send one in each request.",
+            code="image-count",
+            status=422,
+            param="init_images",
+        )
+    image = from_base64(asked.init_images[0], "picture in init_images", limits)
+    if not asked.mask:
+        raise MaskError(
+            "Send a mask, white where the picture is to change: to repaint a whole picture, as the web UI does without one, "
+            "is not offered here.",
+            code="mask-missing",
+        )
+    return {"image": image, "mask": _grey_mask(from_base64(asked.mask, "mask", limits), limits.pixels)}
+
+
+def _count(asked: Img2Img, limits: Limits) -> int:
+    count = asked.batch_size * asked.n_iter
+    if count > limits.predictions:
+        raise Refused(
+            f"batch_size x n_iter is {count}, and at most {limits.predictions} pictures are made at once here.",
+            code="limit",
+            status=422,
+            param="batch_size",
+        )
+    return count
+
+
+def _start(strength: float) -> tuple[float, list[str]]:
+    """The share of the steps that is skipped, and a word where the strength was not followed."""
+    if strength == 0:
+        raise Refused(
+            "denoising_strength 0 changes nothing, so there is no picture to make; give more than 0, up to 1.",
+            code="option-invalid",
+            status=422,
+            param="denoising_strength",
+        )
+    if not 0 < strength <= 1:
+        raise Refused(
+            f"denoising_strength is {strength:g}; it must be more than 0 and at most 1.",
+            code="option-invalid",
+            status=422,
+            param="denoising_strength",
+        )
+    if strength < LEAST_STRENGTH:
+        return 1 - LEAST_STRENGTH, [f"denoising_strength {strength:g} was raised to {LEAST_STRENGTH}, the least there is."]
+    return 1 - strength, []
+
+
+def _blur(asked: Img2Img) -> tuple[float, list[str]]:
+    """One blur for both directions, and a word where they differ."""
+    given = asked.model_fields_set
+    both = {name: getattr(asked, name) for name in ("mask_blur_x", "mask_blur_y") if name in given}
+    if "mask_blur" in given or not both:
+        blur = asked.mask_blur
+    else:
+        blur = max(asked.mask_blur_x, asked.mask_blur_y)
+        both = {"mask_blur_x": asked.mask_blur_x, "mask_blur_y": asked.mask_blur_y}
+    other = [f"{name} {value:g}" for name, value in both.items() if value != blur]
+    return blur, [f"The mask's blur is the same both ways: {blur:g}, not {' and '.join(other)}."] if other else []
+
+
+def _size(asked: Img2Img, image: bytes) -> tuple[tuple[int, int] | None, list[str]]:
+    """Size that the result is fitted into, None for the picture's own, and a word where width and height were not used."""
+    given = asked.model_fields_set & {"width", "height"}
+    if not given:
+        return None, []
+    if asked.inpaint_full_res:
+        about = "width and height were not used: a window is edited at the model's own size, and the result has the picture's."
+        return None, [about]
+    picture = open_picture(image, "picture in init_images")
+    own = picture.size[::-1] if picture.getexif().get(ORIENTATION) in TURNED else picture.size
+    wide, high = asked.width, asked.height
+    if given == {"width"}:
+        high = max(1, round(wide * own[1] / own[0]))
+    elif given == {"height"}:
+        wide = max(1, round(high * own[0] / own[1]))
+    return (wide, high), []
+
+
 def _grey_mask(data: bytes, most: int) -> bytes:
-    """The mask with brightness alone: where it has varying transparency, what is opaque is edited, as the web UI reads it."""
+    """The mask without transparency: where it has varying transparency, what is opaque is edited, as the web UI reads it."""
     from sfumato.images import read
 
     picture = read(open_picture(data, "mask"), max_pixels=most, what="mask")
     alpha = picture.alpha
-    varies = alpha is not None and alpha.min() != alpha.max()
-    return encode(Image.fromarray(alpha if alpha is not None and varies else picture.rgb), "PNG")
+    return data if alpha is None or alpha.min() == alpha.max() else encode(Image.fromarray(alpha), "PNG")
 
 
-def _padded(mask: bytes, inverted: bool, padding: int) -> Any:
+def _padded(mask: bytes, inverted: bool, padding: int, most: int) -> Any:
     """The window that many pixels around the mask, cut to the picture: x, y, width, height; "auto" if there is no mask."""
-    grey = open_picture(mask, "mask").convert("L").point(lambda value: 255 if (value > 127) != inverted else 0)
-    bounds = grey.getbbox()
-    if bounds is None:
+    from sfumato.images import read
+    from sfumato.masks.reading import read_mask
+    from sfumato.masks.window import bounding_box
+
+    given = read(open_picture(mask, "mask"), max_pixels=most, what="mask")
+    try:
+        marked = read_mask(given.size, open_picture(mask, "mask"), None, given, invert=inverted, max_pixels=most)
+    except MaskError:  # said when the edit is checked
         return "auto"
-    left, top = max(bounds[0] - padding, 0), max(bounds[1] - padding, 0)
-    right, bottom = min(bounds[2] + padding, grey.width), min(bounds[3] + padding, grey.height)
+    x, y, width, height = bounding_box(marked)
+    left, top = max(x - padding, 0), max(y - padding, 0)
+    right, bottom = min(x + width + padding, given.size[0]), min(y + height + padding, given.size[1])
     return left, top, right - left, bottom - top
-
-
-def _scheduler(asked: Img2Img) -> tuple[str | None, list[str]]:
-    """Our solver for the web UI's sampler, and notes on every field that was set and means nothing here."""
-    name = asked.sampler_name or asked.sampler_index
-    if name is not None and name not in SAMPLERS:
-        known = ", ".join(SAMPLERS)
-        raise Refused(f"Sampler not found: {name[:100]!r}; there are {known}.", code="sampler-unknown", status=404)
-    notes = [f"{name} was run as {_APPROXIMATE[name]}."] if name in _APPROXIMATE else []
-    meant = {name for name in Img2Img.model_fields if name not in _WITHOUT_MEANING}
-    ignored = sorted(name for name in asked.model_fields_set - meant if getattr(asked, name) not in _EMPTY)
-    if ignored:
-        notes.append(f"Without meaning here, and ignored: {', '.join(ignored)}.")
-    return (SAMPLERS[name] if name else None), notes
-
-
-_EMPTY: tuple[Any, ...] = (None, "", 0, -1, False, [], {}, "automatic", "Automatic")
-_FIELDS = tuple(Img2Img.model_fields)
-_WITHOUT_MEANING = frozenset(_FIELDS[_FIELDS.index("resize_mode") :]) - {"override_settings_restore_afterwards", "mask_round"}

@@ -1,29 +1,29 @@
 """The thread that edits: one per device, with one editor per model."""
 
 import gc
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable
-from io import BytesIO
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from PIL import Image, PngImagePlugin
-
-from sfumato.errors import Cancelled, EditError, ResourceError
-from sfumato.request import EditRequest, EditResult
+from sfumato.errors import OUT_OF_MEMORY, Cancelled, EditError, ResourceError, is_out_of_memory
+from sfumato.pictures.encoding import encode
+from sfumato.pictures.metadata import Metadata
+from sfumato.progress import Meter, Progress
+from sfumato.request import EditRequest, EditResult, one_by_one
 from sfumato.saving import METADATA_KEY
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Board, Job
 from sfumato.server.previews import Previewer
 from sfumato.server.security import internal
 from sfumato.server.settings import Settings
+from sfumato.stored import to_text
 
 log = logging.getLogger("sfumato.server")
 
-# Where a stage lies on the way from 0 to 1.
-STAGES = {"load": (0.0, 0.0), "encode": (0.0, 0.02), "denoise": (0.02, 0.9), "background": (0.9, 0.97), "rank": (0.97, 1.0)}
+DRAWN = 0.99  # of a job's fraction; the rest is for writing its pictures
+PAUSE_SECONDS = 0.1  # before trying again what should never fail
 
 
 class Edits(Protocol):
@@ -51,6 +51,8 @@ def editor_maker(settings: Settings) -> MakeEditor:
             dtype=settings.dtype,
             offline=settings.offline,
             allow_pickle=settings.allow_pickle,
+            vae=settings.vae,
+            prediction_type=settings.prediction_type,
             max_pixels=settings.limits.pixels,
         )
 
@@ -83,35 +85,54 @@ class Worker(threading.Thread):
         except EditError as error:
             self.problem = error
             log.error("the model %s is not available: %s", self.settings.models[0], error.message)
-        except Exception:
+        except BaseException:  # whatever it is, this thread is all that there is to run jobs
             self.problem = internal("loading")
             log.exception("loading %s failed", self.settings.models[0])
         self.ready.set()
-        while (job := self.board.take()) is not None:
-            try:
-                self._perform(job)
-                self.board.store.purge(self.settings.limits.keep_seconds, self.settings.limits.keep_bytes)
-            except Exception:  # the database or the disk, not the edit
-                log.exception("recording job %s failed", job.id)
-                self.board.abandon(job, internal(job.id))
-            del job  # an idle worker holds no pictures
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Take a job and run it; False when the server closes. Nothing that happens meanwhile ends the thread."""
+        job: Job | None = None
+        try:
+            job = self.board.take()
+            if job is None:
+                return False
+            self._perform(job)
+            self.board.ledger.purge()
+        except BaseException:
+            log.exception("job %s was left without an end", job.id if job else "none")
+            if job is None:
+                time.sleep(PAUSE_SECONDS)
+            else:
+                self._abandon(job)
+        return True
+
+    def _abandon(self, job: Job) -> None:
+        try:
+            self.board.abandon(job, internal(job.id))
+        except BaseException:
+            log.exception("job %s could not be given up", job.id)
 
     def _editor(self, model: str) -> Edits:
         if model not in self.editors:
             self.editors[model] = self.make_editor(model, self.device)
+        if model == self.settings.models[0]:
+            self.problem = None
         return self.editors[model]
 
     def _perform(self, job: Job) -> None:
-        """Run a job and record how it ended; nothing that it does may end the thread."""
+        """Run a job and record how it ended."""
         error = self._attempt(job)
         if error is None:
             return
-        if isinstance(error, ResourceError):
-            _free_memory()
         if isinstance(error, Cancelled):
             self.board.finish(job, "cancelled")
         else:
             self.board.finish(job, "failed", error=error)
+        if isinstance(error, ResourceError):
+            _free_memory()
 
     def _attempt(self, job: Job) -> EditError | None:
         """The error, without the frames that hold its tensors, or None when the job succeeded."""
@@ -120,9 +141,9 @@ class Worker(threading.Thread):
         except EditError as error:
             error.__cause__ = error.__context__ = None
             return error.with_traceback(None)
-        except Exception as error:
-            if _is_out_of_memory(error):
-                return ResourceError("Out of memory; ask for less, or a smaller picture.", code="out-of-memory")
+        except BaseException as error:  # also SystemExit and its like, by which a library may mean to end something else
+            if is_out_of_memory(error):
+                return ResourceError("Out of memory; ask for less, or a smaller picture.", code=OUT_OF_MEMORY)
             log.exception("job %s failed", job.id)
             return internal(job.id)
         return None
@@ -133,9 +154,8 @@ class Worker(threading.Thread):
         editor = self._editor(request.model)
         result = editor.edit(request, on_progress=Listener(job, request, self.settings))
         job.images = result.images
-        files = _files(result)
-        size = self.board.store.save(job.id, files)
-        job.result = _record(result, [name for name in files if name != "mask.png"])
+        size = self.board.ledger.save(job.id, _files(result))
+        job.result = _record(result, [f"{index}.png" for index in range(len(result.images))])
         self.board.finish(job, "succeeded", size=size)
 
 
@@ -145,9 +165,11 @@ class Listener:
     def __init__(self, job: Job, request: EditRequest, settings: Settings) -> None:
         self.job, self.limits = job, settings.limits
         self.previewer = Previewer(request, settings.limits.pixels)
+        self.meter = Meter()
+        self.shows = True
         self.deadline = time.monotonic() + settings.limits.job_seconds
 
-    def __call__(self, progress: Any) -> None:
+    def __call__(self, progress: Progress) -> None:
         job = self.job
         if job.stop.is_set():
             raise Cancelled("The job was cancelled.")
@@ -157,15 +179,23 @@ class Listener:
                 code="deadline",
                 status=504,
             )
-        low, high = STAGES.get(progress.stage, (0.0, 0.0))
-        share = progress.step / max(1, progress.total)
-        job.stage, job.step, job.total = progress.stage, progress.step, progress.total
-        job.fraction = max(job.fraction, low + (high - low) * share)
-        if progress.preview is not None:
-            self._preview(progress, share)
+        told = self.meter(progress)
+        job.stage, job.step, job.total = told.stage, told.step, told.total
+        job.fraction = max(job.fraction, DRAWN * (told.fraction or 0.0))
+        job.ends = None if told.seconds_left is None else time.monotonic() + told.seconds_left
+        if told.preview is not None and self.shows:
+            self._show(told)
         job.changed()
 
-    def _preview(self, progress: Any, share: float) -> None:
+    def _show(self, progress: Progress) -> None:
+        """Make the previews that are wanted. None is worth failing the job for, and after one that failed there are no more."""
+        try:
+            self._preview(progress, progress.step / max(1, progress.total))
+        except Exception:
+            log.exception("a preview of job %s failed", self.job.id)
+            self.shows = False
+
+    def _preview(self, progress: Progress, share: float) -> None:
         job = self.job
         if len(job.partials) < job.partials_wanted and share >= (len(job.partials) + 1) / (job.partials_wanted + 1):
             job.partials.append(self.previewer.whole(progress))
@@ -174,43 +204,26 @@ class Listener:
             job.preview_number += 1
 
 
-def _files(result: EditResult) -> dict[str, bytes]:
-    """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood."""
-    files: dict[str, bytes] = {}
-    request = result.request.model_dump(mode="json")
-    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
-        stored = {"request": request, "seed": seed, "index": index, "facts": result.facts}
-        files[f"{index}.png"] = _png(image, {METADATA_KEY: json.dumps(stored)})
-    files["mask.png"] = _png(result.mask, {})
-    return files
-
-
-def _png(image: Image.Image, texts: dict[str, str]) -> bytes:
-    info = PngImagePlugin.PngInfo()
-    for name, text in texts.items():
-        info.add_text(name, text)
-    bare, buffer = image.copy(), BytesIO()
-    bare.info = {}
-    bare.save(buffer, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"), compress_level=4)
-    return buffer.getvalue()
+def _files(result: EditResult) -> Iterator[tuple[str, bytes]]:
+    """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood; one by one."""
+    for index, image in enumerate(one_by_one(result.images)):
+        texts = {METADATA_KEY: to_text(result, index)}
+        yield f"{index}.png", encode(image, "PNG", stored=texts, keep=Metadata.of(image), compress_level=4)
+    yield "mask.png", encode(result.mask, "PNG")
 
 
 def _record(result: EditResult, names: list[str]) -> dict[str, Any]:
     """What is told of a result, besides its pictures."""
     return {
         "files": names,
-        "width": result.images[0].width,
-        "height": result.images[0].height,
+        "width": result.mask.width,
+        "height": result.mask.height,
         "seeds": result.seeds,
         "scores": result.scores,
         "notes": result.notes,
         "timings": {stage: round(seconds, 3) for stage, seconds in result.timings.items()},
         "request": result.request.model_dump(mode="json", exclude={"image", "mask", "scribble"}),
     }
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _free_memory() -> None:

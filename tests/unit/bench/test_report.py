@@ -1,18 +1,21 @@
 """Tables and report of the benchmark say what was measured."""
 
+import html
 import json
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sfumato.bench import plots, report, results, runner
 from sfumato.bench.measuring import precision_values
 from sfumato.bench.summary import METRICS, compare, tidy
 from sfumato.bench.tables import terminal_tables
-from tests.unit.bench.stand_ins import instruments, tiny_plan, variants
+from tests.unit.bench.stand_ins import METHOD, instruments, tiny_plan, variants
 
 
 def record(name: str, method: str, **values: float | None) -> dict[str, Any]:
@@ -72,11 +75,56 @@ def test_the_files_hold_everything(tmp_path: Path, loading: runner.Loading) -> N
     page = (tmp_path / "report.html").read_text()
     assert "sfumato bench" in page
     assert "nothing else is measured" in page
-    assert "a &lt;b&gt;" in page
+    assert f"<dt><b>a &lt;b&gt;</b></dt><dd>{METHOD} on embedded, steps=5</dd>" in page
     assert "a <b>" not in page
     assert page.count("data:image/jpeg;base64,") == 3 * (2 + 2 * 2)  # source and truth, then two predictions of two variants
     assert not re.search(r'(src|href)="(?!data:)', page)  # one file, nothing from elsewhere
     assert len(terminal_tables(found)) == 3
+
+
+def shown(table: Any) -> str:
+    console = Console(width=300, record=True, file=StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (("default", "own:preset=paper"), ("default", "own")),
+        (("default", "steps=5", "bold:steps=6"), ("default", "steps=5", "bold")),
+        (("[red]:steps=5", "[/]:steps=6"), ("[red]", "[/]")),
+        ((METHOD, f"{METHOD}:steps=5"), (METHOD, f"{METHOD}:steps=5")),
+        (("default", "own:model=other"), ("default on embedded", "own on other")),
+    ],
+)
+def test_variants_are_told_apart_everywhere(
+    texts: tuple[str, ...], names: tuple[str, ...], tmp_path: Path, loading: runner.Loading
+) -> None:
+    plan, chosen = tiny_plan(), variants(*texts)
+    items, device = runner.run(plan, chosen, instruments(), tmp_path, loading)
+    found = results.finish(items, plan, chosen, tmp_path, command="", about="", notes=[], device=device)
+    summary, costs, *differences = (shown(table) for table in terminal_tables(found))
+    for table in (summary, costs):
+        lines = [line for line in table.splitlines() if line.startswith(" add ")]
+        assert [re.split(r" {2,}", line.strip())[1] for line in lines] == list(names)
+    if differences:
+        assert f"differences from {names[0]} " in differences[0]
+    given = [variant.name for variant in chosen]
+    assert list(dict.fromkeys(row["variant"] for row in found["summary"])) == given
+    assert list(dict.fromkeys(item["variant"] for item in found["items"])) == given
+    assert {row["variant"] for row in found["comparisons"]} == set(given[1:])
+    page = (tmp_path / "report.html").read_text()
+    for name in names:
+        assert f"<td class=left>{html.escape(name)}</td>" in page
+        assert f"<title>{html.escape(name)}, add: " in page  # of the plots' bars
+        assert f"</i>{html.escape(name)}</span>" in page  # in the plots' legend
+
+
+def test_rows_of_earlier_versions_without_names_are_shown_by_method() -> None:
+    items = [record(f"add-{i}", method, precision_first=1.0) for i in range(2) for method in ("a", "b [steps=5]")]
+    tables = terminal_tables({"summary": tidy(items), "comparisons": []})
+    assert "b [steps=5]" in shown(tables[0])
 
 
 def test_a_report_that_would_be_too_large_shows_fewer_examples(

@@ -20,6 +20,7 @@ from tests.unit.bench.stand_ins import METHOD
         ("fast:steps=8,guidance-scale=3", f"{METHOD} [fast]", "embedded", {"steps": 8, "guidance_scale": 3.0}),
         ("my/model", METHOD, "my/model", {}),
         ("real:model=my/model,n=2", f"{METHOD} [real]", "my/model", {"n": 2}),
+        ("embedding=a.pt:x", f"{METHOD} [embedding=a.pt:x]", "embedded", {"embedding": ("a.pt:x",)}),
         (f"{METHOD}:preset=paper", f"{METHOD} [preset=paper]", "embedded", {"preset": "paper"}),
         ("window=0,0,64,64,steps=2", f"{METHOD} [window=0,0,64,64,steps=2]", "embedded", {"window": (0, 0, 64, 64), "steps": 2}),
     ],
@@ -44,10 +45,44 @@ def test_variants_that_cannot_be(text: str, words: str) -> None:
         parse(text, "embedded", METHOD)
 
 
-def test_variants_keep_the_base_s_fields_and_must_differ() -> None:
+def test_variants_keep_the_base_s_fields() -> None:
     assert parse("steps=3", "m", METHOD, {"background": "paste"}).fields == {"background": "paste", "steps": 3}
-    with pytest.raises(OptionError, match="twice"):
-        check_distinct([parse("steps=3", "m", METHOD), parse("steps=3", "m", METHOD)])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("default", "default"),
+        ("own:preset=paper", "own"),
+        (" own : preset=paper", "own"),
+        ("steps=20", "steps=20"),
+        (METHOD, METHOD),
+        (f"{METHOD}:steps=20", f"{METHOD}:steps=20"),
+        ("my/model", "my/model"),
+    ],
+)
+def test_a_variant_carries_the_name_it_was_given(text: str, name: str) -> None:
+    assert parse(text, "embedded", METHOD).name == name
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("steps=3", "steps=3"),
+        ("own:steps=3", "own:steps=4"),
+        ("own:steps=3,method=repaint", "own:steps=3"),
+        ("own:model=one", "own:model=two"),
+        ("default", "m"),  # the same model and options under two names
+    ],
+)
+def test_variants_that_tables_could_not_tell_apart_are_refused(texts: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError, match="is there twice") as refused:
+        check_distinct([parse(text, "m", METHOD) for text in texts])
+    assert refused.value.code == "variant-invalid"
+
+
+def test_one_setting_may_have_two_names() -> None:
+    check_distinct([parse("one:steps=3", "m", METHOD), parse("two:steps=3", "m", METHOD)])
 
 
 @pytest.mark.parametrize("name", suites.SUITES)

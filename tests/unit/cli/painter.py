@@ -28,7 +28,7 @@ class Painter:
         source = read(request.image)
         mask = read_mask(source.size, request.mask, request.box, source, request.mask_mode, request.invert_mask, 0)
         seeds = [request.seed + i for i in reversed(range(request.n))]
-        pictures = [np.where(mask[..., None] > 0, np.uint8(seed * 10), source.rgb) for seed in seeds]
+        pictures = [np.where(mask[..., None] > 0, np.uint8(seed * 10 % 256), source.rgb) for seed in seeds]
         if save_steps is not None:
             write_animation([Image.fromarray(picture) for picture in pictures], save_steps)
         paths = {name: getattr(request, name) for name in ("image", "mask") if getattr(request, name) is not None}

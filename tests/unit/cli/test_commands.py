@@ -1,14 +1,17 @@
 """The command line: the commands around an edit."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 import sfumato
+from sfumato.cli import extras
 from sfumato.cli.main import app
 from tests.unit.cli.painter import names_in
 
@@ -40,6 +43,33 @@ def test_doctor(run: Callable[..., Result]) -> None:
     assert findings["memory_gb"]["total"] > 0
     assert findings["offline"] == ["HF_HUB_OFFLINE=1"]
     assert "embedded model" in run("doctor").stdout
+
+
+def test_doctor_names_every_extra_of_the_package(run: Callable[..., Result], root: Path) -> None:
+    declared = re.search(r"^\[project.optional-dependencies\]\n(.*?)^\[", (root / "pyproject.toml").read_text(), re.M | re.S)
+    assert declared is not None
+    names = re.findall(r"^([a-z-]+) = \[", declared[1], re.M)
+    assert "server" in names
+    findings = json.loads(run("doctor", "--json").stdout)
+    assert set(findings["extras"]) == set(names)
+    assert set(findings["missing_extras"]) == {name for name, told in findings["extras"].items() if told != "installed"}
+
+
+def test_an_extra_without_its_packages_is_missing(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(name: str) -> str:
+        if name == "uvicorn":
+            raise PackageNotFoundError(name)
+        return "0.0.1" if name == "numba" else version(name)
+
+    monkeypatch.setattr(extras, "version", installed)
+    findings = json.loads(run("doctor", "--json").stdout)
+    assert findings["extras"]["server"] == "lacks uvicorn"
+    assert findings["extras"]["train"] == "lacks numba"  # too old
+    assert {"uvicorn", "numba"} <= set(findings["extras"]["test"].replace(",", "").split())  # made of others
+    assert {"server", "train", "test"} <= set(findings["missing_extras"])
+    assert findings["extras"]["demo"] == "installed"
+    monkeypatch.setattr(extras, "PACKAGE", "no-such-package")
+    assert json.loads(run("doctor", "--json").stdout)["missing_extras"] == []
 
 
 def test_version(run: Callable[..., Result]) -> None:

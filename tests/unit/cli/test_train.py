@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from typer.testing import CliRunner, Result
 from sfumato import Editor
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.cli.main import app
+from sfumato.cli.train import PARTS
 from sfumato.embedded import adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
-from sfumato.embedded.training import distilled, samples
+from sfumato.embedded.training import distilled, judge, samples, scenes
+from sfumato.embedded.training.loop import Run
 from sfumato.embedded.training.ranker import OTHER_SHARDS
 from sfumato.embedded.training.scenes import HELD_OUT, render_shard
 from sfumato.embedded.world.split import OTHERS
@@ -52,6 +55,15 @@ def render_few(folder: Path) -> None:
         (("autoencoder",), "no-scenes", "sfumato train world"),
         (("ranker",), "no-scenes", "sfumato train world"),
         (("pixel",), "no-scenes", "sfumato train world"),
+        (("denoiser", "--minutes", "-1"), "option-invalid", "--minutes -1"),
+        (("ranker", "--minutes", "0"), "option-invalid", "--minutes 0"),
+        (("judge", "--minutes", "1e-9"), "option-invalid", "--minutes 1e-09"),
+        (("pixel", "--minutes", "nan"), "option-invalid", "--minutes nan"),
+        (("flow", "--lr", "-1"), "option-invalid", "--lr -1"),
+        (("denoiser", "--lr", "0"), "option-invalid", "--lr 0"),
+        (("distilled", "--lr", "nan"), "option-invalid", "--lr nan"),
+        (("decoder", "--cooldown", "1.5"), "option-invalid", "--cooldown 1.5"),
+        (("autoencoder", "--cooldown", "nan"), "option-invalid", "--cooldown nan"),
     ],
 )
 def test_what_cannot_work_is_refused(train: Callable[..., Result], arguments: tuple[str, ...], code: str, named: str) -> None:
@@ -91,6 +103,36 @@ def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) 
     image = Image.new("RGB", (128, 128), "white")
     edited = editor.edit(image=image, box=(32, 32, 64, 64), prompt="a red ball", n=1, steps=2, rank="none")
     assert edited.images[0].size == (128, 128)
+
+
+def test_no_workers_are_refused(train: Callable[..., Result]) -> None:
+    result = train("denoiser", "--workers", "0")
+    assert result.exit_code == 2
+    assert "--workers" in result.stderr
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "world"])
+def test_a_part_without_a_step_writes_nothing(
+    part: str, train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a busy machine has no time for one in the minutes given."""
+    begin = Run.__init__
+
+    def hurried(run: Run, *arguments: Any, **options: Any) -> None:
+        begin(run, *arguments, **options)
+        run.seconds = -1.0
+
+    monkeypatch.setattr(Run, "__init__", hurried)
+    monkeypatch.setattr(scenes, "render", lambda *_: None)  # the judge's pairs, of which none is looked at
+    monkeypatch.setattr(judge, "shards_of", lambda *_, **__: [])
+    monkeypatch.setattr(judge, "load_pairs", lambda *_: [])
+    folder = tmp_path / "training"
+    render_few(folder)
+    result = train(part, "--start-from", "embedded", *SHORT)
+    assert result.exit_code == 2, result.stderr
+    assert "[training-no-step]" in result.stderr
+    assert "trained" not in result.stdout
+    assert list((folder / part).iterdir()) == []
 
 
 def test_the_decoder_is_trained_alone(train: Callable[..., Result], tmp_path: Path) -> None:

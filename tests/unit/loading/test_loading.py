@@ -170,3 +170,15 @@ def test_cached_models_lists_families(sd1: Path, cache: Path, tmp_path: Path, mo
 
     assert [(row["name"], row["family"]) for row in rows] == [("other/clip", None), ("someone/tiny", "sd1")]
     assert all(row["bytes"] > 10_000 for row in rows)
+
+
+def test_the_shipped_pixel_model_is_known_by_any_of_its_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import DDPMPipeline
+
+    shipped = tiny_models.tiny_ddpm(tmp_path / "weights" / "pixel")
+    monkeypatch.setattr(hub, "WEIGHTS", tmp_path / "weights")
+    other = shutil.copytree(shipped, tmp_path / "other")
+
+    assert load("embedded-pixel").family == load(shipped / ".." / "pixel").family == "embedded-pixel"
+    assert loading.from_pipe(DDPMPipeline.from_pretrained(shipped)).family == "embedded-pixel"
+    assert load(other).family == "pixel"

@@ -230,7 +230,7 @@ def train(
         export(net, vae, out / "model")
         write_sheet(out / "model", out / f"samples-{run.samples:08d}.png", place)
 
-    run = Run(net, out / "checkpoint.pt", minutes, lr or size.lr, cooldown, on_save, tell)
+    run = Run(net, out / "checkpoint.pt", minutes, size.lr if lr is None else lr, cooldown, on_save, tell)
     network: Any = torch.compile(net) if place.type == "cuda" else net
     scheduler, batches = make_scheduler(), Batches(latents, tokenizer, size.batch, place)
     for _ in run.steps():

@@ -1,6 +1,7 @@
 """What every training run shares: a clock, a learning-rate schedule, an average of the weights, and checkpoints."""
 
 import errno
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from sfumato.embedded.training.muon import Muon, split
 from sfumato.embedded.training.workers import together
 from sfumato.embedded.writing import written_whole
-from sfumato.errors import BackboneError, ResourceError
+from sfumato.errors import BackboneError, OptionError, ResourceError
 
 SAVE_EVERY_S = 300.0
 AGREE_EVERY_S = 15.0
 REPORT_EVERY_S = 10.0
+LEAST_MINUTES = 0.001
 AVERAGE = 0.9985  # share of the old average that each step keeps
 DIFFERENCES_SHOWN = 3
 
@@ -65,6 +67,20 @@ def check_fits(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:
         )
 
 
+def check_plan(minutes: float | None, lr: float | None = None, cooldown: float | None = None) -> None:
+    """Refuse what no training can be planned with; None stands for a default.
+
+    Raises:
+        OptionError: option-invalid.
+    """
+    if minutes is not None and not LEAST_MINUTES <= minutes < math.inf:
+        raise OptionError(f"--minutes {minutes:g} is no time to train in; give at least {LEAST_MINUTES:g} minutes.")
+    if lr is not None and not 0 < lr < math.inf:
+        raise OptionError(f"--lr {lr:g} is no learning rate; give a number above 0, such as 0.001.")
+    if cooldown is not None and not 0 <= cooldown <= 1:
+        raise OptionError(f"--cooldown {cooldown:g} is no share of the minutes; give a number from 0 to 1.")
+
+
 class Run:
     """A training run of a given number of minutes that can be killed and resumed.
 
@@ -79,6 +95,10 @@ class Run:
         cooldown: Share of `minutes` over which the rate falls; 0 keeps it.
         on_save: Called with the run after each checkpoint, with the averaged weights in the model; for sheets of samples.
         tell: Hears how it goes, a line at a time.
+
+    Raises:
+        OptionError: option-invalid: minutes, lr or cooldown that nothing can be trained with.
+        BackboneError: checkpoint-mismatch.
     """
 
     def __init__(
@@ -91,6 +111,7 @@ class Run:
         on_save: Callable[["Run"], None] | None = None,
         tell: Tell = print,
     ) -> None:
+        check_plan(minutes, lr, cooldown)
         self.model, self.path, self.seconds, self.lr, self.cooldown = model, path, minutes * 60, lr, cooldown
         self.on_save, self.tell = on_save, tell
         matrices, others = split(model)
@@ -143,7 +164,11 @@ class Run:
         self.model.eval()
 
     def steps(self) -> Iterator[int]:
-        """Step numbers until the minutes are over; sets the learning rate, agrees with the other workers, saves, reports."""
+        """Step numbers until the minutes are over; sets the learning rate, agrees with the other workers, saves, reports.
+
+        Raises:
+            OptionError: training-no-step: the minutes were over before the first step of any worker. Nothing is saved.
+        """
         first, first_samples = self.step, self.samples
         start = last = last_save = agreed = reported = time.monotonic()
         while True:
@@ -156,7 +181,7 @@ class Run:
                     self._report((self.samples - first_samples) / (agreed - start), max(0.0, self.seconds - (agreed - start)))
                     reported = agreed
                 if over:
-                    break
+                    break  # the only agreement that may find no step: all others come after one
                 if agreed - last_save > SAVE_EVERY_S:
                     self.save()
                     last_save = agreed
@@ -165,6 +190,12 @@ class Run:
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
                 group["lr"] = rate
             yield self.step
+        if self.samples == first_samples:
+            raise OptionError(
+                f"The {self.seconds / 60:g} minutes were over before the first step: nothing was trained, and nothing is saved; "
+                "give more --minutes.",
+                code="training-no-step",
+            )
         self.save()
 
     def _report(self, speed: float, left_s: float) -> None:
@@ -174,11 +205,15 @@ class Run:
 
     @torch.no_grad()
     def _agree(self, over: bool) -> bool:
-        """Average the workers' weights, each by the samples it has seen since; returns whether any worker's time is over."""
+        """Average the workers' weights, each by the samples it has seen since; returns whether any worker's time is over.
+
+        Where no worker has seen any, all keep what they have.
+        """
         seen = torch.tensor([self._fresh, float(over)])
         if self.workers > 1:
             torch.distributed.all_reduce(seen)
-            share = self._fresh / max(seen[0].item(), 1.0)
+        if self.workers > 1 and seen[0] > 0:
+            share = self._fresh / seen[0].item()
             for state in (self.model.state_dict(), self.average):
                 floats = [v for v in state.values() if v.is_floating_point()]
                 flat = torch.cat([v.reshape(-1) for v in floats]).mul_(share)

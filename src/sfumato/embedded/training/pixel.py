@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfumato.backbones.base import Conditions
 from sfumato.backbones.loading import load
 from sfumato.embedded.training.autoencoder import to_pixels
 from sfumato.embedded.training.denoiser import quick_attention
@@ -25,9 +26,10 @@ from sfumato.embedded.training.loop import Run, Tell
 from sfumato.embedded.training.samples import tiled
 from sfumato.embedded.training.scenes import load_shard, training_shards
 from sfumato.images import write
+from sfumato.noise.plan import make_plan
+from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 from sfumato.pixels import to_uint8
-from sfumato.noise.solvers import make_solver
 
 SIDE, PATCH = 64, 4
 BATCH = 32
@@ -137,11 +139,12 @@ def train(
 def write_sheet(folder: Path, path: Path, device: str) -> None:
     """Draw pictures with the model in `folder`, from the same noise on every call."""
     model = load(str(folder), device=device, dtype="float32")
-    solver = make_solver("ddim", model.scheduler_config, model.prediction_type, SHEET_STEPS)
+    plan = make_plan("ddim", model.traits.scheduler_config, model.traits.prediction, SHEET_STEPS)
+    solver = Solver(plan)
     noise = NoiseStream(tuple(range(SHEET_ROWS * SHEET_COLUMNS)), (3, SIDE, SIDE), torch.device(device))
-    x, nothing = noise.draw(), model.encode_prompt("", "", (SIDE, SIDE))
-    for i in range(solver.steps):
-        x, _ = solver.step(model.predict(x, solver.timesteps[i], nothing, 1.0), i, x, noise)
+    x = noise.draw()
+    for step in plan.run:
+        x, _ = solver.step(model(x, step.timestep, Conditions()).prediction, step, x, noise)
     pictures = np.stack([to_uint8(picture) for picture in model.decode(x)])
     sheet = tiled(list(pictures.reshape(SHEET_ROWS, SHEET_COLUMNS, SIDE, SIDE, 3)))
     write(Image.fromarray(sheet), path, format="PNG", overwrite=True)

@@ -6,10 +6,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sfumato.denoising.base import Model, pair_of
+from sfumato.denoising.guidance import guidance_of
 from sfumato.images import write
+from sfumato.noise.plan import make_plan
+from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 from sfumato.pixels import to_uint8
-from sfumato.noise.solvers import make_solver
 
 PROMPTS = (
     *("a red ball", "a blue cube on grass", "a yellow cylinder on snow", "a green cone on sand"),
@@ -39,14 +42,15 @@ def write_sheet(
     solver_name, steps, guidance = RUNS[model.family]
     columns = []
     for prompt in prompts:
-        solver = make_solver(solver_name, model.scheduler_config, model.prediction_type, steps)
+        plan = make_plan(solver_name, model.scheduler_config, model.prediction_type, steps)
+        solver = Solver(plan)
         side = model.resolution // model.factor
         noise = NoiseStream(tuple(range(PER_PROMPT)), (model.latent_channels, side, side), device)
         latents = noise.draw()
-        conditioning = model.encode_prompt(prompt, "", (model.resolution, model.resolution))
-        for i in range(solver.steps):
-            output = model.predict(latents, solver.timesteps[i], conditioning, guidance)
-            latents, _ = solver.step(output, i, latents, noise)
+        pair = pair_of(model.encode_prompt(prompt, "", (model.resolution, model.resolution)))
+        guided = Model(denoiser=model, pair=pair, guidance=guidance_of(model.traits, guidance))
+        for step in plan.run:
+            latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
         columns.append(np.stack([to_uint8(pixels) for pixels in model.decode(latents)]))
     sheet = tiled([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)])
     write(Image.fromarray(sheet), path, format="PNG", overwrite=True)

@@ -1,5 +1,6 @@
 """Several single-threaded workers, one a core, that train one model together."""
 
+import json
 import os
 import signal
 import sys
@@ -9,7 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.multiprocessing.spawn import spawn as start_processes
+
+from sfumato import errors
 
 Item = TypeVar("Item")
 
@@ -20,7 +24,12 @@ def _start_worker(rank: int, workers: int, meeting: str, function: Callable[...,
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[rank % len(cores)]})
-    function(*arguments)
+    try:
+        function(*arguments)
+    except errors.EditError as error:  # of which a process hands on nothing but the traceback
+        told = {"kind": type(error).__name__, "message": error.message, "code": error.code}
+        Path(f"{meeting}.{rank}").write_text(json.dumps(told), encoding="utf-8")
+        raise
 
 
 def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: int, folder: Path) -> None:
@@ -28,6 +37,9 @@ def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: in
 
     They average their weights every few seconds instead of their gradients every step (post-local SGD, arXiv:1808.07217),
     so a core that other work slows down does not slow the others.
+
+    Raises:
+        EditError: What `function` raises in a worker.
     """
     if workers == 1:
         function(*arguments)
@@ -37,8 +49,14 @@ def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: in
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exit takes the workers along
     try:
         start_processes(_start_worker, (workers, str(meeting), function, arguments), nprocs=workers, daemon=True)
+    except ProcessRaisedException:
+        for path in sorted(folder.glob(f"{meeting.name}.*")):
+            told = json.loads(path.read_text(encoding="utf-8"))
+            raise getattr(errors, told["kind"])(told["message"], code=told["code"]) from None
+        raise
     finally:
-        meeting.unlink(missing_ok=True)
+        for path in folder.glob(f"{meeting.name}*"):
+            path.unlink(missing_ok=True)
 
 
 def together() -> tuple[int, int]:

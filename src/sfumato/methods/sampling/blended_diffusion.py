@@ -52,9 +52,7 @@ class Options(MethodOptions):
     clip_model: str | None = option(None, "CLIP that guides: embedded, folder, cached id, or open_clip:ARCHITECTURE/TAG.")
     clip_guidance_scale: float = option(1000.0, "Weight of CLIP's guidance.", ge=0)
     clip_augmentations: int = option(8, "Views of the picture that CLIP sees, the plain one among them.", ge=1, le=64)
-    background_mse_weight: float = option(
-        0.0, "Weight of the mean square between picture and source outside the mask.", ge=0
-    )
+    background_mse_weight: float = option(0.0, "Weight of the mean square between picture and source outside the mask.", ge=0)
     background_lpips_weight: float = option(0.0, "Weight of the LPIPS between them; needs the package lpips.", ge=0)
     range_weight: float = 50.0
     blended: bool = True
@@ -137,9 +135,7 @@ def run(
             sigma = chain.levels[t].noise
             mixed = sigma * clean + (1 - sigma) * x
             seen = clip_input(mixed, mask, options.outside)
-            loss = options.clip_guidance_scale * clip_distance(
-                seen, guide, augment, options.clip_augmentations, noise.generators
-            )
+            loss = options.clip_guidance_scale * clip_distance(seen, guide, augment, options.clip_augmentations, noise.generators)
             loss = loss + options.range_weight * out_of_range(clean) + background_loss(mixed, source, mask, options, guide.lpips)
             (gradient,) = torch.autograd.grad(loss, x)
             clean = clean.detach()

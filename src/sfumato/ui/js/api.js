@@ -57,6 +57,15 @@ const json = async (path, options) => (await call(path, options)).json();
 export const info = () => json("/v1/info");
 export const schema = () => json("/openapi.json");
 export const submit = (form) => json("/v1/jobs", {method: "POST", body: form});
+/** A mask's file as the server reads it, white on black, and what it guessed. */
+export async function readMask(image, mask) {
+  const form = new FormData();
+  form.append("image", image, "image");
+  form.append("mask", mask, "mask");
+  const read = await json("/v1/masks", {method: "POST", body: form});
+  const bytes = Uint8Array.from(atob(read.mask), (character) => character.charCodeAt(0));
+  return {blob: new Blob([bytes], {type: "image/png"}), notes: read.notes};
+}
 export const job = (id) => json(`/v1/jobs/${id}`);
 export const remove = (id) => json(`/v1/jobs/${id}`, {method: "DELETE"});
 export const blob = async (path) => (await call(path)).blob();

@@ -62,10 +62,11 @@ export class Run {
 
   #tell(job) {
     if (!job.progress || !["queued", "running"].includes(job.state)) return;
-    const {stage, step, total, fraction} = job.progress;
+    const {stage, step, total, fraction, seconds_left: left} = job.progress;
     const waits = job.state === "queued" && job.position > 0 ? `, ${job.position} before it` : "";
     const steps = stage === "denoise" ? `, step ${step} of ${total}` : "";
-    this.#bar(fraction, `${STAGES[stage] ?? stage}${waits}${steps}`);
+    const time = left >= 1 ? `, about ${left < 100 ? `${Math.round(left)} s` : `${Math.round(left / 60)} min`} left` : "";
+    this.#bar(fraction, `${STAGES[stage] ?? stage}${waits}${steps}${time}`);
     if (fraction >= this.spoken + 0.25) {
       this.spoken = fraction;
       say(`${Math.round(fraction * 100)} percent`);

@@ -9,11 +9,12 @@ import * as history from "./history.js";
 import {Run} from "./job.js";
 import {Picture} from "./picture.js";
 import {Results} from "./results.js";
+import {listenToDie, seed, setSeed} from "./seed.js";
 import {listen} from "./shortcuts.js";
 import {Tools} from "./tools.js";
 import {View} from "./view.js";
 
-const TYPES = ["image/png", "image/jpeg", "image/webp"];
+const TYPES = ["image/png", "image/jpeg", "image/webp", "image/avif", "image/gif"];
 
 const view = new View($("canvas"));
 const tools = new Tools(view);
@@ -32,7 +33,7 @@ function setMode(mode) {
 
 async function openBlob(blob, name) {
   if (run.busy) return toast("Wait for the edit, or cancel it first.");
-  if (!TYPES.includes(blob.type)) return toast("That is no PNG, JPEG or WebP.");
+  if (!TYPES.includes(blob.type)) return toast("That is no PNG, JPEG, WebP, AVIF or GIF.");
   const within = $("empty").contains(document.activeElement); // what had the focus is about to vanish
   let picture;
   try {
@@ -40,7 +41,7 @@ async function openBlob(blob, name) {
   } catch {
     return toast("That file cannot be read as a picture.");
   }
-  if (info && picture.width * picture.height > info.limits.pixels) return toast(`The picture has more than ${info.limits.pixels / 1e6} million pixels.`);
+  if (info && picture.width * picture.height > info.limits.pixels) return toast(`The picture has ${(picture.width * picture.height) / 1e6} million pixels and this server takes ${info.limits.pixels / 1e6}: make it smaller, or start the server with a larger --max-pixels.`);
   results.clear();
   picture.addEventListener("change", refresh);
   $("empty").hidden = true;
@@ -62,7 +63,10 @@ async function openExample() {
 
 async function loadMask(blob) {
   try {
-    await view.picture.loadMask(blob);
+    await view.picture.checkMask(blob);
+    const mask = await api.readMask(view.picture.blob, blob);
+    await view.picture.loadMask(mask.blob);
+    if (mask.notes.length) toast(mask.notes.join(" "));
   } catch (error) {
     toast(error.message);
   }
@@ -99,7 +103,8 @@ function options() {
   const properties = advanced.schema.properties;
   if (method !== properties.method.default) given.method = method;
   if ($("model").value !== properties.model.default) given.model = $("model").value;
-  for (const name of ["n", "seed"]) if ($(name).value !== "") given[name] = Number($(name).value);
+  if ($("n").value !== "") given.n = Number($("n").value);
+  given.seed = seed();
   return given;
 }
 
@@ -125,7 +130,8 @@ async function edit() {
   try {
     const sources = {source: picture.blob, mask: await picture.maskBlob(), scribble: picture.hasScribble ? await picture.scribbleBlob() : null};
     const job = await run.start(picture, asked, view.feather);
-    const said = {...asked, ...(view.feather >= 0 ? {mask_feather: view.feather} : {})};
+    const drawn = job.result && {seed: job.result.request.seed}; // what was random can be repeated
+    const said = {...asked, ...drawn, ...(view.feather >= 0 ? {mask_feather: view.feather} : {})};
     const record = {name: picture.name, hasScribble: picture.hasScribble, options: said};
     await finished(job, record, sources);
   } catch (error) {
@@ -160,15 +166,15 @@ async function showResult(result, record) {
 async function reopen(entry, job) {
   if (run.busy) return toast("Wait for the edit, or cancel it first.");
   await openBlob(entry.source, entry.edit.name);
-  await loadMask(entry.mask);
+  await view.picture.loadMask(entry.mask);
   if (entry.scribble) {
     const bitmap = await createImageBitmap(entry.scribble);
     view.picture.change((mask, scribble) => scribble.drawImage(bitmap, 0, 0));
   }
-  const {prompt, n, seed, method, model, mask_feather: feather, ...rest} = entry.edit.options;
+  const {prompt, n, seed: used, method, model, mask_feather: feather, ...rest} = entry.edit.options;
   Object.assign($("prompt"), {value: prompt});
   if (n !== undefined) $("n").value = n;
-  if (seed !== undefined) $("seed").value = seed;
+  if (used !== undefined) setSeed(used);
   if (method) $("method").value = method;
   if (model) $("model").value = model;
   controls.setFeather(feather ?? -1);
@@ -204,7 +210,7 @@ onClick("save-mask", withPicture(async (picture) => save(await picture.maskBlob(
 onClick("zoom-in", () => view.zoom(1.25));
 onClick("zoom-out", () => view.zoom(0.8));
 onClick("zoom-fit", () => view.fit());
-onClick("dice", () => ($("seed").value = crypto.getRandomValues(new Uint32Array(1))[0]));
+listenToDie(() => results.seed);
 onClick("reset", () => advanced?.set({}));
 onClick("add-box", withPicture((picture) => {
   const [x, y, width, height] = ["box-x", "box-y", "box-w", "box-h"].map((id) => $(id).valueAsNumber);

@@ -1,6 +1,7 @@
 // The picture being edited, its mask and its scribble, at the picture's own size, with undo.
 
 import {canvasOf, toBlob} from "./dom.js";
+import {turned, upright} from "./orientation.js";
 
 const MOST_STEPS = 60;
 const MOST_BYTES = 300e6;
@@ -8,9 +9,9 @@ export const MASK_COLOUR = "#3557d6";
 
 export class Picture extends EventTarget {
   /** blob: what is sent to the server, unchanged; bitmap: what is shown, upright. */
-  constructor(blob, bitmap, name) {
+  constructor(blob, bitmap, name, orientation = 1) {
     super();
-    Object.assign(this, {blob, bitmap, name, width: bitmap.width, height: bitmap.height, done: [], undone: []});
+    Object.assign(this, {blob, bitmap, name, orientation, width: bitmap.width, height: bitmap.height, done: [], undone: []});
     this.mask = canvasOf(this.width, this.height); // opaque where the edit is
     this.scribble = canvasOf(this.width, this.height);
     this.maskPen = this.mask.getContext("2d", {willReadFrequently: true});
@@ -22,7 +23,8 @@ export class Picture extends EventTarget {
   }
 
   static async from(blob, name) {
-    return new Picture(blob, await createImageBitmap(blob, {imageOrientation: "from-image"}), name);
+    const {bitmap, orientation} = await upright(blob);
+    return new Picture(blob, bitmap, name, orientation);
   }
 
   /** Change mask or scribble in one step that can be undone: work(maskPen, scribblePen). */
@@ -125,23 +127,24 @@ export class Picture extends EventTarget {
     });
   }
 
-  /** Read a mask as the server does: transparent where the transparency varies, else what is brighter than half. */
-  async loadMask(blob) {
-    const bitmap = await createImageBitmap(blob, {imageOrientation: "from-image"});
+  /** Throws if a mask is neither of this picture's size nor of that of its stored pixels, which the server turns. */
+  async checkMask(blob) {
+    const {bitmap, orientation} = await upright(blob);
+    const stored = orientation === 1 && this.orientation >= 5 && bitmap.width === this.height && bitmap.height === this.width;
+    if (stored) return;
     if (bitmap.width !== this.width || bitmap.height !== this.height) {
       throw new Error(`The mask is ${bitmap.width}x${bitmap.height} but the picture is ${this.width}x${this.height}.`);
     }
+  }
+
+  /** Take over a mask of white on black; the server makes one of any other kind. */
+  async loadMask(blob) {
     const canvas = canvasOf(this.width, this.height);
     const pen = canvas.getContext("2d");
-    pen.drawImage(bitmap, 0, 0);
+    pen.drawImage(await createImageBitmap(blob), 0, 0);
     const image = pen.getImageData(0, 0, this.width, this.height);
     const data = image.data;
-    let varies = false;
-    for (let i = 7; i < data.length && !varies; i += 4) varies = data[i] !== data[3];
-    for (let i = 0; i < data.length; i += 4) {
-      const bright = 0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2] > 127;
-      data[i + 3] = (varies ? data[i + 3] <= 127 : bright) ? 255 : 0;
-    }
+    for (let i = 0; i < data.length; i += 4) data[i + 3] = data[i] > 127 ? 255 : 0;
     pen.putImageData(image, 0, 0);
     tint(pen, this.width, this.height);
     this.change((maskPen) => {

@@ -31,6 +31,11 @@ export class Results {
     if ([$("canvas"), document.body].includes(document.activeElement)) $("strip").firstElementChild.focus({preventScroll: true});
   }
 
+  /** Seed of the prediction that was chosen last. */
+  get seed() {
+    return this.result?.images[this.chosen].seed;
+  }
+
   #tile(image, index) {
     const score = image.scores.total === undefined ? "" : image.scores.total.toFixed(2);
     const best = index === 0 && score;

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.background.measure import light_difference, seam_ratio
-from sfumato.errors import ModelNotFound, OptionError, ResourceError, UnsafeCheckpoint, Unsupported
+from sfumato.errors import ModelNotFound, OptionError, UnsafeCheckpoint, Unsupported
+from sfumato.text.pieces import embed_long
 
-EMBEDDED = Path(__file__).parent / "embedded" / "weights" / "ranker"
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights" / "ranker"
 BATCH_SIZE = 32
 REGION_WEIGHT, WHOLE_WEIGHT = 0.7, 0.3
 # The smallest spread of each term that means anything: predictions that are all fine are not told apart by noise blown up.
@@ -54,7 +55,7 @@ def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
 
 
-def _fit(images: Tensor, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def fit(images: Tensor, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """The whole frame at the model's (height, width), standardised: stretched, not cropped, as the paper does."""
     return standardise(F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1), mean, std)
 
@@ -97,6 +98,7 @@ class CLIPScorer:
         self.mean, self.std = _statistics(name)
         side = self.model.config.vision_config.image_size
         self.size = (side, side)
+        self._length = self.model.config.text_config.max_position_embeddings
 
     def features(self, standardised: Tensor) -> Tensor:
         """See `Scorer.features`."""
@@ -105,12 +107,15 @@ class CLIPScorer:
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], any size, to unit vectors (B, D)."""
         with torch.inference_mode():
-            return self.features(_fit(images.to(self.device), self.size, self.mean, self.std))
+            return self.features(fit(images.to(self.device), self.size, self.mean, self.std))
 
     def embed_text(self, prompts: list[str]) -> Tensor:
-        """Sentences, cut at the model's length, to unit vectors (N, D)."""
-        length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt").to(self.device)
+        """Sentences to unit vectors (N, D); of one longer than the model reads, the mean direction of its pieces."""
+        return embed_long(prompts, self._embed, lambda text: len(self.tokenizer(text, verbose=False).input_ids) <= self._length)
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        options = {"padding": True, "truncation": True, "max_length": self._length, "return_tensors": "pt"}
+        tokens = self.tokenizer(texts, **options).to(self.device)
         with torch.inference_mode():
             features = self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             return F.normalize(_pooled(features), dim=-1)
@@ -131,52 +136,6 @@ def _pooled(features: Any) -> Any:
     return features if isinstance(features, Tensor) else features.pooler_output
 
 
-class OpenCLIPScorer:
-    """A CLIP of the open_clip package.
-
-    Args:
-        architecture: Its name there, such as ViT-B-16.
-        pretrained: A tag, such as openai, or a .safetensors file.
-        device: Where to run.
-
-    Raises:
-        ResourceError: If the package is not installed (code extra-missing).
-        UnsafeCheckpoint: If `pretrained` is a file of another format.
-    """
-
-    def __init__(self, architecture: str, pretrained: str, device: str | torch.device = "cpu") -> None:
-        try:
-            import open_clip
-        except ImportError as error:
-            raise ResourceError(
-                "Ranking with open_clip needs an optional package; install it with: pip install 'sfumato[open_clip]'",
-                code="extra-missing",
-            ) from error
-        if Path(pretrained).is_file() and not pretrained.endswith(".safetensors"):
-            raise UnsafeCheckpoint(f"The ranking model {pretrained} is pickled, which can run code; convert it to safetensors.")
-        self.device = torch.device(device)
-        self.model = open_clip.create_model(architecture, pretrained=pretrained, device=self.device).eval()
-        self.tokenizer = open_clip.get_tokenizer(architecture)
-        self.model.requires_grad_(False)
-        visual = self.model.visual
-        height, width = visual.image_size
-        self.size, self.mean, self.std = (height, width), visual.image_mean, visual.image_std
-
-    def features(self, standardised: Tensor) -> Tensor:
-        """See `Scorer.features`."""
-        return F.normalize(self.model.encode_image(standardised.to(self.device)), dim=-1)
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1], any size, to unit vectors (B, D)."""
-        with torch.inference_mode():
-            return self.features(_fit(images.to(self.device), self.size, self.mean, self.std))
-
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        """Sentences to unit vectors (N, D)."""
-        with torch.inference_mode():
-            return F.normalize(self.model.encode_text(self.tokenizer(prompts).to(self.device)), dim=-1)
-
-
 def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
     """Load a ranking model: `embedded`, `open_clip:ARCHITECTURE/TAG-or-file`, or a transformers CLIP (folder or cached id).
 
@@ -192,6 +151,8 @@ def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
         architecture, _, pretrained = name.removeprefix("open_clip:").partition("/")
         if not pretrained:
             raise OptionError(f"The ranking model {name!r} lacks its weights; write open_clip:ARCHITECTURE/TAG or .../FILE.")
+        from sfumato.ranking.open_clip import OpenCLIPScorer
+
         return OpenCLIPScorer(architecture, pretrained, device)
     return CLIPScorer(name, device)
 

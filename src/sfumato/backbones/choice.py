@@ -1,0 +1,85 @@
+"""Which model an edit runs on: what the request names, and what it leaves to the editor."""
+
+from typing import Any, NamedTuple
+
+from sfumato.backbones import loading
+from sfumato.backbones.base import Backbone
+from sfumato.backbones.prediction import check_given, reading
+from sfumato.errors import Unsupported
+from sfumato.request import EditRequest
+
+
+class Choice(NamedTuple):
+    """The fields of a request that decide what is loaded."""
+
+    model: str
+    lora: tuple[str, ...] = ()
+    vae: str | None = None
+    prediction_type: str | None = None
+
+    @classmethod
+    def of(cls, request: EditRequest) -> "Choice":
+        """What a complete request names."""
+        return cls(request.model, request.lora, request.vae, request.prediction_type)
+
+    def complete(self, request: EditRequest, method: str) -> EditRequest:
+        """A request with this choice and method where it names none.
+
+        What goes with a model (LoRA, autoencoder, prediction type) is added only to a request for that model.
+        """
+        given = request.model_fields_set
+        mine = {"method": method}
+        if "model" not in given or request.model == self.model:
+            mine |= self._asdict()
+        return request.model_copy(update={name: value for name, value in mine.items() if name not in given})
+
+    def check_pipeline(self, wanted: "Choice") -> None:
+        """Refuse what an editor around the user's own pipeline, which this describes, cannot load.
+
+        Raises:
+            Unsupported: Another model, LoRA or autoencoder.
+        """
+        if wanted.model != self.model:
+            raise Unsupported(
+                f"The request names the model '{wanted.model}', but this editor was made around a pipeline ('{self.model}') and "
+                "loads no other: leave model out, or use Editor(model=...)."
+            )
+        for name, given in (("lora", wanted.lora), ("vae", wanted.vae)):
+            if given:
+                raise Unsupported(
+                    f"The request names {name}={given!r}, but this editor was made around a pipeline and loads nothing: "
+                    "load it into the pipeline before from_pipe."
+                )
+
+
+class Held:
+    """The one model that an editor holds.
+
+    Args:
+        own: What requests that name nothing run on.
+        options: Further arguments of `loading.load`.
+        pipe: The user's own pipeline, already wrapped, in place of what `own` names; nothing else is then loaded.
+    """
+
+    def __init__(self, own: Choice, options: dict[str, Any], pipe: Backbone | None = None) -> None:
+        check_given(own.prediction_type)
+        self.own, self._options, self._pipe, self._loaded_as = own, options, pipe, own
+        self._backbone = self._load(own) if pipe is None else reading(pipe, own.prediction_type)
+
+    def get(self, wanted: Choice) -> Backbone:
+        """The model asked for, loaded if it is another one; the old one stays if that fails.
+
+        Raises:
+            BackboneError: As `loading.load`, and `Choice.check_pipeline`.
+        """
+        if wanted != self._loaded_as:
+            if self._pipe is None:
+                self._backbone = self._load(wanted)
+            else:
+                self.own.check_pipeline(wanted)
+                self._backbone = reading(self._pipe, wanted.prediction_type)
+            self._loaded_as = wanted
+        return self._backbone
+
+    def _load(self, wanted: Choice) -> Backbone:
+        return loading.load(**wanted._asdict(), **self._options)

@@ -1,0 +1,241 @@
+"""What a UNet predicts and on which noise levels: from its scheduler's configuration, a file's marks, or the user.
+
+A single file carries no scheduler. Marks in use: the tensors `v_pred` and `ztsnr`, as ComfyUI and Forge read them, and the
+metadata of Stability AI's ModelSpec and of kohya's trainer.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+from sfumato.backbones.headers import Header
+from sfumato.errors import OptionError, Unsupported
+from sfumato.noise.levels import Prediction
+
+if TYPE_CHECKING:
+    from sfumato.backbones.base import Backbone
+
+Model = TypeVar("Model", bound="Backbone")
+PredictionName = Literal["epsilon", "v_prediction", "sample"]
+PREDICTIONS: tuple[str, ...] = get_args(PredictionName)
+OPTION = "--prediction-type epsilon, v_prediction or sample"
+_SPELLINGS = {"eps": "epsilon", "v": "v_prediction", "vprediction": "v_prediction", "vpred": "v_prediction", "x0": "sample"}
+_METADATA = ("modelspec.prediction_type", "modelspec.predict_key", "prediction_type")
+_TRUE = ("true", "1")
+SIDES = {"epsilon": 512, "v_prediction": 768}  # of Stable Diffusion 2, whose two models differ in both
+NOISE_LIKE = 0.5  # correlation with pure noise above which an output counts as a prediction of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What a single file says, or is taken to say, of its predictions.
+
+    Args:
+        prediction_type: "epsilon", "v_prediction" or "sample"; None where nothing says it.
+        zero_snr: Whether the highest noise level has no signal left (arXiv:2305.08891).
+        side: Native side in pixels, where the family alone does not say it.
+        notes: What the user should know.
+    """
+
+    prediction_type: str | None = None
+    zero_snr: bool = False
+    side: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def check_given(prediction_type: str | None) -> None:
+    """Refuse a prediction type that a user gave and that is none.
+
+    Raises:
+        OptionError: option-prediction-type.
+    """
+    if prediction_type is not None and prediction_type not in PREDICTIONS:
+        raise OptionError(
+            f"Prediction type '{prediction_type}' is unknown; choose from {', '.join(PREDICTIONS)}.",
+            code="option-prediction-type",
+        )
+
+
+def check_prediction(value: Any, where: str, allowed: tuple[str, ...] = PREDICTIONS) -> str:
+    """The prediction type in diffusers' spelling.
+
+    Raises:
+        Unsupported: If it is none of those; nothing is guessed.
+    """
+    text = str(value)
+    if text in allowed:
+        return text
+    plain = text.lower().replace("-", "").replace("_", "").replace(" ", "")
+    if plain in _SPELLINGS or plain == "epsilon":
+        return _SPELLINGS.get(plain, plain)
+    raise Unsupported(
+        f"{where} says that the model predicts '{text}', which is not supported; known are {', '.join(PREDICTIONS)}: if it is "
+        f"one of these, give {OPTION}."
+    )
+
+
+def read_marks(header: Header, family: str, given: str | None = None) -> Marks:
+    """What a single file says: its marker tensors first, then its metadata; Stable Diffusion 2 at last by its name.
+
+    Args:
+        header: Of the file.
+        family: See `single_file.family_of`.
+        given: The prediction type that the user gave, so that what the file says need not be understood.
+
+    Raises:
+        Unsupported: For metadata that name an unknown prediction type.
+    """
+    metadata = header.metadata
+    if "v_pred" in header.shapes:
+        marks = Marks(prediction_type="v_prediction")
+    elif (key := next((key for key in _METADATA if metadata.get(key)), None)) and given is None:
+        said = check_prediction(metadata[key], f"The metadata of '{header.path}' ({key})")
+        marks = Marks(prediction_type=said)
+    elif metadata.get("ss_v_parameterization", "").lower() in _TRUE:
+        marks = Marks(prediction_type="v_prediction")
+    else:
+        marks = _by_name(header) if family == "sd2" else Marks()
+    zero = "ztsnr" in header.shapes or any(
+        metadata.get(key, "").lower() in _TRUE for key in ("ztsnr", "ss_zero_terminal_snr", "zero_terminal_snr")
+    )
+    side = _side(header, given or marks.prediction_type) if family == "sd2" else None
+    return replace(marks, zero_snr=zero, side=side)
+
+
+def _by_name(header: Header) -> Marks:
+    """Of Stable Diffusion 2, whose files say nothing: the base model (512 pixels) predicts epsilon, the 768 model v."""
+    if header.metadata.get("global_step") == "875000":
+        return Marks(prediction_type="epsilon")
+    architecture = header.metadata.get("modelspec.architecture", "").lower()
+    for said, where in ((architecture, "its metadata (modelspec.architecture)"), (header.path.stem.lower(), "its name")):
+        found = re.search(r"(?<!\d)(768|512)(?!\d)|(?<![a-z])(base)(?![a-z])", said)
+        if found:
+            prediction = "v_prediction" if found[1] == "768" else "epsilon"
+            note = f"'{header.path}' does not say what it predicts; {prediction} was told from {where}; if pictures look wrong, "
+            return Marks(prediction_type=prediction, notes=(f"{note}give {OPTION}.",))
+    return Marks()
+
+
+def _side(header: Header, prediction_type: str | None) -> int | None:
+    """Native side of a Stable Diffusion 2: from metadata or name, else that of the published model of its kind."""
+    for said in (header.metadata.get("modelspec.resolution", ""), header.path.stem):
+        if found := re.search(r"(?<!\d)(768|512)(?!\d)", said):
+            return int(found[1])
+    return SIDES.get(prediction_type or "")
+
+
+def by_trial(unet: Any) -> str | None:
+    """ "epsilon" if the UNet, shown pure noise at the highest level, answers with that noise; else None.
+
+    At the highest level x_t is nearly all noise, so predicted noise is nearly the input, while a predicted v or sample is nearly
+    independent of it.
+    """
+    import torch
+
+    size = (1, int(unet.config.in_channels), 32, 32)
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    device, dtype = unet.device, unet.dtype
+    width = unet.config.cross_attention_dim
+    text = torch.zeros(1, 77, width if isinstance(width, int) else width[0], device=device, dtype=dtype)
+    extra = None
+    if unet.config.addition_embed_type == "text_time":
+        told = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        sizes = torch.tensor([[1024, 1024, 0, 0, 1024, 1024]], device=device, dtype=dtype)
+        extra = {"text_embeds": torch.zeros(1, told, device=device, dtype=dtype), "time_ids": sizes}
+    with torch.no_grad():
+        output = unet(noise.to(device, dtype), 999, encoder_hidden_states=text, added_cond_kwargs=extra).sample
+    both = torch.stack([output.float().cpu().flatten(), noise.flatten()])
+    return "epsilon" if bool(torch.corrcoef(both)[0, 1] > NOISE_LIKE) else None
+
+
+def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -> tuple[Marks, list[str]]:
+    """What a single file's UNet is taken to predict, and the notes about it: what the user says goes first.
+
+    Of a Stable Diffusion 2 that says nothing, a trial decides. Stable Diffusion 1 and XL that say nothing are read as epsilon,
+    as everywhere, with a note if the trial contradicts.
+    """
+    if given is not None or marks.prediction_type is not None:
+        return marks, [] if given else list(marks.notes)
+    noise = by_trial(unet) == "epsilon"
+    if family != "sd2":
+        note = f"'{name}' does not say what it predicts and is read as epsilon, but a trial finds its output unlike noise; "
+        notes = [] if noise else [f"{note}if pictures look wrong, give --prediction-type v_prediction."]
+        return replace(marks, prediction_type="epsilon"), notes
+    found = "epsilon" if noise else "v_prediction"
+    note = f"'{name}' does not say what it predicts; a trial says {found}; if pictures look wrong, give {OPTION}."
+    return replace(marks, prediction_type=found, side=marks.side or SIDES[found]), [note]
+
+
+def apply_marks(model: Any, marks: Marks, given: str | None) -> None:
+    """Tell a model that was loaded from a single file what that file says, in place.
+
+    Args:
+        model: The model.
+        marks: What the file says.
+        given: The prediction type that the user gave, which decides about zero terminal SNR: see `reading`.
+    """
+    if marks.prediction_type is not None:
+        model.prediction_type = Prediction(marks.prediction_type)
+        model.scheduler_config["prediction_type"] = marks.prediction_type
+    if marks.zero_snr and (given or model.prediction_type) == "epsilon":
+        model.notes.append(f"'{model.name}' is marked as having zero terminal SNR, which predicted noise rules out: left out.")
+    elif marks.zero_snr:
+        model.scheduler_config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if marks.side is not None:
+        model.resolution = marks.side
+
+
+def reading(model: Model, prediction_type: str | None) -> Model:
+    """The model, read as predicting what the user says. It is not changed: the modules of the answer are its own.
+
+    Zero terminal SNR belongs to models that predict v or the sample: noise alone says nothing about the picture at that level.
+
+    Raises:
+        Unsupported: For flow-matching models, which predict a velocity and nothing else.
+    """
+    if prediction_type is None:
+        return model
+    if "sigma_data" in model.scheduler_config:
+        raise Unsupported(f"'{model.name}' is an EDM model, whose output its scheduler says; leave out prediction_type.")
+    if model.prediction_type == "flow":
+        raise Unsupported(f"'{model.name}' is a flow-matching model and predicts a velocity; leave out prediction_type.")
+    if prediction_type == model.prediction_type:
+        return model
+    config: Mapping[str, Any] = model.scheduler_config | {"prediction_type": prediction_type}
+    note = f"'{model.name}' is read as predicting {prediction_type}, as asked; it says {model.prediction_type.value} itself."
+    if prediction_type == "epsilon" and config.get("rescale_betas_zero_snr"):
+        config = {**config, "rescale_betas_zero_snr": False}
+        note += " Its zero terminal SNR is left out, which predicted noise rules out."
+    other = copy.copy(model)
+    other.prediction_type, other.scheduler_config = Prediction(prediction_type), dict(config)
+    other.notes = [*model.notes, note]
+    return other
+
+
+def overrule(scheduler: Any, prediction_type: str | None) -> None:
+    """Put what the user says into a scheduler's configuration that says nothing known, which would be refused; in place."""
+    said = scheduler.config.get("prediction_type")
+    if prediction_type is None or said is None:
+        return
+    try:
+        check_prediction(said, "")
+    except Unsupported:
+        scheduler.register_to_config(prediction_type=prediction_type)
+
+
+def check_schedule(scheduler: Any, name: str) -> None:
+    """Refuse a scheduler whose noise levels are not those of betas: flow matching's, consistency models'.
+
+    Raises:
+        Unsupported: Naming the scheduler.
+    """
+    config = dict(scheduler.config)
+    if "beta_start" in config or config.get("trained_betas") is not None:
+        return
+    kind = type(scheduler).__name__
+    raise Unsupported(
+        f"'{name}' has the scheduler {kind}, whose noise levels are its own, so an edit with those of Stable Diffusion would "
+        "give noise; it is not supported, give another checkpoint."
+    )

@@ -1,0 +1,102 @@
+"""An autoencoder given beside the model: a folder in diffusers' format or a single file, in place of the model's own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfumato.backbones.checkpoints import check_file, read_json
+from sfumato.backbones.headers import AUTOENCODER, Header, read_header
+from sfumato.errors import BackboneError, ModelNotFound, Unsupported
+
+if TYPE_CHECKING:
+    import torch
+
+KIND = "AutoencoderKL"
+_FIRST = "conv_in.weight"  # of the decoder, under both names of the rest; it takes the code
+
+
+def find_vae(vae: str) -> Path:
+    """The file or folder of an autoencoder; of a whole model's folder its autoencoder.
+
+    Raises:
+        ModelNotFound: If there is none.
+    """
+    path = Path(vae).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file() and (path / "vae" / "config.json").is_file():
+        return path / "vae"
+    if path.is_file() or (path / "config.json").is_file():
+        return path
+    raise ModelNotFound(
+        f"There is no autoencoder '{vae}'; give a .safetensors file, or a folder that holds config.json and weights."
+    )
+
+
+def load_vae(vae: str, model: str, config: dict[str, Any], dtype: "torch.dtype", *, allow_pickle: bool) -> Any:
+    """Load an autoencoder for a model.
+
+    Args:
+        vae: File or folder.
+        model: Name of the model, for messages.
+        config: Configuration of the model's own autoencoder, which a single file has not.
+        dtype: Its number format.
+        allow_pickle: Whether a pickled file may be read, with `weights_only`.
+
+    Raises:
+        Unsupported: If it is no AutoencoderKL, or its code has another number of channels than the model's latents.
+        BackboneError: If its weights do not fit the model's configuration.
+    """
+    import torch
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    path = find_vae(vae)
+    if path.is_dir():
+        own = read_json(path / "config.json")
+        if own.get("_class_name") != KIND:
+            raise Unsupported(f"'{vae}' holds a {own.get('_class_name')}, where --vae takes an {KIND}.")
+        _check_channels(vae, int(own.get("latent_channels", 4)), model, config)
+        safe = None if allow_pickle else True
+        return AutoencoderKL.from_pretrained(path, use_safetensors=safe, local_files_only=True, dtype=dtype)
+    check_file(path, allow_pickle=allow_pickle)
+    header = read_header(path)
+    prefix = AUTOENCODER if header.starts(AUTOENCODER) else ""
+    channels = header.channels_in(f"{prefix}decoder.{_FIRST}")
+    if channels is None or header.channels_in(f"{prefix}encoder.{_FIRST}") != 3:
+        raise Unsupported(f"'{vae}' holds no autoencoder of pictures; give one as .safetensors file or as folder.")
+    _check_channels(vae, channels, model, config)
+    single = _from_file(path, header, prefix, config, AutoencoderKL)
+    return torch.nn.Module.to(single, dtype)  # diffusers' own warns of parts kept in float32, of which there are none
+
+
+def _check_channels(vae: str, channels: int, model: str, config: dict[str, Any]) -> None:
+    expected = int(config.get("latent_channels", 4))
+    if channels != expected:
+        raise Unsupported(
+            f"The autoencoder '{vae}' has a code of {channels} channels where '{model}' works on {expected}: it belongs to "
+            "another family of models; give one of this model's family."
+        )
+
+
+def _from_file(path: Path, header: Header, prefix: str, config: dict[str, Any], kind: Any) -> Any:
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, load_single_file_checkpoint
+
+    parts = tuple(prefix + part for part in ("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
+    read = load_single_file_checkpoint(str(path), local_files_only=True)
+    weights = {name: tensor for name, tensor in read.items() if name.startswith(parts)}
+    vae = kind.from_config(config)
+    try:
+        if header.starts("encoder.down_blocks."):  # diffusers' names, in older files with others for attention
+            weights = {_renamed(name): tensor for name, tensor in weights.items()}
+        else:
+            weights = convert_ldm_vae_checkpoint(weights, dict(vae.config))
+        vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackboneError(
+            f"'{path}' does not fit this model's autoencoder ({reason}); give one of this model's family."
+        ) from error
+    return vae
+
+
+def _renamed(name: str) -> str:
+    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+        name = name.replace(f"attentions.0.{old}.", f"attentions.0.{new}.")
+    return name

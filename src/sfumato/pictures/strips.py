@@ -1,0 +1,53 @@
+"""Large pictures between Pillow and NumPy in strips, so that neither side is held twice on the way."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+STRIP_PIXELS = 2**20
+
+
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The picture from top to bottom: the first row of each strip, and its pixels."""
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        part = image.crop((0, top, width, min(top + rows, height)))
+        part.info = image.info  # a transparent colour is converted with it
+        yield top, part
+
+
+def to_array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
+    """What `np.array(image.convert(mode))` gives: (H, W) or (H, W, C) uint8.
+
+    Args:
+        image: Not empty.
+        mode: One of 8 bits a channel.
+    """
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    shape = (image.height, image.width) if channels == 1 else (image.height, image.width, channels)
+    pixels = np.empty(shape, dtype=np.uint8)
+    for top, part in strips(image):
+        pixels[top : top + part.height] = np.asarray(part.convert(mode))
+    return pixels
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """What `Image.fromarray(pixels)` gives, for (H, W) or (H, W, C) uint8, not empty."""
+    height, width = pixels.shape[:2]
+    rows = max(1, STRIP_PIXELS // width)
+    image = Image.new(Image.fromarray(pixels[:1]).mode, (width, height))
+    for top in range(0, height, rows):
+        image.paste(Image.fromarray(pixels[top : top + rows]), (0, top))
+    return image
+
+
+def sha256(image: Image.Image) -> str:
+    """Digest of mode, size and `image.tobytes()`."""
+    digest = hashlib.sha256(f"{image.mode}{image.size}".encode())
+    for _, part in strips(image):
+        digest.update(part.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,216 @@
+"""Prediction i of seed s is prediction 0 of seed s + i: for every method, preset, fill and scheduler."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato import Editor
+from sfumato.backbones import families, loading
+from sfumato.backbones.base import Conditioning, Conditions, Output, Traits
+from sfumato.backbones.capabilities import Capability
+from sfumato.methods import registry
+from sfumato.methods.augmentation import augment
+from sfumato.methods.base import MethodCard
+from sfumato.methods.registry import fields_of
+from sfumato.noise.levels import Prediction
+from sfumato.noise.plan import FLOW_EULER, SOLVERS
+from sfumato.noise.stream import NoiseStream
+from tests import tiny_models
+
+SIDE, SEED, COUNT = 32, 20, 3
+FILLS = ("original", "blur", "neutral", "noise")
+FEW: dict[str, dict[str, Any]] = {
+    "repaint": {"jump_length": 2, "jump_resamples": 2},
+    "lanpaint": {"langevin_steps": 2},
+    "blended-diffusion": {"clip_augmentations": 2, "background_lpips_weight": 0.0, "clip_model": "embedded"},
+}
+
+
+class Exact:
+    """A model whose every answer is made for one prediction at a time, so that nothing but what is drawn can differ."""
+
+    context, guidance_embedding, vae = 2.0, False, None
+    name, device, dtype, resolution = "exact", torch.device("cpu"), torch.float32, SIDE
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        known = families.family(family)
+        pixel, flows = known.can(Capability.PIXELS), known.can(Capability.FLOW)
+        self.factor, self.latent_channels = (1, 3) if pixel else (2, 4)
+        self.prediction_type = Prediction.FLOW if flows else Prediction.EPSILON
+        flow = {"shift": 3.0}
+        noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+        self.scheduler_config: dict[str, Any] = flow if flows else noise
+        self.encoded = 0
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        assert len(pixels) == 1
+        self.encoded += 1
+        if self.factor == 1:
+            return pixels
+        code = F.avg_pool2d(pixels, self.factor)
+        code = torch.cat([code, code.mean(1, keepdim=True)], 1)
+        return code if generator is None else code + 0.5 * torch.randn(code.shape, generator=generator)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.interpolate(latents[:, :3], scale_factor=self.factor).clamp(-1, 1)
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
+        return Conditioning(states=torch.zeros(2, 1, 1), extra={})
+
+    def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
+        return {}
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        return []
+
+    def known_words(self) -> list[str]:
+        return []
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            name=self.name,
+            family=self.family,
+            prediction=self.prediction_type,
+            scheduler_config=self.scheduler_config,
+            latent_channels=self.latent_channels,
+            factor=self.factor,
+            resolution=self.resolution,
+            context=self.context,
+            stacks_branches=True,
+            keeps_norm=False,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        return Output(torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)]))
+
+
+def kinds(card: MethodCard) -> list[str]:
+    """One of each kind that the method runs on: latents, flow matching, pixels."""
+    return [name for name in ("sd1", "sd3", "pixel") if name in families.able(card.needs)]
+
+
+def cases() -> Iterator[Any]:
+    for card in registry.CARDS:
+        for family, preset in itertools.product(kinds(card), card.load().PRESETS):
+            fills = FILLS if "fill" in fields_of(card) else (None,)
+            soft = (False, True) if "soft_mask" in fields_of(card) else (False,)
+            for fill, softly, scheduler in itertools.product(fills, soft, schedulers(card, family, preset)):
+                options = {"preset": preset, "fill": fill, "soft_mask": softly, "scheduler": scheduler}
+                given = {name: value for name, value in options.items() if value}
+                yield pytest.param(card, family, given, id=f"{card.name}-{family}-{'-'.join(map(str, given.values()))}")
+
+
+def schedulers(card: MethodCard, family: str, preset: str) -> list[str | None]:
+    if "scheduler" not in fields_of(card):
+        return [None]
+    if families.family(family).can(Capability.FLOW):
+        return [FLOW_EULER.name] if preset == "default" or card.name == "lanpaint" else []
+    aligned = card.name == "blended-latent-diffusion" and preset == "default"
+    return [solver.name for solver in SOLVERS if solver is not FLOW_EULER and (aligned or not solver.multistep)]
+
+
+def picture() -> Image.Image:
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    return Image.fromarray(np.stack([x * 7, y * 7, (x + y) * 3], axis=-1).astype(np.uint8))
+
+
+def mask() -> Image.Image:
+    levels = np.zeros((SIDE, SIDE), np.uint8)
+    levels[8:24, 8:24], levels[12:20, 12:20] = 128, 255
+    return Image.fromarray(levels)
+
+
+def latents_of(editor: Editor, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Tensor:
+    """What the method gives, before decoding, (n, C, h, w)."""
+    found: list[Tensor] = []
+    decode = editor.backbone.decode
+    with monkeypatch.context() as patched:
+        patched.setattr(editor.backbone, "decode", lambda latents: found.append(latents.clone()) or decode(latents))
+        editor.edit(image=picture(), mask=mask(), prompt="a red ball", rank="none", window="whole", background="paste", **options)
+    return torch.cat(found)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(loading, "from_pipe", lambda pipe, **_: pipe)
+    return lambda family: Editor.from_pipe(Exact(family))
+
+
+@pytest.mark.parametrize(("card", "family", "options"), list(cases()))
+def test_a_prediction_does_not_depend_on_those_beside_it(
+    card: MethodCard, family: str, options: dict[str, Any], fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = fake(family)
+    given = {"method": card.name, "steps": 4, **FEW.get(card.name, {}), **options}
+    alone = torch.cat([latents_of(editor, monkeypatch, **given, n=1, seed=SEED + i) for i in range(COUNT)])
+    for size in (1, 2):  # the last batch of another size than the first
+        beside = latents_of(editor, monkeypatch, **given, n=COUNT, seed=SEED, batch_size=size)
+        if card.guided and size > 1:  # CLIP, which is a real network, rounds a batch differently
+            assert (beside - alone).abs().max() < 1e-3
+        else:
+            assert torch.equal(beside, alone)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(alone, 2))
+
+
+def test_views_of_a_picture_do_not_depend_on_the_batch() -> None:
+    """To the bit: what half precision makes of a last digit is five levels of 255 after ten steps."""
+    pictures = torch.rand(5, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(len(pictures))]
+
+    together = augment(pictures, 8, generators())
+    alone = [augment(one, 8, [generator]) for one, generator in zip(pictures.split(1), generators(), strict=True)]
+    assert torch.equal(together, torch.cat(alone, 1))
+
+
+def test_each_prediction_has_its_own_fill_of_noise(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = fake("sd1")
+    monkeypatch.setattr(NoiseStream, "draw", lambda stream: torch.zeros(len(stream.generators), *stream._shape))
+    made = latents_of(editor, monkeypatch, fill="noise", n=COUNT, steps=10, start_fraction=0.9)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(made, 2))
+
+
+@pytest.mark.parametrize("preset", ["paper", "official-ldm"])
+def test_each_prediction_has_its_own_sample_of_the_posterior(preset: str, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = fake("sd1")
+    monkeypatch.setattr(NoiseStream, "draw", lambda stream: torch.zeros(len(stream.generators), *stream._shape))
+    made = latents_of(editor, monkeypatch, preset=preset, n=COUNT, steps=4)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(made, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [({}, 1), ({"fill": "blur"}, 2), ({"fill": "noise"}, 1 + COUNT), ({"preset": "paper"}, COUNT)],
+)
+def test_what_is_not_random_is_encoded_once(
+    options: dict[str, Any], calls: int, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = fake("sd1")
+    latents_of(editor, monkeypatch, **options, n=COUNT, steps=2, batch_size=1)
+    assert editor.backbone.encoded == calls
+
+
+@pytest.mark.parametrize("options", [{}, {"fill": "noise"}, {"preset": "paper"}, {"preset": "official-ldm"}], ids=str)
+def test_on_real_networks_too(options: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit in batches of one size; convolutions may round a batch of another size differently, in the last digits."""
+    editor = Editor(str(tiny_models.tiny_sd1(tmp_path / "sd1")), dtype="float32")
+    alone = torch.cat([latents_of(editor, monkeypatch, **options, n=1, steps=3, seed=SEED + i) for i in range(COUNT)])
+    apart = latents_of(editor, monkeypatch, **options, n=COUNT, steps=3, seed=SEED, batch_size=1)
+    together = latents_of(editor, monkeypatch, **options, n=COUNT, steps=3, seed=SEED)
+    assert torch.equal(apart, alone)
+    assert (together - alone).abs().max() < 1e-3

@@ -1,0 +1,122 @@
+"""Loaded pipelines: taken by class and components, refused where something of them would be left out, and left as they were."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from sfumato.backbones import stable_diffusion
+from sfumato.backbones.loading import from_pipe
+from sfumato.backbones.pipelines import check_pipeline
+from sfumato.errors import Unsupported
+from tests import tiny_flow, tiny_models
+from tests.unit.loading.helpers import prediction
+
+
+@pytest.fixture
+def pipe(sd1: Path) -> Any:
+    return diffusers.StableDiffusionPipeline.from_pretrained(sd1, safety_checker=None)
+
+
+def test_a_controlnet_is_not_dropped(pipe: Any) -> None:
+    controlnet = diffusers.ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(8, 16))
+    controlled = diffusers.StableDiffusionControlNetPipeline(
+        **pipe.components, controlnet=controlnet, requires_safety_checker=False
+    )
+
+    with pytest.raises(Unsupported, match="StableDiffusionControlNetPipeline has a ControlNet, which would be left out"):
+        from_pipe(controlled)
+    assert from_pipe(diffusers.StableDiffusionPipeline.from_pipe(controlled)).family == "sd1"
+
+
+def test_kolors_is_not_taken_for_sdxl(tmp_path: Path) -> None:
+    xl = diffusers.StableDiffusionXLPipeline.from_pretrained(tiny_models.tiny_sdxl(tmp_path))
+    parts = {name: xl.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    kolors = type("KolorsPipeline", (), {"components": parts, **parts, "config": {}})()
+
+    with pytest.raises(Unsupported, match="A KolorsPipeline is not supported"):
+        from_pipe(kolors)
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPAGPipeline", "StableDiffusionGLIGENPipeline", "StableDiffusionSAGPipeline"])
+def test_pipelines_that_add_something_are_refused_by_name(name: str, pipe: Any) -> None:
+    other = type(name, (), {"components": pipe.components, **pipe.components, "config": {}})()
+
+    with pytest.raises(Unsupported, match=f"A {name} is not supported, as what it adds would be left out"):
+        from_pipe(other)
+
+
+@pytest.mark.parametrize(
+    ("component", "called"), [("adapter", "T2I-Adapter"), ("motion_adapter", "motion adapter"), ("prior", "prior")]
+)
+def test_a_further_component_is_named(component: str, called: str, pipe: Any) -> None:
+    other = SimpleNamespace(components={**pipe.components, component: object()})
+
+    with pytest.raises(Unsupported, match=f"has a {called}, which would be left out"):
+        check_pipeline(other)
+
+
+def test_a_loaded_ip_adapter_is_refused(pipe: Any) -> None:
+    pipe.unet.encoder_hid_proj = torch.nn.Linear(2, 2)
+
+    with pytest.raises(Unsupported, match="IP-Adapter loaded"):
+        from_pipe(pipe)
+
+
+def test_a_safety_checker_that_is_not_run_is_noted(pipe: Any) -> None:
+    pipe.register_modules(safety_checker=pipe.vae)
+
+    assert from_pipe(pipe).notes == ["The safety checker of this StableDiffusionPipeline is not run."]
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"])
+def test_plain_pipelines_and_the_users_own_subclasses_are_taken(name: str, pipe: Any) -> None:
+    plain = getattr(diffusers, name)(**pipe.components, requires_safety_checker=False)
+    own = type("Mine", (getattr(diffusers, name),), {})(**pipe.components, requires_safety_checker=False)
+
+    assert from_pipe(plain).family == from_pipe(own).family == "sd1"
+    assert from_pipe(plain).notes == []
+
+
+def test_a_flow_models_controlnet_is_not_dropped(tmp_path: Path) -> None:
+    pipe = diffusers.FluxPipeline.from_pretrained(tiny_flow.tiny_flux(tmp_path))
+    parts = {**pipe.components, "controlnet": object()}
+    controlled = type("FluxControlNetPipeline", (), {"components": parts, **parts, "config": {}})()
+
+    assert from_pipe(pipe).family == "flux"
+    with pytest.raises(Unsupported, match="FluxControlNetPipeline has a ControlNet"):
+        from_pipe(controlled)
+
+
+def test_the_users_layers_are_as_they_were_after_a_prediction(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stable_diffusion, "LONG_PRODUCT", 16)
+    pipe = pipe.to(torch.bfloat16)
+    linear = [layer for layer in pipe.unet.modules() if isinstance(layer, torch.nn.Linear)]
+    own = linear[0].forward = linear[0].forward  # as hooks of accelerate leave it
+    batches: list[int] = []
+    linear[1].register_forward_hook(lambda layer, given, output: batches.append(len(given[0])))
+
+    for _ in range(2):
+        model: Any = from_pipe(pipe)
+        prediction(model)
+        assert [layer for layer in linear if "forward" in vars(layer)] == linear[:1]
+        assert linear[0].forward is own
+    assert model._long_layers == linear
+    assert batches == [2, 2]
+
+
+def test_long_layers_take_samples_one_by_one_while_it_lasts() -> None:
+    layer, seen = torch.nn.Linear(4, 2), []
+    plain = layer.forward
+    layer.forward = lambda x: seen.append(len(x)) or plain(x)  # type: ignore[method-assign,func-returns-value]
+    x = torch.randn(3, 4)
+
+    with stable_diffusion._one_sample_at_a_time([layer]):
+        inside = layer(x)
+    outside = layer(x)
+
+    assert seen == [1, 1, 1, 3]
+    torch.testing.assert_close(inside, outside)
