@@ -1,8 +1,8 @@
 """Products that do not depend on the batch.
 
-Some CPUs add up long products in half precision as the size of the batch suits, and a picture must not depend on how many are made
-beside it. So long matrix products are computed sample by sample. A function mode intercepts them in this thread alone: no module is
-touched, and two edits around one model do not meet.
+Some CPUs add up long products in half precision as the size of the batch suits, and a picture must not depend on how many are
+made beside it. So long matrix products are computed sample by sample. A function mode intercepts them in this thread alone: no
+module is touched, and two edits around one model do not meet.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,9 +10,9 @@ import torch
 from sfumato import Editor
 from sfumato.denoising.base import pair_of
 from sfumato.errors import Unsupported
-from sfumato.noise import NoiseStream
 from sfumato.noise.plan import make_plan
 from sfumato.noise.solvers import Solver
+from sfumato.noise.stream import NoiseStream
 from tests import tiny_models
 from tests.guided import predict
 from tests.unit.loading.helpers import load, scheduled

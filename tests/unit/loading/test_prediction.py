@@ -8,7 +8,7 @@ import torch
 
 from sfumato.backbones.prediction import reading
 from sfumato.errors import Unsupported
-from sfumato.noise import Level, output_for, predicted_clean
+from sfumato.noise.levels import Level, output_for, predicted_clean
 from sfumato.noise.plan import make_plan
 from tests import tiny_flow, tiny_models
 from tests.unit.loading.helpers import load, scheduled
