@@ -194,7 +194,7 @@ def test_out_of_memory_with_one_prediction_says_what_to_do(
     def never(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(editor.backbone, "predict", never)
+    monkeypatch.setattr(editor, "accelerators", (Calling(never),))
     with pytest.raises(ResourceError, match="smaller") as raised:
         editor.edit(**request_fields)
     assert raised.value.code == "out-of-memory"
@@ -229,7 +229,7 @@ def test_refusals(editor: Editor, request_fields: dict[str, Any], change: dict[s
 def test_a_method_refuses_models_it_cannot_run_on(
     editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(editor.backbone, "family", "flow")
+    monkeypatch.setattr(editor.backbone, "family", "pixel")
     with pytest.raises(Unsupported, match="sdxl"):
         editor.edit(**request_fields)
 

@@ -8,7 +8,7 @@ import torch
 
 from sfumato.backbones.prediction import reading
 from sfumato.errors import Unsupported
-from sfumato.noise.levels import Level, output_for, predicted_clean
+from sfumato.noise.levels import Level, Prediction, output_for, predicted_clean
 from sfumato.noise.plan import make_plan
 from tests import tiny_flow, tiny_models
 from tests.unit.loading.helpers import load, scheduled
@@ -30,10 +30,10 @@ def test_a_schedulers_prediction_type_is_understood_or_refused(said: str, copy: 
 
 def test_an_unknown_prediction_type_is_never_taken_for_the_sample() -> None:
     one, level = torch.ones(1, 4, 2, 2), Level(0.6, 0.8)
-    for convert in (lambda kind: predicted_clean(kind, one, level, one), lambda kind: output_for(kind, one, level, one)):
-        with pytest.raises(ValueError, match="unknown prediction type 'velocity'"):
-            convert("velocity")
-        assert torch.equal(convert("sample"), one)
+    with pytest.raises(ValueError, match="velocity"):
+        Prediction("velocity")
+    for convert in (predicted_clean, output_for):
+        assert torch.equal(convert(Prediction.SAMPLE, one, level, one), one)
 
 
 @pytest.mark.parametrize(

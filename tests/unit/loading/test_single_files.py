@@ -63,8 +63,8 @@ def test_the_marks_of_a_file_are_read(sdxl: Path, configure: Any, tmp_path: Path
     plan = make_plan("ddim", model.scheduler_config, model.prediction_type, 20)
 
     assert (model.family, model.prediction_type, model.notes) == ("sdxl", "v_prediction", [])
-    assert plan.before[0].signal < 1e-3  # no signal is left at the first level, which is the last that was trained
-    assert plan.timesteps[0] == 999
+    assert plan.steps[0].before.signal < 1e-3  # no signal is left at the first level, which is the last that was trained
+    assert plan.steps[0].timestep == 999
 
 
 def test_a_file_without_marks_is_epsilon_and_a_trial_that_contradicts_is_told(sdxl: Path, configure: Any, tmp_path: Path) -> None:
