@@ -13,7 +13,8 @@ from sfumato import Editor, examples
 from sfumato.background.measure import seam_ratio
 from sfumato.background.registry import BACKGROUNDS
 from sfumato.images import read
-from sfumato.masks.feather import composite, default_feather, soft_edge
+from sfumato.masks.feather import default_feather, soft_edge
+from sfumato.pictures.picture import Part, Picture, put_back
 
 SEEDS = 2
 
@@ -25,14 +26,16 @@ def outside(picture: np.ndarray, source: np.ndarray, mask: np.ndarray) -> tuple[
     return int(np.abs(error).max()), float("inf") if mean == 0 else 10 * np.log10(255**2 / mean)
 
 
-def row(editor: Editor, name: str, fields: dict[str, Any], source: np.ndarray) -> str:
+def row(editor: Editor, name: str, fields: dict[str, Any], picture: Picture) -> str:
     """One reconstruction over a few seeds: seconds per prediction, error outside, steepness of the border."""
+    source = picture.rgb
     seconds, greatest, psnr, seam = [], [], [], []
     for seed in range(SEEDS):
         raw = editor.edit(**fields, background=name, n=1, seed=seed, rank="none", keep_unmasked=False)
         mask = np.asarray(raw.mask) > 0
         edited, area = np.asarray(raw.images[0]), mask.astype(np.uint8)
-        final = composite(source, edited, soft_edge(area, default_feather(area)))  # as the editor does
+        opacity = soft_edge(area, default_feather(area))
+        final = np.asarray(put_back(picture, [Part(colours=edited, left=0, top=0, opacity=opacity, cover=None)]))
         left, top, width, height = raw.facts["window"]
         inside = (slice(top, top + height), slice(left, left + width))
         worst, ratio = outside(edited[inside], source[inside], mask[inside])
@@ -51,12 +54,12 @@ def main() -> None:
         "photograph": {"image": examples.photograph(), "box": examples.PHOTOGRAPH_BOX, "prompt": examples.PHOTOGRAPH_PROMPT},
     }
     for title, fields in cases.items():
-        source = read(fields["image"]).rgb
+        picture = read(fields["image"])
         console.print(
             f"\n{title}\n\n| background | seconds | outside, max | outside, dB | seam |\n| --- | --- | --- | --- | --- |"
         )
         for name in BACKGROUNDS:
-            console.print(row(editor, name, fields, source))
+            console.print(row(editor, name, fields, picture))
 
 
 if __name__ == "__main__":

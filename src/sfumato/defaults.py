@@ -68,7 +68,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     guard = GUARD if request.guard and known.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update=filled)
     texts = read_texts(request, guard, backbone, allow_pickle=allow_pickle)
-    return Resolved(request=request, options=options, texts=texts)
+    return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
 
 def _scribble_start(backbone: Backbone) -> dict[str, Any]:

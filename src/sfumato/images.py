@@ -32,6 +32,7 @@ __all__ = [
     "read",
     "read_metadata",
     "restore",
+    "upright_size",
     "write",
     "write_animation",
 ]
@@ -78,6 +79,12 @@ def inspect(
         turned_by, notes = _orientation(image, what)
         by_tag = isinstance(image, TiffImagePlugin.TiffImageFile)  # Pillow gives the size it will have upright
         return orientation.stored_size(image.size, turned_by) if by_tag else image.size, turned_by, list(notes)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height, as `read` turns a picture, of one of which only the header has been read."""
+    size, turned_by, _ = inspect(image, max_pixels=image.width * image.height)
+    return orientation.stored_size(size, turned_by)
 
 
 @contextmanager
@@ -142,9 +149,10 @@ def _decode(image: Image.Image, label: str, name: str, max_pixels: int, what: st
     samples: Samples | None
     with _damage_reported(label):
         _check_header(image, label, max_pixels)
-        turned_by, said = _orientation(image, what)
         wide = deep.is_deep(image) and (managed or deep.has_planes(image))
-        samples = deep.samples_of(image, turned_by) if wide else None
+        file = deep.undecoded(image) if wide else None  # first: to look for an orientation may decode the picture
+        turned_by, said = _orientation(image, what)
+        samples = deep.samples_of(image, file, turned_by) if wide else None
         image.load()
         upright = orientation.turn(image, turned_by)
     notes = list(said)

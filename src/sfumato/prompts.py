@@ -10,15 +10,13 @@ from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.families import family
 from sfumato.backbones.lora import parse_lora
 from sfumato.backbones.textual_inversion import read_embeddings
-from sfumato.errors import Unsupported
+from sfumato.errors import OptionError, Unsupported
 from sfumato.request import EditRequest
 from sfumato.text import grammar
 from sfumato.text.chunks import Embedding, as_word
 from sfumato.text.clip import Parts
 from sfumato.text.grammar import Span
 from sfumato.text.limits import cut_notes
-
-_CLIP_ONLY = ("clip_skip", "embedding")
 
 
 class ReadsParts(Protocol):
@@ -71,16 +69,16 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
         allow_pickle: Whether embeddings may be pickles.
 
     Raises:
-        Unsupported: clip_skip or embeddings for a model that has no use for them.
+        Unsupported: Embeddings for a model that has no use for them.
         BackboneError, OptionError: See `read_embeddings`.
+        OptionError: prompt-empty, if nothing but tags and brackets was written.
     """
     known = family(backbone.family)
     weighs = known.can(Capability.CLIP_TEXT)
-    asked = [name for name in _CLIP_ONLY if getattr(request, name)]
-    if asked and not weighs:
+    if request.embedding and not weighs:
         raise Unsupported(
-            f"{backbone.name} ({backbone.family}) has no use for {' and '.join(asked)}: only Stable Diffusion 1.x, 2.x and XL "
-            "have; leave it out."
+            f"{backbone.name} ({backbone.family}) has no use for embedding: only Stable Diffusion 1.x, 2.x and XL have; "
+            "leave it out."
         )
     prompt, prompt_tags = grammar.take_tags(request.prompt)
     own, own_tags = grammar.take_tags(request.negative_prompt or "")
@@ -90,12 +88,14 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
         notes.append("The negative prompt does nothing at guidance_scale 1; raise it to use one.")
     if weighs:
         texts = _weighed(prompt, own, guard, request)
+        _check_words(request.prompt, texts.words)
         embeddings: tuple[Embedding, ...] = ()
         if request.embedding:
             embeddings = read_embeddings(request.embedding, cast(ReadsParts, backbone).text_widths(), allow_pickle=allow_pickle)
             notes += _unused_notes(embeddings, texts)
         notes += texts.notes
         return replace(texts, negative=negative, embeddings=embeddings, clip_skip=request.clip_skip, notes=tuple(notes))
+    _check_words(request.prompt, prompt)
     notes += _plain_notes(request, prompt, own, backbone)
     readers = backbone.text_readers() if known.can(Capability.TEXT) else []
     if guard and own and any(reader.dropped(negative) for reader in readers):
@@ -103,6 +103,14 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
     told = {"prompt": prompt} | ({} if request.guidance_scale == 1.0 else {"negative prompt": negative})
     notes += cut_notes(readers, told)
     return Texts(prompt=prompt, negative=negative, words=prompt, notes=tuple(notes))
+
+
+def _check_words(written: str, words: str) -> None:
+    if written.strip() and not words.strip():  # an empty prompt is refused where the pictures are read
+        raise OptionError(
+            "The prompt has no words beside tags and brackets: say in words what should appear under the mask.",
+            code="prompt-empty",
+        )
 
 
 def _weighed(prompt: str, negative: str, guard: str, request: EditRequest) -> Texts:
@@ -182,10 +190,17 @@ def _unused_notes(embeddings: Sequence[Embedding], texts: Texts) -> list[str]:
 
 
 def _plain_notes(request: EditRequest, prompt: str, negative: str, backbone: Backbone) -> list[str]:
-    """That a model without weights reads brackets as they stand."""
+    """That a model without weights reads brackets as they stand, and one without CLIP's layers skips none."""
+    notes = []
+    if request.clip_skip:  # clients of the web UI send it to every model
+        notes.append(
+            f"clip_skip={request.clip_skip} was ignored: {backbone.name} ({backbone.family}) has no use for it; only Stable "
+            "Diffusion 1.x, 2.x and XL have."
+        )
     if not request.prompt_weights or all(grammar.parse(text) == [[Span(text)]] for text in (prompt, negative)):
-        return []
+        return notes
     return [
+        *notes,
         f"{backbone.name} ({backbone.family}) takes no weights: brackets, numbers in them and BREAK are read as plain text; only "
-        "Stable Diffusion 1.x, 2.x and XL read them."
+        "Stable Diffusion 1.x, 2.x and XL read them.",
     ]

@@ -15,7 +15,9 @@ from pydantic import (
     SkipValidation,
     ValidationError,
     WithJsonSchema,
+    field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from sfumato.errors import OptionError
 
@@ -138,6 +140,16 @@ class EditRequest(BaseModel):
         None,
         description="Output width and height; the image's own by default. Another aspect ratio is fitted inside.",
     )
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _is_text(cls, value: str | None) -> str | None:
+        """Refuse what Python keeps of bytes that are no UTF-8: it can be neither encoded for a model nor stored."""
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:
+            raise PydanticCustomError("text_invalid", "it holds bytes that are not UTF-8; write it in UTF-8") from None
+        return value
 
 
 def make_request(fields: dict[str, Any]) -> EditRequest:

@@ -36,7 +36,7 @@ def test_purging_passes_over_what_cannot_be_removed(data: Path, monkeypatch: pyt
     store, original = Store(data), Store.remove
     for name in ("a", "b", "c"):
         store.add(name, "me", 0.0)
-        store.save(name, {"0.png": b"x"})
+        store.save(name, [("0.png", b"x")])
         store.finish(name, "succeeded", 1.0, size=1)
     (data / "results" / "stray").mkdir()
     os.utime(data / "results" / "stray", (1.0, 1.0))
@@ -60,7 +60,7 @@ def test_files_are_freed_even_when_the_database_is_full(data: Path) -> None:
     """Else a full disk would stay full: SQLite needs room to delete."""
     store = Store(data)
     store.add("a", "me", 0.0)
-    store.save("a", {"0.png": b"x"})
+    store.save("a", [("0.png", b"x")])
     store.finish("a", "succeeded", 1.0, size=1)
     store._db.execute("PRAGMA query_only = ON")
     with pytest.raises(sqlite3.OperationalError):
@@ -140,7 +140,7 @@ def test_a_full_disk_has_its_own_code(data: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError) as caught:
-        store.save("a", {"0.png": b"x"})
+        store.save("a", [("0.png", b"x")])
     assert caught.value.code == "disk-full"
     assert list(store.results.iterdir()) == []
     store.close()

@@ -110,7 +110,8 @@ def test_transparent_that_came_to_nothing_is_noted(strict: openai.OpenAI, respon
 def test_jpeg_of_a_picture_with_transparency_says_what_becomes_of_it(strict: openai.OpenAI) -> None:
     image = ("a.png", pictures.encoded(sticker()))
     answer = edit(strict, image=image, output_format="jpeg")
-    assert answer.notes[1:] == ["output_format=jpeg: what is transparent in the result was put on white."]
+    assert answer.notes[1] == "output_format=jpeg: what is transparent in the result was put on white."
+    assert "JPEG compresses the whole picture anew" in answer.notes[2]
     assert answer.background == "opaque"
     with pytest.raises(openai.UnprocessableEntityError, match="JPEG has no transparency"):
         edit(strict, image=image, output_format="jpeg", background="transparent")
@@ -124,10 +125,14 @@ def test_addresses_keep_transparency_and_say_so(strict: openai.OpenAI) -> None:
     assert pictures.decoded(httpx.get(answer.data[0].url).content).mode == "RGBA"
 
 
-@pytest.mark.parametrize(("format", "size"), [("webp", "16400x10"), ("jpeg", "65600x10")])
+@pytest.mark.parametrize(("format", "size"), [("webp", "16400x80"), ("jpeg", "65520x320")])
 def test_a_side_that_the_format_cannot_hold(strict: openai.OpenAI, format: Any, size: str) -> None:
+    wide = Image.new("L", (4100, 20) if format == "webp" else (4095, 20))
+    mask = wide.copy()
+    mask.paste(255, (5, 5, 15, 15))
+    given = {"image": ("a.png", pictures.encoded(wide)), "mask": ("m.png", pictures.encoded(mask))}
     with pytest.raises(openai.UnprocessableEntityError, match="pixels a side") as caught:
-        edit(strict, output_format=format, size=size)
+        edit(strict, **given, output_format=format, size=size)
     assert caught.value.param == "output_format"
 
 
@@ -243,3 +248,8 @@ def test_a_random_seed_makes_the_same_picture_again(data: Path) -> None:
         path = data / "again.png"
         path.write_bytes(client.get(stored["images"][0]["url"]).content)
         assert json.loads(read_metadata(path)[METADATA_KEY])["request"]["seed"] == first.data[0].seed
+
+
+def test_a_format_has_to_hold_the_size_as_it_is_fitted(strict: openai.OpenAI) -> None:
+    answer = edit(strict, size="17000x32", output_format="webp")
+    assert answer.size == "48x32"

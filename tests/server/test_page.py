@@ -91,7 +91,7 @@ def test_mask_from_a_file(server: str, open_page: Any, picture: Path, tmp_path: 
     wanted[20:100, 30:90] = 255
     Image.fromarray(wanted).save(tmp_path / "mask.png")
     Image.fromarray(wanted[:50]).save(tmp_path / "small.png")
-    for name, expected in (("mask.png", None), ("small.png", "The mask is 240x50 but the picture is 240x160.")):
+    for name, expected in (("mask.png", None), ("small.png", "The mask is 240x50 but the image is 240x160")):
         with page.expect_file_chooser() as chooser:
             page.click("#load-mask")
         chooser.value.set_files(tmp_path / name)

@@ -120,6 +120,6 @@ def test_a_mask_of_the_stored_pixels_is_turned_on_the_page(server: str, open_pag
     with page.expect_file_chooser() as chooser:
         page.click("#load-mask")
     chooser.value.set_files(mask)
-    page.wait_for_selector("text=The mask was turned")
+    page.wait_for_selector("text=the mask must be turned too, and was")
     seen = np.asarray(download(page, "#save-mask").convert("L"))
     assert np.array_equal(seen, np.asarray(layer.transpose(Image.Transpose.ROTATE_270)))

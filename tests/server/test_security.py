@@ -135,6 +135,35 @@ def test_no_cors_unless_allowed(client: httpx.Client, data: Path) -> None:
         )
 
 
+def test_a_preflight_needs_no_token(data: Path) -> None:
+    """Browsers cannot send one with it; the request itself needs it, and its refusal can be read by the page."""
+    page = {"Origin": "https://studio.example"}
+    asked = page | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    with serving(settings_for(data, origins=("https://studio.example",), tokens=(TOKEN,))) as address:
+        answer = httpx.options(address + "/v1/jobs", headers=asked)
+        assert (answer.status_code, answer.headers["access-control-allow-headers"]) == (200, "authorization")
+        answer = httpx.post(address + "/v1/jobs", json=pictures.job(), headers=page)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, "https://studio.example")
+
+
+@pytest.mark.parametrize(
+    ("origin", "advice"),
+    [
+        ("https://studio.example/", "give https://studio.example."),
+        ("https://Studio.example", "give https://studio.example."),
+        ("http://studio.example:8080/app", "give http://studio.example:8080."),
+        ("*", "give each as"),
+        ("studio.example", "give each as"),
+    ],
+)
+def test_an_origin_that_could_match_nothing_is_refused(data: Path, origin: str, advice: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        settings_for(data, origins=(origin,)).check()
+    assert origin in caught.value.message
+    assert advice in caught.value.message
+    settings_for(data, origins=("https://studio.example", "http://127.0.0.1:5173", "null")).check()
+
+
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/nothing", "/ui/css/base.css", "/openapi.json", "/docs"])
 def test_headers(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers

@@ -1,5 +1,6 @@
 """The `webuiapi` client of the Stable Diffusion web UI against our /sdapi/v1."""
 
+import base64
 import json
 import threading
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 import webuiapi
 from PIL import Image
 
-from sfumato.server.webui_request import NO_EFFECT, Img2Img, _padded
+from sfumato.server.settings import Limits
+from sfumato.server.submission import submission
+from sfumato.server.webui_pictures import padded
+from sfumato.server.webui_request import NO_EFFECT, Img2Img
 from tests.server import pictures
 from tests.server.stub import MODELS, until
 
@@ -58,10 +62,30 @@ def test_masks_of_labels_and_colours(client: httpx.Client, padding: int) -> None
 
 
 def test_the_padded_window_is_around_the_mask_as_it_is_read() -> None:
-    labels = pictures.encoded(Image.fromarray(pictures.inside().astype(np.uint8)))
-    assert _padded(labels, False, 3, 10**6) == (13, 5, 22, 22)
-    assert _padded(labels, True, 3, 10**6) == (0, 0, 48, 32)
-    assert _padded(pictures.encoded(Image.new("L", (48, 32))), False, 3, 10**6) == "auto"
+    labels = Image.fromarray(pictures.inside().astype(np.uint8))
+
+    def window(mask: Image.Image, **options: object) -> Any:
+        sent = {"image": pictures.PICTURE, "mask": pictures.encoded(mask)}
+        return padded(submission({"prompt": "a", "model": "stub", **options}, sent, Limits(), MODELS), 3, 10**6)
+
+    assert window(labels) == (13, 5, 22, 22)
+    assert window(labels, invert_mask=True) == (0, 0, 48, 32)
+    assert window(Image.new("L", (48, 32))) == "auto"
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_a_mask_of_the_stored_pixels_is_turned_whatever_the_padding(client: httpx.Client, padding: int) -> None:
+    def stored(image: Image.Image) -> Image.Image:
+        return image.transpose(Image.Transpose.ROTATE_90)
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image = base64.b64encode(pictures.encoded(stored(pictures.photograph()), exif=turned.tobytes())).decode()
+    mask = pictures.text(stored(pictures.grey_mask()))
+    sent = payload(init_images=[image], mask=mask, inpaint_full_res_padding=padding)
+    result = pictures.pixels(pictures.decoded(client.post("/sdapi/v1/img2img", json=sent).json()["images"][0]))
+    assert (result[pictures.inside()] == (200, 20, 30)).all()
+    assert np.array_equal(result[~pictures.inside()], pictures.pixels(pictures.photograph())[~pictures.inside()])
 
 
 def test_inverted_mask_and_whole_picture(client: httpx.Client) -> None:
@@ -152,7 +176,7 @@ def test_what_means_nothing_here_is_named(client: httpx.Client) -> None:
         "script_name": "X/Y/Z plot",
         "script_args": [],
         "unset": None,
-        "override_settings": {"CLIP_stop_at_last_layers": 2, "sd_vae": "Automatic", "sd_model_checkpoint": "other"},
+        "override_settings": {"sd_vae": "Automatic", "sd_model_checkpoint": "other"},
         "alwayson_scripts": {"ControlNet": {"args": []}, "ADetailer": {"args": [False]}},
     }
     info = told(client, **fields)
@@ -160,7 +184,6 @@ def test_what_means_nothing_here_is_named(client: httpx.Client) -> None:
         "alwayson_scripts.ADetailer",
         "alwayson_scripts.ControlNet",
         "hr_second_pass_steps",
-        "override_settings.CLIP_stop_at_last_layers",
         "override_settings.sd_vae",
         "script_name",
         "soft_inpainting",

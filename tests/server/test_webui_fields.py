@@ -176,8 +176,8 @@ def test_size_of_a_whole_picture() -> None:
     assert understood(inpaint_full_res=False, width=96, height=64)[1] == []
 
 
-@pytest.mark.parametrize(("layers", "expected"), [(1, None), (2, 1), (3, 2)])
-def test_clip_skip_counts_as_in_the_web_ui(layers: int, expected: int | None) -> None:
+@pytest.mark.parametrize(("layers", "expected"), [(None, 0), (1, 0), (2, 1), (3, 2)])
+def test_clip_skip_counts_as_in_the_web_ui(layers: int | None, expected: int) -> None:
     assert webui_request._clip_skip(layers) == expected
 
 

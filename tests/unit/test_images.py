@@ -235,12 +235,6 @@ def test_profile_is_kept_where_it_fits_and_dropped_where_it_does_not(tmp_path: P
     assert read(tmp_path / "c.jpg").icc is None
 
 
-def test_opaque_shows_edits_of_transparent_pixels() -> None:
-    picture = read(Image.new("RGBA", (2, 1), (1, 2, 3, 0)))
-    restored = restore(picture.rgb, picture, opaque=np.array([[0, 1]], dtype=np.uint8))
-    assert [restored.getpixel((x, 0)) for x in (0, 1)] == [(1, 2, 3, 0), (1, 2, 3, 255)]
-
-
 def test_resized_keeps_the_kind() -> None:
     picture = read(Image.new("RGBA", (8, 4), (10, 20, 30, 40))).resized((4, 2))
     assert picture.size == (4, 2)

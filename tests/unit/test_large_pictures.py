@@ -12,7 +12,7 @@ from PIL import Image
 from sfumato.errors import ImageError
 from sfumato.images import MAX_PIXELS, read
 from sfumato.inputs import Inputs, prepare, sha256
-from sfumato.masks.feather import composite, soft_edge
+from sfumato.masks.feather import soft_edge
 from sfumato.pictures import strips
 from sfumato.predictions import Predictions, put_back
 from sfumato.request import EditRequest, one_by_one
@@ -56,34 +56,28 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == hashlib.sha256((tmp_path / "a").read_bytes()).hexdigest()
 
 
-def test_blending_in_rows_is_blending() -> None:
-    source, edited, alpha = noise(700, 40, 3), noise(700, 40, 3)[::-1], noise(700, 40).astype(np.float32) / 255
-    blended = np.rint(source + alpha[..., None] * (edited.astype(np.float32) - source))
-    assert np.array_equal(composite(source, edited, alpha), np.where(alpha[..., None] > 0, blended, source))
-
-
-def made(folder: Path) -> tuple[Inputs, EditRequest, np.ndarray]:
-    """Inputs of an edit in a corner of a picture, and three windows that a model could have made."""
+def made(folder: Path) -> tuple[list[Inputs], EditRequest, list[np.ndarray]]:
+    """Inputs of an edit in a corner of a picture, and three predictions that a model could have made of its window."""
     Image.fromarray(noise(600, 900, 3)).save(folder / "a.png")
     request = EditRequest(image=folder / "a.png", prompt="a ball", box=(700, 400, 60, 50))
-    inputs = prepare(request, resolution=128, factor=8, context=1.6, max_pixels=10**6)
-    return inputs, request, noise(3, 128, 128, 3)
+    parts = prepare(request, resolution=128, factor=8, context=1.6, max_pixels=10**6)
+    return parts, request, [noise(3, 128, 128, 3) for _ in parts]
 
 
 def test_predictions_are_a_list_made_late(tmp_path: Path) -> None:
-    inputs, request, windows = made(tmp_path)
-    predictions = Predictions(inputs, request, windows)
-    wanted = [put_back(inputs, window, request) for window in windows]
+    parts, request, windows = made(tmp_path)
+    predictions = Predictions(parts, request, windows)
+    wanted = [put_back(parts, [window[i] for window in windows], request) for i in range(3)]
     assert len(predictions) == 3
     assert [image.tobytes() for image in one_by_one(predictions)] == [image.tobytes() for image in wanted]
     assert predictions[0] is predictions[-3]  # so that what is drawn on it stays
     assert predictions[1:][1] is predictions[2]
     assert next(one_by_one(predictions)) is predictions[0]
-    assert next(one_by_one(Predictions(inputs, request, windows))) is not predictions[0]
+    assert next(one_by_one(Predictions(parts, request, windows))) is not predictions[0]
     assert list(one_by_one(wanted)) == wanted
     with pytest.raises(IndexError):
         predictions[3]
-    copy = pickle.loads(pickle.dumps(Predictions(inputs, request, windows)))
+    copy = pickle.loads(pickle.dumps(Predictions(parts, request, windows)))
     assert copy[2].tobytes() == wanted[2].tobytes()
 
 
@@ -94,7 +88,7 @@ def test_what_is_kept_of_a_large_picture(tmp_path: Path) -> None:
     request = EditRequest(image=tmp_path / "a.jpg", prompt="a ball", box=(700, 400, 300, 300))
     tracemalloc.start()
     try:
-        inputs = prepare(request, resolution=128, factor=8, context=1.6, max_pixels=pixels)
+        (inputs,) = prepare(request, resolution=128, factor=8, context=1.6, max_pixels=pixels)
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

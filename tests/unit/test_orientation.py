@@ -8,6 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from sfumato.errors import ImageError, MaskError
+from sfumato.images import read, upright_size
 from sfumato.inputs import read_pictures
 from sfumato.request import EditRequest
 
@@ -160,3 +161,13 @@ def test_only_a_sixteen_bit_number_is_an_orientation(tag: bytes) -> None:
     picture, _, _ = read_pictures(EditRequest(image=image, prompt="a ball", box=(0, 0, 2, 2)))
     assert picture.size == (WIDE[::-1] if tag == b"\x03\0" else WIDE)
     assert picture.notes
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "xmp"])
+def test_the_upright_size_by_the_header_is_that_of_the_decoded_picture(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "photo"
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    options: dict[str, Any] = {"xmp": xmp} if kind == "xmp" else {"exif": exif(6)}
+    Image.new("RGB", WIDE).save(path, "JPEG" if kind == "xmp" else kind, **options)
+    with Image.open(path) as image:
+        assert upright_size(image) == read(path).size == (WIDE if kind == "xmp" else WIDE[::-1])

@@ -88,9 +88,9 @@ def test_hidden_colours_decide_nothing(mode: str) -> None:
     for hidden in ((0, 0, 0), (0, 255, 0), (255, 255, 255)):
         image = cutout(hidden, ramp, mode)
         request = EditRequest(image=image, mask=Image.fromarray(mask * 255), prompt="x", size=(48, 40))
-        inputs = prepare(request, resolution=64, factor=8, context=1.6, max_pixels=10**6)
+        (inputs,) = prepare(request, resolution=64, factor=8, context=1.6, max_pixels=10**6)
         result = edit_of(image, mask, 5)
-        seen.append((inputs.pixels.numpy(), inputs.start.numpy(), result[mask > 0]))
+        seen.append((inputs.pixels.numpy(), inputs.start.painted, result[mask > 0]))
     for other in seen[1:]:
         for before, after in zip(seen[0], other, strict=True):
             np.testing.assert_array_equal(before, after)

@@ -121,6 +121,16 @@ def test_tags_are_taken_out_and_name_the_option(models: Models, family: str) -> 
     assert "--lora shiny v2.safetensors:0.8" in note
 
 
+@pytest.mark.parametrize("family", ["sd1", "embedded", "flux"])
+def test_a_prompt_of_tags_alone_is_refused(models: Models, family: str) -> None:
+    with pytest.raises(OptionError, match="no words beside tags") as told:
+        read(models[family], "<lora:shiny:1>")
+    assert told.value.code == "prompt-empty"
+    if family == "sd1":
+        with pytest.raises(OptionError, match="no words beside tags"):
+            read(models[family], "(:1.3) []")
+
+
 def test_tags_of_loras_that_are_given_are_noted_only_if_the_scale_differs(models: Models) -> None:
     def notes(tag: str) -> tuple[str, ...]:
         return read(models["sd1"], f"a {tag}", lora=("there/shiny.safetensors:0.5",)).notes
@@ -164,11 +174,17 @@ def test_a_negative_prompt_without_guidance_is_noted(models: Models, family: str
 
 
 @pytest.mark.parametrize("family", PLAIN)
-@pytest.mark.parametrize("fields", [{"clip_skip": 1}, {"embedding": ("missing.safetensors",)}])
-def test_other_models_refuse_clip_skip_and_embeddings_by_name(models: Models, family: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(Unsupported, match=f"has no use for {next(iter(fields))}") as caught:
-        read(models[family], "a", **fields)
+def test_other_models_refuse_embeddings_by_name(models: Models, family: str) -> None:
+    with pytest.raises(Unsupported, match="has no use for embedding") as caught:
+        read(models[family], "a", embedding=("missing.safetensors",))
     assert models[family].name in str(caught.value)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_other_models_tell_that_clip_skip_is_ignored(models: Models, family: str) -> None:
+    texts = read(models[family], "a", clip_skip=1)
+    assert texts.clip_skip == 0
+    assert any("clip_skip=1 was ignored" in note and models[family].name in note for note in texts.notes)
 
 
 def test_embeddings_of_another_model_or_unused_ones_are_told(models: Models, tmp_path: Path) -> None:

@@ -73,8 +73,7 @@ def test_what_a_caption_leaves_out_is_not_learnt(tmp_path) -> None:
     scene = Scene(things=(red, blue), ground="sand")
     image, owner = scene.render(128)
     np.savez(tmp_path / "scenes-00000.npz", images=image[None], owners=owner[None], scenes=json.dumps([asdict(scene)]))
-    vae = Path(shutil.copytree(WEIGHTS / "vae", tmp_path / "vae"))  # beside which the latents are kept
-    batches = Batches(load_scene_latents(vae, tmp_path), make_tokenizer(), 200, torch.device("cpu"))
+    batches = Batches(load_scene_latents(WEIGHTS / "vae", tmp_path), make_tokenizer(), 200, torch.device("cpu"))
     batches.rng = np.random.default_rng(0)
     _, weights, tokens = batches.draw()
     cover = {name: getattr(batches.data, name)[0, 0].float() for name in ("main", "others")}
@@ -94,6 +93,32 @@ def test_what_a_caption_leaves_out_is_not_learnt(tmp_path) -> None:
         assert weight.max() > 0
         kinds.add(kind)
     assert kinds == {"main", "main alone", "ground", "dropped"}
+
+
+def test_latents_are_kept_beside_the_scenes_they_are_of(tmp_path: Path) -> None:
+    """Not beside the autoencoder, which may be the installed one, and where scenes of another folder would find them."""
+    vae = Path(shutil.copytree(WEIGHTS / "vae", tmp_path / "vae"))
+    before = sorted(p.name for p in vae.iterdir())
+    one, two = (render_shard(tmp_path / name, 0, count=2, size=size).parent for name, size in (("one", 64), ("two", 128)))
+    small, large = (load_scene_latents(vae, folder).latents for folder in (one, two))
+    assert (small.shape[-1], large.shape[-1]) == (8, 16)
+    assert sorted(p.name for p in vae.iterdir()) == before
+    (cache,) = one.rglob("*.pt")
+    torch.save({"latents": torch.zeros_like(small)}, cache)
+    assert not load_scene_latents(vae, one).latents.any()  # read, not encoded again
+
+
+def test_latents_of_other_scenes_or_another_autoencoder_are_not_read(tmp_path: Path) -> None:
+    vae = Path(shutil.copytree(WEIGHTS / "vae", tmp_path / "vae"))
+    shard = render_shard(tmp_path / "scenes", 0, count=2, size=64)
+    first = load_scene_latents(vae, shard.parent).latents
+    shard.unlink()
+    shutil.copy(render_shard(tmp_path / "others", 1, count=2, size=64), shard)
+    assert not torch.equal(load_scene_latents(vae, shard.parent).latents, first)
+    config = json.loads((vae / "config.json").read_text())
+    other = load_scene_latents(vae, shard.parent).latents
+    (vae / "config.json").write_text(json.dumps(config | {"scaling_factor": 2 * config["scaling_factor"]}))
+    assert torch.equal(load_scene_latents(vae, shard.parent).latents, 2 * other)
 
 
 def test_one_batch_can_be_learnt() -> None:

@@ -30,7 +30,8 @@ def read_embeddings(given: Sequence[str], widths: Sequence[int], *, allow_pickle
     """Read files of diffusers', the web UI's and kohya's formats.
 
     Args:
-        given: Each FILE or FILE:TOKEN. Without a token, the file's stem stands for it, and the name in the file if it has one.
+        given: Each FILE or FILE:TOKEN; one that is given twice counts once. Without a token, the file's stem stands for it, and
+            the name in the file if it has one.
         widths: Of the vectors that each of the model's text encoders reads.
         allow_pickle: Whether pickles are read too, with torch's `weights_only`.
 
@@ -41,7 +42,7 @@ def read_embeddings(given: Sequence[str], widths: Sequence[int], *, allow_pickle
         Unsupported: If the vectors are of another width, or too many.
         OptionError: If one word stands for two files.
     """
-    embeddings = tuple(_read(text, widths, allow_pickle) for text in given)
+    embeddings = tuple(_read(text, widths, allow_pickle) for text in dict.fromkeys(given))
     owners: dict[str, Path] = {}
     for embedding in embeddings:
         for word in {word.lower() for word in embedding.words}:

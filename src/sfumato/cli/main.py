@@ -1,5 +1,7 @@
 """`sfumato`: the commands. What each needs is imported when it is called, so that help answers at once."""
 
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +40,8 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Local, text-driven image editing: say what should appear under a mask, keep every other pixel."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not undo an edit
 
 
 @app.command()

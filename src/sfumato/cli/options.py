@@ -1,6 +1,8 @@
 """The options of `sfumato edit`, made from the fields of `EditRequest`: a new field is a new option."""
 
 import inspect
+import os
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -13,6 +15,7 @@ from sfumato.errors import OptionError
 from sfumato.request import EditRequest
 
 ARGUMENTS = ("image", "prompt")
+WORDS = ("prompt", "negative_prompt")
 _SHORT = {"n": "-n", "mask": "-m", "seed": "-s"}
 _METAVARS = {
     "box": "X,Y,W,H",
@@ -86,7 +89,10 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _read(name: str, value: Any) -> Any:
-    """Split `x,y,w,h` and `WxH`; everything else is left to pydantic."""
+    """Split `x,y,w,h` and `WxH`, and take words as UTF-8 whatever the locale; everything else is left to pydantic."""
+    if name in WORDS:
+        with suppress(UnicodeError):
+            return os.fsencode(value).decode("utf-8")
     if name in ("box", "window") and "," in value:
         return value.split(",")
     return value.lower().split("x") if name == "size" else value

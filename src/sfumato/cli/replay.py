@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import typer
@@ -17,7 +18,8 @@ from sfumato.images import MAX_PIXELS, Picture, read, read_metadata, write
 from sfumato.pictures.metadata import Metadata
 from sfumato.request import EditRequest
 from sfumato.saving import METADATA_KEY
-from sfumato.stored import from_text, request_of
+from sfumato.sizing import fitted
+from sfumato.stored import Stored, from_text, request_of
 
 SOURCES = ("image", "mask", "scribble")
 
@@ -51,9 +53,10 @@ def run(
     old = read(file, max_pixels=max_pixels)
     folder, name = _target(file, old, out)
     stored = from_text(read_metadata(file, max_pixels=max_pixels).get(METADATA_KEY), file)
-    changes = {"rank": "none"} | {name: str(path) for name, path in moved.items() if path is not None}
+    changes: dict[str, Any] = {"rank": "none"} | {name: str(path) for name, path in moved.items() if path is not None}
     whole = request_of(stored, changes, file)
     _check_sources(whole, stored.facts)
+    changes |= _as_then(stored, whole, file, max_pixels)
     told = stored.facts
     settings = Settings(device=device or told.get("device"), dtype=told.get("dtype"), offline=offline, max_pixels=max_pixels)
     with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
@@ -135,3 +138,34 @@ def _report(file: Path, largest: int, then: dict[str, str], now: dict[str, str],
     typer.echo(f"{file}: differs by at most {largest} of 255")
     for name, (before, after) in changed.items():
         typer.echo(f"it was made with {name} {before}, this is {after}")
+
+
+def _as_then(stored: Stored, request: EditRequest, file: Path, max_pixels: int) -> dict[str, Any]:
+    """What has to be said to today's version for it to read the pictures of a request as the version that stored it did.
+
+    Before records told their version, a mask in the mode auto was read by its transparency where that varies, else by its
+    brightness, whatever its colours.
+
+    Args:
+        stored: The record.
+        request: In it, with sources that are there.
+        file: For the messages.
+        max_pixels: As for `sfumato.images.read`, whose errors are raised here too.
+
+    Raises:
+        OptionError: replay-version: the picture was squeezed to a size of another aspect ratio, which is fitted today.
+    """
+    if stored.version > 0:
+        return {}
+    if request.size is not None:
+        own = read(request.image, max_pixels=max_pixels).size
+        if fitted(own, request.size) != request.size:
+            raise OptionError(
+                f"{file} was squeezed to {request.size[0]}x{request.size[1]} by {stored.origin}; this version keeps the aspect "
+                f"ratio of {own[0]}x{own[1]}, so replay it with that version.",
+                code="replay-version",
+            )
+    if request.mask is None or request.mask_mode != "auto":
+        return {}
+    alpha = read(request.mask, max_pixels=max_pixels, what="mask").alpha
+    return {"mask_mode": "grey" if alpha is None or alpha.min() == alpha.max() else "alpha"}

@@ -1,4 +1,4 @@
-"""Soft edges inside the mask, and the final blend in pixels."""
+"""Soft edges inside the mask."""
 
 import math
 
@@ -7,8 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.masks.reading import Mask, distance
-
-ROWS = 256  # blended at once
 
 
 def soft_edge(mask: Mask, width_px: float) -> NDArray[np.float32]:
@@ -69,26 +67,3 @@ def default_feather(mask: Mask) -> float:
     """
     radius = float(distance(mask).max()) - 0.5
     return max(0.0, min(0.04 * math.sqrt(int(np.count_nonzero(mask))), 12.0, radius / 4))
-
-
-def composite(
-    source: NDArray[np.uint8], edited: NDArray[np.uint8], alpha: NDArray[np.float32] | NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """Blend in pixels: source + alpha (edited - source), rounded; exact where alpha is 0 or 1.
-
-    Args:
-        source: (H, W, 3).
-        edited: (H, W, 3).
-        alpha: (H, W) in [0, 1].
-
-    Returns:
-        (H, W, 3) uint8; the arguments are not changed.
-    """
-    result = source.copy()
-    for top in range(0, len(source), ROWS):
-        rows = slice(top, top + ROWS)
-        inside = alpha[rows] > 0
-        below = source[rows][inside].astype(np.float32)
-        opacity = alpha[rows][inside].astype(np.float32)[:, None]
-        result[rows][inside] = np.rint(below + opacity * (edited[rows][inside].astype(np.float32) - below)).astype(np.uint8)
-    return result

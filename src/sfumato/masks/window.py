@@ -1,4 +1,4 @@
-"""The part of the picture that the model sees: chosen around the mask, brought to the model's size, pasted back."""
+"""The part of the picture that the model sees: chosen around the mask, brought to the model's size."""
 
 import math
 from dataclasses import dataclass
@@ -144,23 +144,3 @@ def resize_soft_mask(change: SoftMask, size: tuple[int, int]) -> SoftMask:
     covered = cv2.resize((change > 0).astype(np.float32), smaller, interpolation=cv2.INTER_AREA)
     mean = np.divide(total, covered, out=np.zeros_like(total), where=covered > 0)
     return np.asarray(cv2.resize(mean, size, interpolation=cv2.INTER_NEAREST_EXACT))
-
-
-def paste_back(canvas: NDArray[np.uint8], window: Window, edited: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Put an edited window, of any size, back into a copy of the picture.
-
-    Args:
-        canvas: (H, W, 3) uint8; not changed.
-        window: Where it goes.
-        edited: (h, w, 3), uint8 or float in [0, 1]; floats are rounded after resizing.
-    """
-    result = canvas.copy()
-    fitted = at_window(window, edited)
-    result[window.top : window.top + window.height, window.left : window.left + window.width] = fitted
-    return result
-
-
-def at_window(window: Window, edited: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An edited window, (h, w, 3) uint8 or float in [0, 1], brought to the window's size in the picture, uint8."""
-    fitted = resize(edited, (window.width, window.height))
-    return fitted if fitted.dtype == np.uint8 else np.rint(np.clip(fitted, 0, 1) * 255).astype(np.uint8)

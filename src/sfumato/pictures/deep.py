@@ -75,21 +75,31 @@ def as_image(samples: Samples, info: dict[Any, Any] | None = None) -> Image.Imag
     return image
 
 
-def samples_of(image: Image.Image, orientation: int) -> NDArray[np.uint16] | None:
-    """The 16-bit samples (H, W, C), upright, of a picture whose header has been read; None if it has only 8.
+def undecoded(image: Image.Image) -> tuple[int, bytes] | None:
+    """Channels and file of a colour picture of 16 bits of which only the header has been read; None of others.
+
+    Pillow forgets both when it decodes, which a PNG's `getexif` makes it do.
+    """
+    channels = None if isinstance(image, DeepImage) else _deep_channels(image)
+    data = _file_of(image) if channels else None
+    return None if channels is None or data is None else (channels, data)
+
+
+def samples_of(image: Image.Image, file: tuple[int, bytes] | None, orientation: int) -> NDArray[np.uint16] | None:
+    """The 16-bit samples (H, W, C), upright, of a picture; None if it has only 8.
 
     Also of a `DeepImage`. Grey of 16 bits, which Pillow holds itself, is left to it.
 
     Args:
-        image: Not decoded yet.
+        image: The picture.
+        file: What `undecoded` said of it.
         orientation: EXIF's, 1 to 8, by which it is turned upright.
     """
     if isinstance(image, DeepImage):
         return image.samples.copy()
-    channels = _deep_channels(image)
-    data = _file_of(image) if channels else None
-    if channels is None or data is None:
+    if file is None:
         return None
+    channels, data = file
     if has_planes(image):
         return turned(_planes(data), orientation)
     found = cv2.imdecode(np.frombuffer(_as_stored(data), np.uint8), cv2.IMREAD_UNCHANGED)

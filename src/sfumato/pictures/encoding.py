@@ -76,6 +76,7 @@ def losses(image: Image.Image, format: str, *, stored: bool = False) -> list[str
         names = ", ".join(list(kept.text)[:5])
         notes.append(f"The image's text ({names}) is not kept in {format}; PNG keeps it.")
     if format == "JPEG":
+        notes.append("JPEG compresses the whole picture anew, so what the mask keeps is not exact; PNG, WebP and TIFF keep it.")
         long = [name for name, block in (("EXIF", kept.exif), ("XMP", kept.xmp)) if block and len(block) > JPEG_SEGMENT]
         notes += [f"The image's {name} is too long for JPEG and is not kept; PNG keeps it." for name in long]
     if stored and format != "PNG" and kept.comment:

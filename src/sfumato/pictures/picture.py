@@ -163,7 +163,7 @@ def _blended(
     return result
 
 
-def restore(rgb: Pixels, picture: Picture, *, opaque: Pixels | None = None) -> Image.Image:
+def restore(rgb: Pixels, picture: Picture) -> Image.Image:
     """Turn edited colours into a picture of the source's kind, by the table of `sfumato.pictures.modes`.
 
     Pixels whose colours were not touched keep the source's own values, of 16 bits too.
@@ -171,7 +171,6 @@ def restore(rgb: Pixels, picture: Picture, *, opaque: Pixels | None = None) -> I
     Args:
         rgb: (H, W, 3) uint8, sRGB, of the source's size.
         picture: The source; its alpha and colour profile are put back.
-        opaque: (H, W) {0, 1}; where 1, alpha becomes 255, so that an edit of transparent pixels can be seen.
     """
     if rgb.shape != picture.rgb.shape:
         raise ValueError(f"edited shape {rgb.shape} must be the source's {picture.rgb.shape}")
@@ -180,8 +179,6 @@ def restore(rgb: Pixels, picture: Picture, *, opaque: Pixels | None = None) -> I
     if touched.any():
         colours = 1 if samples.shape[2] < 3 else 3
         samples[..., :colours][touched] = _in_own_colours(widen(rgb, like=samples), picture)[touched]
-    if opaque is not None and picture.alpha is not None:
-        samples[..., -1][opaque > 0] = top_of(samples)
     return deep.as_image(samples, {"icc_profile": picture.icc} if picture.icc is not None else {})
 
 

@@ -46,6 +46,17 @@ def visible(colours: Samples, alpha: Samples) -> Samples:
     return result
 
 
+def flat_on_white(samples: Samples) -> Samples:
+    """(H, W, C) samples whose last channel is alpha before white, without it: (H, W, C - 1) of the same depth."""
+    result = np.empty((*samples.shape[:2], samples.shape[2] - 1), samples.dtype)
+    top = np.uint64(top_of(samples))
+    for start in range(0, len(samples), ROWS):
+        rows = samples[start : start + ROWS].astype(np.uint64)
+        alpha = rows[..., -1:]
+        result[start : start + ROWS] = (rows[..., :-1] * alpha + top * (top - alpha) + top // 2) // top
+    return result
+
+
 def _surroundings(colours: Samples, alpha: Samples) -> NDArray[np.float32]:
     """(h, w, C) float32 in [0, 1] at no more than `_WORKED` pixels: visible colours, extended over what is hidden."""
     height, width = alpha.shape

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from sfumato.errors import ImageError
 from sfumato.masks.levels import Mode
+from sfumato.pictures.formats import UPLOADED, listed
 from sfumato.request import EditRequest
 from sfumato.server.desk import AtDesk
 from sfumato.server.failures import Refused
@@ -46,7 +47,7 @@ BODY: dict[str, Any] = {
                 "additionalProperties": False,
                 "required": ["image", "mask"],
                 "properties": {
-                    "image": {**_FILE, "description": "PNG, JPEG or WebP to edit."},
+                    "image": {**_FILE, "description": f"{listed(UPLOADED)} to edit."},
                     "mask": {**_FILE, "description": "Where to edit; of the image's size."},
                     **MaskOptions.model_json_schema()["properties"],
                 },

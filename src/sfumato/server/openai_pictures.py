@@ -3,18 +3,19 @@
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from sfumato.errors import ImageError
-from sfumato.images import read
+from sfumato.images import read, upright_size
 from sfumato.pictures.encoding import Format
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, open_picture
+from sfumato.sizing import fitted
 
 FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
-LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}  # that the formats can hold
+LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # that the formats can hold
 
 
 def refused(message: str, param: str, code: str = "option-invalid") -> Refused:
@@ -38,9 +39,12 @@ def pictures_of(form: Form, limits: Limits) -> dict[str, bytes]:
     for name, files in form.files.items():
         if name in ("image", "image[]"):
             continue
-        if name not in ("mask", "markup", "scribble") or len(files) > 1:
+        bare = name.removesuffix("[]")  # some clients write every file as a list
+        if bare not in ("mask", "markup", "scribble") or len(files) > 1 or bare in pictures:
             raise Refused(f"Unknown or repeated file {name[:100]!r}.", code="option-unknown", status=422, param=name[:100])
-        pictures[name] = files[0]
+        if not files[0]:
+            raise refused(f"The {bare} is an empty file; send a picture, or leave it out.", bare, "image-format")
+        pictures[bare] = files[0]
     if "image" not in pictures:
         raise ImageError("The image is missing: send a file named image.", code="image-missing")
     for name, data in pictures.items():
@@ -59,7 +63,7 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
     if other is not None:
         raise refused(f"markup is mask and scribble in one, so it cannot be combined with {other}; send one of them.", "markup")
     layer = read(open_picture(pictures["markup"], "markup"), max_pixels=most, what="markup")
-    size = _upright_size(open_picture(pictures["image"], "image"))
+    size = upright_size(open_picture(pictures["image"], "image"))
     if layer.size != size:
         given, needed = ("x".join(map(str, pair)) for pair in (layer.size, size))
         raise refused(f"The markup is {given} but the image is {needed}; draw it on a canvas of {needed}.", "markup", "mask-size")
@@ -70,12 +74,6 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
         raise refused("The markup is all transparent; draw where the image is to change.", "markup", "mask-empty")
     drawn = Image.fromarray((layer.alpha > 0) * np.uint8(255))
     return {"mask": encode(drawn, "PNG"), "scribble": pictures["markup"]}
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as a viewer shows them; only the header is read."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else image.size
 
 
 def check_output(asked: Any, pictures: dict[str, bytes], size: tuple[int, int] | None) -> None:
@@ -91,7 +89,7 @@ def check_output(asked: Any, pictures: dict[str, bytes], size: tuple[int, int] |
         )
     if asked.background == "transparent" and asked.output_format == "jpeg":
         raise refused("background=transparent needs output_format png or webp: JPEG has no transparency.", "background")
-    longest, most = max(size or image.size), LONGEST_SIDE[asked.output_format]
+    longest, most = max(fitted(upright_size(image), size)), LONGEST_SIDE[asked.output_format]
     if longest > most:
         raise refused(
             f"{asked.output_format} holds at most {most} pixels a side, and {longest} are needed; use png.", "output_format"

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from sfumato.pictures import encoding as pictures
-from sfumato.pictures.encoding import Format, eight_bits
+from sfumato.pictures.deep import DeepImage, as_image
+from sfumato.pictures.encoding import Format
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.strips import to_image
+from sfumato.pictures.transparency import flat_on_white
 from sfumato.request import EditRequest
 
 if TYPE_CHECKING:
@@ -138,10 +140,12 @@ def encode(
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """A picture without its transparency, of 8 bits, with its colour profile."""
-    flat = eight_bits(image)
-    white = Image.new("RGBA", flat.size, "white")
-    white.alpha_composite(flat.convert("RGBA"))
-    opaque = white.convert("L" if flat.mode == "LA" else "RGB")
-    opaque.info = {"icc_profile": flat.info.get("icc_profile")}
+    """A picture without its transparency, of as many bits, with its colour profile and metadata."""
+    info = {name: value for name, value in image.info.items() if name != "transparency"}
+    if isinstance(image, DeepImage):
+        return as_image(flat_on_white(image.samples), info)
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    opaque = white.convert("L" if image.mode == "LA" else "RGB")
+    opaque.info = info
     return opaque

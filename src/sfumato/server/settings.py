@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sfumato.backbones.prediction import check_given
 from sfumato.errors import OptionError
@@ -99,8 +100,8 @@ class Settings:
         """Refuse what would open this machine to others by accident, and aliases that mean nothing.
 
         Raises:
-            OptionError: token-needed, token-weak, alias-invalid, option-prediction-type; option-contradiction for an autoencoder
-                or a prediction type of many models.
+            OptionError: token-needed, token-weak, alias-invalid, origin-invalid, option-prediction-type; option-contradiction for
+                an autoencoder or a prediction type of many models.
         """
         if len(self.models) > 1 and (self.vae or self.prediction_type):
             raise OptionError(
@@ -117,6 +118,8 @@ class Settings:
             raise OptionError("A token needs at least 16 characters, so that nobody guesses it.", code="token-weak")
         for alias, model in self.aliases.items():
             self._check_alias(alias, model)
+        for origin in self.origins:
+            _check_origin(origin)
 
     def _check_alias(self, alias: str, model: str) -> None:
         if model not in self.models:
@@ -138,3 +141,17 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _check_origin(origin: str) -> None:
+    """Refuse what no browser ever sends as an origin, so that it could match nothing.
+
+    Raises:
+        OptionError: origin-invalid.
+    """
+    place = urlsplit(origin)
+    sent = f"{place.scheme}://{place.netloc}".lower()
+    if origin == "null" or (place.netloc and origin == sent):  # null is a page opened from a file
+        return
+    advice = f"give {sent}" if place.netloc else "give each as https://page.example, without a path"
+    raise OptionError(f"--allow-origin {origin} is no origin as browsers send it: {advice}.", code="origin-invalid")

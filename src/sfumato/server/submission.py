@@ -1,5 +1,6 @@
 """A job as it was sent: options that have been checked, and pictures as bytes. From here on all APIs are one."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -14,6 +15,7 @@ from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64, open_picture
 
 PICTURES = ("image", "mask", "scribble")
+_BETWEEN = re.compile("[,xX*\u00d7]")  # numbers of a size or a place, as people and programs write them
 _NOT_OVER_HTTP = ("lora", "vae", "embedding", "clip_model")  # name files of this machine: the operator's to choose
 _PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
 
@@ -115,9 +117,9 @@ def from_text(name: str, text: Any) -> Any:
     if info is None or not isinstance(text, str):
         return text
     kinds = [info.annotation, *get_args(info.annotation)]
-    if any(get_origin(kind) is tuple for kind in kinds) and ("," in text or "x" in text):
-        parts = text.strip("[]() ").replace("x", ",").split(",")
-        return parts if all(part.strip().lstrip("-").isdigit() for part in parts) else text
+    if any(get_origin(kind) is tuple for kind in kinds):
+        parts = _BETWEEN.split(text.strip("[]() "))
+        return parts if len(parts) > 1 and all(part.strip().lstrip("-").isdigit() for part in parts) else text
     return text
 
 
@@ -140,6 +142,8 @@ def refusal(error: ValidationError, known: tuple[str, ...]) -> EditError:
     if first["type"] == "extra_forbidden":
         return _unknown(name, known)
     sentence = f"The field {name!r} is missing." if first["type"] == "missing" else f"{name} is not possible: {first['msg']}."
+    if name == "size" and first["type"] != "missing":
+        sentence = "size is WIDTHxHEIGHT in whole pixels, such as 1024x768; leave it out for the picture's own."
     return Refused(sentence, code="option-invalid", status=422, param=name)
 
 

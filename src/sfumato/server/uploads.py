@@ -22,6 +22,16 @@ FILES, FIELDS = 20, 100
 FIELD_BYTES = 2**16
 _DATA_URI = re.compile(r"\s{0,9}data:[\w.+-]{0,40}(/[\w.+-]{0,80})?(;[\w.+-]{1,40}=[\w.+-]{1,80}){0,4};base64,", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's, which knows whether the form's end has come: what a proxy cut off would be missed without a word."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +57,7 @@ def open_picture(data: bytes, what: str) -> Image.Image:
 
 
 def from_base64(text: Any, what: str, limits: Limits) -> bytes:
-    """The bytes of base64 text, with or without a data: prefix. Addresses are not fetched.
+    """The bytes of base64 text in either alphabet, with or without its padding and a data: prefix. Addresses are not fetched.
 
     Raises:
         ImageError: image-format: it is no base64 text.
@@ -61,8 +71,9 @@ def from_base64(text: Any, what: str, limits: Limits) -> bytes:
         )
     check_size(len(text) * 3 // 4, what, limits)
     prefix = _DATA_URI.match(text)
+    letters = _SPACE.sub("", text[prefix.end() :] if prefix else text).translate(_URL_SAFE).rstrip("=")
     try:
-        return base64.b64decode(_SPACE.sub("", text[prefix.end() :] if prefix else text), validate=True)
+        return base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ImageError(f"The {what} is not valid base64; send the file's bytes as base64.", code="image-format") from None
 
@@ -90,9 +101,8 @@ async def read_form(request: Request, limits: Limits) -> Form:
         OptionError: form-invalid, or a field that was given twice.
         Refused: content-type, or image-too-large.
     """
-    if content_type(request) != "multipart/form-data":
-        raise Refused("Send multipart/form-data.", code="content-type", status=415)
-    parser = MultiPartParser(request.headers, request.stream(), max_files=FILES, max_fields=FIELDS, max_part_size=FIELD_BYTES)
+    _check_type(request, "multipart/form-data")
+    parser = _FormParser(request.headers, request.stream(), max_files=FILES, max_fields=FIELDS, max_part_size=FIELD_BYTES)
     parser.spool_max_size = limits.body_bytes + 1  # never spills to a temporary file
     try:
         form = await parser.parse()
@@ -100,6 +110,8 @@ async def read_form(request: Request, limits: Limits) -> Form:
         raise gone() from None
     except MultiPartException as error:
         raise OptionError(f"The form cannot be read: {error.message}", code="form-invalid") from None
+    if not parser.ended:
+        raise OptionError("The form is cut short: its last boundary is missing; send it again.", code="form-invalid")
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {}
     names: dict[str, list[str]] = {}
@@ -133,8 +145,7 @@ async def read_json(request: Request) -> dict[str, Any]:
         OptionError: json-invalid.
         Refused: content-type.
     """
-    if content_type(request) != "application/json":
-        raise Refused("Send application/json.", code="content-type", status=415)
+    _check_type(request, "application/json")
     try:
         body = await request.body()
     except ClientDisconnect:
@@ -143,6 +154,8 @@ async def read_json(request: Request) -> dict[str, Any]:
         value = json.loads(body, parse_constant=_no_constant)
         body.decode()
         _check_text(value)
+    except _NoNumber as error:
+        raise OptionError(f"The body holds {error}, which is not JSON; send a number or null.", code="json-invalid") from None
     except (ValueError, RecursionError):
         raise OptionError("The body is not valid JSON in UTF-8; send an object.", code="json-invalid") from None
     if not isinstance(value, dict):
@@ -162,6 +175,23 @@ def _check_text(value: Any) -> None:
         raise OptionError("Some text is not valid Unicode; send UTF-8.", code="text-invalid") from None
 
 
+def _check_type(request: Request, wanted: str) -> None:
+    """Refuse a body of another type, or one that is packed.
+
+    Raises:
+        Refused: content-type or content-encoding.
+    """
+    if content_type(request) != wanted:
+        raise Refused(f"Send {wanted}.", code="content-type", status=415)
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if packed not in ("", "identity"):
+        raise Refused(
+            f"Content-Encoding {packed[:40]} is not read: a packed body could hide a huge one; send it as it is.",
+            code="content-encoding",
+            status=415,
+        )
+
+
 def content_type(request: Request) -> str:
     """The media type alone, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -172,5 +202,9 @@ def gone() -> Cancelled:
     return Cancelled("The client closed the connection.")
 
 
+class _NoNumber(ValueError):
+    """NaN, Infinity or -Infinity."""
+
+
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise _NoNumber(name)

@@ -19,7 +19,7 @@ from sfumato.server.jobs import Job
 from sfumato.server.previews import encode
 from sfumato.server.uploads import read_json
 from sfumato.server.webui_lists import PARAMETERS, infotext, model_of
-from sfumato.server.webui_request import Img2Img, ignored, parse, understand
+from sfumato.server.webui_request import CLIP_SKIP, Img2Img, ignored, parse, understand
 from sfumato.server.webui_samplers import NAMES
 
 BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Img2Img"}}}}
@@ -74,13 +74,18 @@ def skip(desk: AtDesk, request: Request) -> dict[str, Any]:
 
 
 def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, notes: list[str]) -> Img2ImgAnswer:
-    told = _info(asked, job, seed) | {"notes": list(notes), "ignored": ignored(asked)}
+    told = _info(asked, job, seed)
+    skipped = asked.override_settings.get(CLIP_SKIP, 1)
+    unused = [f"override_settings.{CLIP_SKIP}"] if job.result is not None and told["clip_skip"] != skipped else []
+    told |= {"notes": list(notes), "ignored": sorted([*ignored(asked), *unused])}
     pictures: list[str] = []
     if job.result is not None:
         told["notes"] += job.result["notes"]
         if asked.send_images:
             made = zip(one_by_one(job.images), told["infotexts"], strict=True)
-            pictures = [base64.b64encode(encode(image, "PNG", texts={PARAMETERS: text})).decode() for image, text in made]
+            pictures = [
+                base64.b64encode(encode(image, "PNG", keep=True, texts={PARAMETERS: text})).decode() for image, text in made
+            ]
     parameters = _without_pictures(fields, asked.include_init_images)
     return Img2ImgAnswer(images=pictures, parameters=parameters, info=json.dumps(told))
 
@@ -116,7 +121,7 @@ def _info(asked: Img2Img, job: Job, seed: int) -> dict[str, Any]:
         "index_of_first_image": 0,
         "styles": [],
         "job_timestamp": _timestamp(job.created),
-        "clip_skip": 1,
+        "clip_skip": used.get("clip_skip", 0) + 1,
         "is_using_inpainting_conditioning": False,
         "interrupted": result is None,
         "scores": [] if result is None else result["scores"],
@@ -135,6 +140,7 @@ def _infotext(asked: Img2Img, told: dict[str, Any], seed: int) -> str:
         "Model": told["sd_model_name"],
         "Denoising strength": asked.denoising_strength,
         "Mask blur": f"{asked.mask_blur:g}" if asked.mask_blur else None,
+        "Clip skip": told["clip_skip"] if told["clip_skip"] > 1 else None,
         "Version": told["version"],
     }
     return infotext(asked.prompt, asked.negative_prompt, settings)

@@ -1,23 +1,22 @@
 """The web UI's img2img request: what each of its fields means here, and a word about each that means nothing."""
 
+import json
 from typing import Any
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from sfumato.errors import MaskError
+from sfumato.images import upright_size
 from sfumato.server.failures import Refused
-from sfumato.server.previews import encode
 from sfumato.server.settings import Limits, Settings
 from sfumato.server.submission import Submission, submission, validated
-from sfumato.server.uploads import from_base64, open_picture
+from sfumato.server.uploads import open_picture
+from sfumato.server.webui_pictures import padded, pictures_of
 from sfumato.server.webui_samplers import solver_for
 
 FILLS = ("blur", "original", "noise", "neutral")  # the web UI's fill, original, latent noise, latent nothing
 LEAST_STRENGTH = 0.01
 FEATHER_PER_BLUR = 2  # a Gaussian of this deviation is soft over about twice its value
 NAMED = 40  # fields that a note names; a hostile request has thousands
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 # The web UI's fields that mean nothing here, and the values by which a client says that it does not use them.
 NO_EFFECT: dict[str, tuple[Any, ...]] = {
@@ -123,6 +122,12 @@ def note_on(names: list[str]) -> list[str]:
 
 
 def _has_no_effect(name: str, value: Any) -> bool:
+    """Whether it says that the field is not used, be it as the text of a value, as some clients write them all."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value.lower()) or ""
+        except (ValueError, RecursionError):
+            pass
     return name in NO_EFFECT and (value in _UNSET or value in NO_EFFECT[name])
 
 
@@ -157,7 +162,7 @@ def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tup
         ImageError, MaskError, Refused: What is wrong with it.
     """
     limits = settings.limits
-    pictures = _pictures(asked, limits)
+    pictures = pictures_of(asked.init_images, asked.mask, limits)
     scheduler, notes = solver_for(asked.sampler_name or asked.sampler_index, asked.scheduler)
     start, about_strength = _start(asked.denoising_strength)
     blur, about_blur = _blur(asked)
@@ -184,16 +189,17 @@ def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tup
     size, about_size = _size(asked, pictures["image"])
     if not asked.inpaint_full_res:
         fields |= {"window": "whole", "size": size}
-    elif asked.inpaint_full_res_padding:
-        fields["window"] = _padded(pictures["mask"], asked.inpainting_mask_invert, asked.inpaint_full_res_padding, limits.pixels)
     notes += [*about_strength, *about_blur, *about_size, *note_on(ignored(asked))]
-    return submission(fields, pictures, limits, settings.models), notes
+    given = submission(fields, pictures, limits, settings.models)
+    if asked.inpaint_full_res and asked.inpaint_full_res_padding:
+        given.options["window"] = padded(given, asked.inpaint_full_res_padding, limits.pixels)
+    return given, notes
 
 
-def _clip_skip(last_layers: Any) -> int | None:
-    """The web UI counts the layers that are left from 1, diffusers those that are skipped from 0; 1 there is none here."""
+def _clip_skip(last_layers: Any) -> int:
+    """The web UI counts the last layers from 1, diffusers those that are skipped from 0; 1 there is 0 here, as is none."""
     if last_layers is None:
-        return None
+        return 0
     if not isinstance(last_layers, int) or last_layers < 1:
         raise Refused(
             f"override_settings.{CLIP_SKIP} is {last_layers!r}; give a whole number from 1, which skips nothing.",
@@ -201,25 +207,7 @@ def _clip_skip(last_layers: Any) -> int | None:
             status=422,
             param=f"override_settings.{CLIP_SKIP}",
         )
-    return last_layers - 1 or None
-
-
-def _pictures(asked: Img2Img, limits: Limits) -> dict[str, bytes]:
-    if len(asked.init_images) != 1:
-        raise Refused(
-            f"init_images has {len(asked.init_images)} pictures; one is edited at a time, so send one in each request.",
-            code="image-count",
-            status=422,
-            param="init_images",
-        )
-    image = from_base64(asked.init_images[0], "picture in init_images", limits)
-    if not asked.mask:
-        raise MaskError(
-            "Send a mask, white where the picture is to change: to repaint a whole picture, as the web UI does without one, "
-            "is not offered here.",
-            code="mask-missing",
-        )
-    return {"image": image, "mask": _grey_mask(from_base64(asked.mask, "mask", limits), limits.pixels)}
+    return last_layers - 1
 
 
 def _count(asked: Img2Img, limits: Limits) -> int:
@@ -276,37 +264,10 @@ def _size(asked: Img2Img, image: bytes) -> tuple[tuple[int, int] | None, list[st
     if asked.inpaint_full_res:
         about = "width and height were not used: a window is edited at the model's own size, and the result has the picture's."
         return None, [about]
-    picture = open_picture(image, "picture in init_images")
-    own = picture.size[::-1] if picture.getexif().get(ORIENTATION) in TURNED else picture.size
+    own = upright_size(open_picture(image, "picture in init_images"))
     wide, high = asked.width, asked.height
     if given == {"width"}:
         high = max(1, round(wide * own[1] / own[0]))
     elif given == {"height"}:
         wide = max(1, round(high * own[0] / own[1]))
     return (wide, high), []
-
-
-def _grey_mask(data: bytes, most: int) -> bytes:
-    """The mask without transparency: where it has varying transparency, what is opaque is edited, as the web UI reads it."""
-    from sfumato.images import read
-
-    picture = read(open_picture(data, "mask"), max_pixels=most, what="mask")
-    alpha = picture.alpha
-    return data if alpha is None or alpha.min() == alpha.max() else encode(Image.fromarray(alpha), "PNG")
-
-
-def _padded(mask: bytes, inverted: bool, padding: int, most: int) -> Any:
-    """The window that many pixels around the mask, cut to the picture: x, y, width, height; "auto" if there is no mask."""
-    from sfumato.images import read
-    from sfumato.masks.reading import read_mask
-    from sfumato.masks.window import bounding_box
-
-    given = read(open_picture(mask, "mask"), max_pixels=most, what="mask")
-    try:
-        marked = read_mask(given.size, open_picture(mask, "mask"), None, given, invert=inverted, max_pixels=most)
-    except MaskError:  # said when the edit is checked
-        return "auto"
-    x, y, width, height = bounding_box(marked)
-    left, top = max(x - padding, 0), max(y - padding, 0)
-    right, bottom = min(x + width + padding, given.size[0]), min(y + height + padding, given.size[1])
-    return left, top, right - left, bottom - top

@@ -1,5 +1,6 @@
 """CLIP's text encoders as Stable Diffusion 1.x, 2.x and XL use them: long prompts in chunks, weights, layers left out."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,10 +100,16 @@ class Encoder:
 
     @contextmanager
     def _learned(self, chunk: list[Token], embeddings: Sequence[Embedding]) -> Iterator[None]:
-        """Put learned vectors where their tokens stand, for one call: neither vocabulary nor weights grow."""
+        """Put learned vectors where their tokens stand, for one call: neither vocabulary nor weights grow.
+
+        Other threads may call the same model meanwhile; it is theirs as it was.
+        """
+        thread = threading.get_ident()
         places = {i + 1: token.vector for i, token in enumerate(chunk) if token.vector is not None}
 
         def put(_module: Any, _args: Any, output: Tensor) -> Tensor:
+            if threading.get_ident() != thread:
+                return output
             output = output.clone()
             for place, (number, row) in places.items():
                 output[0, place] = embeddings[number].vectors[self.number][row].to(output)

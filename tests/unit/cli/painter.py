@@ -8,7 +8,7 @@ from PIL import Image
 
 from sfumato.images import read, write_animation
 from sfumato.inputs import sha256
-from sfumato.masks.reading import read_mask
+from sfumato.masks.reading import read_area
 from sfumato.request import EditRequest, EditResult
 
 
@@ -26,7 +26,7 @@ class Painter:
         if Painter.failure is not None:
             raise Painter.failure
         source = read(request.image)
-        mask = read_mask(source.size, request.mask, request.box, source, request.mask_mode, request.invert_mask, 0)
+        mask = read_area(source.size, request.mask, request.box, source, request.mask_mode, request.invert_mask, 0).change > 0
         seeds = [request.seed + i for i in reversed(range(request.n))]
         pictures = [np.where(mask[..., None] > 0, np.uint8(seed * 10 % 256), source.rgb) for seed in seeds]
         if save_steps is not None:

@@ -1,18 +1,22 @@
 """The command line: the commands around an edit."""
 
+import io
 import json
+import os
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 import sfumato
 from sfumato.cli import extras
-from sfumato.cli.main import app
+from sfumato.cli.main import app, main
 from tests.unit.cli.painter import names_in
 
 
@@ -87,3 +91,12 @@ def test_demo(run: Callable[..., Result], tmp_path: Path) -> None:
     assert (tmp_path / "by-hand" / "00.png").read_bytes() == (tmp_path / "demo-out" / "scene" / "00.png").read_bytes()
     assert run("demo").stderr.endswith("[output-exists]\n")
     assert run("demo", "--force").exit_code == 0
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code page without its letters, as of a redirected console of Windows."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", errors="strict", write_through=True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    main()
+    typer.echo("\u7167.png")
+    assert stream.buffer.getvalue().decode() == "\\u7167.png" + os.linesep  # type: ignore[attr-defined]

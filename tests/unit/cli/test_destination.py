@@ -95,7 +95,8 @@ def test_a_picture_comes_from_standard_input(
         (("edit", "-", "a", "--box", "1,1,4,4", "--max-pixels", "1"), bytes(2**24 + 100), "image-too-large", "--max-pixels"),
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--json", "--out", "-"), b"", "option-contradiction", "--json"),
         (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.gif"), b"", "output-format", ".png"),
-        (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.tiff"), b"", "output-format", ".png"),
+        (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.jp2"), b"", "output-format", ".png"),
+        (("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.bmp"), b"", "output-format", ".png"),
         (
             ("edit", "picture.png", "a", "--box", "1,1,4,4", "--out", "a.png", "--format", "webp"),
             b"",
@@ -149,7 +150,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RGB", (16_384, 40), ("--format", "webp"), ("--format webp", "16383", "--format png")),
         ("RGB", (40, 16_384), ("--out", "edited.webp"), ("--out edited.webp", "16383")),
         ("RGB", (65_536, 20), ("--format", "jpeg"), ("--format jpeg", "65500")),
-        ("RGB", (40, 30), ("--format", "webp", "--size", "16400x20"), ("--format webp", "--size")),
+        ("RGB", (4100, 20), ("--format", "webp", "--size", "16400x80"), ("--format webp", "--size")),
         ("L", (16_384, 40), ("--save-mask", "mask.webp"), ("--save-mask mask.webp", "16383")),
         ("L", (65_536, 20), ("--save-steps", "steps.gif"), ("--save-steps steps.gif", "65535")),
     ],
@@ -174,8 +175,8 @@ def test_what_a_format_cannot_hold_is_said_before_loading(
 @pytest.mark.usefixtures("no_model")
 def test_the_images_own_format_may_be_too_small_for_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (40, 30)).save("source.webp")
-    result = invoke("edit", "source.webp", "a ball", "--box", "2,2,8,8", "--size", "17000x20")
+    Image.new("RGB", (4250, 20)).save("source.webp")
+    result = invoke("edit", "source.webp", "a ball", "--box", "2,2,8,8", "--size", "17000x80")
     assert "--format" in result.stderr
     assert result.stderr.endswith("[output-format]\n")
 

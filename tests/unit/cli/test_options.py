@@ -67,3 +67,24 @@ def test_box(run: Callable[..., Result], painter: type[Painter], picture_file: P
 def test_malformed_box(value: str) -> None:
     with pytest.raises(OptionError, match=r"--box '.*' is not of the form X,Y,W,H"):
         build_request({"image": "a.png", "prompt": "a ball", "box": value})
+
+
+def test_words_are_utf_8_whatever_the_locale(run: Callable[..., Result], painter: type[Painter], picture_file: Path) -> None:
+    """A locale of ASCII hands over the bytes as lone surrogates."""
+    words = "красный шар 🎈\nв две строки"
+    as_given = words.encode().decode("ascii", "surrogateescape")
+    for given in (words, as_given):
+        invoked = run("edit", "--negative-prompt", given, "--force")
+        assert invoked.exit_code == 0
+    request = build_request({"image": str(picture_file), "prompt": as_given})
+    assert {call.negative_prompt for call in painter.calls} | {request.prompt} == {words}
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_words_that_are_no_text_are_refused_by_name(field: str) -> None:
+    """Such as what a batch file of another code page hands over."""
+    options = {"image": "a.png", "prompt": "a ball", field: b"caf\xe9".decode("utf-8", "surrogateescape")}
+    with pytest.raises(
+        OptionError, match=r"(PROMPT|--negative-prompt) 'caf\\udce9' is not allowed: it holds bytes that are not UTF-8"
+    ):
+        build_request(options)

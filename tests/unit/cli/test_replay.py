@@ -75,6 +75,55 @@ def test_replay_of_a_picture_from_before_islands_had_windows(
         assert painter.calls[-1].window == expected
 
 
+def before_versions(edited: Path, **fields: Any) -> Path:
+    """The picture with the record that sfumato wrote before records told their version."""
+    picture = Image.open(edited)
+    stored = json.loads(picture.text["sfumato"])
+    stored["request"] |= fields
+    del stored["version"]
+    return carrying(edited.with_name("old.png"), json.dumps(stored))
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "given", "read_as"),
+    [
+        ("RGBA", (255, 255, 255, 0), "auto", "alpha"),  # strokes on a transparent layer: what is transparent was edited
+        ("RGBA", (255, 0, 0, 255), "auto", "grey"),
+        ("RGB", (255, 0, 0), "auto", "grey"),  # colours counted by their brightness
+        ("L", 0, "auto", "grey"),
+        ("RGBA", (255, 255, 255, 0), "grey", "grey"),
+    ],
+)
+def test_replay_reads_the_mask_of_an_old_record_as_it_was_read(
+    mode: str,
+    colour: Any,
+    given: str,
+    read_as: str,
+    run: Callable[..., Result],
+    painter: type[Painter],
+    edited: Path,
+    tmp_path: Path,
+) -> None:
+    mask = Image.new(mode, (48, 32), colour)
+    mask.paste({"L": 255, "RGB": (255, 255, 255), "RGBA": (255, 255, 255, 255)}[mode], (8, 8, 20, 20))
+    mask.save(tmp_path / "layer.png")
+    old = before_versions(edited, mask=str(tmp_path / "layer.png"), mask_mode=given)
+    stored = json.loads(Image.open(old).text["sfumato"])
+    del stored["facts"]["mask_sha256"]
+    run("replay", carrying(old, json.dumps(stored)))
+    assert painter.calls[-1].mask_mode == read_as
+
+
+def test_replay_says_that_an_old_picture_was_squeezed(run: Callable[..., Result], painter: type[Painter], edited: Path) -> None:
+    old = before_versions(edited, size=[24, 24])
+    result = run("replay", old)
+    assert result.exit_code == 2
+    assert "was squeezed to 24x24" in result.stderr
+    assert result.stderr.endswith("[replay-version]\n")
+    run("replay", before_versions(edited, size=[24, 16]))  # of the same aspect ratio
+    assert painter.calls[-1].size == (24, 16)
+
+
 def test_replay_writes_the_picture(run: Callable[..., Result], edited: Path, tmp_path: Path) -> None:
     assert run("replay", edited, "--out", "again").exit_code == 0
     assert np.array_equal(read(tmp_path / "again" / "01.png").rgb, read(edited).rgb)

@@ -1,5 +1,7 @@
 """Loaded pipelines: taken by class and components, refused where something of them would be left out, and left as they were."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,8 +9,9 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from sfumato.backbones import stable_diffusion
+from sfumato.accel import batch_invariance
 from sfumato.backbones.loading import from_pipe
 from sfumato.backbones.pipelines import check_pipeline
 from sfumato.errors import Unsupported
@@ -92,7 +95,7 @@ def test_a_flow_models_controlnet_is_not_dropped(tmp_path: Path) -> None:
 
 
 def test_the_users_layers_are_as_they_were_after_a_prediction(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stable_diffusion, "LONG_PRODUCT", 16)
+    monkeypatch.setattr(batch_invariance, "LONG_PRODUCT", 16)
     pipe = pipe.to(torch.bfloat16)
     linear = [layer for layer in pipe.unet.modules() if isinstance(layer, torch.nn.Linear)]
     own = linear[0].forward = linear[0].forward  # as hooks of accelerate leave it
@@ -104,19 +107,56 @@ def test_the_users_layers_are_as_they_were_after_a_prediction(pipe: Any, monkeyp
         prediction(model)
         assert [layer for layer in linear if "forward" in vars(layer)] == linear[:1]
         assert linear[0].forward is own
-    assert model._long_layers == linear
-    assert batches == [2, 2]
+    assert batches == [2, 2]  # of the layers' own calls: only the products within are one by one
 
 
-def test_long_layers_take_samples_one_by_one_while_it_lasts() -> None:
+def test_long_products_take_samples_one_by_one_in_this_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_invariance, "LONG_PRODUCT", 3)
     layer, seen = torch.nn.Linear(4, 2), []
-    plain = layer.forward
-    layer.forward = lambda x: seen.append(len(x)) or plain(x)  # type: ignore[method-assign,func-returns-value]
     x = torch.randn(3, 4)
 
-    with stable_diffusion._one_sample_at_a_time([layer]):
-        inside = layer(x)
-    outside = layer(x)
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.nn.functional.linear:
+                seen.append(len(args[0]))
+            return func(*args, **(kwargs or {}))
 
-    assert seen == [1, 1, 1, 3]
+    def call() -> torch.Tensor:
+        with Seen():
+            return layer(x)
+
+    with Seen(), batch_invariance._SplitLongProducts():
+        inside = layer(x)
+        with ThreadPoolExecutor(1) as others:
+            elsewhere = others.submit(call).result()
+    outside = call()
+
+    assert seen == [1, 1, 1, 3, 3]
     torch.testing.assert_close(inside, outside)
+    torch.testing.assert_close(elsewhere, outside)
+
+
+def test_threads_around_one_pipeline_leave_nothing_on_it(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two predictions that overlap: what the first one put on a module, the second one must not put back after it."""
+    monkeypatch.setattr(batch_invariance, "LONG_PRODUCT", 16)
+    pipe = pipe.to(torch.bfloat16)
+    first, second = from_pipe(pipe), from_pipe(pipe)
+    inside, entered, go_on = pipe.unet.conv_in, threading.Event(), threading.Event()
+    before = {name: set(vars(module)) for name, module in pipe.unet.named_modules()}
+
+    def wait(module: Any, given: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            go_on.wait(30)
+        else:
+            go_on.set()
+            other.join(30)
+
+    handle = inside.register_forward_pre_hook(wait)
+    other = threading.Thread(target=prediction, args=(first,))
+    other.start()
+    assert entered.wait(30)
+    prediction(second)
+    handle.remove()
+
+    assert {name: set(vars(module)) for name, module in pipe.unet.named_modules()} == before

@@ -125,6 +125,7 @@ def test_files_that_are_not_there_or_share_a_word_are_refused(tmp_path: Path) ->
         save_file({"emb_params": ONE}, tmp_path / f"{name}.safetensors")
     with pytest.raises(OptionError, match="'a' stands for both"):
         read_embeddings([str(tmp_path / "a.safetensors"), f"{tmp_path / 'b.safetensors'}:A"], [4])
+    assert len(read_embeddings([str(tmp_path / "a.safetensors")] * 2, [4])) == 1
     (tmp_path / "c.safetensors").write_bytes(b"not weights")
     with pytest.raises(BackboneError, match="damaged"):
         read_embeddings([str(tmp_path / "c.safetensors")], [4])

@@ -1,6 +1,7 @@
 """States of long, weighted and learned prompts, against the arithmetic written out and against diffusers."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,25 @@ def test_embeddings_that_the_user_loaded_into_a_pipeline_still_count(tmp_path: P
     pipe.load_textual_inversion({"<zoe>": torch.ones(3, 32)})
     expected, negative = pipe.encode_prompt("a <zoe>", "cpu", 1, True, "x")
     assert torch.equal(from_pipe(pipe).encode_prompt("a <zoe>", "x", SIZE).states, torch.cat([negative, expected]))
+
+
+def test_learned_vectors_are_for_one_thread_alone(tmp_path: Path) -> None:
+    """The encoder may be the user's own, in use by other threads meanwhile."""
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_models.tiny_sd1(tmp_path))
+    model: Any = from_pipe(pipe)
+    embedding = Embedding(Path("zoe"), ("zoe",), (torch.ones(3, 32),))
+    plain = model.encode_prompt("abc", "", SIZE).states
+    elsewhere: list[Tensor] = []
+
+    def meanwhile(_module: Any, _given: Any) -> None:
+        if not elsewhere:
+            elsewhere.append(plain[:0])
+            with ThreadPoolExecutor(1) as others:
+                elsewhere[:] = [others.submit(model.encode_prompt, "abc", "", SIZE).result().states]
+
+    with pipe.text_encoder.register_forward_pre_hook(meanwhile):
+        model.encode_parts(parse("a"), parse("zoe"), SIZE, (embedding,), 0)
+    assert torch.equal(elsewhere[0], plain)
 
 
 def test_each_encoder_of_sdxl_gets_its_own_vectors(pipes: dict[str, Any]) -> None:

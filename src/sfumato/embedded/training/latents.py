@@ -1,5 +1,6 @@
 """Pictures encoded once, with what can be said about each: what the denoiser is trained on."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -64,13 +65,16 @@ def load_vae(folder: Path) -> PatchAutoencoder:
 
 
 def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
-    """Latents of all rendered shards, encoded by the workers together unless they are cached beside the autoencoder.
+    """Latents of all rendered shards, encoded by the workers together unless they are cached beside the shards.
+
+    A cache is named after the content of the autoencoder and of the shard, so that no other's is ever read.
 
     Raises:
         InputError: no-scenes.
     """
     shards = training_shards(scenes)
-    caches = [vae_folder / "latents" / f"{p.stem}.pt" for p in shards]
+    folder = scenes / "latents" / _digest_of(sorted(p for p in vae_folder.iterdir() if p.is_file()))
+    caches = [folder / f"{_digest_of([shard])}.pt" for shard in shards]
     vae = load_vae(vae_folder)
     for shard, cache in divided(list(zip(shards, caches, strict=True))):
         if not cache.exists():
@@ -83,6 +87,15 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
         others.append(_cover(owners > 0, latents.shape[-1]))
         words += [_words(seen(scene, owner)) for owner, scene in zip(owners, drawn, strict=True)]
     return LatentSet(latents, torch.cat(main), torch.cat(others), words)
+
+
+def _digest_of(files: Sequence[Path]) -> str:
+    """Of their names and contents."""
+    named = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            named.update(f"{hashlib.file_digest(stream, 'sha256').hexdigest()} {file.name}\n".encode())
+    return named.hexdigest()[:16]
 
 
 def _cover(shown: np.ndarray, side: int) -> Tensor:

@@ -178,9 +178,10 @@ def clip_distance(seen: Tensor, guide: Guide, augment: Augment, count: int, gene
     """
     scorer = guide.scorer
     views = augment(F.adaptive_avg_pool2d(seen, scorer.size), count, generators)  # (count, B, 3, S, S)
-    vectors = scorer.features(standardise(views.flatten(0, 1), scorer.mean, scorer.std))
+    # picture by picture: of a larger batch CLIP may round differently
+    vectors = torch.stack([scorer.features(standardise(own.contiguous(), scorer.mean, scorer.std)) for own in views.unbind(1)], 1)
     angle = ((vectors - guide.text).norm(dim=-1) / 2).asin()
-    return (2 * angle**2).view(len(views), -1).mean(0).sum()
+    return (2 * angle**2).mean(0).sum()
 
 
 def out_of_range(clean: Tensor) -> Tensor:

@@ -63,7 +63,6 @@ async function openExample() {
 
 async function loadMask(blob) {
   try {
-    await view.picture.checkMask(blob);
     const mask = await api.readMask(view.picture.blob, blob);
     await view.picture.loadMask(mask.blob);
     if (mask.notes.length) toast(mask.notes.join(" "));

@@ -1,7 +1,7 @@
 // The picture being edited, its mask and its scribble, at the picture's own size, with undo.
 
 import {canvasOf, toBlob} from "./dom.js";
-import {turned, upright} from "./orientation.js";
+import {upright} from "./orientation.js";
 
 const MOST_STEPS = 60;
 const MOST_BYTES = 300e6;
@@ -9,9 +9,9 @@ export const MASK_COLOUR = "#3557d6";
 
 export class Picture extends EventTarget {
   /** blob: what is sent to the server, unchanged; bitmap: what is shown, upright. */
-  constructor(blob, bitmap, name, orientation = 1) {
+  constructor(blob, bitmap, name) {
     super();
-    Object.assign(this, {blob, bitmap, name, orientation, width: bitmap.width, height: bitmap.height, done: [], undone: []});
+    Object.assign(this, {blob, bitmap, name, width: bitmap.width, height: bitmap.height, done: [], undone: []});
     this.mask = canvasOf(this.width, this.height); // opaque where the edit is
     this.scribble = canvasOf(this.width, this.height);
     this.maskPen = this.mask.getContext("2d", {willReadFrequently: true});
@@ -23,8 +23,8 @@ export class Picture extends EventTarget {
   }
 
   static async from(blob, name) {
-    const {bitmap, orientation} = await upright(blob);
-    return new Picture(blob, bitmap, name, orientation);
+    const {bitmap} = await upright(blob);
+    return new Picture(blob, bitmap, name);
   }
 
   /** Change mask or scribble in one step that can be undone: work(maskPen, scribblePen). */
@@ -125,16 +125,6 @@ export class Picture extends EventTarget {
       }
       if (radius < 0) flip(pen, this.width, this.height);
     });
-  }
-
-  /** Throws if a mask is neither of this picture's size nor of that of its stored pixels, which the server turns. */
-  async checkMask(blob) {
-    const {bitmap, orientation} = await upright(blob);
-    const stored = orientation === 1 && this.orientation >= 5 && bitmap.width === this.height && bitmap.height === this.width;
-    if (stored) return;
-    if (bitmap.width !== this.width || bitmap.height !== this.height) {
-      throw new Error(`The mask is ${bitmap.width}x${bitmap.height} but the picture is ${this.width}x${this.height}.`);
-    }
   }
 
   /** Take over a mask of white on black; the server makes one of any other kind. */
