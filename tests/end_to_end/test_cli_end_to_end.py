@@ -20,9 +20,9 @@ from typer.testing import CliRunner, Result
 from sfumato import examples
 from sfumato.cli import demo
 from sfumato.cli.main import app
-from sfumato.defaults import FAMILY_DEFAULTS
-from sfumato.images import read
-from sfumato.run import Progress
+from sfumato.editing.resolving import FAMILY_DEFAULTS
+from sfumato.editing.sampling import Progress
+from sfumato.pictures.reading import read
 
 FAST = ("--steps", "3", "--background", "paste")
 SCENE, MASK = str(examples.SCENE), str(examples.MASK)

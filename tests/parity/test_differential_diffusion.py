@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.masks.schedules import mask_schedule
 from sfumato.methods.sampling import blended_latent_diffusion
 from sfumato.methods.sampling.blended_latent_diffusion import PRESETS
-from sfumato.methods.sampling.differential_diffusion import mask_schedule
 from tests.parity.reference import ABAR, SHAPE, TOLERANCE, Draws, TinyDenoiser, make_task, picture, runner, silent, square
 
 STEPS = 10

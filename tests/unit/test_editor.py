@@ -10,9 +10,10 @@ from PIL import Image, ImageOps
 
 from sfumato import Editor, EditRequest, ranking
 from sfumato.background import fitting
+from sfumato.editing.sampling import Progress
 from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
 from sfumato.methods import registry
-from sfumato.run import Progress
+from sfumato.perception import clip
 from tests import tiny_models
 from tests.guided import Calling
 
@@ -181,7 +182,7 @@ def test_ranking_does_not_depend_on_earlier_edits(
         def embed_text(self, prompts: list[str]) -> torch.Tensor:
             return torch.tensor([[0.0, 1.0]]).repeat(len(prompts), 1)
 
-    monkeypatch.setattr(ranking, "load_scorer", lambda *_: ByBrightness())
+    monkeypatch.setattr(clip, "load_scorer", lambda *_: ByBrightness())
     editor = Editor(str(folder), dtype="float32")
     before = editor.edit(**request_fields).scores
     editor.edit(**{**request_fields, "rank": "both"})

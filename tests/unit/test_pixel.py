@@ -18,7 +18,7 @@ from sfumato.backbones.guided_diffusion import Architecture, architecture_of, co
 from sfumato.backbones.loading import load
 from sfumato.backbones.pixel import PixelDiffusion, make_unet
 from sfumato.cli.main import app
-from sfumato.defaults import resolve
+from sfumato.editing.resolving import resolve
 from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupported
 from sfumato.methods import registry
 from sfumato.request import EditRequest

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sfumato import Editor
 from sfumato.background import fitting
-from sfumato.progress import Meter, Progress
+from sfumato.editing.progress import Meter, Progress
 from tests import tiny_models
 from tests.guided import Calling
 

@@ -16,14 +16,14 @@ from sfumato.backbones.hub import WEIGHTS
 from sfumato.backbones.loading import load
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer
-from sfumato.embedded.training import pixel
-from sfumato.embedded.training.autoencoder import grain_loss, outlines
-from sfumato.embedded.training.denoiser import Batches, TextDenoiser, diffusion_loss, make_scheduler, random_timesteps
-from sfumato.embedded.training.latents import load_scene_latents
-from sfumato.embedded.training.ranker import NEGATIVES, Views, contrastive_loss, fits
-from sfumato.embedded.training.scenes import render_shard
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, OTHERS
+from sfumato.training import pixel
+from sfumato.training.autoencoder import grain_loss, outlines
+from sfumato.training.denoiser import Batches, TextDenoiser, diffusion_loss, make_scheduler, random_timesteps
+from sfumato.training.latents import load_scene_latents
+from sfumato.training.ranker import NEGATIVES, Views, contrastive_loss, fits
+from sfumato.training.scenes import render_shard
 
 
 def test_grain_is_the_same_noise_for_every_picture_and_absent_unless_drawn() -> None:

@@ -21,7 +21,7 @@ from sfumato.bench.variants import Variant, check_distinct
 from sfumato.editor import Editor
 from sfumato.errors import OptionError, ResourceError
 from sfumato.masks.feather import soft_edge
-from sfumato.saving import write, write_text
+from sfumato.pictures.writing import write, write_text
 
 RUN, ITEMS = "run.json", "items"
 SHOWN = 4  # predictions kept as pictures, best first

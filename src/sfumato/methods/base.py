@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the registry is listed without torch
     from sfumato.backbones.base import Traits
     from sfumato.denoising.base import Model
     from sfumato.noise.stream import NoiseStream
-    from sfumato.ranking import Scorer
+    from sfumato.perception.clip import Scorer
 
 # Fields of EditRequest that several methods use, and some do not.
 TEXT_FIELDS = ("negative_prompt", "guidance_scale", "guidance_embedding")

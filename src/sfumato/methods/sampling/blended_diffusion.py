@@ -28,7 +28,7 @@ from sfumato.methods.blending import blend, check_finite
 from sfumato.noise.chain import Chain
 from sfumato.noise.levels import noised
 from sfumato.noise.stream import NoiseStream
-from sfumato.ranking import standardise
+from sfumato.perception.clip import standardise
 
 Augment: TypeAlias = Callable[[Tensor, int, Sequence[torch.Generator]], Tensor]
 

@@ -18,10 +18,9 @@ from torch import Tensor
 from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
-from sfumato.masks.latent import shrink_schedule
+from sfumato.masks.schedules import mask_schedule, shrink_schedule
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch
 from sfumato.methods.blending import blend, check_finite
-from sfumato.methods.sampling.differential_diffusion import mask_schedule
 from sfumato.noise.levels import CLEAN, Level, noised
 from sfumato.noise.plan import Plan, Step, make_plan
 from sfumato.noise.solvers import Solver
