@@ -1,7 +1,7 @@
 """Make the pictures of the README and the guide with the shipped model: `python docs/pictures.py`.
 
 They show what the commands and the programs in examples/ give: demo.png is the sheet of `sfumato demo`, scenarios.png puts the
-results of four examples side by side, embedded.png is the sheet of `python bench/embedded.py`.
+results of four examples side by side, embedded.png is the sheet of `python scripts/embedded.py`.
 """
 
 import os

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato import errors
     from sfumato.editor import Editor, edit
+    from sfumato.pictures.writing import save
     from sfumato.request import EditRequest, EditResult
-    from sfumato.saving import save
 
 __version__ = "0.1.0"
 __all__ = ["EditRequest", "EditResult", "Editor", "__version__", "edit", "errors", "save"]
 
-_HOMES = {"Editor": "editor", "edit": "editor", "EditRequest": "request", "EditResult": "request", "save": "saving"}
+_HOMES = {"Editor": "editor", "edit": "editor", "EditRequest": "request", "EditResult": "request", "save": "pictures.writing"}
 
 
 def __getattr__(name: str) -> Any:

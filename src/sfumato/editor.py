@@ -11,27 +11,31 @@ from PIL import Image
 
 import sfumato
 from sfumato import ranking
+from sfumato.accel.base import Accelerator
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
+from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.choice import Choice, Held
+from sfumato.backbones.families import family
 from sfumato.background.registry import usual_times
-from sfumato.defaults import PAPER_CLIP, Resolved, resolve, with_background
+from sfumato.editing.finishing import Predictions, put_back
+from sfumato.editing.preparing import Inputs, prepare
+from sfumato.editing.progress import Listener, Meter, Progress
+from sfumato.editing.resolving import Resolved, resolve, with_background
+from sfumato.editing.sampling import Clock, Run, as_run, average_scores, in_part
 from sfumato.errors import BackboneError, OptionError
-from sfumato.images import MAX_PIXELS
-from sfumato.inputs import Inputs, prepare
 from sfumato.masks.islands import surrounding
 from sfumato.methods import registry
-from sfumato.methods.base import PIXEL_FAMILIES, Guide, MethodCard, PictureDistance
+from sfumato.methods.base import Guide, MethodCard, PictureDistance
 from sfumato.metrics.diversity import guiding_lpips
+from sfumato.perception import clip
 from sfumato.pictures.colour import shown
+from sfumato.pictures.reading import MAX_PIXELS
 from sfumato.pictures.samples import narrow
-from sfumato.pixels import to_uint8
-from sfumato.predictions import Predictions, put_back
-from sfumato.progress import Listener, Meter, Progress
+from sfumato.pictures.sizing import size_notes
+from sfumato.pictures.tensors import to_uint8
+from sfumato.pictures.writing import write_animation
 from sfumato.request import EditRequest, EditResult, make_request
-from sfumato.run import Clock, Run, as_run, average_scores, in_part
-from sfumato.saving import write_animation
-from sfumato.sizing import size_notes
 
 WORDS_SHOWN = 60
 LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
@@ -79,8 +83,9 @@ class Editor:
         self.dtype = loading.choose_dtype(self.device, dtype)
         self._loading: dict[str, Any] = {"offline": offline, "allow_pickle": allow_pickle}
         self._ranker_name = ranker
-        self._scorer: ranking.Scorer | None = None
-        self._guide_scorer: tuple[str, ranking.Scorer] | None = None
+        self.accelerators: tuple[Accelerator, ...] = ()  # attached to the denoiser in every edit
+        self._scorer: clip.Scorer | None = None
+        self._guide_scorer: tuple[str, clip.Scorer] | None = None
         self._guide_lpips: PictureDistance | None = None
         self.model, self.lora = model, tuple(lora)
         how = {"device": self.device, "dtype": self.dtype, **self._loading}
@@ -110,7 +115,7 @@ class Editor:
         editor._held = Held(own, {}, wrapped)
         editor.backbone = editor._held.get(own)
         editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
-        editor._loading, editor._ranker_name = {}, ranker
+        editor._loading, editor._ranker_name, editor.accelerators = {}, ranker, ()
         editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
         editor.model, editor.lora = own.model, ()
@@ -162,13 +167,14 @@ class Editor:
                 runs = [
                     Run(
                         self.backbone,
-                        card,
+                        card.load(),
                         with_background(resolved, part.border_tells),
                         part,
                         clock,
                         in_part(tell, i, len(parts)),
                         save_steps is not None,
                         guide,
+                        self.accelerators,
                     )
                     for i, part in enumerate(parts)
                 ]
@@ -220,7 +226,7 @@ class Editor:
             self._guide_lpips = guiding_lpips(self.device)
         if self._guide_scorer is None or self._guide_scorer[0] != name:
             with torch.inference_mode(False):  # its weights take part in gradients
-                self._guide_scorer = name, ranking.load_scorer(name, self.device)
+                self._guide_scorer = name, clip.load_scorer(name, self.device)
         scorer = self._guide_scorer[1]
         return Guide(scorer=scorer, text=scorer.embed_text([resolved.texts.words]), lpips=self._guide_lpips)
 
@@ -242,19 +248,20 @@ class Editor:
             scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, self._scorer, mode))
         return average_scores(scores)
 
-    def _load_scorer(self, mode: str) -> tuple[ranking.Scorer | None, list[str]]:
+    def _load_scorer(self, mode: str) -> tuple[clip.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
-        if self._ranker_name is not None or self.backbone.family.startswith("embedded"):
-            return ranking.load_scorer(self._ranker_name or "embedded", self.device), []
+        suited = family(self.backbone.family).clip
+        if self._ranker_name is not None or suited == "embedded":
+            return clip.load_scorer(self._ranker_name or suited, self.device), []
         try:
-            return ranking.load_scorer(PAPER_CLIP, self.device), []
+            return clip.load_scorer(suited, self.device), []
         except BackboneError as error:
             if mode == "region":
                 raise
             return None, [f"Ranked without reading the prompt: {error.message}"]
 
     def _prompt_notes(self, prompt: str, card: MethodCard) -> list[str]:
-        if self.backbone.family in PIXEL_FAMILIES and not card.guided:
+        if not family(self.backbone.family).can(Capability.TEXT) and not card.guided:
             return [f"{self.backbone.name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."]
         unknown = self.backbone.unknown_words(prompt)
         if not unknown:

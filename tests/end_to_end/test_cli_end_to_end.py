@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner, Result
 
 from sfumato import examples
+from sfumato.backbones.families import family
 from sfumato.cli import demo
 from sfumato.cli.main import app
-from sfumato.defaults import FAMILY_DEFAULTS
-from sfumato.images import read
-from sfumato.run import Progress
+from sfumato.editing.sampling import Progress
+from sfumato.pictures.reading import read
 
 FAST = ("--steps", "3", "--background", "paste")
 SCENE, MASK = str(examples.SCENE), str(examples.MASK)
@@ -96,7 +97,7 @@ def test_demo(sfumato: Callable[..., Result], tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("script", sorted((Path(__file__).parents[2] / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(FAMILY_DEFAULTS["embedded"], "steps", 2)
+    monkeypatch.setitem(cast("dict[str, Any]", family("embedded").defaults), "steps", 2)
     runpy.run_path(str(script), run_name="__main__")
     source = Image.open(SCENE)
     written = [Image.open(path) for path in tmp_path.iterdir()]

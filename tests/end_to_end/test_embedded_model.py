@@ -11,7 +11,7 @@ from sfumato import Editor, examples
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded import WINDOW
 from sfumato.embedded.world.scene import random_scene
-from sfumato.pixels import to_tensor
+from sfumato.pictures.tensors import to_tensor
 
 COLOURS = {  # which channel leads, which follow, of sRGB in 0..255
     "red": lambda r, g, b: (r > 1.5 * g) & (r > 1.5 * b),

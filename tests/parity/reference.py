@@ -1,6 +1,9 @@
-"""What the parity tests share: a tiny random UNet behind the Backbone interface, noise drawn beforehand, tables in float64."""
+"""What the parity tests share: tiny models as a loop sees them, noise drawn beforehand, tables in float64."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -8,8 +11,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from sfumato.backbones.base import Conditioning
-from sfumato.methods.base import EditTask
+from sfumato.backbones.base import Conditions, Denoiser, Output, Text, Traits
+from sfumato.denoising.base import Model, Pair
+from sfumato.denoising.guidance import ClassifierFree
+from sfumato.methods.base import EditTask, Guide, MethodOptions, Preset, Sampling
+from sfumato.noise.levels import Prediction
 
 BATCH, SHAPE = 2, (4, 8, 8)
 TOLERANCE = 1e-4  # float32
@@ -18,14 +24,31 @@ ABAR = np.cumprod(1 - BETAS)
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-class TinyBackbone:
-    """A random UNet whose output is taken for `prediction_type`, with classifier-free guidance; keeps its calls."""
+def traits(**changes: Any) -> Traits:
+    """Of a tiny model of Stable Diffusion's kind."""
+    known: dict[str, Any] = {
+        "name": "tiny",
+        "family": "sd1",
+        "prediction": Prediction.EPSILON,
+        "scheduler_config": CONFIG,
+        "latent_channels": 4,
+        "factor": 8,
+        "resolution": 64,
+        "context": 1.6,
+        "stacks_branches": False,
+        "keeps_norm": False,
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+    }
+    return Traits(**{**known, **changes})
 
-    name, family, dtype, device, factor = "tiny", "sd2", torch.float32, torch.device("cpu"), 8
 
-    def __init__(self, prediction_type: str = "epsilon") -> None:
+class TinyDenoiser:
+    """A random UNet, two prompts; keeps its calls."""
+
+    def __init__(self) -> None:
         torch.manual_seed(0)
-        self.prediction_type, self.scheduler_config = prediction_type, CONFIG
+        self.traits = traits()
         self.unet = UNet2DConditionModel(
             sample_size=8,
             block_out_channels=(16,),
@@ -38,32 +61,36 @@ class TinyBackbone:
             norm_num_groups=4,
         ).eval()
         self.states = torch.randn(2, 5, 8)
+        unconditional, conditional = (Conditions(text=Text(states=states)) for states in self.states.split(1))
+        self.pair = Pair(unconditional=unconditional, conditional=conditional)
         self.calls: list[tuple[float, Tensor]] = []
 
-    def output(self, latents: Tensor, timestep: float, scale: float) -> Tensor:
+    def output(self, x: Tensor, timestep: float, scale: float) -> Tensor:
+        """What classifier-free guidance makes of both branches."""
         unconditional, conditional = (
-            self.unet(latents, timestep, encoder_hidden_states=states.expand(len(latents), -1, -1)).sample
-            for states in self.states.split(1)
+            self.unet(x, timestep, encoder_hidden_states=states.expand(len(x), -1, -1)).sample for states in self.states.split(1)
         )
         return unconditional + scale * (conditional - unconditional)
 
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        self.calls.append((timestep, latents))
-        return self.output(latents, timestep, guidance_scale)
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        assert given.text is not None
+        if given is self.pair.conditional:
+            self.calls.append((timestep, x))
+        return Output(self.unet(x, timestep, encoder_hidden_states=given.text.states.expand(len(x), -1, -1)).sample)
 
 
 class Gaussian:
     """The perfect model of pairs of cells, correlated by `rho`: the posterior mean is linear in x."""
 
-    name, family, dtype, device = "gaussian", "sd1", torch.float32, torch.device("cpu")
-    prediction_type, scheduler_config, factor = "sample", CONFIG, 8
+    traits = traits(prediction=Prediction.SAMPLE)
+    pair = Pair(unconditional=Conditions(), conditional=Conditions())
     rho = 0.9
 
-    def predict(self, latents: Tensor, timestep: float, *_: Any) -> Tensor:
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         abar = float(ABAR[int(timestep)])
         covariance = torch.tensor([[1.0, self.rho], [self.rho, 1.0]])
         gain = math.sqrt(abar) * covariance @ torch.linalg.inv(abar * covariance + (1 - abar) * torch.eye(2))
-        return torch.einsum("ij,bchj->bchi", gain, latents)
+        return Output(torch.einsum("ij,bchj->bchi", gain, x))
 
 
 class Draws:
@@ -93,24 +120,62 @@ def square(side: int = 8) -> Tensor:
     return mask
 
 
-def make_task(options: Any, source: Tensor, mask: Tensor, **changes: Any) -> EditTask:
-    values: dict[str, Any] = {
-        "source": source,
-        "start": source,
-        "mask": mask,
-        "conditioning": Conditioning(states=torch.zeros(2, 1, 1), extra={}),
-        "seeds": tuple(range(BATCH)),
-        "steps": 10,
-        "guidance_scale": 3.0,
-        "scheduler": "ddim",
-        "start_fraction": 0.0,
-        "start_sigma": None,
-        "shrink": False,
-        "options": options,
-        **changes,
-    }
-    return EditTask(**values)
-
-
 def silent(*_: object) -> None:
     """Watch nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A task whose plan is made when it is run."""
+
+    source: Tensor
+    start: Tensor
+    mask: Tensor
+    options: MethodOptions
+    sampling: Sampling
+    seeds: tuple[int, ...]
+    guidance_scale: float
+    shrink: bool
+    guide: Guide | None
+
+    def with_seeds(self, *seeds: int) -> "Draft":
+        """The same for other predictions."""
+        return replace(self, seeds=seeds)
+
+
+def make_task(options: MethodOptions | Preset[Any], source: Tensor, mask: Tensor, **changes: Any) -> Draft:
+    """A draft of ten steps of ddim; `changes` are fields of Draft and of Sampling. A preset brings its defaults."""
+    known: dict[str, Any] = {"scheduler": "ddim", "steps": 10, "start_fraction": 0.0, "start_sigma": None, "settings": {}}
+    values: dict[str, Any] = {
+        "start": source,
+        "seeds": tuple(range(BATCH)),
+        "guidance_scale": 3.0,
+        "shrink": False,
+        "guide": None,
+        **changes,
+    }
+    sampling = Sampling(**{name: values.pop(name, default) for name, default in known.items()})
+    own = options.options if isinstance(options, Preset) else options
+    return Draft(source=source, mask=mask, options=own, sampling=sampling, **values)
+
+
+def runner(method: ModuleType) -> Callable[..., Tensor]:
+    """Plans and runs a draft by a method's file, on a denoiser with a `pair` of conditions."""
+
+    def run(denoiser: Denoiser, draft: Draft, watch: Any = silent, noise: Any = None, *more: Any, **named: Any) -> Tensor:
+        task = EditTask(
+            source=draft.source,
+            start=draft.start,
+            mask=draft.mask,
+            seeds=draft.seeds,
+            plan=method.plan(denoiser.traits, draft.sampling, draft.options),
+            options=draft.options,
+            shrink=draft.shrink,
+            guide=draft.guide,
+        )
+        pair = getattr(denoiser, "pair", Pair(unconditional=Conditions(), conditional=Conditions()))
+        model = Model(denoiser=denoiser, pair=pair, guidance=ClassifierFree(scale=draft.guidance_scale))
+        result: Tensor = method.run(model, task, watch, noise, *more, **named)
+        return result
+
+    return run

@@ -1,7 +1,6 @@
 """Blended Diffusion against its Algorithms 1 and 2 written out, with CLIP's views fixed; and what must hold of its losses."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from sfumato.backbones.pixel import PixelDiffusion
 from sfumato.errors import BackboneError
 from sfumato.methods import augmentation
 from sfumato.methods.base import Guide
+from sfumato.methods.sampling import blended_diffusion
 from sfumato.methods.sampling.blended_diffusion import (
     PRESETS,
     Options,
@@ -21,10 +21,10 @@ from sfumato.methods.sampling.blended_diffusion import (
     clip_distance,
     clip_input,
     out_of_range,
-    run,
 )
-from tests.parity.reference import TOLERANCE, Draws, make_task, silent, square
+from tests.parity.reference import TOLERANCE, Draws, make_task, runner, silent, square
 
+run = runner(blended_diffusion)
 SIDE, STEPS, SHAPE = 16, 8, (3, 16, 16)
 ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 CONFIG = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "prediction_type": "epsilon"}
@@ -161,7 +161,7 @@ def test_the_background_losses_match(blended: bool, mse: float, lpips: float, ba
     limit = TOLERANCE * max(1.0, float(expected.abs().max()))
 
     def distance(**weights: float) -> Tensor:
-        options = replace(PRESETS["official"], blended=blended, **weights)
+        options = PRESETS["official"].options.updated({"blended": blended, **weights})
         task = make_task(options, picture, mask, steps=STEPS, start_fraction=0.25, guide=guide)
         return (run(backbone, task, silent, Draws(SHAPE), two_views) - expected).abs().max()
 
@@ -172,10 +172,10 @@ def test_the_background_losses_match(blended: bool, mse: float, lpips: float, ba
 
 
 def test_local_is_algorithm_1_with_the_script_s_weights() -> None:
-    local = PRESETS["local"]
+    local = PRESETS["local"].options
     assert not local.blended
     assert (local.background_mse_weight, local.background_lpips_weight) == (10000.0, 1000.0)
-    others = [preset for name, preset in PRESETS.items() if name != "local"]
+    others = [preset.options for name, preset in PRESETS.items() if name != "local"]
     assert all(preset.blended and not preset.background_mse_weight + preset.background_lpips_weight for preset in others)
 
 

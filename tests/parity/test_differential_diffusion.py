@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, run
-from sfumato.methods.sampling.differential_diffusion import mask_schedule
-from tests.parity.reference import ABAR, SHAPE, TOLERANCE, Draws, TinyBackbone, make_task, picture, silent, square
+from sfumato.masks.schedules import mask_schedule
+from sfumato.methods.sampling import blended_latent_diffusion
+from sfumato.methods.sampling.blended_latent_diffusion import PRESETS
+from tests.parity.reference import ABAR, SHAPE, TOLERANCE, Draws, TinyDenoiser, make_task, picture, runner, silent, square
 
 STEPS = 10
+run = runner(blended_latent_diffusion)
 DEFAULT = PRESETS["default"]
 
 
 @pytest.fixture(scope="module")
-def backbone() -> TinyBackbone:
-    return TinyBackbone()
+def backbone() -> TinyDenoiser:
+    return TinyDenoiser()
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,7 @@ def grey_map() -> Tensor:
     return torch.where((ramp > 0) & (ramp < 1), ramp + 0.003, ramp)
 
 
-def reference(backbone: TinyBackbone, source: Tensor, change: Tensor, draws: Draws) -> Tensor:
+def reference(backbone: TinyDenoiser, source: Tensor, change: Tensor, draws: Draws) -> Tensor:
     """The paper's algorithm: keep-map 1 - c, source at the latents' own level before the call, one fixed noise; then DDIM.
 
     After the last step black is the source, which the paper's comparison would leave to the model.
@@ -52,7 +54,7 @@ def reference(backbone: TinyBackbone, source: Tensor, change: Tensor, draws: Dra
     return torch.where(change == 0, source, z)
 
 
-def test_grey_masks_match_the_papers_loop(backbone: TinyBackbone) -> None:
+def test_grey_masks_match_the_papers_loop(backbone: TinyDenoiser) -> None:
     source, change = picture(), grey_map()
     expected = reference(backbone, source, change, Draws())
     result = run(backbone, make_task(DEFAULT, source, change), silent, Draws())
@@ -62,7 +64,7 @@ def test_grey_masks_match_the_papers_loop(backbone: TinyBackbone) -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
-def test_an_even_grey_is_image_to_image_of_that_strength(backbone: TinyBackbone, share: float) -> None:
+def test_an_even_grey_is_image_to_image_of_that_strength(backbone: TinyDenoiser, share: float) -> None:
     source = picture()
     soft = run(backbone, make_task(DEFAULT, source, torch.full((1, 1, 8, 8), share)), silent, Draws())
     plain = make_task(DEFAULT, source, torch.ones(1, 1, 8, 8), start_fraction=1 - share)
@@ -75,7 +77,7 @@ def test_the_schedule_of_a_binary_mask_is_the_mask_to_the_bit() -> None:
     assert all(torch.equal(made, given) for made, given in zip(masks, [dilated, dilated, mask], strict=True))
 
 
-def test_more_grey_changes_more(backbone: TinyBackbone) -> None:
+def test_more_grey_changes_more(backbone: TinyDenoiser) -> None:
     source = picture()
     changed = [
         (run(backbone, make_task(DEFAULT, source, torch.full((1, 1, 8, 8), share)), silent, Draws()) - source).square().mean()
@@ -85,7 +87,7 @@ def test_more_grey_changes_more(backbone: TinyBackbone) -> None:
     assert changed[0] < 0.2 * changed[-1]
 
 
-def test_black_is_the_source_to_the_bit(backbone: TinyBackbone) -> None:
+def test_black_is_the_source_to_the_bit(backbone: TinyDenoiser) -> None:
     source, change = picture(), grey_map()
     result = run(backbone, make_task(DEFAULT, source, change), silent)
     black = (change == 0).expand_as(result)

@@ -4,6 +4,7 @@ Tiny random components of the real classes, loaded as a user would, float32.
 """
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import Editor
-from sfumato.backbones import flow, hub, loading
+from sfumato.backbones import flow, hub, loading, packing
 from sfumato.backbones.base import Backbone
+from sfumato.denoising.base import Model, pair_of
+from sfumato.denoising.guidance import guidance_of
 from sfumato.errors import ModelNotFound, OptionError, Unsupported
-from sfumato.methods.base import EditTask
-from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, run
+from sfumato.methods.base import EditTask, Sampling
+from sfumato.methods.sampling import blended_latent_diffusion
+from sfumato.methods.sampling.blended_latent_diffusion import PRESETS
+from sfumato.noise.levels import Level
+from sfumato.noise.plan import Step, make_plan
 from tests import tiny_flow, tiny_models
 from tests.parity.reference import TOLERANCE, silent
 
@@ -50,27 +56,29 @@ class Noise:
         return self.eps
 
 
-def make_task(backbone: Backbone, source: Tensor, mask: Tensor, **changes: Any) -> EditTask:
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A task, and the model that it is for."""
+
+    model: Model
+    task: EditTask[Any, Any]
+
+
+def make_edit(backbone: Backbone, source: Tensor, mask: Tensor, **sampling: Any) -> Edit:
     conditioning = backbone.encode_prompt(PROMPT, NEGATIVE, (32, 32))
     if backbone.guidance_embedding:
         conditioning.extra["guidance"] = torch.full((2,), 3.5)
-    values: dict[str, Any] = {
-        "source": source,
-        "start": source,
-        "mask": mask,
-        "conditioning": conditioning,
-        "seeds": (0,),
-        "steps": STEPS,
-        "guidance_scale": SCALE,
-        "scheduler": "flow-euler",
-        "start_fraction": 0.0,
-        "start_sigma": None,
-        "shrink": False,
-        "options": PRESETS["default"],
-        "schedule": backbone.schedule((CELLS, CELLS), STEPS),
-        **changes,
-    }
-    return EditTask(**values)
+    options = PRESETS["default"].options
+    known: dict[str, Any] = {"scheduler": "flow-euler", "steps": STEPS, "settings": backbone.schedule((CELLS, CELLS), STEPS)}
+    plan = blended_latent_diffusion.plan(backbone.traits, Sampling(**{**known, **sampling}), options)
+    return Edit(
+        model=Model(denoiser=backbone, pair=pair_of(conditioning), guidance=guidance_of(backbone.traits, SCALE)),
+        task=EditTask(source=source, start=source, mask=mask, seeds=(0,), plan=plan, options=options),
+    )
+
+
+def run(edit: Edit, noise: Any) -> Tensor:
+    return blended_latent_diffusion.run(edit.model, edit.task, silent, noise)
 
 
 def pipeline_latents(folder: Path, name: str, eps: Tensor) -> Tensor:
@@ -88,13 +96,13 @@ def pipeline_latents(folder: Path, name: str, eps: Tensor) -> Tensor:
     pipe.set_progress_bar_config(disable=True)
     sigmas = [1 - i / STEPS for i in range(STEPS)]
     common = {"height": 32, "width": 32, "num_inference_steps": STEPS, "output_type": "latent", "sigmas": sigmas}
-    packed = flow.pack(eps)
+    packed = packing.pack(eps)
     if name == "sd3":
         guidance = {"negative_prompt": NEGATIVE, "guidance_scale": SCALE}
         return pipe(PROMPT, latents=eps, **guidance, **common).images
     if name == "flux":
         guidance = {"negative_prompt": NEGATIVE, "true_cfg_scale": SCALE, "guidance_scale": 3.5}
-        return flow.unpack(pipe(PROMPT, latents=packed, **guidance, **common).images, (CELLS, CELLS))
+        return packing.unpack(pipe(PROMPT, latents=packed, **guidance, **common).images, (CELLS, CELLS))
     if name == "flux2":
         negative = pipe.encode_prompt(NEGATIVE)[0]
         latents = packed.transpose(1, 2).reshape(1, 16, CELLS // 2, CELLS // 2)
@@ -103,7 +111,7 @@ def pipeline_latents(folder: Path, name: str, eps: Tensor) -> Tensor:
     if name == "z-image":
         return pipe(PROMPT, latents=eps, negative_prompt=NEGATIVE, guidance_scale=SCALE - 1, **common).images
     guidance = {"negative_prompt": NEGATIVE, "true_cfg_scale": SCALE}
-    return flow.unpack(pipe(PROMPT, latents=packed, **guidance, **common).images, (CELLS, CELLS))
+    return packing.unpack(pipe(PROMPT, latents=packed, **guidance, **common).images, (CELLS, CELLS))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -113,7 +121,7 @@ def test_a_full_mask_gives_what_the_pipeline_gives(name: str, folders: dict[str,
     with torch.no_grad():
         expected = pipeline_latents(folders[name], name, noise.eps)
         source = torch.randn(1, 4, CELLS, CELLS)
-        result = run(backbone, make_task(backbone, source, torch.ones(1, 1, CELLS, CELLS)), silent, noise)
+        result = run(make_edit(backbone, source, torch.ones(1, 1, CELLS, CELLS)), noise)
         if name == "flux2":
             result = backbone.unscale(result)
     assert (result - expected).abs().max() < TOLERANCE * max(1.0, float(expected.abs().max()))
@@ -127,7 +135,7 @@ def test_the_blend_is_that_of_linear_interpolation(name: str, backbones: dict[st
     mask = torch.zeros(1, 1, CELLS, CELLS)
     mask[..., 3:11, 5:12] = 1
     schedule = backbone.schedule((CELLS, CELLS), steps)
-    edit = make_task(backbone, source, mask, steps=steps, schedule=schedule, start_sigma=3.94)
+    edit = make_edit(backbone, source, mask, steps=steps, settings=schedule, start_sigma=3.94)
 
     shift = schedule.get("shift", backbone.scheduler_config["shift"])
     sigmas = [shift * u / (1 + (shift - 1) * u) for u in (1 - i / steps for i in range(steps))]
@@ -138,9 +146,10 @@ def test_the_blend_is_that_of_linear_interpolation(name: str, backbones: dict[st
     x = (1 - sigmas[0]) * source + sigmas[0] * noise.eps
     with torch.no_grad():
         for s, after in pairwise(sigmas):
-            x = x + (after - s) * backbone.predict(x, 1000 * s, edit.conditioning, SCALE)
+            step = Step(index=0, timestep=1000 * s, before=Level(1 - s, s), after=Level(1 - after, after))
+            x = x + (after - s) * edit.model(x, step).prediction
             x = mask * x + (1 - mask) * ((1 - after) * source + after * noise.eps)
-        result = run(backbone, edit, silent, noise)
+        result = run(edit, noise)
     assert (result - x).abs().max() < TOLERANCE * max(1.0, float(x.abs().max()))
     outside = (mask == 0).expand_as(result)
     assert torch.equal(result[outside], source[outside])
@@ -194,19 +203,17 @@ def test_a_told_guidance_changes_the_picture(backbones: dict[str, Backbone]) -> 
     answers = []
     for told in (1.0, 5.0):
         conditioning.extra["guidance"] = torch.full((2,), told)
-        answers.append(backbone.predict(latents, 500.0, conditioning, 1.0))
+        answers.append(backbone(latents, 500.0, pair_of(conditioning).conditional).prediction)
     assert (answers[0] - answers[1]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("tokens", "skipped"), [(4096, 0.45), (256, 0.30)])
 def test_the_default_start_skips_the_same_noise_on_every_schedule(tokens: int, skipped: float) -> None:
     """A noise-to-signal ratio of 3.94 is s = 0.797; how many of FLUX's steps are above it depends on the size."""
-    from sfumato.solvers import make_solver
-
     mu = 0.5 + 0.65 * (tokens - 256) / 3840
-    solver = make_solver("flow-euler", {"shift": 1.0}, "flow", 100, start_sigma=3.94, overrides={"shift": math.exp(mu)})
-    assert solver.start / 100 == pytest.approx(skipped, abs=0.011)
-    assert solver.before[solver.start].noise == pytest.approx(0.797, abs=0.01)
+    plan = make_plan("flow-euler", {"shift": 1.0}, "flow", 100, start_sigma=3.94, overrides={"shift": math.exp(mu)})
+    assert plan.start / 100 == pytest.approx(skipped, abs=0.011)
+    assert plan.run[0].before.noise == pytest.approx(0.797, abs=0.01)
 
 
 def test_an_inpainting_transformer_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
@@ -220,7 +227,7 @@ def test_an_inpainting_transformer_is_refused(tmp_path: Path, folders: dict[str,
 
 def test_packing_is_undone() -> None:
     latents = torch.randn(2, 3, 8, 6)
-    assert torch.equal(flow.unpack(flow.pack(latents), (8, 6)), latents)
+    assert torch.equal(packing.unpack(packing.pack(latents), (8, 6)), latents)
 
 
 def test_an_embedded_folder_with_a_flow_scheduler_is_a_flow_model(tmp_path: Path, picture_file: Path, mask_file: Path) -> None:

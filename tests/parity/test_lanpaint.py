@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import BackboneError, OptionError
-from sfumato.methods.sampling.lanpaint import PRESETS, Options, run
-from tests.parity.reference import ABAR, TOLERANCE, Draws, Gaussian, TinyBackbone, make_task, picture, silent, square
+from sfumato.methods.sampling import blended_latent_diffusion, lanpaint
+from sfumato.methods.sampling.lanpaint import PRESETS, Options
+from tests.parity.reference import ABAR, TOLERANCE, Draws, Gaussian, TinyDenoiser, make_task, picture, runner, silent, square
 
+run = runner(lanpaint)
 STEPS, INNER, LAMBDA, ETA = 4, 3, 5.0, 0.2
 OPTIONS = Options(langevin_steps=INNER, langevin_strength=LAMBDA, langevin_step_size=ETA)
 
@@ -44,7 +46,7 @@ def settled(u: Tensor, y: Tensor, mask: Tensor, abar: float, estimate, draws: Dr
     return u
 
 
-def reference(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+def reference(backbone: TinyDenoiser, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
     """DDIM of four trailing steps."""
     timesteps = [999, 749, 499, 249]
     eps = draws.draw()
@@ -64,7 +66,7 @@ def reference(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws
 
 
 def test_matches_the_dynamics() -> None:
-    backbone, source, mask, injected = TinyBackbone(), picture(), square(), Draws()
+    backbone, source, mask, injected = TinyDenoiser(), picture(), square(), Draws()
     expected = reference(backbone, source, mask, Draws())
     result = run(backbone, make_task(OPTIONS, source, mask, steps=STEPS), silent, injected)
     assert (result - expected).abs().max() < TOLERANCE * max(1.0, float(expected.abs().max()))
@@ -76,19 +78,18 @@ def test_matches_the_dynamics() -> None:
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "lcm"])
 def test_the_source_stays_outside_to_the_bit(scheduler: str, preset: str) -> None:
     source, mask = picture(), square()
-    result = run(TinyBackbone(), make_task(PRESETS[preset], source, mask, scheduler=scheduler, steps=4), silent)
+    result = run(TinyDenoiser(), make_task(PRESETS[preset], source, mask, scheduler=scheduler, steps=4), silent)
     outside = (mask == 0).expand_as(result)
     assert torch.equal(result[outside], source.expand_as(result)[outside])
     assert (result - source)[~outside].abs().max() > 0.1
 
 
 def test_without_inner_steps_it_is_blended_latent_diffusion() -> None:
-    from sfumato.methods.sampling import blended_latent_diffusion as bld
-
     source, mask = picture(), square()
     none = Options(langevin_steps=0)
-    result = run(TinyBackbone(), make_task(none, source, mask), silent, Draws())
-    blended = bld.run(TinyBackbone(), make_task(bld.PRESETS["default"], source, mask), silent, Draws())
+    result = run(TinyDenoiser(), make_task(none, source, mask), silent, Draws())
+    default = make_task(blended_latent_diffusion.PRESETS["default"], source, mask)
+    blended = runner(blended_latent_diffusion)(TinyDenoiser(), default, silent, Draws())
     assert (result - blended).abs().max() < TOLERANCE * max(1.0, float(blended.abs().max()))
 
 
@@ -110,9 +111,9 @@ def test_inner_steps_make_the_filling_agree_with_the_source() -> None:
 
 def test_multistep_solvers_are_refused() -> None:
     with pytest.raises(OptionError, match="ddim"):
-        run(TinyBackbone(), make_task(OPTIONS, picture(), square(), scheduler="dpm++"), silent)
+        run(TinyDenoiser(), make_task(OPTIONS, picture(), square(), scheduler="dpm++"), silent)
 
 
 def test_a_nan_stops_with_its_step_and_format() -> None:
     with pytest.raises(BackboneError, match=r"step 1 of 4.*float32"):
-        run(TinyBackbone(), make_task(OPTIONS, picture() * float("nan"), square(), steps=4), silent)
+        run(TinyDenoiser(), make_task(OPTIONS, picture() * float("nan"), square(), steps=4), silent)

@@ -12,19 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditioning
-from sfumato.methods.base import EditTask
-from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, run
-from sfumato.noise import Level
-from sfumato.solvers import make_solver
-from tests.parity.reference import ABAR, CONFIG, TOLERANCE, Draws, TinyBackbone, make_task, picture, square
+from sfumato.backbones.base import Conditions, Output
+from sfumato.methods.sampling import blended_latent_diffusion
+from sfumato.methods.sampling.blended_latent_diffusion import PRESETS
+from sfumato.noise.levels import Level
+from sfumato.noise.plan import make_plan
+from tests.parity.reference import ABAR, CONFIG, TOLERANCE, Draft, Draws, TinyDenoiser, make_task, picture, runner, square
 
 STEPS = 50
+run = runner(blended_latent_diffusion)
 
 
 @pytest.fixture(scope="module")
-def backbone() -> TinyBackbone:
-    return TinyBackbone()
+def backbone() -> TinyDenoiser:
+    return TinyDenoiser()
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +44,11 @@ def mask() -> Tensor:
     return square()
 
 
-def task(preset: str, source: Tensor, mask: Tensor, **changes: object) -> EditTask:
-    options = PRESETS[preset]
-    return make_task(options, source, mask, **{"start_fraction": 0.25, **options.defaults, **changes})
+def task(preset: str, source: Tensor, mask: Tensor, **changes: object) -> Draft:
+    return make_task(PRESETS[preset], source, mask, **{"start_fraction": 0.25, **PRESETS[preset].defaults, **changes})
 
 
-def reference_ldm(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+def reference_ldm(backbone: TinyDenoiser, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
     """CompVis DDIM, eta 0; the source goes in before each call, one draw for the whole batch; no blend at the end."""
     timesteps = [1 + i * (1000 // STEPS) for i in range(STEPS)]
     previous = [ABAR[0]] + [ABAR[t] for t in timesteps[:-1]]
@@ -64,7 +64,7 @@ def reference_ldm(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: D
     return z
 
 
-def reference_sd2(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+def reference_sd2(backbone: TinyDenoiser, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
     """DDIM, leading, offset 0, set_alpha_to_one off; starts from noise alone; blends at the level before the step."""
     timesteps = [i * (1000 // STEPS) for i in reversed(range(STEPS))]
     z = draws.draw()
@@ -84,7 +84,7 @@ def sdxl_sigmas() -> tuple[np.ndarray, np.ndarray]:
     return timesteps, np.append(np.interp(timesteps, np.arange(1000), np.sqrt((1 - ABAR) / ABAR)), 0.0)
 
 
-def reference_sdxl(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+def reference_sdxl(backbone: TinyDenoiser, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
     """Euler in sigmas; starts from the noised source; blends at the level before the step."""
     timesteps, sigmas = sdxl_sigmas()
     first = int(STEPS * 0.25)
@@ -140,30 +140,30 @@ def test_reference_constants():
 
 
 def test_sd2_plan_has_the_published_levels():
-    solver = make_solver("ddim", CONFIG, "epsilon", STEPS, 0.25, overrides=PRESETS["official-sd2"].schedule)
-    assert solver.timesteps == tuple(range(980, -1, -20))
-    assert solver.steps - solver.start == 38
-    assert solver.timesteps[solver.start] == 740
-    assert solver.before[solver.start] == pytest.approx(Level(0.2466, 0.9691), abs=1e-4)
-    assert solver.after[-1] == solver.before[-1]  # so the last call changes nothing
+    plan = make_plan("ddim", CONFIG, "epsilon", STEPS, 0.25, overrides=PRESETS["official-sd2"].options.schedule)
+    assert [step.timestep for step in plan.steps] == list(range(980, -1, -20))
+    assert len(plan.run) == 38
+    assert plan.run[0].timestep == 740
+    assert plan.run[0].before == pytest.approx(Level(0.2466, 0.9691), abs=1e-4)
+    assert plan.steps[-1].after == plan.steps[-1].before  # so the last call changes nothing
 
 
 def test_ldm_plan_has_the_published_levels():
-    solver = make_solver("ddim", CONFIG, "epsilon", STEPS, overrides=PRESETS["official-ldm"].schedule)
-    assert solver.timesteps == tuple(range(981, 0, -20))
-    assert solver.before[0].signal == pytest.approx(0.0760, abs=1e-4)
-    assert solver.after[-1] == pytest.approx(Level(math.sqrt(ABAR[0]), math.sqrt(1 - ABAR[0])), abs=1e-6)
+    plan = make_plan("ddim", CONFIG, "epsilon", STEPS, overrides=PRESETS["official-ldm"].options.schedule)
+    assert [step.timestep for step in plan.steps] == list(range(981, 0, -20))
+    assert plan.steps[0].before.signal == pytest.approx(0.0760, abs=1e-4)
+    assert plan.steps[-1].after == pytest.approx(Level(math.sqrt(ABAR[0]), math.sqrt(1 - ABAR[0])), abs=1e-6)
 
 
 def test_sdxl_plan_has_the_published_sigmas():
-    solver = make_solver("euler", CONFIG, "epsilon", STEPS, 0.25, overrides=PRESETS["official-sdxl"].schedule)
-    sigma_at = {t: level.noise for t, level in zip(solver.timesteps, solver.before, strict=True)}
+    plan = make_plan("euler", CONFIG, "epsilon", STEPS, 0.25, overrides=PRESETS["official-sdxl"].options.schedule)
+    sigma_at = {step.timestep: step.before.noise for step in plan.steps}
     assert sigma_at[981] == pytest.approx(13.1204, abs=1e-4)
     assert sigma_at[741] == pytest.approx(3.94569, abs=1e-5)
     assert sigma_at[21] == pytest.approx(0.141464, abs=1e-6)
     assert sigma_at[1] == pytest.approx(0.041314, abs=1e-6)
-    assert solver.after[-1] == Level(1.0, 0.0)
-    assert solver.timesteps[solver.start] == 741
+    assert plan.steps[-1].after == Level(1.0, 0.0)
+    assert plan.run[0].timestep == 741
 
 
 def test_last_call_of_the_sd2_script_is_wasted(backbone, source):
@@ -175,15 +175,15 @@ def test_last_call_of_the_sd2_script_is_wasted(backbone, source):
     assert (result - shown).abs().max() < 1e-5
 
 
-class OneByOne(TinyBackbone):
+class OneByOne(TinyDenoiser):
     """The same model, evaluated on one prediction at a time: convolutions round differently in batches of different sizes."""
 
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        return torch.cat([self.output(one, timestep, guidance_scale) for one in latents.split(1)])
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        return Output(torch.cat([super(OneByOne, self).__call__(one, timestep, given).prediction for one in x.split(1)]))
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc", "euler", "lcm"])
-@pytest.mark.parametrize(("model", "tolerance"), [(OneByOne, 0.0), (TinyBackbone, 1e-5)])
+@pytest.mark.parametrize(("model", "tolerance"), [(OneByOne, 0.0), (TinyDenoiser, 1e-5)])
 def test_a_prediction_does_not_depend_on_its_batch(model, tolerance, scheduler, source, mask):
     """To the bit as far as the loop goes; with a batched model within 1e-5 of the latents' largest value."""
     backbone = model()

@@ -3,17 +3,31 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from sfumato.backbones.base import Conditions, Output
 from sfumato.errors import BackboneError
-from sfumato.methods.sampling.repaint import PRESETS, Options, level_path, model_calls, run
-from tests.parity.reference import ABAR, TOLERANCE, Draws, Gaussian, TinyBackbone, make_task, picture, silent, square
+from sfumato.methods.sampling import repaint
+from sfumato.methods.sampling.repaint import PRESETS, Options, level_path, model_calls
+from tests.parity.reference import (
+    ABAR,
+    TOLERANCE,
+    Draws,
+    Gaussian,
+    TinyDenoiser,
+    make_task,
+    picture,
+    runner,
+    silent,
+    square,
+    traits,
+)
 
 STEPS, JUMP, RESAMPLES = 12, 3, 3
+run = runner(repaint)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +66,7 @@ def test_the_published_path() -> None:
     assert {level: turns.count(level) for level in turns} == dict.fromkeys(range(0, 240, 10), 9)
 
 
-def reference(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+def reference(backbone: TinyDenoiser, source: Tensor, mask: Tensor, draws: Draws) -> Tensor:
     """Algorithm 1: the known region at the level of x, DDPM's posterior step, and one step of q upwards for each of a jump."""
     kept = [round(k * 999 / (STEPS - 1)) for k in range(STEPS)]
     abar = [float(ABAR[t]) for t in kept]
@@ -78,7 +92,7 @@ def reference(backbone: TinyBackbone, source: Tensor, mask: Tensor, draws: Draws
 
 
 def test_matches_algorithm_1() -> None:
-    backbone, source, mask = TinyBackbone(), picture(), square()
+    backbone, source, mask = TinyDenoiser(), picture(), square()
     injected, drawn = Draws(), Draws()
     expected = reference(backbone, source, mask, drawn)
     options = Options(jump_length=JUMP, jump_resamples=RESAMPLES, final_source=False)
@@ -89,7 +103,7 @@ def test_matches_algorithm_1() -> None:
 
 
 def test_the_source_stays_outside_to_the_bit_and_a_full_mask_is_plain_sampling() -> None:
-    backbone, source, mask = TinyBackbone(), picture(), square()
+    backbone, source, mask = TinyDenoiser(), picture(), square()
     options = Options(jump_length=2, jump_resamples=2)
     result = run(backbone, make_task(options, source, mask, steps=6), silent, Draws())
     outside = (mask == 0).expand_as(result)
@@ -99,16 +113,16 @@ def test_the_source_stays_outside_to_the_bit_and_a_full_mask_is_plain_sampling()
     assert torch.equal(*results)
 
 
-class LearnedVariance(TinyBackbone):
+class LearnedVariance:
     """Says nothing of the mean, and a constant of the variance."""
 
-    def __init__(self, v: float | None) -> None:
-        super().__init__()
-        self.v, self.factor = v, 1
+    traits = traits(factor=1)
 
-    def predict(self, latents: Tensor, *_: Any) -> Tensor:
-        eps = torch.zeros_like(latents)
-        return eps if self.v is None else torch.cat([eps, torch.full_like(eps, self.v)], 1)
+    def __init__(self, v: float | None) -> None:
+        self.v = v
+
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        return Output(torch.zeros_like(x), None if self.v is None else torch.full_like(x, self.v))
 
 
 def test_learned_variance_lies_between_the_posteriors_and_beta() -> None:
@@ -140,12 +154,12 @@ def test_resampling_makes_the_filling_agree_with_the_source() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_have_few_or_the_published_calls(preset: str) -> None:
-    options = PRESETS[preset]
-    calls = model_calls(options.defaults["steps"], options.jump_length, options.jump_resamples)
+    options = PRESETS[preset].options
+    calls = model_calls(PRESETS[preset].defaults["steps"], options.jump_length, options.jump_resamples)
     assert calls == {"default": 140, "fast": 55, "paper": 2410}[preset]
 
 
 def test_a_nan_stops_with_its_step_and_format() -> None:
     with pytest.raises(BackboneError, match=r"step 2 of 4.*float32") as error:
-        run(TinyBackbone(), make_task(Options(), picture() * float("nan"), square(), steps=4), silent)
+        run(TinyDenoiser(), make_task(Options(), picture() * float("nan"), square(), steps=4), silent)
     assert error.value.code == "numerics"

@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,17 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sfumato import solvers
-from sfumato.backbones.base import Conditioning
+from sfumato.backbones.base import Conditions, Output
 from sfumato.errors import BackboneError, Cancelled, OptionError
 from sfumato.methods import registry
-from sfumato.methods.base import EditTask
-from sfumato.methods.sampling.blended_latent_diffusion import CARD, PRESETS, Options, run
-from sfumato.noise import NoiseStream, noised
-from sfumato.solvers import FLOW, make_solver
-from sfumato.solvers import SCHEDULERS as ALL_SCHEDULERS
+from sfumato.methods.sampling import blended_latent_diffusion
+from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, Options
+from sfumato.noise.levels import Prediction, noised
+from sfumato.noise.plan import FLOW_EULER, SOLVERS, make_plan
+from sfumato.noise.solvers import Solver
+from sfumato.noise.stream import NoiseStream
+from tests.parity.reference import Draft, make_task, runner, traits
 
-SCHEDULERS = [name for name in ALL_SCHEDULERS if name != FLOW]
+run = runner(blended_latent_diffusion)
+SCHEDULERS = [solver.name for solver in SOLVERS if solver is not FLOW_EULER]
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ABAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2)
 
@@ -30,24 +31,25 @@ ABAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float
 class Denoiser:
     """A model of any prediction type: perfect if it is given a target, else an arbitrary smooth function of its input."""
 
-    name, family, dtype, device = "denoiser", "sd1", torch.float32, torch.device("cpu")
-
-    def __init__(self, target: Tensor | None = None, prediction_type: str = "epsilon") -> None:
-        self.target, self.prediction_type = target, prediction_type
-        self.scheduler_config = CONFIG
+    def __init__(self, target: Tensor | None = None, prediction: str = "epsilon", **known: object) -> None:
+        self.target = target
+        self.traits = traits(prediction=Prediction(prediction), **known)
         self.timesteps: list[float] = []
 
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         self.timesteps.append(timestep)
+        return Output(self.answer(x, timestep))
+
+    def answer(self, x: Tensor, timestep: float) -> Tensor:
         if self.target is None:
-            return torch.tanh(latents.roll(1, -1) + timestep / 1000) + 0.3 * latents
+            return torch.tanh(x.roll(1, -1) + timestep / 1000) + 0.3 * x
         abar = float(np.interp(timestep, np.arange(1000), ABAR))
-        eps = (latents - math.sqrt(abar) * self.target) / math.sqrt(1 - abar)
-        if self.prediction_type == "epsilon":
+        eps = (x - math.sqrt(abar) * self.target) / math.sqrt(1 - abar)
+        if self.traits.prediction is Prediction.EPSILON:
             return eps
-        if self.prediction_type == "v_prediction":
+        if self.traits.prediction is Prediction.V:
             return math.sqrt(abar) * eps - math.sqrt(1 - abar) * self.target
-        return self.target.expand_as(latents)
+        return self.target.expand_as(x)
 
 
 def picture(seed: int, shape: tuple[int, ...] = (1, 4, 12, 12)) -> Tensor:
@@ -60,24 +62,10 @@ def square(shape: tuple[int, int] = (12, 12)) -> Tensor:
     return mask
 
 
-def task(mask: Tensor, source: Tensor | None = None, preset: str = "default", **changes: object) -> EditTask:
+def task(mask: Tensor, source: Tensor | None = None, preset: str = "default", **changes: object) -> Draft:
     source = picture(1) if source is None else source
-    values: dict[str, object] = {
-        "source": source,
-        "start": source,
-        "mask": mask,
-        "conditioning": Conditioning(states=torch.zeros(2, 1, 1), extra={}),
-        "seeds": (1, 2),
-        "steps": 8,
-        "guidance_scale": 1.0,
-        "scheduler": "ddim",
-        "start_fraction": 0.25,
-        "start_sigma": None,
-        "shrink": False,
-        "options": PRESETS[preset],
-        **changes,
-    }
-    return EditTask(**values)  # type: ignore[arg-type]
+    known: dict[str, object] = {"seeds": (1, 2), "steps": 8, "guidance_scale": 1.0, "start_fraction": 0.25}
+    return make_task(PRESETS[preset], source, mask, **{**known, **changes})
 
 
 def silent(*_: object) -> None:
@@ -96,7 +84,7 @@ def silent(*_: object) -> None:
 def test_the_source_stays_outside_any_mask_to_the_bit(bits, scheduler, prediction_type, steps, start_fraction, shrink):
     mask = torch.tensor(bits, dtype=torch.float32).reshape(1, 1, 12, 12)
     edit = task(mask, scheduler=scheduler, steps=steps, start_fraction=start_fraction, shrink=shrink)
-    result = run(Denoiser(prediction_type=prediction_type), edit, silent)
+    result = run(Denoiser(prediction=prediction_type), edit, silent)
     outside = (mask == 0).expand_as(result)
     assert torch.equal(result[outside], edit.source.expand_as(result)[outside])
 
@@ -107,11 +95,12 @@ def test_a_full_mask_is_plain_sampling_from_the_noised_start_to_the_bit(schedule
     model = Denoiser()
     result = run(model, task(full, start=start, scheduler=scheduler), silent)
 
-    solver, noise = make_solver(scheduler, CONFIG, "epsilon", 8, 0.25), NoiseStream((1, 2), (4, 12, 12))
-    x = noised(start, solver.before[solver.start], noise.draw())
-    for i in range(solver.start, solver.steps):
-        output = model.predict(solver.scale_input(x, i), solver.timesteps[i], None, 1.0)
-        x, _ = solver.step(output, i, x, noise)
+    plan, noise = make_plan(scheduler, CONFIG, "epsilon", 8, 0.25), NoiseStream((1, 2), (4, 12, 12))
+    solver = Solver(plan)
+    x = noised(start, plan.run[0].before, noise.draw())
+    for step in plan.run:
+        output = model.answer(solver.scale_input(x, step), step.timestep)
+        x, _ = solver.step(output, step, x, noise)
     assert torch.equal(result, x)
 
 
@@ -181,18 +170,19 @@ def test_fixed_noise_is_the_same_as_pinning_the_prediction():
     mask, source = square(), picture(1)
     model = Denoiser()
     result = run(model, task(mask, source), silent)
-    solver, noise = make_solver("ddim", CONFIG, "epsilon", 8, 0.25), NoiseStream((1, 2), (4, 12, 12))
-    x = noised(source, solver.before[solver.start], noise.draw())
-    for i in range(solver.start, solver.steps):
-        output = model.predict(solver.scale_input(x, i), solver.timesteps[i], None, 1.0)
-        x, _ = solver.step(mask * output + (1 - mask) * solver.output_for(source, i, x), i, x, noise)
+    plan, noise = make_plan("ddim", CONFIG, "epsilon", 8, 0.25), NoiseStream((1, 2), (4, 12, 12))
+    solver = Solver(plan)
+    x = noised(source, plan.run[0].before, noise.draw())
+    for step in plan.run:
+        output = model.answer(solver.scale_input(x, step), step.timestep)
+        x, _ = solver.step(mask * output + (1 - mask) * solver.output_for(source, step, x), step, x, noise)
     assert (result - x).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
 def test_the_memory_of_multistep_solvers_holds_the_source_outside_the_mask(scheduler, monkeypatch):
-    made: list[solvers.Solver] = []
-    monkeypatch.setattr(solvers, "make_solver", lambda *arguments: made.append(make_solver(*arguments)) or made[0])
+    made: list[Solver] = []
+    monkeypatch.setattr(blended_latent_diffusion, "Solver", lambda plan: made.append(Solver(plan)) or made[0])
     mask = square()
 
     def check(done: int, total: int, clean: Tensor) -> None:
@@ -206,8 +196,8 @@ def test_the_memory_of_multistep_solvers_holds_the_source_outside_the_mask(sched
 
 def test_zero_terminal_snr_with_v_prediction_starts_from_pure_noise():
     target = picture(2)
-    model = Denoiser(target, "v_prediction")
-    model.scheduler_config = {**CONFIG, "rescale_betas_zero_snr": True, "timestep_spacing": "leading"}
+    config = {**CONFIG, "rescale_betas_zero_snr": True, "timestep_spacing": "leading"}
+    model = Denoiser(target, "v_prediction", scheduler_config=config)
     result = run(model, task(square(), start_fraction=0.0), silent)
     assert model.timesteps[0] == 999
     assert result.isfinite().all()
@@ -216,7 +206,7 @@ def test_zero_terminal_snr_with_v_prediction_starts_from_pure_noise():
 def test_shared_noise_does_not_depend_on_the_batch():
     edit = task(square(), preset="official-ldm", seeds=(1, 2))
     both = run(Denoiser(), edit, silent)
-    second = run(Denoiser(), replace(edit, seeds=(2,)), silent)
+    second = run(Denoiser(), edit.with_seeds(2), silent)
     assert (both[1:] - second).abs().max() < 1e-5
 
 
@@ -258,8 +248,8 @@ def test_contradicting_options_are_refused():
 
 
 def test_registry():
-    assert registry.get("blended-latent-diffusion") is CARD
-    assert all("default" in card.presets for card in registry.CARDS)
+    assert registry.get("blended-latent-diffusion").load() is blended_latent_diffusion
+    assert all("default" in card.load().PRESETS for card in registry.CARDS)
     with pytest.raises(OptionError, match="blended-latent-diffusion") as error:
         registry.get("copy-paste")
     assert error.value.code == "method-unknown"

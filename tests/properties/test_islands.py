@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sfumato.inputs import _edges
+from sfumato.editing.preparing import _edges
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.islands import MOST, choose_windows, surrounding
 from sfumato.masks.window import choose_window, crop

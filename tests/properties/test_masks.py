@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import ExifTags, Image, ImageOps
 
-from sfumato.images import read, restore, write
 from sfumato.masks.feather import default_feather, soft_cover, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.latent import to_latent
 from sfumato.masks.reading import grow_mask
 from sfumato.masks.window import CONTEXT, bounding_box, choose_window, crop, resize, resize_soft_mask, target_size
 from sfumato.pictures.picture import Part, put_back
+from sfumato.pictures.reading import read, restore, write
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 24))

@@ -13,20 +13,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato import Editor
-from sfumato.backbones import loading
-from sfumato.backbones.base import Conditioning
+from sfumato.backbones import families, loading
+from sfumato.backbones.base import Conditioning, Conditions, Output, Traits
+from sfumato.backbones.capabilities import Capability
 from sfumato.methods import registry
 from sfumato.methods.augmentation import augment
-from sfumato.methods.base import FLOW_FAMILIES, PIXEL_FAMILIES, MethodCard
+from sfumato.methods.base import MethodCard
+from sfumato.methods.registry import fields_of
 from sfumato.methods.sampling.blended_diffusion import clip_distance
-from sfumato.noise import NoiseStream
-from sfumato.solvers import FLOW, SCHEDULERS
+from sfumato.noise.levels import Prediction
+from sfumato.noise.plan import FLOW_EULER, SOLVERS
+from sfumato.noise.stream import NoiseStream
 from sfumato.text.limits import TextReader
 from tests import tiny_models
 
 SIDE, SEED, COUNT = 32, 20, 3
 FILLS = ("original", "blur", "neutral", "noise")
-MULTISTEP = ("dpm++", "unipc")  # which the published presets refuse
 FEW: dict[str, dict[str, Any]] = {
     "repaint": {"jump_length": 2, "jump_resamples": 2},
     "lanpaint": {"langevin_steps": 2},
@@ -42,12 +44,13 @@ class Exact:
 
     def __init__(self, family: str) -> None:
         self.family = family
-        pixel = family in PIXEL_FAMILIES
+        known = families.family(family)
+        pixel, flows = known.can(Capability.PIXELS), known.can(Capability.FLOW)
         self.factor, self.latent_channels = (1, 3) if pixel else (2, 4)
-        self.prediction_type = "flow" if family in FLOW_FAMILIES else "epsilon"
+        self.prediction_type = Prediction.FLOW if flows else Prediction.EPSILON
         flow = {"shift": 3.0}
         noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-        self.scheduler_config: dict[str, Any] = flow if family in FLOW_FAMILIES else noise
+        self.scheduler_config: dict[str, Any] = flow if flows else noise
         self.encoded = 0
         self.notes: list[str] = []
 
@@ -84,21 +87,37 @@ class Exact:
     def known_words(self) -> list[str]:
         return []
 
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        return torch.cat([torch.tanh(x.roll(1, -1) + timestep / 1000) + 0.3 * x for x in latents.split(1)])
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            name=self.name,
+            family=self.family,
+            prediction=self.prediction_type,
+            scheduler_config=self.scheduler_config,
+            latent_channels=self.latent_channels,
+            factor=self.factor,
+            resolution=self.resolution,
+            context=self.context,
+            stacks_branches=True,
+            keeps_norm=False,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        return Output(torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)]))
 
 
-def families(card: MethodCard) -> list[str]:
+def kinds(card: MethodCard) -> list[str]:
     """One of each kind that the method runs on: latents, flow matching, pixels."""
-    kinds = (("sd1",), ("sd3",), ("pixel",))
-    return [family for kind in kinds for family in kind if family in card.needs]
+    return [name for name in ("sd1", "sd3", "pixel") if name in families.able(card.needs)]
 
 
 def cases() -> Iterator[Any]:
     for card in registry.CARDS:
-        for family, preset in itertools.product(families(card), card.presets):
-            fills = FILLS if "fill" in card.options else (None,)
-            soft = (False, True) if "soft_mask" in card.options else (False,)
+        for family, preset in itertools.product(kinds(card), card.load().PRESETS):
+            fills = FILLS if "fill" in fields_of(card) else (None,)
+            soft = (False, True) if "soft_mask" in fields_of(card) else (False,)
             for fill, softly, scheduler in itertools.product(fills, soft, schedulers(card, family, preset)):
                 options = {"preset": preset, "fill": fill, "soft_mask": softly, "scheduler": scheduler}
                 given = {name: value for name, value in options.items() if value}
@@ -106,12 +125,12 @@ def cases() -> Iterator[Any]:
 
 
 def schedulers(card: MethodCard, family: str, preset: str) -> list[str | None]:
-    if "scheduler" not in card.options:
+    if "scheduler" not in fields_of(card):
         return [None]
-    if family in FLOW_FAMILIES:
-        return [FLOW] if preset == "default" or card.name == "lanpaint" else []
+    if families.family(family).can(Capability.FLOW):
+        return [FLOW_EULER.name] if preset == "default" or card.name == "lanpaint" else []
     aligned = card.name == "blended-latent-diffusion" and preset == "default"
-    return [name for name in SCHEDULERS if name != FLOW and (aligned or name not in MULTISTEP)]
+    return [solver.name for solver in SOLVERS if solver is not FLOW_EULER and (aligned or not solver.multistep)]
 
 
 def picture() -> Image.Image:

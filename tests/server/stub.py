@@ -12,16 +12,16 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
+from sfumato.editing.preparing import read_pictures
+from sfumato.editing.sampling import Progress
 from sfumato.errors import ModelNotFound
-from sfumato.images import restore
-from sfumato.inputs import read_pictures
 from sfumato.masks.window import Window
+from sfumato.pictures.reading import restore
+from sfumato.pictures.sizing import size_notes
 from sfumato.request import EditRequest, EditResult
-from sfumato.run import Progress
 from sfumato.server.app import create_app
 from sfumato.server.run import Server
 from sfumato.server.settings import Limits, Settings
-from sfumato.sizing import size_notes
 
 COLOURS = {"red": (200, 20, 30), "blue": (20, 40, 200)}
 STEPS = 5

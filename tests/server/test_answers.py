@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.images import Picture, read
 from sfumato.pictures.deep import encode_png
+from sfumato.pictures.reading import Picture, read
 from sfumato.server.worker import editor_maker
 from tests.server import pictures
 from tests.server.stub import serving, settings_for

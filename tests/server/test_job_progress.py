@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from sfumato.editing.sampling import Progress
 from sfumato.request import EditRequest, EditResult
-from sfumato.run import Progress
 from sfumato.server.jobs import Job
 from sfumato.server.worker import Listener
 from tests.server import pictures

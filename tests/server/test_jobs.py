@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from sfumato.images import read_metadata
-from sfumato.saving import METADATA_KEY
+from sfumato.pictures.reading import read_metadata
+from sfumato.pictures.writing import METADATA_KEY
 from sfumato.server.store import Store
 from tests.server import pictures
 from tests.server.stub import finished, serving, settings_for, until

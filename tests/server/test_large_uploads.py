@@ -95,9 +95,9 @@ def test_bodies_are_bounded_together_and_forgotten_when_answered(data: Path, mon
 
 
 def test_previews_of_a_large_picture_are_made_from_a_small_one(tmp_path: Path) -> None:
+    from sfumato.editing.sampling import Progress
     from sfumato.masks.window import Window
     from sfumato.request import EditRequest
-    from sfumato.run import Progress
     from sfumato.server.previews import Previewer
 
     pictures.photograph().resize((3000, 2000)).save(tmp_path / "a.png")

@@ -47,7 +47,7 @@ MEANINGS: list[tuple[str, Any, str, str]] = [
     ("output_compression", 40, NOTED, "PNG is lossless"),
     ("output_format", "png", DONE, ""),
     ("output_format", "webp", DONE, ""),
-    ("output_format", "jpeg", DONE, ""),
+    ("output_format", "jpeg", NOTED, "JPEG"),
     ("output_format", "gif", REFUSED, "still picture"),
     ("output_format", "svg", REFUSED, "still picture"),
     ("partial_images", 2, NOTED, "stream=true"),

@@ -11,9 +11,9 @@ import openai
 import pytest
 from PIL import Image
 
-from sfumato.images import read_metadata
-from sfumato.inputs import read_pictures
-from sfumato.saving import METADATA_KEY
+from sfumato.editing.preparing import read_pictures
+from sfumato.pictures.reading import read_metadata
+from sfumato.pictures.writing import METADATA_KEY
 from sfumato.server.openai_request import RECONSTRUCTIONS, understand
 from sfumato.server.uploads import Form
 from sfumato.server.worker import editor_maker

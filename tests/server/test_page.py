@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from sfumato import examples
-from sfumato.images import read_metadata
-from sfumato.saving import METADATA_KEY
+from sfumato.pictures.reading import read_metadata
+from sfumato.pictures.writing import METADATA_KEY
 from tests.server.page import download, hold, make_edit, masked, open_picture, paint
 from tests.server.stub import serving, settings_for, until
 from tests.server.test_serve import process, ready

@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from sfumato.images import read
+from sfumato.pictures.reading import read
 from tests.server.page import download, make_edit, open_picture, paint
 
 FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from sfumato import Editor
 from sfumato.backbones import hub, loading
 from sfumato.embedded.adapter import FILE, UNET_WEIGHTS, Adapter, base_digest, merge
-from sfumato.embedded.training.adapting import Teacher
-from sfumato.embedded.training.denoiser import random_timesteps
-from sfumato.embedded.training.distilled import Levels, consistency_loss
-from sfumato.embedded.training.flow import Flow, flow_loss, velocity_of
 from sfumato.errors import BackboneError, Unsupported
+from sfumato.training.adapting import Teacher
+from sfumato.training.denoiser import random_timesteps
+from sfumato.training.distilled import Levels, consistency_loss
+from sfumato.training.flow import Flow, flow_loss, velocity_of
 from tests import tiny_models
 
 DIGEST = "ab" * 32

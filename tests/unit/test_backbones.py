@@ -11,6 +11,7 @@ from sfumato.backbones.base import Backbone, Conditioning
 from sfumato.backbones.loading import from_pipe, load
 from sfumato.errors import Unsupported
 from tests import tiny_models
+from tests.guided import predict
 
 BUILDERS = {
     "sd1": tiny_models.tiny_sd1,
@@ -97,9 +98,9 @@ def test_guidance_combines_the_two_branches(backbone: Backbone) -> None:
     both = backbone.encode_prompt("a red ball", "grass", SIZE)
     only = [Conditioning(states=both.states[[i, i]], extra={k: v[[i, i]] for k, v in both.extra.items()}) for i in (0, 1)]
     z = latents(backbone, 3)
-    unconditional, conditional = (backbone.predict(z, 301.0, one, 1.0) for one in only)
+    unconditional, conditional = (predict(backbone, z, 301.0, one, 1.0) for one in only)
 
-    guided = backbone.predict(z, 301.0, both, 7.5)
+    guided = predict(backbone, z, 301.0, both, 7.5)
 
     torch.testing.assert_close(guided, unconditional + 7.5 * (conditional - unconditional), atol=1e-5, rtol=1e-4)
     assert (conditional - unconditional).abs().max() > 1e-5
@@ -110,8 +111,8 @@ def test_a_prediction_does_not_depend_on_its_batch(backbone: Backbone) -> None:
     conditioning = backbone.encode_prompt("a red ball", "", SIZE)
     z = latents(backbone, 3)
 
-    together = backbone.predict(z, 500.0, conditioning, 3.0)
-    alone = torch.cat([backbone.predict(one[None], 500.0, conditioning, 3.0) for one in z])
+    together = predict(backbone, z, 500.0, conditioning, 3.0)
+    alone = torch.cat([predict(backbone, one[None], 500.0, conditioning, 3.0) for one in z])
 
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
@@ -123,8 +124,8 @@ def test_without_guidance_only_the_prompt_is_run(backbones: dict[str, Backbone],
     monkeypatch.setattr(model.unet, "forward", lambda x, *a, **k: batches.append(len(x)) or forward(x, *a, **k))
     conditioning = model.encode_prompt("a red ball", "", SIZE)
 
-    model.predict(latents(model, 2), 10.0, conditioning, 1.0)
-    model.predict(latents(model, 2), 10.0, conditioning, 2.0)
+    predict(model, latents(model, 2), 10.0, conditioning, 1.0)
+    predict(model, latents(model, 2), 10.0, conditioning, 2.0)
 
     assert batches == [2, 4]
 
@@ -151,7 +152,7 @@ def test_sdxl_matches_a_step_of_its_own_pipeline(folders: dict[str, Path], backb
         uncond, cond = pipe.unet(z.repeat(2, 1, 1, 1), 301, encoder_hidden_states=states, added_cond_kwargs=extra).sample
 
     model = backbones["sdxl"]
-    guided = model.predict(z, 301.0, model.encode_prompt("a red ball", "grass", (48, 32)), 5.0)
+    guided = predict(model, z, 301.0, model.encode_prompt("a red ball", "grass", (48, 32)), 5.0)
 
     torch.testing.assert_close(guided[0], uncond + 5.0 * (cond - uncond), atol=1e-5, rtol=1e-4)
 
@@ -180,7 +181,7 @@ def test_ldm_matches_its_own_pipeline(folders: dict[str, Path], backbones: dict[
     conditioning = model.encode_prompt("a red ball", "", (32, 32))
     z = start
     for timestep in pipe.scheduler.timesteps:
-        z = pipe.scheduler.step(model.predict(z, float(timestep), conditioning, 5.0), timestep, z).prev_sample
+        z = pipe.scheduler.step(predict(model, z, float(timestep), conditioning, 5.0), timestep, z).prev_sample
 
     torch.testing.assert_close(model.decode(z) / 2 + 0.5, expected.images, atol=1e-4, rtol=1e-4)
 
@@ -194,8 +195,8 @@ def test_from_pipe_uses_the_pipelines_own_modules(folders: dict[str, Path], back
     assert model.vae is pipe.vae
     assert not any(p.requires_grad for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
     assert model.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    expected = backbones["sd1"].predict(z, 301.0, conditioning, 4.0)
-    torch.testing.assert_close(model.predict(z, 301.0, conditioning, 4.0), expected)
+    expected = predict(backbones["sd1"], z, 301.0, conditioning, 4.0)
+    torch.testing.assert_close(predict(model, z, 301.0, conditioning, 4.0), expected)
 
 
 def test_an_inpainting_unet_is_refused(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_half_precision_gives_float32_and_spares_the_overflowing_autoencoder(fol
     assert (model.dtype, model.vae.dtype, pipe.vae.dtype) == (torch.float16, torch.float32, torch.float16)
     assert reduced.vae.dtype == torch.bfloat16
     assert reduced.encode(pixels(1)).dtype == reduced.decode(z).dtype == torch.float32
-    assert reduced.predict(z, 10.0, reduced.encode_prompt("a", "", SIZE), 2.0).dtype == torch.float32
+    assert predict(reduced, z, 10.0, reduced.encode_prompt("a", "", SIZE), 2.0).dtype == torch.float32
 
 
 def test_the_embedded_model_knows_its_words(backbones: dict[str, Backbone]) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sfumato.background.decoder_solve import reconstruct as solve
 from sfumato.background.fitting import weighted_error
-from sfumato.background.measure import measure, seam_ratio
 from sfumato.background.poisson import reconstruct as poisson
 from sfumato.background.registry import BACKGROUNDS
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.errors import Cancelled, Unsupported
+from sfumato.metrics.border import measure, seam_ratio
 from sfumato.request import EditRequest
 
 SIDE = 48

@@ -10,10 +10,12 @@ from PIL import Image, ImageOps
 
 from sfumato import Editor, EditRequest, ranking
 from sfumato.background import fitting
+from sfumato.editing.sampling import Progress
 from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
 from sfumato.methods import registry
-from sfumato.run import Progress
+from sfumato.perception import clip
 from tests import tiny_models
+from tests.guided import Calling
 
 FAST = {"steps": 3, "rank": "whole", "background": "paste", "n": 2}
 
@@ -59,7 +61,8 @@ def test_result_is_ordered_by_score_and_complete(editor: Editor, request_fields:
     assert {"load", "encode", "denoise", "background", "rank"} <= set(result.timings)
     resolved = result.request.model_dump()
     open_fields = {"box", "mask", "scribble", "size", "start_sigma", "mask_feather", "negative_prompt", "guidance_embedding"}
-    open_fields |= {"vae", "prediction_type"} | registry.method_options() - set(registry.get("blended-latent-diffusion").options)
+    own = registry.fields_of(registry.get("blended-latent-diffusion"))
+    open_fields |= {"vae", "prediction_type"} | registry.method_fields() - set(own)
     assert not [name for name, value in resolved.items() if value is None and name not in open_fields]
 
 
@@ -152,15 +155,15 @@ def test_weights_are_as_before_after_decoder_tuning(
 
 
 def test_out_of_memory_halves_the_batch(editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    predict, sizes = editor.backbone.predict, []
+    sizes = []
 
-    def limited(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
-        sizes.append(len(latents))
-        if len(latents) > 1:
+    def limited(denoiser: Any, x: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(x) // 2)  # both branches of guidance
+        if len(x) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return predict(latents, *rest)
+        return denoiser(x, *rest)
 
-    monkeypatch.setattr(editor.backbone, "predict", limited)
+    monkeypatch.setattr(editor, "accelerators", (Calling(limited),))
     result = editor.edit(**{**request_fields, "n": 4})
     assert sizes[:3] == [4, 2, 1]
     assert len(result.images) == 4
@@ -179,7 +182,7 @@ def test_ranking_does_not_depend_on_earlier_edits(
         def embed_text(self, prompts: list[str]) -> torch.Tensor:
             return torch.tensor([[0.0, 1.0]]).repeat(len(prompts), 1)
 
-    monkeypatch.setattr(ranking, "load_scorer", lambda *_: ByBrightness())
+    monkeypatch.setattr(clip, "load_scorer", lambda *_: ByBrightness())
     editor = Editor(str(folder), dtype="float32")
     before = editor.edit(**request_fields).scores
     editor.edit(**{**request_fields, "rank": "both"})
@@ -192,7 +195,7 @@ def test_out_of_memory_with_one_prediction_says_what_to_do(
     def never(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(editor.backbone, "predict", never)
+    monkeypatch.setattr(editor, "accelerators", (Calling(never),))
     with pytest.raises(ResourceError, match="smaller") as raised:
         editor.edit(**request_fields)
     assert raised.value.code == "out-of-memory"
@@ -227,7 +230,7 @@ def test_refusals(editor: Editor, request_fields: dict[str, Any], change: dict[s
 def test_a_method_refuses_models_it_cannot_run_on(
     editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(editor.backbone, "family", "flow")
+    monkeypatch.setattr(editor.backbone, "family", "pixel")
     with pytest.raises(Unsupported, match="sdxl"):
         editor.edit(**request_fields)
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sfumato import Editor
 from sfumato.cli.main import app
-from sfumato.images import read
+from sfumato.pictures.reading import read
 from tests import tiny_models
 from tests.unit.test_pictures_colour import SPACES
 from tests.unit.test_pictures_deep import png16, stored16, tiff16

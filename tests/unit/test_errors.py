@@ -64,7 +64,7 @@ def test_the_tree_has_the_servers_class_too() -> None:
 )
 def test_memory_that_ran_out_has_one_code(error: BaseException) -> None:
     assert is_out_of_memory(error)
-    assert _explain(error).code == OUT_OF_MEMORY == "out-of-memory"
+    assert _explain(error, "stopped").code == OUT_OF_MEMORY == "out-of-memory"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), ValueError("out of memory"), OSError("no space")])

@@ -11,8 +11,8 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from sfumato.errors import ImageError
-from sfumato.images import read, restore, write
 from sfumato.pictures.modes import split
+from sfumato.pictures.reading import read, restore, write
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

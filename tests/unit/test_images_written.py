@@ -9,7 +9,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from sfumato.errors import OptionError, ResourceError
-from sfumato.images import read_metadata, write, write_animation
+from sfumato.pictures.reading import read_metadata, write, write_animation
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -15,13 +15,17 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("__main__",),
     ("cli", "server", "ui", "batch", "bench"),
     ("editor",),
-    ("run", "encoding", "predictions"),
-    ("defaults", "inputs", "prompts", "layers"),
-    ("methods", "background", "ranking", "metrics", "embedded.training", "examples", "progress"),
-    ("masks", "backbones", "images", "solvers", "ancestral", "noise"),
-    ("saving", "stored", "pixels", "embedded", "text"),
+    ("training", "examples"),
+    ("editing",),
+    ("methods", "background", "ranking", "accel"),
+    ("metrics",),
+    ("perception",),
+    ("denoising",),
+    ("backbones",),
+    ("masks", "noise", "embedded", "text"),
+    ("request",),
     ("pictures",),
-    ("errors", "request", "sizing", "__init__"),
+    ("errors", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
 
@@ -29,7 +33,7 @@ HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in la
 def part_of(module: str) -> str:
     """The part of the package that a dotted module name belongs to."""
     names = module.split(".")[1:] or ["__init__"]
-    return "embedded.training" if names[:2] == ["embedded", "training"] else names[0]
+    return names[0]
 
 
 def imported_modules(path: Path) -> set[str]:

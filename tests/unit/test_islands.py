@@ -9,11 +9,11 @@ import pytest
 from PIL import Image, ImageSequence
 
 from sfumato import Editor
-from sfumato.images import read
+from sfumato.editing.sampling import Progress, average_scores
 from sfumato.masks.islands import MOST, choose_windows
+from sfumato.pictures.reading import read
 from sfumato.ranking import Score
 from sfumato.request import EditRequest
-from sfumato.run import Progress, average_scores
 from sfumato.server.previews import Previewer
 from tests import tiny_models
 

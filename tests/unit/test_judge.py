@@ -11,14 +11,14 @@ import torch
 
 from sfumato.backbones import hub
 from sfumato.embedded.judge import ATTRIBUTES, NOTHING, SIDE, WEIGHTS, Judge, crop
-from sfumato.embedded.training import judge as training
-from sfumato.embedded.training import pairs as scenes
-from sfumato.embedded.training import views
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.split import LEARNED
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 from sfumato.errors import InputError, ModelNotFound
+from sfumato.training import judge as training
+from sfumato.training import pairs as scenes
+from sfumato.training import views
 
 
 def boxed(size: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -237,7 +237,7 @@ def test_the_shipped_judge_is_right(tmp_path) -> None:
 
 
 def test_the_shipped_judge_reads_edits_as_a_person_does() -> None:
-    spec = importlib.util.spec_from_file_location("by_eye", Path(__file__).parents[2] / "bench" / "by_eye.py")
+    spec = importlib.util.spec_from_file_location("by_eye", Path(__file__).parents[2] / "scripts" / "by_eye.py")
     assert spec is not None
     assert spec.loader is not None
     by_eye = importlib.util.module_from_spec(spec)

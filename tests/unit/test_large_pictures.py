@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfumato.editing.finishing import Predictions, put_back
+from sfumato.editing.preparing import Inputs, prepare, sha256
 from sfumato.errors import ImageError
-from sfumato.images import MAX_PIXELS, read
-from sfumato.inputs import Inputs, prepare, sha256
 from sfumato.masks.feather import soft_edge
 from sfumato.pictures import strips
-from sfumato.predictions import Predictions, put_back
+from sfumato.pictures.reading import MAX_PIXELS, read
 from sfumato.request import EditRequest, one_by_one
 from sfumato.server.settings import Limits
 

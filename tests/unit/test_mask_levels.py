@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sfumato.errors import MaskError
-from sfumato.images import Picture, read
 from sfumato.masks.reading import Area, read_area
+from sfumato.pictures.reading import Picture, read
 
 SHAPE = (96, 128)
 BOX = np.zeros(SHAPE, np.uint8)

@@ -4,12 +4,13 @@ import torch
 from PIL import ExifTags, Image
 
 from sfumato.errors import MaskError, OptionError
-from sfumato.images import Picture, read
 from sfumato.masks.feather import default_feather, soft_edge
 from sfumato.masks.fill import fill
-from sfumato.masks.latent import is_thin, shrink_schedule, to_latent
+from sfumato.masks.latent import is_thin, to_latent
 from sfumato.masks.reading import grow_mask, is_full, read_area
+from sfumato.masks.schedules import shrink_schedule
 from sfumato.masks.window import Window, choose_window, resize, resize_soft_mask, target_size
+from sfumato.pictures.reading import Picture, read
 
 PICTURE = read(Image.new("RGB", (6, 4)))
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def methods() -> Any:
-    spec = importlib.util.spec_from_file_location("bench_methods", ROOT / "bench" / "methods.py")
+    spec = importlib.util.spec_from_file_location("bench_methods", ROOT / "scripts" / "methods.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from sfumato.editing.preparing import read_pictures
 from sfumato.errors import ImageError, MaskError
-from sfumato.images import read, upright_size
-from sfumato.inputs import read_pictures
+from sfumato.pictures.reading import read, upright_size
 from sfumato.request import EditRequest
 
 WIDE = (9, 6)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from sfumato.images import Picture, read, write
 from sfumato.pictures.colour import shown
 from sfumato.pictures.deep import DeepImage
 from sfumato.pictures.matrix_profile import MatrixProfile
 from sfumato.pictures.picture import Part, put_back
+from sfumato.pictures.reading import Picture, read, write
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (24, 20, 3), dtype=np.uint8)

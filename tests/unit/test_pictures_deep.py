@@ -12,10 +12,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from sfumato.images import Picture, read, restore, write
 from sfumato.pictures.deep import DeepImage, encode_png
 from sfumato.pictures.encoding import losses
 from sfumato.pictures.picture import Part, put_back
+from sfumato.pictures.reading import Picture, read, restore, write
 
 RNG = np.random.default_rng(0)
 KINDS = {1: "grey", 2: "grey+alpha", 3: "rgb", 4: "rgba"}

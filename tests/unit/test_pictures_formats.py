@@ -9,8 +9,8 @@ import tifffile
 from PIL import Image
 
 from sfumato.errors import EditError, ImageError, ResourceError
-from sfumato.images import read
 from sfumato.pictures.formats import BITS, PREFIX, _stated_bits
+from sfumato.pictures.reading import read
 
 Y, X = np.mgrid[0:32, 0:48]
 RGB = np.stack([X * 5, Y * 7, X + Y], axis=-1).astype(np.uint8)

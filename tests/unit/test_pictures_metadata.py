@@ -9,11 +9,11 @@ import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
 import sfumato
-from sfumato.images import read, read_metadata, write
 from sfumato.pictures.deep import DeepImage
 from sfumato.pictures.encoding import Format, encode, losses
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.picture import put_back
+from sfumato.pictures.reading import read, read_metadata, write
 
 RGB = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6" dc:title="T"/></x:xmpmeta>'

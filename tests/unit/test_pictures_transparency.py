@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.images import read
-from sfumato.inputs import prepare
+from sfumato.editing.preparing import prepare
 from sfumato.masks.feather import soft_cover, soft_edge
 from sfumato.pictures.picture import Part, put_back
+from sfumato.pictures.reading import read
 from sfumato.pictures.transparency import visible
 from sfumato.request import EditRequest
 

@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from sfumato.backbones import guided_diffusion as layout
+from sfumato.backbones.base import Conditions
 from sfumato.backbones.guided_diffusion import Architecture, architecture_of, convert, to_diffusers
 from sfumato.backbones.loading import load
 from sfumato.backbones.pixel import PixelDiffusion, make_unet
 from sfumato.cli.main import app
-from sfumato.defaults import resolve
+from sfumato.editing.resolving import resolve
 from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupported
-from sfumato.methods.sampling.blended_diffusion import CARD
+from sfumato.methods import registry
 from sfumato.request import EditRequest
 from tests.tiny_checkpoints import tiny_guided_diffusion
 
@@ -148,8 +149,10 @@ def test_converting_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     backbone = load(str(out), dtype="float32")
     assert isinstance(backbone, PixelDiffusion)
     assert (backbone.family, backbone.resolution, backbone.factor) == ("pixel", 32, 1)
-    answer = backbone.predict(torch.zeros(1, 3, 32, 32), 10.0, backbone.encode_prompt("", "", (32, 32)), 1.0)
-    assert answer.shape == (1, 6, 32, 32)
+    answer = backbone(torch.zeros(1, 3, 32, 32), 10.0, Conditions())
+    assert answer.prediction.shape == (1, 3, 32, 32)
+    assert answer.variance is not None
+    assert answer.variance.shape == (1, 3, 32, 32)
     again = CliRunner().invoke(app, ["models", "convert-guided-diffusion", str(file), str(out), "--allow-pickle"])
     assert "there already" in again.stderr
 
@@ -224,6 +227,6 @@ def test_a_pickle_that_runs_code_is_not_read_even_if_allowed(tmp_path: Path) -> 
 def test_the_embedded_pixel_model_has_its_own_guidance(family: str, fields: dict[str, Any], views: int, outside: str) -> None:
     backbone: Any = SimpleNamespace(family=family, name=family, guidance_embedding=False)
     request = EditRequest(image="photo.png", prompt="a red ball", method="blended-diffusion", **fields)
-    resolved = resolve(request, backbone, CARD)
+    resolved = resolve(request, backbone, registry.get("blended-diffusion"))
     assert resolved.request.clip_augmentations == resolved.options.clip_augmentations == views
     assert resolved.options.outside == outside

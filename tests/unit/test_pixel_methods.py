@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sfumato import Editor
 from sfumato.errors import BackboneError, EditError, OptionError, Unsupported
-from sfumato.methods.sampling.blended_diffusion import CARD
+from sfumato.methods import registry
 from tests import tiny_models
 
 
@@ -94,4 +94,4 @@ def test_repaint_on_pixels_says_that_the_prompt_is_not_read(editor: Editor, pict
     fields: dict[str, Any] = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "rank": "none"}
     result = editor.edit(**fields, method="repaint", steps=6, jump_length=2, jump_resamples=2)
     assert any("reads no text" in note for note in result.notes)
-    assert CARD.guided
+    assert registry.get("blended-diffusion").guided

@@ -12,8 +12,9 @@ from PIL import Image
 
 from sfumato import Editor
 from sfumato.background import fitting
-from sfumato.progress import Meter, Progress
+from sfumato.editing.progress import Meter, Progress
 from tests import tiny_models
+from tests.guided import Calling
 
 
 @dataclass
@@ -195,15 +196,15 @@ def test_a_real_edit(
 
 
 def test_a_batch_that_is_halved(editor: Editor, picture_file: Path, mask_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predict, calls = editor.backbone.predict, []
+    calls = []
 
-    def limited(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
-        calls.append(len(latents))
-        if len(latents) > 1 and len(calls) > 1:
+    def limited(denoiser: Any, x: torch.Tensor, *rest: Any) -> Any:
+        calls.append(len(x) // 2)  # both branches of guidance
+        if len(x) > 2 and len(calls) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return predict(latents, *rest)
+        return denoiser(x, *rest)
 
-    monkeypatch.setattr(editor.backbone, "predict", limited)
+    monkeypatch.setattr(editor, "accelerators", (Calling(limited),))
     fractions = [progress.fraction or 0.0 for progress in made(editor, picture_file, mask_file, n=4)]
     assert 1 in calls
     assert fractions == sorted(fractions)

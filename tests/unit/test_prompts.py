@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from sfumato import Editor, EditRequest
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.loading import load
-from sfumato.defaults import GUARD, resolve
+from sfumato.editing.prompts import Texts
+from sfumato.editing.resolving import GUARD, resolve
 from sfumato.errors import OptionError, UnsafeCheckpoint, Unsupported
 from sfumato.methods import registry
-from sfumato.prompts import Texts
 from sfumato.text.grammar import Span
 from tests import tiny_flow, tiny_models
 

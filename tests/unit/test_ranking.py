@@ -11,9 +11,11 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from sfumato import ranking
-from sfumato.background.measure import light_difference
 from sfumato.errors import ModelNotFound, OptionError, ResourceError, UnsafeCheckpoint, Unsupported
-from sfumato.ranking import Score, load_scorer, rank
+from sfumato.metrics.border import light_difference
+from sfumato.perception import clip
+from sfumato.perception.clip import load_scorer
+from sfumato.ranking import Score, rank
 
 SIDE = 32
 MASK = np.zeros((SIDE, SIDE), np.uint8)
@@ -237,6 +239,6 @@ def test_names_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ResourceError) as extra:
         load_scorer("open_clip:ViT-B-16/openai")
     assert extra.value.code == "extra-missing"
-    monkeypatch.setattr(ranking, "EMBEDDED", tmp_path / "absent")
+    monkeypatch.setattr(clip, "EMBEDDED", tmp_path / "absent")
     with pytest.raises(ModelNotFound, match="embedded"):
         load_scorer("embedded")

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from sfumato import Editor, EditRequest
+from sfumato.editing.preparing import read_pictures
 from sfumato.errors import OptionError
-from sfumato.inputs import read_pictures
-from sfumato.sizing import fitted, size_notes
+from sfumato.pictures.sizing import fitted, size_notes
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,25 @@ import pytest
 import torch
 
 from sfumato.errors import OptionError
-from sfumato.noise import CLEAN, Level, NoiseStream, noised
-from sfumato.solvers import FLOW, SCHEDULERS, make_solver, solver_name
+from sfumato.noise.levels import CLEAN, Level, noised
+from sfumato.noise.plan import FLOW_EULER, SOLVERS, find_solver, make_plan
+from sfumato.noise.solvers import Solver
+from sfumato.noise.stream import NoiseStream
 
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ZERO_SNR = {**CONFIG, "rescale_betas_zero_snr": True}
 SHAPE = (1, 2, 3, 3)
-DIFFUSION = [name for name in SCHEDULERS if name != FLOW]
+DIFFUSION = [solver.name for solver in SOLVERS if solver is not FLOW_EULER]
 
 
 def latents(seed: int) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def oracle_output(solver, step, clean, eps):
+def oracle_output(prediction, level, clean, eps):
     """What a perfect model of each prediction type answers."""
-    level = solver.before[step]
     signal, noise = level.signal / level.scale, level.noise / level.scale
-    return {"epsilon": eps, "v_prediction": signal * eps - noise * clean, "sample": clean}[solver.prediction_type]
+    return {"epsilon": eps, "v_prediction": signal * eps - noise * clean, "sample": clean}[prediction.value]
 
 
 OVERRIDES = [
@@ -42,18 +43,19 @@ OVERRIDES = [
 def test_every_step_lands_on_the_planned_level(name, config, steps, overrides):
     """A perfect model keeps x = signal z0 + noise eps, with the same z0 and eps, through every step."""
     clean, eps = latents(1), latents(2)
-    solver = make_solver(name, config, "v_prediction", steps, overrides=overrides)
-    assert len(solver.timesteps) == steps
-    x = noised(clean, solver.before[0], eps)
-    for i in range(steps):
-        solver.scale_input(x, i)
-        output = oracle_output(solver, i, clean, eps)
-        x, predicted = solver.step(output, i, x, NoiseStream([0], SHAPE[1:]))
-        expected = noised(clean, solver.after[i], eps)
+    plan = make_plan(name, config, "v_prediction", steps, overrides=overrides)
+    solver = Solver(plan)
+    assert len(plan.steps) == steps
+    x = noised(clean, plan.steps[0].before, eps)
+    for step in plan.steps:
+        solver.scale_input(x, step)
+        output = oracle_output(plan.prediction, step.before, clean, eps)
+        x, predicted = solver.step(output, step, x, NoiseStream([0], SHAPE[1:]))
+        expected = noised(clean, step.after, eps)
         # One unit of float32 rounding is of the size of the latents: up to 4096 for euler at zero terminal SNR.
-        tolerance = 2e-4 * max(1, solver.before[i].scale)
-        assert (x - expected).abs().max() < tolerance, f"step {i}"
-        assert (predicted - clean).abs().max() < tolerance, f"step {i}"
+        tolerance = 2e-4 * max(1, step.before.scale)
+        assert (x - expected).abs().max() < tolerance, f"step {step.index}"
+        assert (predicted - clean).abs().max() < tolerance, f"step {step.index}"
         x = expected
 
 
@@ -61,33 +63,36 @@ def test_every_step_lands_on_the_planned_level(name, config, steps, overrides):
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_output_for_is_the_inverse_of_predicted_clean(name, prediction_type):
     clean, x = latents(1), 2 * latents(2)
-    solver = make_solver(name, CONFIG, prediction_type, 10)
+    plan = make_plan(name, CONFIG, prediction_type, 10)
+    solver = Solver(plan)
     for i in (0, 5, 9):
-        output = solver.output_for(clean, i, x)
-        torch.testing.assert_close(solver.predicted_clean(output, i, x), clean, rtol=1e-3, atol=1e-4)
+        output = solver.output_for(clean, plan.steps[i], x)
+        torch.testing.assert_close(solver.predicted_clean(output, plan.steps[i], x), clean, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("name", ["ddim", "euler"])
 def test_predicted_clean_is_the_schedulers_own(name, prediction_type):
     x, output = latents(1), latents(2)
-    solver = make_solver(name, CONFIG, prediction_type, 10, 0.25, overrides={"timestep_spacing": "leading"})
-    solver.scale_input(x, solver.start)
-    theirs = solver.scheduler.step(output, solver.scheduler.timesteps[solver.start], x).pred_original_sample
-    torch.testing.assert_close(solver.predicted_clean(output, solver.start, x), theirs, rtol=1e-4, atol=1e-5)
+    plan = make_plan(name, CONFIG, prediction_type, 10, 0.25, overrides={"timestep_spacing": "leading"})
+    solver, step = Solver(plan), plan.run[0]
+    solver.scale_input(x, step)
+    theirs = solver.scheduler.step(output, solver.scheduler.timesteps[step.index], x).pred_original_sample
+    torch.testing.assert_close(solver.predicted_clean(output, step, x), theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_trailing_ddim_is_diffusers_ddim_where_the_steps_divide_a_thousand(prediction_type):
     """A fixed, imperfect model: the same latents from both after 20 steps."""
-    solver = make_solver("ddim", CONFIG, prediction_type, 20)
+    plan = make_plan("ddim", CONFIG, prediction_type, 20)
+    solver = Solver(plan)
     reference = diffusers.DDIMScheduler(**CONFIG, prediction_type=prediction_type, timestep_spacing="trailing", clip_sample=False)
     reference.set_timesteps(20)
-    assert solver.timesteps == tuple(reference.timesteps.tolist())
+    assert [step.timestep for step in plan.steps] == reference.timesteps.tolist()
     ours = theirs = latents(3)
-    for i, timestep in enumerate(reference.timesteps):
-        solver.scale_input(ours, i)
-        ours, _ = solver.step(torch.tanh(ours), i, ours, NoiseStream([0], SHAPE[1:]))
+    for step, timestep in zip(plan.steps, reference.timesteps, strict=True):
+        solver.scale_input(ours, step)
+        ours, _ = solver.step(torch.tanh(ours), step, ours, NoiseStream([0], SHAPE[1:]))
         theirs = reference.step(torch.tanh(theirs), timestep, theirs).prev_sample
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -95,43 +100,45 @@ def test_trailing_ddim_is_diffusers_ddim_where_the_steps_divide_a_thousand(predi
 @pytest.mark.parametrize("steps", range(1, 101))
 def test_by_default_each_step_ends_where_the_next_begins_and_the_last_ends_clean(steps):
     """diffusers' DDIM breaks this with trailing spacing for 28 or 36 steps, and at 61 it has a timestep of -1."""
-    solver = make_solver("ddim", CONFIG, "epsilon", steps)
-    assert solver.after[:-1] == solver.before[1:]
-    assert solver.after[-1] == CLEAN
-    assert solver.timesteps[0] == 999
-    assert min(solver.timesteps) >= 0
+    plan = make_plan("ddim", CONFIG, "epsilon", steps)
+    assert [step.after for step in plan.steps] == [*(step.before for step in plan.steps[1:]), CLEAN]
+    assert plan.steps[0].timestep == 999
+    assert min(step.timestep for step in plan.steps) >= 0
 
 
 def test_lcm_noises_its_prediction_to_the_next_level_and_ends_clean():
-    solver = make_solver("lcm", CONFIG, "sample", 4)
+    plan = make_plan("lcm", CONFIG, "sample", 4)
+    solver = Solver(plan)
     clean, x = latents(1), latents(2)
-    for i in range(4):
+    for step in plan.steps:
         expected = NoiseStream([5], SHAPE[1:]).draw()
-        solver.scale_input(x, i)
-        x, _ = solver.step(clean, i, x, NoiseStream([5], SHAPE[1:]))
+        solver.scale_input(x, step)
+        x, _ = solver.step(clean, step, x, NoiseStream([5], SHAPE[1:]))
         # The boundary condition of consistency models keeps about 1e-7 of the latents themselves.
-        torch.testing.assert_close(x, noised(clean, solver.after[i], expected if i < 3 else 0 * expected), rtol=1e-4, atol=1e-4)
-    assert solver.after[-1] == CLEAN
+        torch.testing.assert_close(
+            x, noised(clean, step.after, expected if step.index < 3 else 0 * expected), rtol=1e-4, atol=1e-4
+        )
+    assert plan.steps[-1].after == CLEAN
 
 
 def test_start_fraction_counts_whole_steps_of_the_list():
-    assert make_solver("ddim", CONFIG, "epsilon", 50, 0.25).start == 12
-    assert make_solver("ddim", CONFIG, "epsilon", 100, 0.29).start == 29  # 0.29 * 100 < 29 in floating point
-    assert make_solver("ddim", CONFIG, "epsilon", 4, 0.999999999999).start == 3
-    assert make_solver("ddim", CONFIG, "epsilon", 1, 0.25).start == 0
+    assert make_plan("ddim", CONFIG, "epsilon", 50, 0.25).start == 12
+    assert make_plan("ddim", CONFIG, "epsilon", 100, 0.29).start == 29  # 0.29 * 100 < 29 in floating point
+    assert make_plan("ddim", CONFIG, "epsilon", 4, 0.999999999999).start == 3
+    assert make_plan("ddim", CONFIG, "epsilon", 1, 0.25).start == 0
 
 
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_start_sigma_is_the_first_level_that_is_low_enough(name):
-    solver = make_solver(name, CONFIG, "epsilon", 20, start_sigma=3.95)
-    assert solver.before[solver.start].ratio <= 3.95 < solver.before[solver.start - 1].ratio
-    assert make_solver(name, CONFIG, "epsilon", 20, start_sigma=1e9).start == 0
-    assert make_solver(name, CONFIG, "epsilon", 20, start_sigma=1e-9).start == 19
+    plan = make_plan(name, CONFIG, "epsilon", 20, start_sigma=3.95)
+    assert plan.run[0].before.ratio <= 3.95 < plan.steps[plan.start - 1].before.ratio
+    assert make_plan(name, CONFIG, "epsilon", 20, start_sigma=1e9).start == 0
+    assert make_plan(name, CONFIG, "epsilon", 20, start_sigma=1e-9).start == 19
 
 
 def test_start_fraction_of_a_quarter_is_the_papers_noise_level():
-    solver = make_solver("euler", CONFIG, "epsilon", 50, 0.25, overrides={"timestep_spacing": "leading"})
-    assert solver.before[solver.start].ratio == pytest.approx(3.93, abs=0.01)
+    plan = make_plan("euler", CONFIG, "epsilon", 50, 0.25, overrides={"timestep_spacing": "leading"})
+    assert plan.run[0].before.ratio == pytest.approx(3.93, abs=0.01)
 
 
 def test_the_checkpoints_scheduler_configuration_is_respected_but_made_deterministic():
@@ -142,23 +149,23 @@ def test_the_checkpoints_scheduler_configuration_is_respected_but_made_determini
         "use_karras_sigmas": True,
         "skip_prk_steps": True,
     }
-    solver = make_solver("dpm++", config, "epsilon", 10)
+    solver = Solver(make_plan("dpm++", config, "epsilon", 10))
     assert solver.scheduler.config.algorithm_type == "dpmsolver++"
     assert solver.scheduler.config.use_karras_sigmas
     assert config["algorithm_type"] == "sde-dpmsolver++"
 
 
-@pytest.mark.parametrize("name", [*SCHEDULERS.values(), "DDIM", "ddimscheduler", "UniPC"])
+@pytest.mark.parametrize("name", [*(solver.scheduler for solver in SOLVERS), "DDIM", "ddimscheduler", "UniPC"])
 def test_class_names_and_any_case_are_understood(name):
-    assert solver_name(name) in SCHEDULERS
-    assert solver_name("EULERDISCRETESCHEDULER") == "euler"
+    assert find_solver(name) in SOLVERS
+    assert find_solver("EULERDISCRETESCHEDULER").name == "euler"
 
 
 def test_unknown_scheduler_lists_the_names():
     with pytest.raises(OptionError) as error:
-        make_solver("heun", CONFIG, "epsilon", 10)
+        make_plan("heun", CONFIG, "epsilon", 10)
     assert error.value.code == "scheduler-unknown"
-    assert all(name in error.value.message for name in SCHEDULERS)
+    assert all(solver.name in error.value.message for solver in SOLVERS)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +174,7 @@ def test_unknown_scheduler_lists_the_names():
 )
 def test_too_many_steps_are_refused(name, steps, overrides):
     with pytest.raises(OptionError) as error:
-        make_solver(name, CONFIG, "epsilon", steps, overrides=overrides)
+        make_plan(name, CONFIG, "epsilon", steps, overrides=overrides)
     assert error.value.code == "steps-too-many"
 
 

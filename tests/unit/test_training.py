@@ -11,18 +11,19 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sfumato.backbones.base import Conditions
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.backbones.loading import load
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer
-from sfumato.embedded.training import pixel
-from sfumato.embedded.training.autoencoder import grain_loss, outlines
-from sfumato.embedded.training.denoiser import Batches, TextDenoiser, diffusion_loss, make_scheduler, random_timesteps
-from sfumato.embedded.training.latents import load_scene_latents
-from sfumato.embedded.training.ranker import NEGATIVES, Views, contrastive_loss, fits
-from sfumato.embedded.training.scenes import render_shard
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, OTHERS
+from sfumato.training import pixel
+from sfumato.training.autoencoder import grain_loss, outlines
+from sfumato.training.denoiser import Batches, TextDenoiser, diffusion_loss, make_scheduler, random_timesteps
+from sfumato.training.latents import load_scene_latents
+from sfumato.training.ranker import NEGATIVES, Views, contrastive_loss, fits
+from sfumato.training.scenes import render_shard
 
 
 def test_grain_is_the_same_noise_for_every_picture_and_absent_unless_drawn() -> None:
@@ -209,7 +210,7 @@ def test_the_pixel_model_s_patches_are_cells_of_its_network(tmp_path: Path) -> N
     cells = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 1, 4, 5, 2, 3).reshape(2, 48, 16, 16)
     with torch.no_grad():
         answer = unet.half().float()(cells, torch.tensor(300.0)).sample.view(2, 3, 4, 4, 16, 16)
-        given = backbone.predict(x, 300.0, backbone.encode_prompt("", "", (64, 64)), 1.0)
+        given = backbone(x, 300.0, Conditions()).prediction
     expected = answer.permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 64, 64)
     assert expected.std() > 1e-3
     assert (given - expected).abs().max() < 1e-5

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.embedded.training import loop
-from sfumato.embedded.training.loop import Run, save_atomically
-from sfumato.embedded.training.muon import orthogonalised
-from sfumato.embedded.training.workers import spawn
 from sfumato.errors import BackboneError, InputError, OptionError, ResourceError
+from sfumato.training import loop
+from sfumato.training.loop import Run, save_atomically
+from sfumato.training.muon import orthogonalised
+from sfumato.training.workers import spawn
 
 
 def fit(path: Path, minutes: float) -> Run:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sfumato.embedded.training.scenes import CLEARED, WINDOWED, as_edited, load_shard, render_shard, seen
 from sfumato.embedded.world.captions import COLOUR_WORDS, caption, relation, vocabulary
 from sfumato.embedded.world.scene import Scene, Thing, random_scene
 from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.split import LEARNED, unseen
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
+from sfumato.training.scenes import CLEARED, WINDOWED, as_edited, load_shard, render_shard, seen
 
 
 def lone(kind: str = "ball", colour: str = "red", ground: str = "sand") -> Scene:

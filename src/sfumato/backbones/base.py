@@ -1,12 +1,122 @@
-"""What a method may ask of a model, whatever model it is."""
+"""Interface that every model backend implements."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from sfumato.noise.levels import Prediction
 from sfumato.text.limits import TextReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What kind of model it is: what plans, loops and masks need to know of it.
+
+    Args:
+        name: What the user calls it.
+        family: Name of its family.
+        prediction: What the denoiser's output stands for.
+        scheduler_config: Of the checkpoint, in diffusers' keys.
+        latent_channels: Of its latents.
+        factor: Image pixels per latent cell.
+        resolution: Native side in pixels.
+        context: Side of the window that it works in, relative to the longer side of the mask's bounding box.
+        stacks_branches: Whether both branches of guidance fit one batch (their texts have one length).
+        keeps_norm: Whether guidance keeps the length of each token's prediction.
+        device, dtype: Where the denoiser runs, and in which number format.
+    """
+
+    name: str
+    family: str
+    prediction: Prediction
+    scheduler_config: dict[str, Any]
+    latent_channels: int
+    factor: int
+    resolution: int
+    context: float
+    stacks_branches: bool
+    keeps_norm: bool
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Extra(Enum):
+    """Conditions besides text and channels that some denoisers take."""
+
+    TIME_IDS = "time_ids"  # (1|B, 6): sizes and crop, of SDXL
+    GUIDANCE = "guidance"  # (1|B,): the guidance scale that distilled models embed, of FLUX.1-dev
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """One encoded prompt.
+
+    Args:
+        states: (1, tokens, width).
+        pooled: (1, width) where the model has one vector for the whole prompt (SDXL, SD 3, FLUX.1).
+    """
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What one branch of guidance is conditioned on, made once per edit. Tensors lead with 1, or with the batch.
+
+    Args:
+        text: The encoded prompt; None for models that read none.
+        channels: (1|B, k, h, w) concatenated behind the scaled latents (inpainting models).
+        extras: See `Extra`.
+    """
+
+    text: Text | None = None
+    channels: Tensor | None = None
+    extras: Mapping[Extra, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a denoiser says of (B, C, h, w) latents, float32. Guidance acts on `prediction` alone.
+
+    Args:
+        prediction: (B, C, h, w), of the model's prediction type.
+        variance: (B, C, h, w) where the model has learned it.
+        mask: (B, 1, h, w) where the model predicts one.
+    """
+
+    prediction: Tensor
+    variance: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Denoiser(Protocol):
+    """One forward pass: no guidance, no loop."""
+
+    @property
+    def traits(self) -> Traits:
+        """What kind of model it is."""
+
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """Denoise (B, C, h, w) latents of one timestep. Runs in the model's dtype, answers in float32."""
+
+
+def expand(conditions: Conditions, count: int) -> Conditions:
+    """The same conditions for a batch of `count`; tensors that lead with the batch already stay."""
+
+    def grown(tensor: Tensor) -> Tensor:
+        return tensor if len(tensor) == count else tensor.repeat_interleave(count, 0)
+
+    text = conditions.text
+    return Conditions(
+        text=text and Text(states=grown(text.states), pooled=None if text.pooled is None else grown(text.pooled)),
+        channels=None if conditions.channels is None else grown(conditions.channels),
+        extras={name: grown(tensor) for name, tensor in conditions.extras.items()},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +146,15 @@ class Backbone(Protocol):
     factor: int  # image pixels per latent cell
     resolution: int  # native side in pixels
     context: float  # side of the window that it works in, in longer sides of the mask's bounding box
-    prediction_type: str  # "epsilon", "v_prediction", "sample" or "flow"
+    prediction_type: Prediction
     scheduler_config: dict[str, Any]  # of the checkpoint, in diffusers' keys
     guidance_embedding: bool  # whether it is told a guidance: conditioning.extra["guidance"], (2,)
     notes: list[str]  # what the user should know of how it was loaded and runs
     vae: Any  # the autoencoder, for background reconstruction: encode(), decode(), decoder.conv_out
+
+    @property
+    def traits(self) -> Traits:
+        """What kind of model it is."""
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f): the posterior's mean, or a sample given a generator."""
@@ -66,9 +180,5 @@ class Backbone(Protocol):
     def known_words(self) -> list[str]:
         """The whole vocabulary of a model with a closed one; empty otherwise."""
 
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """The model's output (its own prediction type) for (B, C, h, w) latents at one training timestep.
-
-        With guidance_scale != 1 both branches run: out = uncond + scale * (cond - uncond). Of a pixel model that has learned its
-        variance, (B, 2C, h, w): the variance's channels last. Runs in `self.dtype`, returns float32.
-        """
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`."""

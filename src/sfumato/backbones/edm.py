@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditioning
+from sfumato.backbones.base import Conditions, Output
 from sfumato.backbones.prediction import check_prediction
 from sfumato.backbones.stable_diffusion import StableDiffusion
 from sfumato.errors import Unsupported
@@ -93,11 +93,11 @@ class EDMStableDiffusion(StableDiffusion):
         self.noise_levels = Schedule.from_config(parts["scheduler_config"], parts["name"])
         super().__init__(text, **parts | {"scheduler_config": self.noise_levels.config()})
 
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`: EDM's D. The network is shown c_in x and told log(sigma) / 4."""
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`: EDM's D. The network's input is c_in x and log(sigma) / 4."""
         levels = self.noise_levels
         sigma = float(levels.sigma(timestep))
         spread = math.hypot(sigma, levels.data)
-        x = latents.to(self.device) * math.hypot(1.0, sigma)
-        output = super().predict(x / spread, math.log(sigma) / 4, conditioning, guidance_scale)
-        return (levels.data / spread) ** 2 * x + levels.sign * sigma * levels.data / spread * output
+        x = x.to(self.device) * math.hypot(1.0, sigma)
+        output = super().__call__(x / spread, math.log(sigma) / 4, given).prediction
+        return Output((levels.data / spread) ** 2 * x + levels.sign * sigma * levels.data / spread * output)

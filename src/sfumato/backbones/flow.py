@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from sfumato.backbones.base import Conditioning
-from sfumato.backbones.latent import LatentModel, freeze, guided
+from sfumato.backbones.base import Conditions, Extra, Output, expand
+from sfumato.backbones.latent import LatentModel, freeze
+from sfumato.backbones.packing import PATCH
 from sfumato.errors import Unsupported
 
 NATIVE_CELLS = 128  # latent cells a side of the pictures that all of them were trained for: 1024 pixels
-PATCH = 2  # side in latent cells of what becomes one token
 
 
 class FlowTransformer(LatentModel):
@@ -33,6 +32,7 @@ class FlowTransformer(LatentModel):
     """
 
     family_name: str
+    stacks_branches = False  # texts differ in length
     packed = True  # whether tokens are made outside the transformer
 
     def __init__(self, pipe: Any, name: str) -> None:
@@ -60,21 +60,14 @@ class FlowTransformer(LatentModel):
         self.resolution = self.factor * NATIVE_CELLS
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`. The branches run one after the other: their texts differ in length."""
-        x = latents.to(self.device, self.dtype)
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`."""
         sigma = torch.full((len(x),), timestep / 1000, dtype=torch.float32, device=self.device)
-        conditional = self._velocity(x, sigma, conditioning, 1).float()
-        if guidance_scale == 1.0:
-            return conditional
-        return self._guided(conditional, self._velocity(x, sigma, conditioning, 0).float(), guidance_scale)
+        return Output(self._velocity(x.to(self.device, self.dtype), sigma, expand(given, len(x))).float())
 
     @abstractmethod
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        """eps - z0 for (B, C, h, w) latents at levels `sigma` (B,), told the text of one branch: 0 negative, 1 prompt."""
-
-    def _guided(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-        return guided(conditional, unconditional, scale)
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
+        """eps - z0 for (B, C, h, w) latents at levels `sigma` (B,)."""
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
         """See `Backbone.schedule`: schedulers that shift with the size are told the shift that diffusers' pipelines compute."""
@@ -91,29 +84,10 @@ class FlowTransformer(LatentModel):
         low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         return float(low + (high - low) * (tokens - few) / (many - few))
 
-    def _guidance(self, conditioning: Conditioning, count: int) -> Tensor | None:
-        told = conditioning.extra.get("guidance")
-        return None if told is None or not self.guidance_embedding else told[:1].expand(count)
-
-
-def pack(latents: Tensor) -> Tensor:
-    """(B, C, h, w) to tokens (B, h/2 w/2, 4 C), channels of a token in the order channel, row, column."""
-    return F.pixel_unshuffle(latents, PATCH).flatten(2).transpose(1, 2)
-
-
-def unpack(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """The inverse of `pack`; `size` is the latents' (h, w)."""
-    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (size[0] // PATCH, size[1] // PATCH)), PATCH)
+    def _guidance(self, given: Conditions) -> Tensor | None:
+        return given.extras.get(Extra.GUIDANCE) if self.guidance_embedding else None
 
 
 def pad(texts: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Texts (tokens, width) of different lengths as one tensor (n, most tokens, width), and their lengths (n,)."""
     return torch.nn.utils.rnn.pad_sequence(texts, batch_first=True), torch.tensor([len(text) for text in texts])
-
-
-def text_of(conditioning: Conditioning, branch: int, count: int) -> Tensor:
-    """One branch's text states for a batch, (count, tokens, width), without padding."""
-    states = conditioning.states[branch : branch + 1]
-    if "lengths" in conditioning.extra:
-        states = states[:, : int(conditioning.extra["lengths"][branch])]
-    return states.expand(count, -1, -1)

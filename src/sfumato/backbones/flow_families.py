@@ -7,12 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Conditioning
-from sfumato.backbones.flow import PATCH, FlowTransformer, pack, pad, text_of, unpack
-from sfumato.backbones.latent import guided
+from sfumato.backbones.base import Conditioning, Conditions, Text
+from sfumato.backbones.flow import FlowTransformer, pad
+from sfumato.backbones.packing import PATCH, pack, unpack
 from sfumato.text.limits import TextReader
 
 TOKENS, T5_TOKENS_SD3 = 512, 256  # of a prompt, that diffusers' pipelines encode unless told otherwise
+
+
+def text_of(given: Conditions) -> Text:
+    """The prompt, which these models cannot do without."""
+    assert given.text is not None
+    return given.text
 
 
 class StableDiffusion3(FlowTransformer):
@@ -38,12 +44,12 @@ class StableDiffusion3(FlowTransformer):
         clip = TextReader("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length)
         return [clip] if self._pipe.text_encoder_3 is None else [clip, TextReader("T5", self._pipe.tokenizer_3, T5_TOKENS_SD3)]
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         velocity: Tensor = self.transformer(
             hidden_states=x,
             timestep=1000 * sigma,
-            encoder_hidden_states=text_of(conditioning, branch, len(x)),
-            pooled_projections=conditioning.extra["pooled"][branch : branch + 1].expand(len(x), -1),
+            encoder_hidden_states=text_of(given).states,
+            pooled_projections=text_of(given).pooled,
             return_dict=False,
         )[0]
         return velocity
@@ -66,15 +72,15 @@ class Flux(FlowTransformer):
         clip = TextReader("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length)
         return [clip, TextReader("T5", self._pipe.tokenizer_2, TOKENS)]
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        text = text_of(conditioning, branch, len(x))
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
+        text = text_of(given).states
         height, width = x.shape[-2] // PATCH, x.shape[-1] // PATCH
         places = torch.cartesian_prod(torch.zeros(1), torch.arange(height).float(), torch.arange(width).float())
         tokens = self.transformer(
             hidden_states=pack(x),
             timestep=sigma.to(x.dtype),
-            guidance=self._guidance(conditioning, len(x)),
-            pooled_projections=conditioning.extra["pooled"][branch : branch + 1].expand(len(x), -1),
+            guidance=self._guidance(given),
+            pooled_projections=text_of(given).pooled,
             encoder_hidden_states=text,
             txt_ids=torch.zeros(text.shape[1], 3, device=x.device, dtype=x.dtype),
             img_ids=places.to(x),
@@ -98,8 +104,8 @@ class Flux2Klein(FlowTransformer):
         """See `Backbone.text_readers`."""
         return [TextReader("Qwen3", self._pipe.tokenizer, TOKENS, _chat(self._pipe.tokenizer, enable_thinking=False))]
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        text = text_of(conditioning, branch, len(x))
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
+        text = text_of(given).states
         one, height, width = torch.arange(1), torch.arange(x.shape[-2] // PATCH), torch.arange(x.shape[-1] // PATCH)
         tokens = self.transformer(
             hidden_states=pack(x),
@@ -149,8 +155,8 @@ class ZImage(FlowTransformer):
         """See `Backbone.text_readers`."""
         return [TextReader("Qwen3", self._pipe.tokenizer, TOKENS, _chat(self._pipe.tokenizer, enable_thinking=True))]
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
-        texts = list(text_of(conditioning, branch, len(x)))
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
+        texts = list(text_of(given).states)
         answers = self.transformer(list(x.unsqueeze(2)), 1 - sigma, texts, return_dict=False)[0]
         return -torch.stack(list(answers)).squeeze(2)
 
@@ -158,7 +164,7 @@ class ZImage(FlowTransformer):
 class QwenImage(FlowTransformer):
     """Qwen-Image: Qwen2.5-VL reads the prompt; a video autoencoder; guidance keeps the length of each token's velocity."""
 
-    family_name = "qwen-image"
+    family_name, keeps_norm = "qwen-image", True
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
@@ -172,23 +178,18 @@ class QwenImage(FlowTransformer):
         length = self._pipe.tokenizer_max_length + self._pipe.prompt_template_encode_start_idx
         return [TextReader("Qwen2.5-VL", self._pipe.tokenizer, length, self._pipe.prompt_template_encode.format)]
 
-    def _velocity(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, branch: int) -> Tensor:
+    def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         shape = (1, x.shape[-2] // PATCH, x.shape[-1] // PATCH)
         tokens = self.transformer(
             hidden_states=pack(x),
             timestep=sigma.to(x.dtype),
-            guidance=self._guidance(conditioning, len(x)),
-            encoder_hidden_states=text_of(conditioning, branch, len(x)),
+            guidance=self._guidance(given),
+            encoder_hidden_states=text_of(given).states,
             encoder_hidden_states_mask=None,
             img_shapes=[[shape]] * len(x),
             return_dict=False,
         )[0]
         return unpack(tokens, (x.shape[-2], x.shape[-1]))
-
-    def _guided(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-        combined, size = pack(guided(conditional, unconditional, scale)), (conditional.shape[-2], conditional.shape[-1])
-        wanted = pack(conditional).norm(dim=-1, keepdim=True)
-        return unpack(combined * (wanted / combined.norm(dim=-1, keepdim=True)), size)
 
     def unscale(self, latents: Tensor) -> Tensor:
         """See `Backbone.unscale`: (B, C, h, w) to a video of one frame, (B, C, 1, h, w)."""

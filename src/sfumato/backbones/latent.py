@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditioning
+from sfumato.backbones.base import Conditioning, Conditions, Output, Traits
 from sfumato.backbones.finite import check_decoded, check_latents, is_finite
 from sfumato.backbones.prediction import PREDICTIONS, check_prediction
 from sfumato.errors import Unsupported
 from sfumato.masks.window import CONTEXT
+from sfumato.noise.levels import Prediction
 from sfumato.text.limits import TextReader
 
 
@@ -41,6 +42,9 @@ class LatentModel(ABC):
     context = CONTEXT
 
     guidance_embedding = False
+    stacks_branches = True
+    keeps_norm = False
+    resolution: int
 
     def __init__(
         self, *, name: str, family: str, vae: Any, scheduler_config: dict[str, Any], device: torch.device, dtype: torch.dtype
@@ -50,7 +54,7 @@ class LatentModel(ABC):
         self.vae = freeze(copy.deepcopy(vae).float() if overflows else vae)
         self.scheduler_config = dict(scheduler_config)
         said = scheduler_config.get("prediction_type") or "epsilon"
-        self.prediction_type = check_prediction(said, f"The scheduler of '{name}'", (*PREDICTIONS, "flow"))
+        self.prediction_type = Prediction(check_prediction(said, f"The scheduler of '{name}'", (*PREDICTIONS, "flow")))
         self.notes: list[str] = []
         self.latent_channels = int(getattr(vae.config, "latent_channels", None) or vae.config.z_dim)
         halvings = getattr(vae.config, "temperal_downsample", None) or vae.config.block_out_channels[1:]
@@ -123,9 +127,27 @@ class LatentModel(ABC):
     def _from_vae(self, pixels: Tensor) -> Tensor:
         return pixels
 
+    @property
+    def traits(self) -> Traits:
+        """What kind of model it is."""
+        return Traits(
+            name=self.name,
+            family=self.family,
+            prediction=self.prediction_type,
+            scheduler_config=self.scheduler_config,
+            latent_channels=self.latent_channels,
+            factor=self.factor,
+            resolution=self.resolution,
+            context=self.context,
+            stacks_branches=self.stacks_branches,
+            keeps_norm=self.keeps_norm,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
     @abstractmethod
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`."""
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`."""
 
     @abstractmethod
     def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
@@ -181,8 +203,3 @@ def freeze(module: Any) -> Any:
 def _is_flat(module: Any) -> bool:
     """Whether no weight is of a three-dimensional convolution, for which channels-last means something else."""
     return all(parameter.ndim <= 4 for parameter in module.parameters())
-
-
-def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion)."""
-    return unconditional + scale * (conditional - unconditional)

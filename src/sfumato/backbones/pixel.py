@@ -13,12 +13,13 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Conditioning
+from sfumato.backbones.base import Conditioning, Conditions, Output, Traits
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.guided_diffusion import Architecture, to_diffusers
 from sfumato.backbones.latent import freeze
 from sfumato.backbones.prediction import check_prediction, check_schedule
 from sfumato.masks.window import CONTEXT
+from sfumato.noise.levels import Prediction
 from sfumato.text.limits import TextReader
 
 
@@ -42,7 +43,7 @@ class PixelDiffusion:
         self.unet = freeze(unet)
         self.scheduler_config = dict(scheduler_config)
         said = scheduler_config.get("prediction_type") or "epsilon"
-        self.prediction_type = check_prediction(said, f"The scheduler of '{name}'")
+        self.prediction_type = Prediction(check_prediction(said, f"The scheduler of '{name}'"))
         self.notes: list[str] = []
         side = unet.config.sample_size
         self.patch = math.isqrt(unet.config.in_channels // 3)
@@ -96,11 +97,31 @@ class PixelDiffusion:
         """None: see `encode_prompt`."""
         return []
 
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`. Differentiable, where gradients are enabled; conditioning and guidance play no part."""
-        x = F.pixel_unshuffle(latents.to(self.device, self.dtype), self.patch).contiguous(memory_format=torch.channels_last)
+    @property
+    def traits(self) -> Traits:
+        """What kind of model it is."""
+        return Traits(
+            name=self.name,
+            family=self.family,
+            prediction=self.prediction_type,
+            scheduler_config=self.scheduler_config,
+            latent_channels=self.latent_channels,
+            factor=self.factor,
+            resolution=self.resolution,
+            context=self.context,
+            stacks_branches=True,
+            keeps_norm=False,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`. Differentiable, where gradients are enabled; the conditions play no part."""
+        x = F.pixel_unshuffle(x.to(self.device, self.dtype), self.patch).contiguous(memory_format=torch.channels_last)
         output = self.unet(x, torch.tensor(timestep, dtype=torch.float32, device=self.device)).sample
-        return F.pixel_shuffle(output.float(), self.patch)
+        output = F.pixel_shuffle(output.float(), self.patch)
+        colours = self.latent_channels
+        return Output(output[:, :colours], output[:, colours:] if output.shape[1] > colours else None)
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
         """See `Backbone.schedule`."""

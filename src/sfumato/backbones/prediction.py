@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from sfumato.backbones.headers import Header
 from sfumato.errors import OptionError, Unsupported
+from sfumato.noise.levels import Prediction
 
 if TYPE_CHECKING:
     from sfumato.backbones.base import Backbone
 
 Model = TypeVar("Model", bound="Backbone")
-Prediction = Literal["epsilon", "v_prediction", "sample"]
-PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+PredictionName = Literal["epsilon", "v_prediction", "sample"]
+PREDICTIONS: tuple[str, ...] = get_args(PredictionName)
 OPTION = "--prediction-type epsilon, v_prediction or sample"
 _SPELLINGS = {"eps": "epsilon", "v": "v_prediction", "vprediction": "v_prediction", "vpred": "v_prediction", "x0": "sample"}
 _METADATA = ("modelspec.prediction_type", "modelspec.predict_key", "prediction_type")
@@ -176,7 +177,7 @@ def apply_marks(model: Any, marks: Marks, given: str | None) -> None:
         given: The prediction type that the user gave, which decides about zero terminal SNR: see `reading`.
     """
     if marks.prediction_type is not None:
-        model.prediction_type = marks.prediction_type
+        model.prediction_type = Prediction(marks.prediction_type)
         model.scheduler_config["prediction_type"] = marks.prediction_type
     if marks.zero_snr and (given or model.prediction_type) == "epsilon":
         model.notes.append(f"'{model.name}' is marked as having zero terminal SNR, which predicted noise rules out: left out.")
@@ -203,12 +204,12 @@ def reading(model: Model, prediction_type: str | None) -> Model:
     if prediction_type == model.prediction_type:
         return model
     config: Mapping[str, Any] = model.scheduler_config | {"prediction_type": prediction_type}
-    note = f"'{model.name}' is read as predicting {prediction_type}, as asked; it says {model.prediction_type} itself."
+    note = f"'{model.name}' is read as predicting {prediction_type}, as asked; it says {model.prediction_type.value} itself."
     if prediction_type == "epsilon" and config.get("rescale_betas_zero_snr"):
         config = {**config, "rescale_betas_zero_snr": False}
         note += " Its zero terminal SNR is left out, which predicted noise rules out."
     other = copy.copy(model)
-    other.prediction_type, other.scheduler_config = prediction_type, dict(config)
+    other.prediction_type, other.scheduler_config = Prediction(prediction_type), dict(config)
     other.notes = [*model.notes, note]
     return other
 

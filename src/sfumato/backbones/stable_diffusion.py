@@ -5,25 +5,21 @@ The networks are diffusers' and transformers' own; this module only says how the
 
 import functools
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from sfumato.backbones.base import Conditioning
+from sfumato.backbones.base import Conditioning, Conditions, Output, expand
 from sfumato.backbones.checkpoints import unet_family
-from sfumato.backbones.latent import LatentModel, freeze, guided
+from sfumato.backbones.latent import LatentModel, freeze
 from sfumato.backbones.single_file import TASKS, TEXT_TO_IMAGE
 from sfumato.errors import Unsupported
 from sfumato.text.chunks import Embedding
 from sfumato.text.clip import Encoder, Parts, encode_pair
 from sfumato.text.grammar import Span, words
-
-LONG_PRODUCT = 256  # of 576 numbers they were seen to differ, of 192 never
 
 
 class LatentUNet(LatentModel):
@@ -46,46 +42,27 @@ class LatentUNet(LatentModel):
             raise Unsupported(f"'{name}' was trained for {task}; {TEXT_TO_IMAGE}.")
         super().__init__(name=name, family=family, vae=vae, scheduler_config=scheduler_config, device=device, dtype=unet.dtype)
         self.unet = freeze(unet)
-        self._batch_rounds = device.type == "cpu" and unet.dtype != torch.float32
         side = unet.config.sample_size
         self.resolution = self.factor * (side if isinstance(side, int) else min(side))
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, timestep: float, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See `Backbone.predict`. Both branches run in one batch of 2B.
-
-        With guidance_scale 1 the unconditional branch cancels and only the conditional one runs.
-        """
-        both = guidance_scale != 1.0
-        branches = slice(0, 2) if both else slice(1, 2)
-        count = len(latents)
-        x = latents.to(self.device, self.dtype).repeat(2 if both else 1, 1, 1, 1)
-        extra = {key: value[branches].repeat_interleave(count, 0) for key, value in conditioning.extra.items()}
-        with _OneSampleAtATime() if self._batch_rounds else nullcontext():
-            output = self.unet(
-                x.contiguous(memory_format=torch.channels_last),
-                torch.tensor(timestep, dtype=torch.float32, device=self.device),
-                encoder_hidden_states=conditioning.states[branches].repeat_interleave(count, 0),
-                added_cond_kwargs=extra or None,
-            ).sample.float()
-        if not both:
-            return cast(Tensor, output)
-        unconditional, conditional = output.chunk(2)
-        return guided(conditional, unconditional, guidance_scale)
-
-
-class _OneSampleAtATime(TorchFunctionMode):
-    """Long linear layers take the samples of a batch one by one while this lasts: a picture must not depend on those beside it.
-
-    Some CPUs add up long products in half precision as the size of the batch suits. Acts in this thread alone and on no module:
-    layers may be the user's own, and in use by other threads.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        given = kwargs or {}
-        if func is torch.nn.functional.linear and len(args) > 1 and args[1].shape[-1] > LONG_PRODUCT and len(args[0]) > 1:
-            return torch.cat([func(one, *args[1:], **given) for one in args[0].split(1)])
-        return func(*args, **given)
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`."""
+        given = expand(given, len(x))
+        assert given.text is not None
+        x = x.to(self.device, self.dtype)
+        if given.channels is not None:
+            x = torch.cat([x, given.channels.to(x)], dim=1)
+        added = {name.value: tensor for name, tensor in given.extras.items()}
+        if given.text.pooled is not None:
+            added["text_embeds"] = given.text.pooled
+        prediction = self.unet(
+            x.contiguous(memory_format=torch.channels_last),
+            torch.tensor(timestep, dtype=torch.float32, device=self.device),
+            encoder_hidden_states=given.text.states,
+            added_cond_kwargs=added or None,
+        ).sample
+        return Output(prediction.float())
 
 
 class StableDiffusion(LatentUNet):

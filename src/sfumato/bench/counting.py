@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from sfumato.backbones.base import Backbone
+from sfumato.accel.counter import CallCounter
+from sfumato.editor import Editor
 
 MEBIBYTE = 2**20
 
@@ -33,29 +33,22 @@ class Cost:
 
 
 @contextmanager
-def costs(backbone: Backbone) -> Iterator[Cost]:
-    """Count what happens in the block. The backbone is as it was afterwards, also after an error."""
-    cost, predict = Cost(), backbone.predict
-
-    def counted(*arguments: Any, **options: Any) -> torch.Tensor:
-        cost.model_calls += 1
-        return predict(*arguments, **options)
-
-    had_own = "predict" in vars(backbone)
-    _forget_peak(backbone.device)
+def costs(editor: Editor) -> Iterator[Cost]:
+    """Count what happens in the block. The editor is as it was afterwards, also after an error."""
+    cost, counter = Cost(), CallCounter()
+    device, before = editor.backbone.device, editor.accelerators
+    _forget_peak(device)
     start, start_cpu = time.perf_counter(), time.process_time()
-    vars(backbone)["predict"] = counted
+    editor.accelerators = (*before, counter)
     try:
         yield cost
     finally:
-        if had_own:
-            vars(backbone)["predict"] = predict
-        else:
-            del vars(backbone)["predict"]
-        if backbone.device.type == "cuda":
-            torch.cuda.synchronize(backbone.device)
+        editor.accelerators = before
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        cost.model_calls = counter.calls
         cost.seconds, cost.cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-        cost.peak_memory_mb = _peak(backbone.device) / MEBIBYTE
+        cost.peak_memory_mb = _peak(device) / MEBIBYTE
 
 
 def _forget_peak(device: torch.device) -> None:

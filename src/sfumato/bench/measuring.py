@@ -16,7 +16,7 @@ from sfumato.metrics.fidelity import greatest_error, psnr
 from sfumato.metrics.precision import Reader, read_predictions, right
 from sfumato.metrics.seam import grain_ratio, seam_elsewhere, seam_ratio
 from sfumato.metrics.text_match import text_match
-from sfumato.ranking import Scorer, load_scorer
+from sfumato.perception.clip import Scorer, load_scorer
 
 Values = dict[str, float | None]
 Picture = NDArray[np.uint8]

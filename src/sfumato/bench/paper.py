@@ -26,7 +26,7 @@ from sfumato.masks.reading import Mask
 from sfumato.masks.window import bounding_box
 from sfumato.metrics.diversity import Distance, best_distance, pairwise
 from sfumato.metrics.text_match import text_match
-from sfumato.ranking import Scorer, load_scorer
+from sfumato.perception.clip import Scorer, load_scorer
 
 CLASSIFIER = "google/efficientnet-b7"
 PAPER_CLIP = "openai/clip-vit-base-patch16"

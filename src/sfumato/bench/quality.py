@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfumato import ranking
 from sfumato.errors import ModelNotFound, ResourceError
 from sfumato.metrics.diversity import Distance, PublishedLPIPS
 from sfumato.metrics.text_match import text_match
+from sfumato.perception import clip
 
 CLIP = "openai/clip-vit-large-patch14"
 AESTHETIC = "sa_0_4_vit_l_14_linear.pth"
@@ -57,28 +57,28 @@ def load_lpips() -> Distance:
     return PublishedLPIPS("squeeze")
 
 
-def load_clip() -> ranking.Scorer:
+def load_clip() -> clip.Scorer:
     """CLIP ViT-L/14.
 
     Raises:
         ModelNotFound: model-not-cached.
     """
-    return ranking.load_scorer(CLIP)
+    return clip.load_scorer(CLIP)
 
 
-def clip_score(scorer: ranking.Scorer, picture: Picture, prompt: str) -> float:
+def clip_score(scorer: clip.Scorer, picture: Picture, prompt: str) -> float:
     """100 times the cosine of the whole picture and the prompt, at least 0."""
     return 100 * max(0.0, text_match(scorer, [picture], np.ones(picture.shape[:2], bool), prompt)[0])
 
 
-def r_precision(scorer: ranking.Scorer, picture: Picture, prompt: str, others: Sequence[str]) -> float:
+def r_precision(scorer: clip.Scorer, picture: Picture, prompt: str, others: Sequence[str]) -> float:
     """1 if the picture fits its own prompt better than all others, else 0."""
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
     texts = scorer.embed_text([prompt, *(other for other in others if other != prompt)])
     return float((scorer.embed_images(pixels) @ texts.T)[0].argmax() == 0)
 
 
-def load_aesthetic(scorer: ranking.Scorer | None, data: Path) -> Measure:
+def load_aesthetic(scorer: clip.Scorer | None, data: Path) -> Measure:
     """LAION's linear head on the unit CLIP ViT-L/14 vector of the picture.
 
     Raises:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.errors import OptionError
-from sfumato.images import read
 from sfumato.masks.reading import Mask
+from sfumato.pictures.reading import read
 
 
 def invalid(path: Path, what: str) -> OptionError:

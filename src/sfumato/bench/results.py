@@ -13,7 +13,7 @@ from sfumato.bench.machine import machine, versions
 from sfumato.bench.runner import RUN, Plan
 from sfumato.bench.summary import compare, tidy
 from sfumato.bench.variants import Variant
-from sfumato.saving import write_text
+from sfumato.pictures.writing import write_text
 
 RESULTS, REPORT = "results.json", "report.html"
 

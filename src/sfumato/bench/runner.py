@@ -21,7 +21,7 @@ from sfumato.bench.variants import Variant, check_distinct
 from sfumato.editor import Editor
 from sfumato.errors import OptionError, ResourceError
 from sfumato.masks.feather import soft_edge
-from sfumato.saving import write, write_text
+from sfumato.pictures.writing import write, write_text
 
 RUN, ITEMS = "run.json", "items"
 SHOWN = 4  # predictions kept as pictures, best first
@@ -133,7 +133,7 @@ def _one(
 ) -> dict[str, Any]:
     """Make, measure and keep one edit; the record is written last."""
     seed, n = seed_and_n
-    with costs(editor.backbone) as cost:
+    with costs(editor) as cost:
         result = _edit(editor, example, variant, seed=seed, n=n)
     # the same prediction once more, as it was before the user's own pixels were put back
     bare = {"n": 1, "seed": result.seeds[0], "keep_unmasked": False, "rank": "none"}

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.embedded.judge import NOTHING
+from sfumato.embedded.world.drawing import STYLES, draw, stroke
 from sfumato.embedded.world.scene import Scene, random_scene
 from sfumato.embedded.world.split import LEARNED, unseen
 from sfumato.embedded.world.surfaces import COLOURS
 from sfumato.errors import OptionError
-from sfumato.masks.drawing import STYLES, draw, stroke
 from sfumato.masks.reading import Mask
 
 SEED = 104_729  # of the benchmark's scenes; nothing is trained on them

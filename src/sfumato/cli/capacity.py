@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.errors import OptionError
-from sfumato.images import Picture
-from sfumato.saving import Format
+from sfumato.pictures.reading import Picture
+from sfumato.pictures.writing import Format
 
 # Pixels of a side. WebP counts with 14 bits (its container specification), GIF with 16, and libjpeg stops at JPEG_MAX_DIMENSION.
 LONGEST = {"WEBP": 16_383, "JPEG": 65_500, "GIF": 65_535}

@@ -12,7 +12,7 @@ from sfumato.cli.destination import only_folder
 from sfumato.cli.edit import Settings, describe, perform
 from sfumato.cli.staging import staged
 from sfumato.errors import ResourceError
-from sfumato.images import write
+from sfumato.pictures.reading import write
 from sfumato.request import EditRequest
 
 PREDICTIONS = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sfumato.errors import OptionError
-from sfumato.saving import SUFFIXES, Format
+from sfumato.pictures.writing import SUFFIXES, Format
 
 STANDARD = Path("-")  # standard input or output
 OTHER_PICTURES = (

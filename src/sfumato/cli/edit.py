@@ -22,9 +22,9 @@ from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_b
 from sfumato.cli.staging import check_space, staged
 from sfumato.cli.standard_input import PICTURES, piped
 from sfumato.errors import OptionError
-from sfumato.images import MAX_PIXELS, restore, write
+from sfumato.pictures.reading import MAX_PIXELS, restore, write
+from sfumato.pictures.writing import SUFFIXES, Format
 from sfumato.request import EditRequest, EditResult
-from sfumato.saving import SUFFIXES, Format
 
 FORMATS = "|".join(get_args(FormatName))
 DTYPES = "float32|bfloat16|float16"
@@ -94,7 +94,7 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
 
 def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image]:
     """Read the pictures of a request once, so that what is wrong with them is said at once; what is left is a tile."""
-    from sfumato.inputs import read_pictures  # loads torch: after the options are understood
+    from sfumato.editing.preparing import read_pictures  # loads torch: after the options are understood
 
     picture, _, _ = read_pictures(request, settings.max_pixels)
     return Canvas.of(picture), tile(restore(picture.rgb, picture), tile_size(picture.size))

@@ -9,10 +9,18 @@ import typer
 
 def show_methods(as_json: bool) -> None:
     """Print the registry's cards."""
-    from sfumato.methods.registry import CARDS
+    from sfumato.backbones.families import able
+    from sfumato.methods.registry import CARDS, fields_of
 
-    fields = ("name", "kind", "title", "paper", "needs", "options", "presets")
-    rows = [{name: _plain(getattr(card, name)) for name in fields} for card in CARDS]
+    rows = [
+        {
+            **{name: getattr(card, name) for name in ("name", "kind", "title", "paper")},
+            "needs": able(card.needs),
+            "options": list(fields_of(card)),
+            "presets": list(card.load().PRESETS),
+        }
+        for card in CARDS
+    ]
     show(rows, as_json)
 
 
@@ -38,7 +46,3 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             typer.echo(f"  {name:8} {', '.join(value) if isinstance(value, list) else value}")
     if not rows:
         typer.echo("none")
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple | dict) else value

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from sfumato.progress import Meter
+from sfumato.editing.progress import Meter
 
 if TYPE_CHECKING:
-    from sfumato.progress import Progress as EditProgress
+    from sfumato.editing.progress import Progress as EditProgress
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from sfumato.cli.destination import STANDARD, destination
 from sfumato.cli.edit import Settings, make
 from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
+from sfumato.editing.stored import Stored, from_text, request_of
 from sfumato.errors import ImageError, OptionError
-from sfumato.images import MAX_PIXELS, Picture, read, read_metadata, write
 from sfumato.pictures.metadata import Metadata
+from sfumato.pictures.reading import MAX_PIXELS, Picture, read, read_metadata, write
+from sfumato.pictures.sizing import fitted
+from sfumato.pictures.writing import METADATA_KEY
 from sfumato.request import EditRequest
-from sfumato.saving import METADATA_KEY
-from sfumato.sizing import fitted
-from sfumato.stored import Stored, from_text, request_of
 
 SOURCES = ("image", "mask", "scribble")
 
@@ -101,7 +101,7 @@ def _batches(request: EditRequest, seed: int) -> Iterator[dict[str, int]]:
 
 
 def _check_sources(request: EditRequest, facts: dict[str, object]) -> None:
-    from sfumato.inputs import sha256
+    from sfumato.editing.preparing import sha256
 
     for name in SOURCES:
         path, known = getattr(request, name), facts.get(f"{name}_sha256")
@@ -150,7 +150,7 @@ def _as_then(stored: Stored, request: EditRequest, file: Path, max_pixels: int) 
         stored: The record.
         request: In it, with sources that are there.
         file: For the messages.
-        max_pixels: As for `sfumato.images.read`, whose errors are raised here too.
+        max_pixels: As for `sfumato.pictures.reading.read`, whose errors are raised here too.
 
     Raises:
         OptionError: replay-version: the picture was squeezed to a size of another aspect ratio, which is fitted today.

@@ -60,29 +60,29 @@ def run(part: str, settings: Settings) -> None:
     _check(part, settings)
     workers = settings.workers or (1 if settings.device != "cpu" else os.cpu_count() or 1)
     if part == "world":
-        from sfumato.embedded.training.denoiser import SIZES as SHAPES
-        from sfumato.embedded.training.scenes import render, render_shard
+        from sfumato.training.denoiser import SIZES as SHAPES
+        from sfumato.training.scenes import render, render_shard
 
         size = SHAPES[settings.size].image
         render(render_shard, settings.folder / "scenes", settings.shards, settings.held_out, size, workers, typer.echo)
         return
     if part == "judge":
-        from sfumato.embedded.training.pairs import render_pairs
-        from sfumato.embedded.training.scenes import render
+        from sfumato.training.pairs import render_pairs
+        from sfumato.training.scenes import render
 
         render(render_pairs, settings.folder / "pairs", JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE, workers, typer.echo)
     if part == "ranker":
         from functools import partial
 
-        from sfumato.embedded.training.denoiser import SIZES as SHAPES
-        from sfumato.embedded.training.ranker import OTHER_SHARDS
-        from sfumato.embedded.training.scenes import render, render_shard, training_shards
         from sfumato.embedded.world.split import OTHERS
+        from sfumato.training.denoiser import SIZES as SHAPES
+        from sfumato.training.ranker import OTHER_SHARDS
+        from sfumato.training.scenes import render, render_shard, training_shards
 
         training_shards(settings.folder / "scenes")  # refuses before the others are rendered
         one, size = partial(render_shard, part=OTHERS), SHAPES[settings.size].image
         render(one, settings.folder / "others", OTHER_SHARDS, 1, size, workers, typer.echo)
-    from sfumato.embedded.training.workers import spawn
+    from sfumato.training.workers import spawn
 
     out = settings.folder / part
     out.mkdir(parents=True, exist_ok=True)
@@ -97,17 +97,17 @@ def _train(part: str, settings: Settings) -> None:
     given = {name: value for name, value in chosen.items() if value is not None}
     common = {"out": folder / part, "minutes": _minutes(part, settings), "device": settings.device, **given}
     if part == "autoencoder":
-        from sfumato.embedded.training import autoencoder
+        from sfumato.training import autoencoder
 
         autoencoder.train(scenes=folder / "scenes", start_from=_weights(settings, "vae"), tell=typer.echo, **common)
     elif part == "decoder":
-        from sfumato.embedded.training import autoencoder
+        from sfumato.training import autoencoder
 
         autoencoder.train(
             scenes=folder / "scenes", start_from=_autoencoder(settings), decoder_only=True, tell=typer.echo, **common
         )
     elif part == "denoiser":
-        from sfumato.embedded.training import denoiser
+        from sfumato.training import denoiser
 
         denoiser.train(
             vae=_autoencoder(settings),
@@ -120,7 +120,7 @@ def _train(part: str, settings: Settings) -> None:
         )
     elif part in ("flow", "distilled"):
         from sfumato.embedded.adapter import FILE
-        from sfumato.embedded.training import distilled, flow
+        from sfumato.training import distilled, flow
 
         train, shipped = {"flow": (flow.train, "flow"), "distilled": (distilled.train, "fast")}[part]
         shipped_weights = _weights(settings, shipped)
@@ -129,17 +129,17 @@ def _train(part: str, settings: Settings) -> None:
             model=_teacher(settings), vae=_autoencoder(settings), scenes=folder / "scenes", start=start, tell=typer.echo, **common
         )
     elif part == "judge":
-        from sfumato.embedded.training import judge
+        from sfumato.training import judge
 
         judge.train(pairs=folder / "pairs", start_from=_weights(settings, "judge"), tell=typer.echo, **common)
     elif part == "ranker":
-        from sfumato.embedded.training import ranker
+        from sfumato.training import ranker
 
         ranker.train(
             scenes=folder / "scenes", others=folder / "others", start_from=_weights(settings, "ranker"), tell=typer.echo, **common
         )
     else:
-        from sfumato.embedded.training import pixel
+        from sfumato.training import pixel
 
         pixel.train(scenes=folder / "scenes", tell=typer.echo, **common)
 
@@ -193,7 +193,7 @@ def _check(part: str, settings: Settings) -> None:
     if settings.workers is not None and settings.workers < 1:
         raise OptionError(f"--workers {settings.workers} is too few; give 1 or more.")
     _check_installed(settings.device)
-    from sfumato.embedded.training.loop import check_plan
+    from sfumato.training.loop import check_plan
 
     check_plan(_minutes(part, settings), settings.lr, settings.cooldown)
 

@@ -1,6 +1,4 @@
-"""Masks on the latent grid, and progressive mask shrinking (Blended Latent Diffusion, arXiv:2206.02779)."""
-
-from collections.abc import Sequence
+"""Masks on the latent grid."""
 
 import numpy as np
 import torch
@@ -35,34 +33,10 @@ def is_thin(mask_latent: Tensor, cells: int = 3) -> bool:
     """
     reach = (cells // 2,) * 4
     eroded = 1 - functional.max_pool2d(functional.pad(1 - mask_latent, reach, value=1.0), cells, stride=1)
-    opened = _dilate(eroded, cells)
+    opened = dilate(eroded, cells)
     return bool(opened.sum() < 0.5 * mask_latent.sum())
 
 
-def shrink_schedule(mask_latent: Tensor, steps: int, kernels: Sequence[int] = (7, 5, 3)) -> list[Tensor]:
-    """The mask of every step: the most dilated first, the mask itself last.
-
-    With n masks, step i of N takes mask i // (N // n + 1), as the published script does (13, 13, 13 and 11 steps of 50).
-    Where that formula would never reach the mask itself (for example N = 25, n = 6), it is min(n - 1, i n // N) instead,
-    and the last step always takes the mask itself.
-
-    Args:
-        mask_latent: (1, 1, h, w) in [0, 1]; dilation takes the maximum.
-        steps: Steps that are run, N.
-        kernels: Odd sides in cells of the all-ones kernels to dilate with, in the order they are used.
-
-    Returns:
-        N tensors of the mask's shape; equal ones are the same tensor.
-    """
-    masks = [*(_dilate(mask_latent, kernel) for kernel in kernels), mask_latent]
-    last = len(masks) - 1
-    share = steps // len(masks) + 1
-    if (steps - 1) // share == last:
-        return [masks[step // share] for step in range(steps)]
-    schedule = [masks[min(last, step * len(masks) // steps)] for step in range(steps)]
-    schedule[-1] = mask_latent
-    return schedule
-
-
-def _dilate(mask_latent: Tensor, kernel: int) -> Tensor:
+def dilate(mask_latent: Tensor, kernel: int) -> Tensor:
+    """Grow a (1, 1, h, w) mask by a square kernel of this odd side, taking the maximum."""
     return functional.max_pool2d(mask_latent, kernel, stride=1, padding=kernel // 2)

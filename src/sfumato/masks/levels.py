@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.errors import MaskError
-from sfumato.images import Picture
 from sfumato.masks import painted
+from sfumato.pictures.reading import Picture
 
 Mode = Literal["auto", "grey", "alpha", "paint"]
 Values = NDArray[np.uint8]

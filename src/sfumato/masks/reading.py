@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.errors import MaskError
-from sfumato.images import MAX_PIXELS, Picture, load, read
 from sfumato.masks.levels import BLACK, HALF, Levels, Mode, levels_of
+from sfumato.pictures.reading import MAX_PIXELS, Picture, load, read
 
 Mask = NDArray[np.uint8]
 SoftMask = NDArray[np.float32]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfumato.masks.fill import fill
 from sfumato.masks.reading import Mask
-from sfumato.pixels import to_tensor
+from sfumato.pictures.tensors import to_tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,89 +1,148 @@
-"""What a method is: a card that describes it and a loop that runs it."""
+"""What a method is: a card in the registry, and a file with its options, its presets, its plan and its loop."""
 
-from __future__ import annotations
-
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
-if TYPE_CHECKING:  # `sfumato methods` and the forms are made from the cards alone, and must not wait for torch
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from sfumato.backbones.capabilities import Capability
+
+if TYPE_CHECKING:  # the registry is listed without torch
     from torch import Tensor
 
-    from sfumato.backbones.base import Backbone, Conditioning
-    from sfumato.ranking import Scorer
+    from sfumato.backbones.base import Traits
+    from sfumato.denoising.base import Model
+    from sfumato.noise.stream import NoiseStream
+    from sfumato.perception.clip import Scorer
 
-Watch: TypeAlias = "Callable[[int, int, Tensor], None]"
-"""Called after each step with (steps done, steps in all, predicted clean latents (B, C, h, w)); raises Cancelled to stop."""
-PictureDistance: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
-"""From (B, 3, H, W) pictures to (1, 3, H, W), both in [-1, 1], as (B,), with gradients."""
+# Fields of EditRequest that several methods use, and some do not.
+TEXT_FIELDS = ("negative_prompt", "guidance_scale", "guidance_embedding")
+START_FIELDS = ("fill", "scribble", "start_fraction", "start_sigma")
 
 
-FLOW_FAMILIES = ("sd3", "flux", "flux2", "z-image", "qwen-image", "embedded-flow")
-PIXEL_FAMILIES = ("pixel", "embedded-pixel")  # no autoencoder, no text
+class Watch(Protocol):
+    """Called after each step; raises Cancelled to stop."""
 
-# Fields of EditRequest that several methods understand, and some do not.
-TEXT_OPTIONS = ("negative_prompt", "guidance_scale", "guidance_embedding")
-START_OPTIONS = ("fill", "scribble", "start_fraction", "start_sigma")
+    def __call__(self, step: int, total: int, clean: "Tensor", /) -> None:
+        """Steps done, steps in all, and the predicted clean latents (B, C, h, w)."""
+
+
+class PictureDistance(Protocol):
+    """A distance of pictures, with gradients."""
+
+    def __call__(self, made: "Tensor", given: "Tensor", /) -> "Tensor":
+        """From (B, 3, H, W) to (1, 3, H, W), both in [-1, 1], as (B,)."""
+
+
+class MethodOptions(BaseModel):
+    """A method's own options. Those declared with `option` are flags and fields of forms; presets alone set the others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @classmethod
+    def exposed(cls) -> dict[str, FieldInfo]:
+        """The options that a request may set, by name."""
+        return {name: info for name, info in cls.model_fields.items() if (info.json_schema_extra or {}) == _EXPOSED}
+
+    def updated(self, values: Mapping[str, Any]) -> "MethodOptions":
+        """The same options but for these; they are checked."""
+        return type(self)(**{**dict(self), **values})
+
+
+_EXPOSED = {"x-exposed": True}
+OptionsT = TypeVar("OptionsT", bound=MethodOptions)
+PlanT = TypeVar("PlanT")
+
+
+def option(default: Any, description: str, **bounds: Any) -> Any:
+    """A field of `MethodOptions` that users may set; arguments are those of pydantic's `Field`."""
+    return Field(default, description=description, json_schema_extra=dict(_EXPOSED), **bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(Generic[OptionsT]):
+    """A named set of options.
+
+    Args:
+        options: The method's own.
+        defaults: Values for fields of EditRequest that are left None.
+    """
+
+    options: OptionsT
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What a plan is made from: the resolved fields of EditRequest, and scheduler settings that the picture's size asks for."""
+
+    scheduler: str
+    steps: int
+    start_fraction: float = 0.0
+    start_sigma: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guide:
     """A CLIP that steers sampling by its gradients, and the prompt in its space, (1, D); LPIPS too, where it is asked for."""
 
-    scorer: Scorer
-    text: Tensor
+    scorer: "Scorer"
+    text: "Tensor"
     lpips: PictureDistance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditTask:
-    """One batch of predictions in latent space.
+class EditTask(Generic[OptionsT, PlanT]):
+    """One batch of predictions in latent space. Tensors lead with the batch, or with 1 where all predictions share them.
 
     Args:
-        source: Clean scaled latents of the image: what everything outside the mask is tied to. (1, C, h, w), or (B, C, h, w)
-            where each prediction has its own sample of the autoencoder's posterior.
-        start: Clean scaled latents that the masked area starts from (the source, a fill or a scribble); (B, C, h, w) too where
-            each prediction has its own.
-        mask: (1, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods with the option `soft_mask` only, say how much each
+        source: (1|B, C, h, w) clean scaled latents of the image: what everything outside the mask is tied to.
+        start: (1|B, C, h, w) clean scaled latents that the masked area starts from (the source, a fill or a scribble).
+        mask: (1, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, say how much each
             place may change.
-        conditioning: Encoded prompts.
         seeds: One per prediction.
-        steps, guidance_scale, scheduler: As in EditRequest, resolved.
-        start_fraction: Share of the steps skipped at the noisy end, in [0, 1).
-        start_sigma: If given, start at the first step whose noise-to-signal ratio is at most this, instead.
+        plan: What the method's `plan` made.
+        options: The method's own options.
         shrink: Whether to start from dilated masks (progressive mask shrinking).
-        options: The method's own options (resolved preset).
-        schedule: Scheduler settings that the picture's size asks for (see `Backbone.schedule`).
         guide: For methods that are guided by CLIP.
     """
 
-    source: Tensor
-    start: Tensor
-    mask: Tensor
-    conditioning: Conditioning
+    source: "Tensor"
+    start: "Tensor"
+    mask: "Tensor"
     seeds: tuple[int, ...]
-    steps: int
-    guidance_scale: float
-    scheduler: str
-    start_fraction: float
-    start_sigma: float | None
-    shrink: bool
-    options: Any
-    schedule: Mapping[str, Any] = field(default_factory=dict)
+    plan: PlanT
+    options: OptionsT
+    shrink: bool = False
     guide: Guide | None = None
+
+
+class Method(Protocol):
+    """What the file of a method holds."""
+
+    Options: type[MethodOptions]
+    PRESETS: Mapping[str, Preset[Any]]  # "default" is always there
+
+    plan: Callable[["Traits", Sampling, Any], Any]
+    """Plan a run, before the first step: (what model it is, the request's sampling, options) -> plan."""
+
+    run: Callable[["Model", EditTask[Any, Any], Watch, "NoiseStream | None"], "Tensor"]
+    """The loop: gives (B, C, h, w) clean scaled latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodCard:
-    """The row of a method in the registry, from which help, docs and forms are made.
+    """The row of a method in the registry. Listing cards loads no method and no torch.
 
     Args:
         name, kind, title, paper: What it is.
-        needs: Model families that it runs on.
-        options: Fields of EditRequest that it understands, among those that not all methods do. Of these, the ones that its
-            presets have too are handed over there.
-        presets: Name to options; "default" is always there.
-        run: The loop; gives (B, C, h, w) clean scaled latents.
+        module: The file that holds its `Options`, `PRESETS`, `plan` and `run`.
+        needs: What a model must be able to do.
+        uses: Fields of EditRequest that it uses, among those that not all methods do.
         guided: Whether it needs a CLIP to take gradients of.
     """
 
@@ -91,8 +150,11 @@ class MethodCard:
     kind: Literal["sampling", "finetuned", "branch"]
     title: str
     paper: str
-    needs: tuple[str, ...]
-    options: tuple[str, ...]
-    presets: dict[str, Any]
-    run: Callable[[Backbone, EditTask, Watch], Tensor]
+    module: str
+    needs: frozenset[Capability]
+    uses: tuple[str, ...]
     guided: bool = False
+
+    def load(self) -> Method:
+        """The method's module."""
+        return cast(Method, importlib.import_module(self.module))

@@ -1,15 +1,9 @@
 """What the loops of several methods share: the blend, and the check that numbers are still numbers."""
 
-from __future__ import annotations
+from torch import Tensor
 
-from typing import TYPE_CHECKING
-
+from sfumato.backbones.base import Traits
 from sfumato.errors import BackboneError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sfumato.backbones.base import Backbone
 
 
 def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
@@ -17,12 +11,12 @@ def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
     return mask * inside + (1 - mask) * outside
 
 
-def check_finite(latents: Tensor, backbone: Backbone, step: int, steps: int) -> None:
+def check_finite(latents: Tensor, model: Traits, step: int, steps: int) -> None:
     """Stop when the latents hold an infinity or NaN.
 
     Args:
         latents: (B, C, h, w) after the step.
-        backbone: For its name and number format.
+        model: For its name and number format.
         step, steps: Index of the step, and how many there are.
 
     Raises:
@@ -30,8 +24,8 @@ def check_finite(latents: Tensor, backbone: Backbone, step: int, steps: int) -> 
     """
     if not latents.isfinite().all():
         raise BackboneError(
-            f"The latents of '{backbone.name}' became infinite or NaN at step {step + 1} of {steps}, computing in "
-            f"{str(backbone.dtype).removeprefix('torch.')}: use float32, or check the model's prediction type "
+            f"The latents of '{model.name}' became infinite or NaN at step {step + 1} of {steps}, computing in "
+            f"{str(model.dtype).removeprefix('torch.')}: use float32, or check the model's prediction type "
             "(--prediction-type).",
             code="numerics",
         )

@@ -1,21 +1,60 @@
-"""All editing methods. A new one is a file with a CARD, and a row here.
+"""All editing methods. A new one is a file, and a row here."""
 
-Method modules import torch inside their functions only, so that listing the methods takes no time.
-"""
-
+from sfumato.backbones.capabilities import Capability
 from sfumato.errors import OptionError
-from sfumato.methods.base import MethodCard
-from sfumato.methods.sampling.blended_diffusion import CARD as BLENDED_DIFFUSION
-from sfumato.methods.sampling.blended_latent_diffusion import CARD as BLENDED_LATENT_DIFFUSION
-from sfumato.methods.sampling.lanpaint import CARD as LANPAINT
-from sfumato.methods.sampling.repaint import CARD as REPAINT
+from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard
 
-CARDS: tuple[MethodCard, ...] = (BLENDED_LATENT_DIFFUSION, BLENDED_DIFFUSION, REPAINT, LANPAINT)
+CARDS: tuple[MethodCard, ...] = (
+    MethodCard(
+        name="blended-latent-diffusion",
+        kind="sampling",
+        title="Blended Latent Diffusion",
+        paper="Avrahami, Fried, Lischinski: Blended Latent Diffusion, SIGGRAPH 2023, arXiv:2206.02779",
+        module="sfumato.methods.sampling.blended_latent_diffusion",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "shrink", "soft_mask"),
+    ),
+    MethodCard(
+        name="blended-diffusion",
+        kind="sampling",
+        title="Blended Diffusion",
+        paper="Avrahami, Lischinski, Fried: Blended Diffusion for Text-driven Editing of Natural Images, CVPR 2022, "
+        "arXiv:2111.14818",
+        module="sfumato.methods.sampling.blended_diffusion",
+        needs=frozenset({Capability.PIXELS}),
+        uses=START_FIELDS,
+        guided=True,
+    ),
+    MethodCard(
+        name="repaint",
+        kind="sampling",
+        title="RePaint",
+        paper="Lugmayr et al.: RePaint, Inpainting using Denoising Diffusion Probabilistic Models, CVPR 2022, arXiv:2201.09865",
+        module="sfumato.methods.sampling.repaint",
+        needs=frozenset({Capability.CHAIN}),
+        uses=TEXT_FIELDS,
+    ),
+    MethodCard(
+        name="lanpaint",
+        kind="sampling",
+        title="LanPaint",
+        paper="Zheng et al.: LanPaint, Training-Free Diffusion Inpainting with Asymptotically Exact and Fast Conditional "
+        "Sampling, TMLR 2025, arXiv:2502.03491",
+        module="sfumato.methods.sampling.lanpaint",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+    ),
+)
 
 
-def method_options() -> set[str]:
-    """Fields of EditRequest that some methods understand and others do not."""
-    return {option for card in CARDS for option in card.options}
+def fields_of(card: MethodCard) -> tuple[str, ...]:
+    """Fields of EditRequest that a method uses, among those that not all methods do: shared ones, and its own options."""
+    return (*card.uses, *card.load().Options.exposed())
+
+
+def method_fields() -> set[str]:
+    """Fields of EditRequest that some methods use and others do not."""
+    return {field for card in CARDS for field in fields_of(card)}
 
 
 def get(name: str) -> MethodCard:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.background.measure import FLOOR, seam_ratio
+from sfumato.metrics.border import FLOOR, seam_ratio
 
 __all__ = ["grain_ratio", "seam_elsewhere", "seam_ratio"]
 

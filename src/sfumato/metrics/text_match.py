@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato import ranking
+from sfumato.perception.clip import Scorer, cosines
 
 
-def text_match(
-    scorer: ranking.Scorer, predictions: Sequence[NDArray[np.uint8]], mask: NDArray[np.bool_], prompt: str
-) -> list[float]:
+def text_match(scorer: Scorer, predictions: Sequence[NDArray[np.uint8]], mask: NDArray[np.bool_], prompt: str) -> list[float]:
     """Cosine of the prompt and of each prediction with all outside the mask black, in the order given.
 
     Args:
@@ -19,6 +17,5 @@ def text_match(
         mask: (H, W), true = edit.
         prompt: What was asked for.
     """
-    scores = ranking.rank(np.stack(predictions), predictions[0], mask, prompt, scorer, "region")
-    by_place = {score.index: score.total for score in scores}
-    return [by_place[i] for i in range(len(predictions))]
+    text = scorer.embed_text([prompt])[0]
+    return [float(value) for value in cosines(scorer, text, np.stack(predictions), mask)]

@@ -67,9 +67,9 @@ async def understand(desk: AtDesk, request: Request) -> MaskView:
 
 
 def _understood(form: Form, limits: Limits) -> MaskView:
-    from sfumato.images import read
-    from sfumato.layers import fit_layer
+    from sfumato.editing.layers import fit_layer
     from sfumato.masks.reading import read_area
+    from sfumato.pictures.reading import read
 
     options = validated(MaskOptions, form.fields)
     for name, files in form.files.items():

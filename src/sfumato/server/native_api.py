@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 import sfumato
+from sfumato.backbones.families import able
 from sfumato.methods.registry import CARDS
 from sfumato.server.desk import AtDesk, Desk
 from sfumato.server.failures import Refused
@@ -58,7 +59,7 @@ async def look(desk: Desk, job_id: str, owner: str) -> JobView:
 @router.get("/info", summary="What this server offers: models, methods, limits")
 def info(desk: AtDesk) -> Info:
     methods = [
-        MethodInfo(name=card.name, title=card.title, paper=card.paper, presets=list(card.presets), needs=list(card.needs))
+        MethodInfo(name=card.name, title=card.title, paper=card.paper, presets=list(card.load().PRESETS), needs=able(card.needs))
         for card in CARDS
     ]
     return Info(

@@ -19,8 +19,8 @@ from sfumato.pictures.transparency import flat_on_white
 from sfumato.request import EditRequest
 
 if TYPE_CHECKING:
+    from sfumato.editing.sampling import Progress
     from sfumato.masks.window import Window
-    from sfumato.run import Progress
 
 SIDE = 768
 QUALITY = 85
@@ -85,7 +85,7 @@ class _Layers:
     @classmethod
     def read(cls, request: EditRequest, max_pixels: int, side: int | None = None) -> _Layers:
         """Read the pictures of a request, to be at most `side` pixels wide and high: large ones would take much memory."""
-        from sfumato.inputs import read_pictures, to_levels
+        from sfumato.editing.preparing import read_pictures, to_levels
 
         picture, change, _ = read_pictures(request, max_pixels)
         scale = min(1.0, side / max(picture.size)) if side else 1.0

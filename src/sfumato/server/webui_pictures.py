@@ -39,7 +39,7 @@ def pictures_of(images: list[str], mask: str, limits: Limits) -> dict[str, bytes
 
 def _grey_mask(data: bytes, most: int) -> bytes:
     """The mask without transparency: where it has varying transparency, what is opaque is edited, as the web UI reads it."""
-    from sfumato.images import read
+    from sfumato.pictures.reading import read
 
     picture = read(open_picture(data, "mask"), max_pixels=most, what="mask")
     alpha = picture.alpha
@@ -48,7 +48,7 @@ def _grey_mask(data: bytes, most: int) -> bytes:
 
 def padded(given: Submission, padding: int, most: int) -> Any:
     """The window that many pixels around the mask, cut to the picture: x, y, width, height; "auto" if no mask can be read."""
-    from sfumato.inputs import read_pictures
+    from sfumato.editing.preparing import read_pictures
     from sfumato.masks.window import bounding_box
 
     try:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sfumato.images import upright_size
+from sfumato.pictures.reading import upright_size
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits, Settings
 from sfumato.server.submission import Submission, submission, validated

@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from sfumato.editing.progress import Meter, Progress
+from sfumato.editing.stored import to_text
 from sfumato.errors import OUT_OF_MEMORY, Cancelled, EditError, ResourceError, is_out_of_memory
 from sfumato.pictures.encoding import encode
 from sfumato.pictures.metadata import Metadata
-from sfumato.progress import Meter, Progress
+from sfumato.pictures.writing import METADATA_KEY
 from sfumato.request import EditRequest, EditResult, one_by_one
-from sfumato.saving import METADATA_KEY
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Board, Job
 from sfumato.server.previews import Previewer
 from sfumato.server.security import internal
 from sfumato.server.settings import Settings
-from sfumato.stored import to_text
 
 log = logging.getLogger("sfumato.server")
 

@@ -26,7 +26,8 @@ class FakeEditor:
 
     def __init__(self, **options: Any) -> None:
         self.options, self.device = options, torch.device("cpu")
-        self.backbone = SimpleNamespace(device=self.device, predict=lambda: None)
+        self.backbone = SimpleNamespace(device=self.device)
+        self.accelerators: tuple[Any, ...] = ()
 
     def edit(self, **fields: Any) -> Any:
         self.made.append(fields)
@@ -34,8 +35,8 @@ class FakeEditor:
             if len(self.made) > stop:
                 raise KeyboardInterrupt
         steps = fields.get("steps") or 3
-        for _ in range(steps):
-            self.backbone.predict()
+        for counter in self.accelerators:
+            counter.calls += steps
         source, mask = np.asarray(fields["image"]), np.asarray(fields["mask"]) > 0
         images = []
         for i in range(fields["n"]):

@@ -1,12 +1,14 @@
 """A run counts its cost, measures every example with every variant, and resumes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sfumato.accel.base import attached
 from sfumato.bench import runner
 from sfumato.bench.counting import Cost, costs
 from sfumato.bench.measuring import Made, Measured, SceneInstruments, cost_values
@@ -15,23 +17,28 @@ from sfumato.errors import OptionError, ResourceError
 from tests.unit.bench.stand_ins import METHOD, FakeEditor, Parity, instruments, tiny_plan, variants
 
 
-def test_calls_are_counted_and_the_backbone_is_left_as_it_was() -> None:
-    class Backbone:
-        device = torch.device("cpu")
+def test_calls_are_counted_and_the_editor_is_left_as_it_was() -> None:
+    class Double:
+        traits = None
 
-        def predict(self, latents: int) -> int:
-            return latents + 1
+        def __call__(self, x: int, timestep: float, given: object) -> int:
+            return 2 * x
 
-    backbone: Any = Backbone()
-    with costs(backbone) as cost:
-        assert backbone.predict(1) == 2
-        assert backbone.predict(latents=2) == 3
+    class Editor:
+        backbone = SimpleNamespace(device=torch.device("cpu"))
+        accelerators: tuple[Any, ...] = ()
+
+    editor: Any = Editor()
+    denoiser: Any = Double()
+    with costs(editor) as cost, attached(denoiser, editor.accelerators) as counted:
+        assert counted(1, 0.0, None) == 2  # type: ignore[arg-type, comparison-overlap]
+        assert counted(2, 0.0, None) == 4  # type: ignore[arg-type, comparison-overlap]
     assert cost.model_calls == 2
     assert cost.seconds > 0
     assert cost.peak_memory_mb > 10
-    with pytest.raises(RuntimeError), costs(backbone):
+    with pytest.raises(RuntimeError), costs(editor):
         raise RuntimeError
-    assert "predict" not in vars(backbone)
+    assert editor.accelerators == ()
 
 
 def test_a_run_measures_every_example_with_every_variant(tmp_path: Path, loading: runner.Loading) -> None:

@@ -9,8 +9,8 @@ from sfumato.bench import scenes, suites
 from sfumato.bench.tasks import TASKS, check_tasks, example
 from sfumato.embedded.judge import NOTHING
 from sfumato.embedded.world.captions import vocabulary
+from sfumato.embedded.world.drawing import STYLES, draw, stroke
 from sfumato.errors import OptionError
-from sfumato.masks.drawing import STYLES, draw, stroke
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sfumato.images import read, write_animation
-from sfumato.inputs import sha256
+from sfumato.editing.preparing import sha256
 from sfumato.masks.reading import read_area
+from sfumato.pictures.reading import read, write_animation
 from sfumato.request import EditRequest, EditResult
 
 

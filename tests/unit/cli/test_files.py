@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from sfumato.cli import staging
 from sfumato.cli.main import app
-from sfumato.images import read_metadata
+from sfumato.pictures.reading import read_metadata
 from tests.unit.cli.painter import Painter, names_in
 
 

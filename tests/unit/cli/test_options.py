@@ -10,7 +10,7 @@ from sfumato.cli.edit import command
 from sfumato.cli.main import app
 from sfumato.cli.options import ARGUMENTS, build_request, flag_of
 from sfumato.errors import OptionError
-from sfumato.images import read
+from sfumato.pictures.reading import read
 from sfumato.request import EditRequest
 from tests.unit.cli.painter import Painter
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-import sfumato.run
+import sfumato.editing.sampling
 from sfumato.cli import progress
 
 
@@ -18,8 +18,8 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with progress.progress_bar() as show:
         assert show is not None
         for step in range(3):
-            show(sfumato.run.Progress(stage="denoise", step=step, total=20))
-        show(sfumato.run.Progress(stage="rank", step=1, total=1))
+            show(sfumato.editing.sampling.Progress(stage="denoise", step=step, total=20))
+        show(sfumato.editing.sampling.Progress(stage="rank", step=1, total=1))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "rank" in captured.err
@@ -34,10 +34,10 @@ def test_the_bar_is_of_the_whole_edit(monkeypatch: pytest.MonkeyPatch, capsys: p
         with progress.progress_bar() as show:
             assert show is not None
             for step in range(1, 10 * seen + 1):
-                show(sfumato.run.Progress(stage="denoise", step=step, total=20))
-            show(sfumato.run.Progress(stage="background", step=seen, total=2))
+                show(sfumato.editing.sampling.Progress(stage="denoise", step=step, total=20))
+            show(sfumato.editing.sampling.Progress(stage="background", step=seen, total=2))
             if seen == 2:
-                show(sfumato.run.Progress(stage="rank", step=1, total=1))
+                show(sfumato.editing.sampling.Progress(stage="rank", step=1, total=1))
         shown.append(capsys.readouterr().err)
     halves = [int(text) for text in re.findall(r"(\d+)%", shown[0])]
     assert 40 <= max(halves) <= 60

@@ -9,8 +9,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sfumato.cli.main import app
-from sfumato.images import read_metadata
-from sfumato.saving import METADATA_KEY
+from sfumato.pictures.reading import read_metadata
+from sfumato.pictures.writing import METADATA_KEY
 from tests.unit.cli.painter import Painter
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
-from sfumato.images import read
+from sfumato.pictures.reading import read
 from tests.unit.cli.painter import Painter
 
 

@@ -16,12 +16,12 @@ from sfumato.cli.main import app
 from sfumato.cli.train import PARTS
 from sfumato.embedded import adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
-from sfumato.embedded.training import distilled, judge, samples, scenes
-from sfumato.embedded.training.loop import Run
-from sfumato.embedded.training.ranker import OTHER_SHARDS
-from sfumato.embedded.training.scenes import HELD_OUT, render_shard
 from sfumato.embedded.world.split import OTHERS
-from sfumato.images import read
+from sfumato.pictures.reading import read
+from sfumato.training import distilled, judge, samples, scenes
+from sfumato.training.loop import Run
+from sfumato.training.ranker import OTHER_SHARDS
+from sfumato.training.scenes import HELD_OUT, render_shard
 
 SHORT = ("--minutes", "0.01", "--workers", "1")
 

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from sfumato import Editor
+from sfumato.denoising.base import pair_of
 from sfumato.errors import Unsupported
-from sfumato.noise import NoiseStream
-from sfumato.solvers import make_solver
+from sfumato.noise.plan import make_plan
+from sfumato.noise.solvers import Solver
+from sfumato.noise.stream import NoiseStream
 from tests import tiny_models
+from tests.guided import predict
 from tests.unit.loading.helpers import load, scheduled
 
 MEAN, STD = [-1.5, 1.2, 0.3, -0.4], [8.0, 6.0, 7.0, 5.0]
@@ -38,18 +41,20 @@ def test_clean_latents_are_those_of_the_edm_scheduler(
     model = load(scheduled(playground, kind, config))
     scheduler = getattr(diffusers, kind)(**config)
     conditioning = model.encode_prompt("a red ball", "", (32, 32))
-    solver = make_solver(solver_name, model.scheduler_config, model.prediction_type, 7)
+    plan = make_plan(solver_name, model.scheduler_config, model.prediction_type, 7)
+    solver = Solver(plan)
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     told: list[Any] = []
     model.unet.register_forward_pre_hook(lambda module, given: told.append((given[0], float(given[1]))))
     raw: list[torch.Tensor] = []
     model.unet.register_forward_hook(lambda module, given, output: raw.append(output.sample))
 
-    for step, level in enumerate(solver.before):
+    for step in plan.steps:
+        level = step.before
         sigma = torch.tensor(level.ratio)
         latents = x * level.scale  # any latents at this level; EDM's own are those of signal one
         theirs = latents / level.signal
-        output = model.predict(solver.scale_input(latents, step), solver.timesteps[step], conditioning, 1.0)
+        output = predict(model, solver.scale_input(latents, step), step.timestep, conditioning, 1.0)
         clean = solver.predicted_clean(output, step, latents)
 
         shown, timestep = told[-1]
@@ -58,33 +63,42 @@ def test_clean_latents_are_those_of_the_edm_scheduler(
         torch.testing.assert_close(clean, scheduler.precondition_outputs(theirs, raw[-1], sigma), atol=1e-4, rtol=1e-3)
         solver.step(output, step, latents, NoiseStream([0], x.shape[1:]))
 
-    assert solver.before[0].ratio == pytest.approx(80.0, rel=1e-3)
+    assert plan.steps[0].before.ratio == pytest.approx(80.0, rel=1e-3)
     z = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
     code = model.vae.encode(z).latent_dist.mode()
     mean, std = (torch.tensor(values).view(1, 4, 1, 1) for values in (MEAN, STD))
     torch.testing.assert_close(model.encode(z), (code - mean) * 0.5 / std)
 
 
+def guided_network(model: Any, x: torch.Tensor, timestep: float, conditioning: Any, scale: float) -> torch.Tensor:
+    """The bare network's output with classifier-free guidance, without EDM's preconditioning."""
+    pair = pair_of(conditioning)
+    bare = super(type(model), model).__call__
+    unconditional, conditional = (bare(x, timestep, given).prediction for given in (pair.unconditional, pair.conditional))
+    return unconditional + scale * (conditional - unconditional)
+
+
 def test_a_whole_run_is_that_of_diffusers_euler(playground: Path) -> None:
     """The same noise through both loops, at the same levels."""
     config = {**CONFIG, "prediction_type": "epsilon"}
     model: Any = load(scheduled(playground, "EDMEulerScheduler", config))
-    solver = make_solver("euler", model.scheduler_config, model.prediction_type, 10)
+    plan = make_plan("euler", model.scheduler_config, model.prediction_type, 10)
+    solver = Solver(plan)
     scheduler = diffusers.EDMEulerScheduler(**config)
-    sigmas = torch.tensor([level.ratio for level in solver.before] + [0.0])
+    sigmas = torch.tensor([step.before.ratio for step in plan.steps] + [0.0])
     conditioning = model.encode_prompt("a red ball", "", (32, 32))
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 
-    ours = noise * solver.before[0].ratio
-    for step, timestep in enumerate(solver.timesteps):
-        output = model.predict(solver.scale_input(ours, step), timestep, conditioning, 3.0)
+    ours = noise * plan.steps[0].before.ratio
+    for step in plan.steps:
+        output = predict(model, solver.scale_input(ours, step), step.timestep, conditioning, 3.0)
         ours = solver.step(output, step, ours, NoiseStream([0], noise.shape[1:]))[0]
     scheduler.set_timesteps(10)
     scheduler.sigmas, scheduler.timesteps = sigmas, scheduler.precondition_noise(sigmas[:-1])
     theirs = noise * sigmas[0]
     for timestep in scheduler.timesteps:
         shown = scheduler.scale_model_input(theirs, timestep)
-        raw = super(type(model), model).predict(shown, float(timestep), conditioning, 3.0)
+        raw = guided_network(model, shown, float(timestep), conditioning, 3.0)
         theirs = scheduler.step(raw, timestep, theirs).prev_sample
 
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-2)
@@ -99,8 +113,8 @@ def test_an_edit_starts_at_stable_diffusions_ratio_of_noise(playground: Path, pi
 
     config, kind = editor.backbone.scheduler_config, editor.backbone.prediction_type
     for request, ratio in ((result.request, 3.94), (scribbled.request, 2.28)):
-        solver = make_solver("ddim", config, kind, 30, request.start_fraction)
-        assert solver.before[solver.start].ratio / 0.5 == pytest.approx(ratio, rel=0.25)  # of latents of deviation 0.5
+        plan = make_plan("ddim", config, kind, 30, request.start_fraction)
+        assert plan.run[0].before.ratio / 0.5 == pytest.approx(ratio, rel=0.25)  # of latents of deviation 0.5
     assert result.request.guidance_scale == 3.0
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from sfumato.backbones import stable_diffusion
+from sfumato.accel import batch_invariance
 from sfumato.backbones.loading import from_pipe
 from sfumato.backbones.pipelines import check_pipeline
 from sfumato.errors import Unsupported
@@ -95,7 +95,7 @@ def test_a_flow_models_controlnet_is_not_dropped(tmp_path: Path) -> None:
 
 
 def test_the_users_layers_are_as_they_were_after_a_prediction(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stable_diffusion, "LONG_PRODUCT", 16)
+    monkeypatch.setattr(batch_invariance, "LONG_PRODUCT", 16)
     pipe = pipe.to(torch.bfloat16)
     linear = [layer for layer in pipe.unet.modules() if isinstance(layer, torch.nn.Linear)]
     own = linear[0].forward = linear[0].forward  # as hooks of accelerate leave it
@@ -111,7 +111,7 @@ def test_the_users_layers_are_as_they_were_after_a_prediction(pipe: Any, monkeyp
 
 
 def test_long_products_take_samples_one_by_one_in_this_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stable_diffusion, "LONG_PRODUCT", 3)
+    monkeypatch.setattr(batch_invariance, "LONG_PRODUCT", 3)
     layer, seen = torch.nn.Linear(4, 2), []
     x = torch.randn(3, 4)
 
@@ -125,7 +125,7 @@ def test_long_products_take_samples_one_by_one_in_this_thread_alone(monkeypatch:
         with Seen():
             return layer(x)
 
-    with Seen(), stable_diffusion._OneSampleAtATime():
+    with Seen(), batch_invariance._SplitLongProducts():
         inside = layer(x)
         with ThreadPoolExecutor(1) as others:
             elsewhere = others.submit(call).result()
@@ -138,7 +138,7 @@ def test_long_products_take_samples_one_by_one_in_this_thread_alone(monkeypatch:
 
 def test_threads_around_one_pipeline_leave_nothing_on_it(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two predictions that overlap: what the first one put on a module, the second one must not put back after it."""
-    monkeypatch.setattr(stable_diffusion, "LONG_PRODUCT", 16)
+    monkeypatch.setattr(batch_invariance, "LONG_PRODUCT", 16)
     pipe = pipe.to(torch.bfloat16)
     first, second = from_pipe(pipe), from_pipe(pipe)
     inside, entered, go_on = pipe.unet.conv_in, threading.Event(), threading.Event()

@@ -8,8 +8,8 @@ import torch
 
 from sfumato.backbones.prediction import reading
 from sfumato.errors import Unsupported
-from sfumato.noise import Level, output_for, predicted_clean
-from sfumato.solvers import make_solver
+from sfumato.noise.levels import Level, Prediction, output_for, predicted_clean
+from sfumato.noise.plan import make_plan
 from tests import tiny_flow, tiny_models
 from tests.unit.loading.helpers import load, scheduled
 
@@ -30,10 +30,10 @@ def test_a_schedulers_prediction_type_is_understood_or_refused(said: str, copy: 
 
 def test_an_unknown_prediction_type_is_never_taken_for_the_sample() -> None:
     one, level = torch.ones(1, 4, 2, 2), Level(0.6, 0.8)
-    for convert in (lambda kind: predicted_clean(kind, one, level, one), lambda kind: output_for(kind, one, level, one)):
-        with pytest.raises(ValueError, match="unknown prediction type 'velocity'"):
-            convert("velocity")
-        assert torch.equal(convert("sample"), one)
+    with pytest.raises(ValueError, match="velocity"):
+        Prediction("velocity")
+    for convert in (predicted_clean, output_for):
+        assert torch.equal(convert(Prediction.SAMPLE, one, level, one), one)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_zero_terminal_snr_is_left_out_for_predicted_noise(sd1: Path) -> None:
     model.scheduler_config["rescale_betas_zero_snr"] = True
 
     read = reading(model, "epsilon")
-    first = make_solver("ddim", read.scheduler_config, read.prediction_type, 10).before[0]
+    first = make_plan("ddim", read.scheduler_config, read.prediction_type, 10).steps[0].before
 
     assert first.signal > 0.05
     assert "zero terminal SNR" in read.notes[-1]

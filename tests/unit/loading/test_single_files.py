@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.backbones import hub, loading, prediction
 from sfumato.errors import BackboneError, ModelNotFound, Unsupported
-from sfumato.solvers import make_solver
+from sfumato.noise.plan import make_plan
 from tests import tiny_checkpoints, tiny_models
 from tests.unit.loading.helpers import SD1, load, scheduled
 from tests.unit.loading.helpers import prediction as predicted
@@ -60,11 +60,11 @@ def test_the_marks_of_a_file_are_read(sdxl: Path, configure: Any, tmp_path: Path
     file = tiny_checkpoints.single_file_xl(sdxl, tmp_path / "noob.safetensors", v_pred=MARK, ztsnr=MARK)
 
     model = load(file)
-    plan = make_solver("ddim", model.scheduler_config, model.prediction_type, 20)
+    plan = make_plan("ddim", model.scheduler_config, model.prediction_type, 20)
 
     assert (model.family, model.prediction_type, model.notes) == ("sdxl", "v_prediction", [])
-    assert plan.before[0].signal < 1e-3  # no signal is left at the first level, which is the last that was trained
-    assert plan.timesteps[0] == 999
+    assert plan.steps[0].before.signal < 1e-3  # no signal is left at the first level, which is the last that was trained
+    assert plan.steps[0].timestep == 999
 
 
 def test_a_file_without_marks_is_epsilon_and_a_trial_that_contradicts_is_told(sdxl: Path, configure: Any, tmp_path: Path) -> None:

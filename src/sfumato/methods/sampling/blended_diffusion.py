@@ -12,31 +12,34 @@ Differs from the published code: the mean square is summed over the batch, not a
 LPIPS sees the source masked too, as in the paper, not whole; DDIM sampling is left out; a mask is cut at half, not above zero.
 """
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from sfumato.methods.base import PIXEL_FAMILIES, START_OPTIONS, EditTask, Guide, MethodCard, PictureDistance, Watch
+from sfumato.backbones.base import Traits
+from sfumato.denoising.base import Model
+from sfumato.methods import augmentation
+from sfumato.methods.base import EditTask, Guide, MethodOptions, PictureDistance, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite
+from sfumato.noise.chain import Chain
+from sfumato.noise.levels import noised
+from sfumato.noise.stream import NoiseStream
+from sfumato.perception.clip import standardise
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sfumato.backbones.base import Backbone
-    from sfumato.noise import NoiseStream
-
-Augment: TypeAlias = "Callable[[Tensor, int, Any], Tensor]"
+Augment: TypeAlias = Callable[[Tensor, int, Sequence[torch.Generator]], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(MethodOptions):
     """The constants of the published code, and where the paper's index leaves a choice.
 
     Args:
         clip_guidance_scale: Weight of CLIP's distance, lambda.
         clip_augmentations: Views of the picture that CLIP sees, the plain one among them; the paper has 16, the code 8.
+        clip_model: The CLIP; by default the embedded one for the embedded model, ViT-B/16 for others.
         range_weight: Weight of what the predicted clean picture is outside [-1, 1].
         background_mse_weight: Weight of the mean square between picture and source outside the mask; the script's is 10000.
         background_lpips_weight: Weight of the LPIPS (VGG) between them; the script's is 1000.
@@ -44,77 +47,99 @@ class Options:
         outside: What CLIP sees outside the mask; the published script has grey here and black when it ranks.
         background_level: Put the source in at the level reached ("next"), or the one left, one step too noisy ("current").
         share_noise: Whether all predictions get the same background noise.
-        defaults: Values of EditRequest that belong to the preset, for fields left None.
     """
 
-    clip_guidance_scale: float = 1000.0
-    clip_augmentations: int = 8
+    clip_model: str | None = option(None, "CLIP that guides: embedded, folder, cached id, or open_clip:ARCHITECTURE/TAG.")
+    clip_guidance_scale: float = option(1000.0, "Weight of CLIP's guidance.", ge=0)
+    clip_augmentations: int = option(8, "Views of the picture that CLIP sees, the plain one among them.", ge=1, le=64)
+    background_mse_weight: float = option(0.0, "Weight of the mean square between picture and source outside the mask.", ge=0)
+    background_lpips_weight: float = option(0.0, "Weight of the LPIPS between them; needs the package lpips.", ge=0)
     range_weight: float = 50.0
-    background_mse_weight: float = 0.0
-    background_lpips_weight: float = 0.0
     blended: bool = True
     outside: Literal["grey", "black"] = "grey"
     background_level: Literal["next", "current"] = "next"
     share_noise: bool = False
-    defaults: Mapping[str, Any] = field(default_factory=lambda: {"steps": 100, "start_fraction": 0.25})
 
 
-PRESETS: dict[str, Options] = {
-    "default": Options(),
-    "official": Options(background_level="current", share_noise=True),  # the published script
-    "paper": Options(background_level="current", share_noise=True, clip_augmentations=16),
-    "local": Options(blended=False, background_mse_weight=10000.0, background_lpips_weight=1000.0),  # Algorithm 1
+DEFAULTS = {"steps": 100, "start_fraction": 0.25}
+PRESETS: dict[str, Preset[Options]] = {
+    "default": Preset(options=Options(), defaults=DEFAULTS),
+    # the published script
+    "official": Preset(options=Options(background_level="current", share_noise=True), defaults=DEFAULTS),
+    "paper": Preset(options=Options(background_level="current", share_noise=True, clip_augmentations=16), defaults=DEFAULTS),
+    # Algorithm 1
+    "local": Preset(
+        options=Options(blended=False, background_mse_weight=10000.0, background_lpips_weight=1000.0), defaults=DEFAULTS
+    ),
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChainFrom:
+    """A chain, and the noisiest index of it that is run: 74 of 0 to 99 when a quarter is skipped."""
+
+    chain: Chain
+    first: int
+
+
+def plan(model: Traits, sampling: Sampling, options: Options) -> ChainFrom:
+    """Plan a run.
+
+    Raises:
+        OptionError: steps-too-many.
+    """
+    chain = Chain(model.scheduler_config, model.prediction, sampling.steps)
+    if sampling.start_sigma is None:
+        first = max(chain.steps - 1 - int(chain.steps * sampling.start_fraction + 1e-9), 0)
+    else:
+        first = max((i for i, level in enumerate(chain.levels) if level.ratio <= sampling.start_sigma), default=0)
+    return ChainFrom(chain=chain, first=first)
+
+
 def run(
-    backbone: Backbone, task: EditTask, watch: Watch, noise: NoiseStream | None = None, augment: Augment | None = None
+    model: Model,
+    task: EditTask[Options, ChainFrom],
+    watch: Watch,
+    noise: NoiseStream | None = None,
+    augment: Augment = augmentation.augment,
 ) -> Tensor:
     """Edit one batch of predictions (Algorithm 2; its symbols stand beside the lines).
 
     Args:
-        backbone: A model of pixels whose `predict` can be differentiated.
-        task: What to do; `task.options` is an `Options`, `task.guide` the CLIP, and LPIPS if that has a weight.
+        model: A model of pixels whose denoiser can be differentiated.
+        task: What to do; `task.guide` holds the CLIP, and LPIPS if that has a weight.
         watch: Called after each step with the prediction of the clean picture, the source around it if that is blended in.
         noise: Where all noise comes from; by default one generator per prediction, seeded with `task.seeds`.
-        augment: Makes CLIP's views; `sfumato.methods.augmentation.augment` by default.
+        augment: Makes CLIP's views.
 
     Returns:
         (B, 3, h, w) pixels, float32: the source itself outside the mask, if that is blended in.
 
     Raises:
-        OptionError: steps-too-many.
         BackboneError: numerics.
     """
-    import torch
-
-    from sfumato.ancestral import Chain
-    from sfumato.methods import augmentation
-    from sfumato.noise import NoiseStream, noised
-
-    options: Options = task.options
+    options, chain, first = task.options, task.plan.chain, task.plan.first
     assert task.guide is not None
-    chain = Chain(backbone.scheduler_config, backbone.prediction_type, task.steps)
-    first = _first_index(chain.levels, task)
     with torch.inference_mode(False), torch.enable_grad():  # what comes from outside may not take part in gradients, so copy it
         source, start, mask, text = (
-            tensor.to(backbone.device).float().clone() for tensor in (task.source, task.start, task.mask, task.guide.text)
+            tensor.to(model.traits.device).float().clone() for tensor in (task.source, task.start, task.mask, task.guide.text)
         )
         guide = replace(task.guide, text=text)
-        noise = noise or NoiseStream(task.seeds, source.shape[1:], backbone.device)
+        noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
         x = noised(blend(start, source, mask), chain.levels[first], noise.draw())  # x_k ~ noise(x_0, k)
 
         for t in range(first, -1, -1):
             x = x.detach().requires_grad_()
-            output, learned = chain.split(backbone.predict(x, chain.timesteps[t], task.conditioning, 1.0), 3)
-            clean = chain.clean(output, t, x)  # x_hat_0
+            output = model(x, chain.step(t))
+            clean = chain.clean(output.prediction, t, x)  # x_hat_0
             sigma = chain.levels[t].noise
-            views = (augment or augmentation.augment, options.clip_augmentations, noise.generators)
             mixed = sigma * clean + (1 - sigma) * x
-            loss = options.clip_guidance_scale * clip_distance(clip_input(mixed, mask, options.outside), guide, *views)
+            seen = clip_input(mixed, mask, options.outside)
+            loss = options.clip_guidance_scale * clip_distance(seen, guide, augment, options.clip_augmentations, noise.generators)
             loss = loss + options.range_weight * out_of_range(clean) + background_loss(mixed, source, mask, options, guide.lpips)
             (gradient,) = torch.autograd.grad(loss, x)
-            clean, variance = clean.detach(), chain.variance(t, None if learned is None else learned.detach())
+            clean = clean.detach()
+            variance = chain.variance(t, None if output.variance is None else output.variance.detach())
             mean = chain.mean(clean, t, x.detach()) - variance.to(clean) * gradient  # mu - Sigma grad
             x = chain.down(mean, variance, t, noise)  # x_fg
             if options.blended:
@@ -122,16 +147,9 @@ def run(
                 eps = noise.draw_shared() if options.share_noise else noise.draw()
                 x = blend(x, noised(source, level, eps), mask)  # x_{t-1} = x_fg m + noise(x_0, t) (1 - m)
                 clean = blend(clean, source, mask)
-            check_finite(x, backbone, first - t, first + 1)
+            check_finite(x, model.traits, first - t, first + 1)
             watch(first - t + 1, first + 1, clean)
         return clean
-
-
-def _first_index(levels: tuple[Any, ...], task: EditTask) -> int:
-    """The noisiest level that is run: 74 of 0 to 99 when a quarter is skipped."""
-    if task.start_sigma is None:
-        return max(len(levels) - 1 - int(len(levels) * task.start_fraction + 1e-9), 0)
-    return max((i for i, level in enumerate(levels) if level.ratio <= task.start_sigma), default=0)
 
 
 def clip_input(picture: Tensor, mask: Tensor, outside: Literal["grey", "black"]) -> Tensor:
@@ -145,7 +163,7 @@ def clip_input(picture: Tensor, mask: Tensor, outside: Literal["grey", "black"])
     return (picture * mask + 1) / 2 if outside == "grey" else (picture + 1) / 2 * mask
 
 
-def clip_distance(seen: Tensor, guide: Guide, augment: Augment, count: int, generators: Any) -> Tensor:
+def clip_distance(seen: Tensor, guide: Guide, augment: Augment, count: int, generators: Sequence[torch.Generator]) -> Tensor:
     """How far CLIP finds pictures from the prompt: half the squared angle between the two, summed over the batch.
 
     Summed, not averaged: each prediction's gradient is then its own, whatever the batch.
@@ -158,11 +176,6 @@ def clip_distance(seen: Tensor, guide: Guide, augment: Augment, count: int, gene
     Returns:
         A scalar.
     """
-    import torch
-    from torch.nn import functional as F
-
-    from sfumato.ranking import standardise
-
     scorer = guide.scorer
     views = augment(F.adaptive_avg_pool2d(seen, scorer.size), count, generators)  # (count, B, 3, S, S)
     # picture by picture: of a larger batch CLIP may round differently
@@ -195,23 +208,3 @@ def background_loss(picture: Tensor, source: Tensor, mask: Tensor, options: Opti
         assert lpips is not None
         loss = loss + options.background_lpips_weight * lpips(made, given).sum()
     return loss
-
-
-CARD = MethodCard(
-    name="blended-diffusion",
-    kind="sampling",
-    title="Blended Diffusion",
-    paper="Avrahami, Lischinski, Fried: Blended Diffusion for Text-driven Editing of Natural Images, CVPR 2022, arXiv:2111.14818",
-    needs=PIXEL_FAMILIES,
-    options=(
-        *START_OPTIONS,
-        "clip_model",
-        "clip_guidance_scale",
-        "clip_augmentations",
-        "background_mse_weight",
-        "background_lpips_weight",
-    ),
-    presets=PRESETS,
-    run=run,
-    guided=True,
-)

@@ -8,46 +8,39 @@ latents (the printed line mixes up two levels).
 Works in pixels (unconditional models, as published) and on latents, where the prompt guides it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
-from sfumato.methods.base import PIXEL_FAMILIES, TEXT_OPTIONS, EditTask, MethodCard, Watch
+from torch import Tensor
+
+from sfumato.backbones.base import Traits
+from sfumato.denoising.base import Model
+from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sfumato.backbones.base import Backbone
-    from sfumato.noise import NoiseStream
+from sfumato.noise.chain import Chain
+from sfumato.noise.levels import noised
+from sfumato.noise.stream import NoiseStream
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(MethodOptions):
     """How far and how often to go back.
 
     Args:
         jump_length: Levels that a jump goes up, j.
         jump_resamples: Times each stretch is sampled in all, r; 1 makes no jumps.
         final_source: Whether the clean source is put around the result, which as published is the model's own last estimate.
-        defaults: Values of EditRequest that belong to the preset, for fields left None.
     """
 
-    jump_length: int = 10
-    jump_resamples: int = 10
+    jump_length: int = option(10, "Levels that a jump back goes up.", ge=1, le=1000)
+    jump_resamples: int = option(10, "Times each stretch is sampled; 1 is no jump.", ge=1, le=100)
     final_source: bool = True
-    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-PRESETS: dict[str, Options] = {
+PRESETS: dict[str, Preset[Options]] = {
     # A tenth of the published cost. On latents there is less to harmonise: two or three passes are what they need.
-    "default": Options(jump_length=5, jump_resamples=3, defaults={"steps": 50}),
-    "fast": Options(jump_length=5, jump_resamples=2, defaults={"steps": 30}),
+    "default": Preset(options=Options(jump_length=5, jump_resamples=3), defaults={"steps": 50}),
+    "fast": Preset(options=Options(jump_length=5, jump_resamples=2), defaults={"steps": 30}),
     # 2410 model calls.
-    "paper": Options(final_source=False, defaults={"steps": 250}),
+    "paper": Preset(options=Options(final_source=False), defaults={"steps": 250}),
 }
 
 
@@ -70,12 +63,21 @@ def model_calls(steps: int, jump_length: int, jump_resamples: int) -> int:
     return sum(after < before for before, after in pairwise(level_path(steps, jump_length, jump_resamples)))
 
 
-def run(backbone: Backbone, task: EditTask, watch: Watch, noise: NoiseStream | None = None) -> Tensor:
+def plan(model: Traits, sampling: Sampling, options: Options) -> Chain:
+    """The chain that is walked, from its noisiest level: RePaint starts from noise alone.
+
+    Raises:
+        OptionError: steps-too-many.
+    """
+    return Chain(model.scheduler_config, model.prediction, sampling.steps)
+
+
+def run(model: Model, task: EditTask[Options, Chain], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
     """Edit one batch of predictions (Algorithm 1; its symbols stand beside the lines).
 
     Args:
-        backbone: A model of pixels or latents trained with DDPM's noise.
-        task: What to do; `task.options` is an `Options`. The start is noise alone.
+        model: A model of pixels or latents trained with DDPM's noise.
+        task: What to do.
         watch: Called after each step down with the prediction of the clean latents, the source around it.
         noise: Where all noise comes from; by default one generator per prediction, seeded with `task.seeds`.
 
@@ -83,45 +85,27 @@ def run(backbone: Backbone, task: EditTask, watch: Watch, noise: NoiseStream | N
         (B, C, h, w) clean scaled latents, float32.
 
     Raises:
-        OptionError: steps-too-many.
         BackboneError: numerics.
     """
-    from sfumato.ancestral import Chain
-    from sfumato.noise import NoiseStream, noised
-
-    options: Options = task.options
-    chain = Chain(backbone.scheduler_config, backbone.prediction_type, task.steps)
-    path = level_path(task.steps, options.jump_length, options.jump_resamples)
-    total, done = model_calls(task.steps, options.jump_length, options.jump_resamples), 0
-    source, mask = (tensor.to(backbone.device).float() for tensor in (task.source, task.mask))
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], backbone.device)
+    options, chain = task.options, task.plan
+    jumps = (chain.steps, options.jump_length, options.jump_resamples)
+    total, done = model_calls(*jumps), 0
+    source, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.mask))
+    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
     x = noise.draw()  # x_T
 
-    for t, after in pairwise(path):
+    for t, after in pairwise(level_path(*jumps)):
         if after > t:
             x = chain.up(x, after, noise)  # x_t ~ N(sqrt(1 - beta) x_{t-1}, beta)
             continue
         if done:
             x = blend(x, noised(source, chain.levels[t], noise.draw()), mask)  # x = m x_unknown + (1 - m) x_known
-        output = backbone.predict(x, chain.timesteps[t], task.conditioning, task.guidance_scale)
-        output, learned = chain.split(output, source.shape[1])
-        clean = chain.clean(output, t, x)
-        if backbone.factor == 1:
+        output = model(x, chain.step(t))
+        clean = chain.clean(output.prediction, t, x)
+        if model.traits.factor == 1:
             clean = clean.clamp(-1, 1)  # pixels have a range
-        x = chain.down(chain.mean(clean, t, x), chain.variance(t, learned), t, noise)  # x_{t-1} ~ p(x_{t-1} | x_t)
+        x = chain.down(chain.mean(clean, t, x), chain.variance(t, output.variance), t, noise)  # x_{t-1} ~ p(x_{t-1} | x_t)
         done += 1
-        check_finite(x, backbone, done - 1, total)
+        check_finite(x, model.traits, done - 1, total)
         watch(done, total, blend(clean, source, mask))
     return blend(x, source, mask) if options.final_source else x
-
-
-CARD = MethodCard(
-    name="repaint",
-    kind="sampling",
-    title="RePaint",
-    paper="Lugmayr et al.: RePaint, Inpainting using Denoising Diffusion Probabilistic Models, CVPR 2022, arXiv:2201.09865",
-    needs=("embedded", "sd1", "sd2", "sdxl", "ldm", *PIXEL_FAMILIES),
-    options=(*TEXT_OPTIONS, "jump_length", "jump_resamples"),
-    presets=PRESETS,
-    run=run,
-)

@@ -1,0 +1,199 @@
+"""What docs/methods shows of the methods side by side on the embedded models.
+
+    python scripts/methods.py table RESULTS.json docs/methods/README.md    write the tables between the marks in that file
+    python scripts/methods.py strips docs/images/methods                   a picture for each method's page
+
+`RESULTS.json` is what `sfumato bench` wrote; the command that made it is in the tables' caption.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich import print
+
+from sfumato import Editor, examples
+from sfumato.backbones.hub import EMBEDDED, WEIGHTS
+from sfumato.bench.summary import EVERY_TASK, METRICS, compare
+from sfumato.bench.tables import series_of
+from sfumato.metrics.statistics import estimate, paired_difference
+from sfumato.pictures.writing import write, write_text
+
+BEGIN, END = "<!-- table: python scripts/methods.py -->", "<!-- end of table -->"
+QUALITY = (
+    "precision_first",
+    "precision_all",
+    "diversity",
+    "seam_ratio",
+    "texture_ratio",
+    "counterfactual_psnr",
+    "model_calls",
+    "cpu_seconds",
+)
+COMPARED = tuple(metric for metric in QUALITY if metric != "model_calls")
+NEARLY = 0.1  # of the model calls
+FLAT = 1e-3  # of a patch without any grain
+LATENT, ANCESTOR = "blended-latent-diffusion", "blended-diffusion"
+CLAIMS: tuple[tuple[str, str, Callable[[float], float]], ...] = (  # each as a metric of which more is better
+    ("more precise, share of predictions that are right", "precision_all", lambda share: share),
+    ("fewer artefacts, seam nearer to 1", "seam_ratio", lambda ratio: -abs(math.log(max(ratio, FLAT)))),
+    (
+        "fewer artefacts, grain nearer to the true picture's",
+        "texture_ratio",
+        lambda ratio: -abs(math.log(max(ratio, FLAT))),
+    ),
+)
+
+TILE, SHOWN = 176, 3
+STRIPS: dict[str, dict[str, Any]] = {
+    "blended-latent-diffusion": {"prompt": "a red ball"},
+    "repaint": {"prompt": "a yellow cylinder", "method": "repaint", "preset": "fast"},
+    "lanpaint": {"prompt": "a yellow cylinder", "method": "lanpaint", "preset": "fast"},
+    "blended-diffusion": {"prompt": "a red ball", "method": "blended-diffusion", "model": "embedded-pixel"},
+    "flow-matching": {"prompt": "a red ball", "model": "embedded-flow"},
+}
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Every variant over all tasks, with 95 % intervals; then what differs from the first by more than noise."""
+    items = results["items"]
+    tasks = list(dict.fromkeys(item["task"] for item in items))
+    shown = [metric for metric in QUALITY if any(item["values"].get(metric) is not None for item in items)]
+    titles = [*(METRICS[metric].title for metric in shown), *(f"right: {task}" for task in tasks)]
+    lines = [_row("variant", *titles), _row(*["---"] * (len(titles) + 1))]
+    for method, model in series_of(items):
+        mine = [item for item in items if _key(item) == (method, model)]
+        right = [
+            _mean([item["values"].get("precision_all") for item in mine if item["task"] == task], "precision_all")
+            for task in tasks
+        ]
+        name = method if model == "embedded" else f"{method}, {model}"
+        lines.append(_row(name, *(_cell([item["values"].get(metric) for item in mine], metric) for metric in shown), *right))
+    facts = f"{results['about']}; {len(items[0]['seeds'])} predictions each. Made {results['date']} by `{results['command']}`"
+    blocks = (lines, [f"*{facts}.*"], _differences(results["comparisons"]), *_at_equal_calls(items), _claims(items))
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(values: Iterable[float | None], metric: str) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.{METRICS[metric].decimals}f}" if known else "-"
+
+
+def _cell(values: Sequence[float | None], metric: str) -> str:
+    """The mean, and its interval where there is one."""
+    known, d = [value for value in values if value is not None], METRICS[metric].decimals
+    if not known:
+        return "-"
+    found = estimate(known)
+    return f"{found.value:.{d}f}" + (f" [{found.low:.{d}f}, {found.high:.{d}f}]" if found.low < found.high else "")
+
+
+def _differences(rows: list[dict[str, Any]]) -> list[str]:
+    """Over all tasks, one line a variant."""
+    chosen = [row for row in rows if row["task"] == EVERY_TASK and row["metric"] in COMPARED and row["exceeds_noise"]]
+    lines = [f"Differences from {' on '.join(rows[0]['against'])} over all tasks that exceed noise:", ""] if chosen else []
+    for method, model in series_of(chosen):
+        told = [
+            f"{METRICS[row['metric']].title} {row['difference']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
+            for row in chosen
+            if (row["method"], row["model"]) == (method, model)
+        ]
+        lines.append(f"- {method} on {model}: {', '.join(told)}")
+    return lines
+
+
+def _at_equal_calls(items: list[dict[str, Any]]) -> list[list[str]]:
+    """Of each variant of the default with other options, the differences of what costs as many model calls (to a tenth)."""
+    series = series_of(items)
+    calls = {key: np.mean([item["values"]["model_calls"] for item in items if _key(item) == key]) for key in series}
+    blocks = []
+    for reference in (key for key in series[1:] if key[0].startswith(f"{LATENT} [") and key[1] == series[0][1]):
+        others = [key for key in series if key != reference and abs(calls[key] / calls[reference] - 1) < NEARLY]
+        if others:
+            rows = compare([item for item in items if _key(item) in (reference, *others)], [reference, *others])
+            names = ", ".join(method for method, _ in others)
+            blocks.append(_differences(rows) or [f"Of {names} none differs from {reference[0]} by more than noise."])
+    return blocks
+
+
+def _key(item: dict[str, Any]) -> tuple[str, str]:
+    return item["method"], item["model"]
+
+
+def _claims(items: list[dict[str, Any]]) -> list[str]:
+    """The claims of arXiv:2206.02779 about its ancestor, Blended Diffusion, and whether these examples bear them out."""
+    series = [[key for key in series_of(items) if key[0].partition(" [")[0] == method][:1] for method in (ANCESTOR, LATENT)]
+    both = [{item["name"]: item["values"] for item in items if (item["method"], item["model"]) in keys} for keys in series]
+    names = [name for name in both[0] if name in both[1]]
+    if not names:
+        return []
+
+    def values(metric: str) -> list[list[float | None]]:
+        return [[of[name].get(metric) for name in names] for of in both]
+
+    lines = ["The paper's claims against Blended Diffusion, on these examples:", ""]
+    ancestor, latent = (sum(value for value in each if value is not None) for each in values("cpu_seconds"))
+    lines.append(f"- much faster: {ancestor / latent:.1f} times less processor time for an edit with all its predictions")
+    for claim, metric, better in CLAIMS:
+        found = paired_difference(*([None if v is None else better(v) for v in each] for each in values(metric)))
+        if found is not None:
+            verdict = "holds" if found.low > 0 else "does not hold" if found.high < 0 else "cannot be told from noise"
+            lines.append(f"- {claim}: {verdict} ({found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}])")
+    return lines
+
+
+def write_tables(results: Path, page: Path) -> None:
+    """Put the tables between the marks of a Markdown file.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page} lacks the lines {BEGIN} and {END}, between which the tables go.")
+    text = tables(json.loads(results.read_text(encoding="utf-8")))
+    write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", page)
+
+
+def write_strips(folder: Path) -> None:
+    """For each method the source, the mask and its best predictions; models that are not installed are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, fields in STRIPS.items():
+        model = fields.get("model", "embedded")
+        if not (WEIGHTS / EMBEDDED[model]).is_dir():
+            print(f"{name}: left out, {model} is not installed")
+            continue
+        path = folder / f"{name}.jpg"
+        write(strip(fields), path, format="JPEG", overwrite=True)
+        print(f"{path}: {path.stat().st_size // 1000} kB")
+
+
+def strip(fields: dict[str, Any]) -> Image.Image:
+    """One row of square tiles."""
+    result = Editor(fields.get("model", "embedded")).edit(image=examples.SCENE, mask=examples.MASK, **fields)
+    tiles = [Image.open(examples.SCENE), result.mask, *result.images[:SHOWN]]
+    return Image.fromarray(np.concatenate([_tile(tile) for tile in tiles], axis=1))
+
+
+def _tile(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["table", results, page]:
+            write_tables(Path(results), Path(page))
+        case ["strips", folder]:
+            write_strips(Path(folder))
+        case _:
+            sys.exit(__doc__)

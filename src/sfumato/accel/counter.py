@@ -1,0 +1,37 @@
+"""Counts the denoiser's calls, for the benchmark."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sfumato.accel.base import Grade
+from sfumato.backbones.base import Conditions, Denoiser, Output, Traits
+
+
+@dataclass
+class CallCounter:
+    """How often the denoiser was called, each time on a whole batch."""
+
+    calls: int = 0
+    grade = Grade.EXACT
+
+    @contextmanager
+    def attached(self, denoiser: Denoiser) -> Iterator[Denoiser]:
+        """See `Accelerator.attached`."""
+        yield _Counted(denoiser, self)
+
+
+class _Counted:
+    def __init__(self, inner: Denoiser, counter: CallCounter) -> None:
+        self.inner, self.counter = inner, counter
+
+    @property
+    def traits(self) -> Traits:
+        """Of the model inside."""
+        return self.inner.traits
+
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        self.counter.calls += 1
+        return self.inner(x, timestep, given)

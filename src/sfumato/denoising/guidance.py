@@ -1,0 +1,65 @@
+"""Classifier-free guidance, and its variants."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sfumato.backbones.base import Denoiser, Output, Traits
+from sfumato.backbones.packing import pack, unpack
+from sfumato.denoising.base import Pair, stack
+from sfumato.noise.plan import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierFree:
+    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion).
+
+    Args:
+        scale: 1 is none: the unconditional branch cancels and is not run.
+        interval: Noise-to-signal ratios at which it acts, [low, high]; elsewhere only the conditional branch runs
+            (Kynkäänniemi et al., NeurIPS 2024, arXiv:2404.07724).
+    """
+
+    scale: float
+    interval: tuple[float, float] = (0.0, math.inf)
+
+    def __call__(self, denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> Output:
+        """See `sfumato.denoising.base.Guidance`."""
+        low, high = self.interval
+        if self.scale == 1.0 or not low <= step.before.ratio <= high:
+            return denoiser(x, step.timestep, pair.conditional)
+        conditional, unconditional = _both_branches(denoiser, pair, x, step)
+        return replace(conditional, prediction=self.combine(conditional.prediction, unconditional.prediction))
+
+    def combine(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """unconditional + scale (conditional - unconditional), each (B, C, h, w)."""
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormPreserving(ClassifierFree):
+    """The same, but each token of 2x2 cells keeps the length that the conditional branch gives it, as Qwen-Image is sampled."""
+
+    def combine(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """See `ClassifierFree.combine`."""
+        combined = pack(super().combine(conditional, unconditional))
+        wanted = pack(conditional).norm(dim=-1, keepdim=True)
+        size = (conditional.shape[-2], conditional.shape[-1])
+        return unpack(combined * (wanted / combined.norm(dim=-1, keepdim=True)), size)
+
+
+def _both_branches(denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> tuple[Output, Output]:
+    """The conditional and the unconditional output: in one batch of 2B where the model's texts have one length, else in turn."""
+    if not denoiser.traits.stacks_branches:
+        return denoiser(x, step.timestep, pair.conditional), denoiser(x, step.timestep, pair.unconditional)
+    both = denoiser(torch.cat([x, x]), step.timestep, stack(pair.unconditional, pair.conditional, len(x)))
+    halves = [None if part is None else part.chunk(2) for part in (both.prediction, both.variance, both.mask)]
+    unconditional, conditional = (Output(*(None if half is None else half[i] for half in halves)) for i in (0, 1))  # type: ignore[arg-type]
+    return conditional, unconditional
+
+
+def guidance_of(traits: Traits, scale: float) -> ClassifierFree:
+    """The guidance that suits a model."""
+    return NormPreserving(scale=scale) if traits.keeps_norm else ClassifierFree(scale=scale)

@@ -1,0 +1,164 @@
+"""Pictures encoded once, with what can be said about each: what the denoiser is trained on."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato.embedded.autoencoder import PatchAutoencoder
+from sfumato.embedded.world.captions import caption, ground_alone
+from sfumato.embedded.world.scene import Scene
+from sfumato.errors import InputError
+from sfumato.training.autoencoder import to_pixels
+from sfumato.training.loop import save_atomically
+from sfumato.training.scenes import load_shard, seen, training_shards
+from sfumato.training.workers import divided
+
+BATCH = 16
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+Caption = Callable[[np.random.Generator], str]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What can be said of a picture: of all of it, its main thing alone, or its ground alone; None if that leaves nothing out."""
+
+    whole: Caption
+    main: Caption | None = None
+    ground: Caption | None = None
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Scaled latents (n, C, h, w), shares of each cell that the main thing and all others cover (n, 1, h, w), and n words."""
+
+    latents: Tensor
+    main: Tensor
+    others: Tensor
+    words: Sequence[Words]
+
+
+@torch.inference_mode()
+def encode(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 to scaled latents (B, C, h, w) bfloat16."""
+    pixels = to_pixels(images).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = vae.encoder(pixels).float()
+    return ((codes - vae.config.shift_factor) * vae.config.scaling_factor).bfloat16()
+
+
+def _encode_all(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
+    return torch.cat([encode(vae, images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+
+
+def load_vae(folder: Path) -> PatchAutoencoder:
+    """The autoencoder in a folder, float32, ready to encode."""
+    return PatchAutoencoder.from_pretrained(folder).float().eval().to(memory_format=torch.channels_last)
+
+
+def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
+    """Latents of all rendered shards, encoded by the workers together unless they are cached beside the shards.
+
+    A cache is named after the content of the autoencoder and of the shard, so that no other's is ever read.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    shards = training_shards(scenes)
+    folder = scenes / "latents" / _digest_of(sorted(p for p in vae_folder.iterdir() if p.is_file()))
+    caches = [folder / f"{_digest_of([shard])}.pt" for shard in shards]
+    vae = load_vae(vae_folder)
+    for shard, cache in divided(list(zip(shards, caches, strict=True))):
+        if not cache.exists():
+            save_atomically({"latents": _encode_all(vae, load_shard(shard)[0])}, cache)
+    latents = torch.cat([torch.load(cache, weights_only=True)["latents"] for cache in caches])
+    main, others, words = [], [], []
+    for shard in shards:
+        _, owners, drawn = load_shard(shard)
+        main.append(_cover(owners == 0, latents.shape[-1]))
+        others.append(_cover(owners > 0, latents.shape[-1]))
+        words += [_words(seen(scene, owner)) for owner, scene in zip(owners, drawn, strict=True)]
+    return LatentSet(latents, torch.cat(main), torch.cat(others), words)
+
+
+def _digest_of(files: Sequence[Path]) -> str:
+    """Of their names and contents."""
+    named = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            named.update(f"{hashlib.file_digest(stream, 'sha256').hexdigest()} {file.name}\n".encode())
+    return named.hexdigest()[:16]
+
+
+def _cover(shown: np.ndarray, side: int) -> Tensor:
+    """(n, H, W) bool to the share of each of side x side cells, (n, 1, side, side) bfloat16."""
+    return F.avg_pool2d(torch.from_numpy(shown.astype(np.float32))[:, None], shown.shape[-1] // side).bfloat16()
+
+
+def _words(scene: Scene) -> Words:
+    whole = partial(caption, scene)
+    if not scene.things:
+        return Words(whole)
+    main = partial(caption, replace(scene, things=scene.things[:1])) if len(scene.things) > 1 else None
+    return Words(whole, main, partial(ground_alone, scene.ground))
+
+
+def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
+    """Latents of a user's own pictures, cut square and brought to `size`.
+
+    Captions are in a text file beside each picture with the same name, or in `metadata.jsonl`, one
+    {"file_name": ..., "text": ...} a line.
+
+    Raises:
+        InputError: no-pictures, no-caption.
+    """
+    from sfumato.pictures.reading import read
+
+    texts = _captions(folder)
+    images = []
+    for name in texts:
+        rgb = read(folder / name).rgb
+        side = min(rgb.shape[:2])
+        top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
+        images.append(_resized(rgb[top : top + side, left : left + side], size))
+    vae = load_vae(vae_folder)
+    latents = _encode_all(vae, np.stack(images))
+    everything = torch.ones_like(latents[:, :1])
+    return LatentSet(latents, everything, 0 * everything, [Words(partial(_always, text)) for text in texts.values()])
+
+
+def _resized(square: np.ndarray, size: int) -> np.ndarray:
+    import cv2
+
+    return np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _always(text: str, rng: np.random.Generator) -> str:
+    return text
+
+
+def _captions(folder: Path) -> dict[str, str]:
+    """Name of each picture in the folder, and its caption."""
+    pictures = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
+    if not pictures:
+        raise InputError(f"{folder} holds no pictures ({', '.join(PICTURES)}).", code="no-pictures")
+    listed: dict[str, str] = {}
+    if (folder / "metadata.jsonl").exists():
+        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        listed = {row["file_name"]: row["text"] for row in map(json.loads, filter(str.strip, lines))}
+    texts = {}
+    for picture in pictures:
+        beside = picture.with_suffix(".txt")
+        text = beside.read_text(encoding="utf-8").strip() if beside.exists() else listed.get(picture.name)
+        if not text:
+            raise InputError(f"{picture} has no caption: write it to {beside.name} or to metadata.jsonl.", code="no-caption")
+        texts[picture.name] = text
+    return texts
