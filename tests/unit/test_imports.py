@@ -13,8 +13,8 @@ import sfumato
 PACKAGE = Path(sfumato.__file__).parent
 LAYERS = (  # from the user's side to the ground: a part imports from its own layer and those below
     ("__main__",),
-    ("cli", "server", "ui", "batch", "bench"),
-    ("editor",),
+    ("cli", "server", "ui", "bench"),
+    ("editor", "images", "solvers"),
     ("training", "examples"),
     ("editing",),
     ("methods", "background", "ranking", "accel"),

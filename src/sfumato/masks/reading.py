@@ -83,6 +83,21 @@ def read_area(
     return Area(change=change, notes=found.notes)
 
 
+def read_mask(
+    picture_size: tuple[int, int],
+    mask: Path | Image.Image | None,
+    box: Box | None,
+    picture: Picture,
+    mode: Mode = "auto",
+    invert: bool = False,
+    grow: int = 0,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Mask:
+    """The hard mask of `read_area` alone, (H, W) in {0, 1}, without what there is to say of it."""
+    return read_area(picture_size, mask, box, picture, mode, invert, grow, max_pixels=max_pixels).change.astype(np.uint8)
+
+
 def _greys(values: NDArray[np.uint8]) -> SoftMask:
     return np.where(values < BLACK, 0, values).astype(np.float32) / np.float32(255)
 

@@ -20,6 +20,9 @@ class Prediction(str, Enum):
     SAMPLE = "sample"
     FLOW = "flow"  # the velocity eps - z0 of flow matching (arXiv:2210.02747)
 
+    def __str__(self) -> str:
+        return self.value
+
 
 class Level(NamedTuple):
     """A noise level: x = signal * z0 + noise * eps."""
