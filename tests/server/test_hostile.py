@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfumato.pictures.formats import open_header
+from sfumato.pictures.reading import upright_size
 from tests.server import pictures
 from tests.server.stub import finished, serving, settings_for
 
@@ -249,3 +251,14 @@ def test_every_mode_of_a_sound_picture_is_edited(client: httpx.Client, mode: str
 def test_cmyk_jpeg(client: httpx.Client) -> None:
     files = {"image": pictures.encoded(pictures.photograph().convert("CMYK"), "JPEG"), "mask": pictures.MASK}
     assert client.post("/v1/images/edits", files=files, data={"prompt": "red"}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["png of 100000 x 100000", "bomb that its header tells", "jpeg of 65535 x 65535"])
+def test_the_size_of_a_bomb_is_told_without_decoding_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(image: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    image = open_header(BytesIO(IMAGES[name]), "The image", 10**12)
+    monkeypatch.setattr(type(image), "load", refuse)
+
+    assert upright_size(image) == image.size

@@ -82,9 +82,15 @@ def inspect(
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height, as `read` turns a picture, of one of which only the header has been read."""
-    size, turned_by, _ = inspect(image, max_pixels=image.width * image.height)
-    return orientation.stored_size(size, turned_by)
+    """Width and height, as `read` turns a picture, of one of which only the header has been read.
+
+    No pixel is decoded, whatever size the header tells. Errors are those of `read`, but for its limit.
+    """
+    with _opened(image, MAX_PIXELS, "image") as (_, label), _damage_reported(label):
+        _check_header(image, label, image.width * image.height)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow gives the size it will have upright
+            return image.size
+        return orientation.stored_size(image.size, orientation.orientation_of(image))
 
 
 @contextmanager
