@@ -1,6 +1,6 @@
 """What pictures that do not depend on their batch cost on a CPU: `OMP_NUM_THREADS=2 python scripts/batch_invariance.py [TURNS]`.
 
-The UNet of Stable Diffusion 1.5 (its published configuration, random weights, bfloat16; 3 GB of memory) denoises 64x64 latents with
+The UNet of Stable Diffusion 1.5 (published configuration, random weights, bfloat16; 3 GB of memory) denoises 64x64 latents with
 both branches of guidance in one batch, for one prediction (a batch of 2) and for two (a batch of 4):
 
 - plain: the network as it is;
@@ -8,9 +8,9 @@ both branches of guidance in one batch, for one prediction (a batch of 2) and fo
 - rows: long products in chunks of 1,024 rows, the last one filled up with zeros;
 - padded: the batch filled up to 4, whatever was asked for.
 
-The ways take turns, so that whatever else the machine does meets all of them. Printed are median seconds of a call, by the clock and of
-the processor, their median ratio to the plain call of the same turn with the smallest and the largest, and by how much the first
-prediction at most differs between a batch of its own and one of two.
+The ways take turns, so that whatever else the machine does meets all of them. Printed are median seconds of a call, by the clock
+and of the processor, their median ratio to the plain call of the same turn with the smallest and the largest, and by how much the
+first prediction at most differs between a batch of its own and one of two.
 """
 
 import sys

@@ -148,8 +148,13 @@ def latents_of(editor: Editor, monkeypatch: pytest.MonkeyPatch, **options: Any) 
     """What the method gives, before decoding, (n, C, h, w)."""
     found: list[Tensor] = []
     decode = editor.backbone.decode
+
+    def keeping(latents: Tensor) -> Tensor:
+        found.append(latents.clone())
+        return decode(latents)
+
     with monkeypatch.context() as patched:
-        patched.setattr(editor.backbone, "decode", lambda latents: found.append(latents.clone()) or decode(latents))
+        patched.setattr(editor.backbone, "decode", keeping)
         editor.edit(image=picture(), mask=mask(), prompt="a red ball", rank="none", window="whole", background="paste", **options)
     return torch.cat(found)
 

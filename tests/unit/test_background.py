@@ -50,7 +50,7 @@ class Case:
     source: Tensor
     mask: Tensor
 
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Any, Tensor, Tensor, Tensor, Tensor]:
         return self.backbone, self.latents, self.decoded, self.source, self.mask
 
     def error(self, pixels: Tensor, i: int = 0) -> float:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from sfumato import Editor, EditRequest, ranking
 from sfumato.background import fitting
 from sfumato.editing.sampling import Progress
-from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
+from sfumato.errors import Cancelled, EditError, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
 from sfumato.methods import registry
 from sfumato.perception import clip
 from tests import tiny_models
@@ -192,7 +192,7 @@ def test_ranking_does_not_depend_on_earlier_edits(
 def test_out_of_memory_with_one_prediction_says_what_to_do(
     editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*_: Any) -> torch.Tensor:
+    def never(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(editor, "accelerators", (Calling(never),))
@@ -221,7 +221,9 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one(editor: Editor, reques
         ({"rank": "region"}, ModelNotFound, "model-not-cached"),
     ],
 )
-def test_refusals(editor: Editor, request_fields: dict[str, Any], change: dict[str, Any], error: type, code: str) -> None:
+def test_refusals(
+    editor: Editor, request_fields: dict[str, Any], change: dict[str, Any], error: type[EditError], code: str
+) -> None:
     with pytest.raises(error) as raised:
         editor.edit(**{**request_fields, **change})
     assert raised.value.code == code
