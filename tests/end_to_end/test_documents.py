@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from sfumato import examples
 from sfumato.cli.main import app
-from tests.conftest import ROOT
 from tests.server.stub import serving, settings_for
 from tests.tiny_models import tiny_sd1
 
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GENERATED = "docs/api.md"
 DOCUMENTS = sorted(

@@ -14,25 +14,7 @@ from sfumato.editing.sampling import Progress
 from sfumato.errors import Cancelled, EditError, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
 from sfumato.methods import registry
 from sfumato.perception import clip
-from tests import tiny_models
 from tests.guided import Calling
-
-FAST = {"steps": 3, "rank": "whole", "background": "paste", "n": 2}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def editor(folder: Path) -> Editor:
-    return Editor(str(folder), dtype="float32")
-
-
-@pytest.fixture
-def request_fields(picture_file: Path, mask_file: Path) -> dict[str, Any]:
-    return {"image": picture_file, "mask": mask_file, "prompt": "a red ball", **FAST}
 
 
 def pixels(image: Image.Image) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The door: soft masks, and what every method promises, on tiny random Stable Diffusion models."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,24 +10,6 @@ from sfumato import Editor, EditRequest
 from sfumato.accel.counter import CallCounter
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods import registry
-from tests import tiny_models
-
-FAST = {"steps": 3, "rank": "whole", "background": "paste", "n": 2}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def editor(folder: Path) -> Editor:
-    return Editor(str(folder), dtype="float32")
-
-
-@pytest.fixture
-def request_fields(picture_file: Path, mask_file: Path) -> dict[str, Any]:
-    return {"image": picture_file, "mask": mask_file, "prompt": "a red ball", **FAST}
 
 
 def pixels(image: Image.Image) -> np.ndarray:
