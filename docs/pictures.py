@@ -27,6 +27,7 @@ SCENARIOS = {  # program in examples/, and which of its results is shown
 
 
 def main() -> None:
+    """Make them all."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         subprocess.run([sys.executable, "-m", "sfumato", "demo", "--out", "demo"], check=True)

@@ -127,7 +127,7 @@ def _side(header: Header, prediction_type: str | None) -> int | None:
 
 
 def by_trial(unet: Any) -> str | None:
-    """ "epsilon" if the UNet, shown pure noise at the highest level, answers with that noise; else None.
+    """Say "epsilon" if the UNet, shown pure noise at the highest level, answers with that noise; else None.
 
     At the highest level x_t is nearly all noise, so predicted noise is nearly the input, while a predicted v or sample is nearly
     independent of it.

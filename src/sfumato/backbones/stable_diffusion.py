@@ -164,6 +164,7 @@ def text_pipeline(pipe: Any) -> StableDiffusionPipeline:
 
 
 def xl_text_pipeline(pipe: Any) -> StableDiffusionXLPipeline:
+    """A pipeline of diffusers with the parts of `pipe` that encode prompts, and no others."""
     return StableDiffusionXLPipeline(
         vae=None,
         text_encoder=pipe.text_encoder,

@@ -187,6 +187,7 @@ class PaperInstruments:
 
     @classmethod
     def load(cls, classifier: Classifier) -> "PaperInstruments":
+        """The published models that are at hand; a note says which are not."""
         notes: list[str] = []
         scorer = or_note(lambda: load_scorer(PAPER_CLIP), notes, "Text match is left out.")
         distance, told = best_distance(Judge.load)

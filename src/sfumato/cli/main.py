@@ -18,6 +18,7 @@ class Commands(TyperGroup):
     """Gives `edit` its options only when it is called: they are made from the request, which needs pydantic."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called: its options are made now."""
         if args[:1] == ["edit"]:
             from sfumato.cli.edit import command
 

@@ -36,6 +36,7 @@ def make_tokenizer(part: Part = WHOLE) -> PreTrainedTokenizerFast:
 
 
 def text_config(tokenizer: PreTrainedTokenizerFast, width: int = 192, layers: int = 3) -> CLIPTextConfig:
+    """Configuration of a text encoder for this vocabulary."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,

@@ -58,6 +58,7 @@ LATENT_FACTOR = 8
 
 
 def make_scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion, with v prediction."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -93,6 +94,7 @@ class TextDenoiser(nn.Module):
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        """The network's answer to noisy latents (B, C, h, w) and tokens (B, L), of the shape of x."""
         states = self.text(tokens).last_hidden_state
         return self.unet(x, timesteps, states).sample
 

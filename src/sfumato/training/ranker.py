@@ -39,6 +39,7 @@ NEGATIVES = 2
 
 
 def make_ranker() -> CLIPModel:
+    """A small CLIP, untrained."""
     tokenizer = make_tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=160,
@@ -76,6 +77,7 @@ def masked_view(image: np.ndarray, owner: np.ndarray, rng: np.random.Generator) 
 
 
 def fits(told: frozenset[str], described: Thing, seen: Thing) -> bool:
+    """Whether what a caption tells of a thing is true of another."""
     return all(getattr(described, attribute) == getattr(seen, attribute) for attribute in told)
 
 
@@ -174,6 +176,7 @@ class Views:
 
 
 def logits_of(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Tensor:
+    """Likeness of every picture (rows) to every caption (columns)."""
     return model(input_ids=tokens, pixel_values=pixels).logits_per_image
 
 

@@ -35,6 +35,7 @@ class Thing:
     shade: float = 1.0
 
     def row(self) -> list[float]:
+        """The thing as the compiled renderer takes it: kind, place, size, turn, material and colour."""
         r, g, b = (min(1.0, c * self.shade) for c in COLOURS[self.colour])
         kind, material = KINDS.index(self.kind), MATERIALS.index(self.material)
         return [kind, self.x, self.y, self.size, self.turn, material, r, g, b]
