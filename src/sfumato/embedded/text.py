@@ -1,5 +1,6 @@
 """The embedded model's tokenizer and text encoder: whole words, lower case, transformers' own classes."""
 
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
@@ -15,8 +16,6 @@ def make_tokenizer(part: Part = WHOLE) -> PreTrainedTokenizerFast:
 
     A word has the same number whatever the part, so that a model can be saved with the words that it has learnt.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
     words = {*SPECIAL, *vocabulary(part)}
     ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary())) if word in words}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))

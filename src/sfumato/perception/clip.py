@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils import cached_file
 
 from sfumato.errors import ModelNotFound, OptionError, UnsafeCheckpoint, Unsupported
 from sfumato.text.pieces import embed_long
@@ -113,9 +115,6 @@ class CLIPScorer:
 
 def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of the pixels that a CLIP was trained on."""
-    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-    from transformers.utils import cached_file
-
     path = cached_file(name, "preprocessor_config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
     settings = json.loads(Path(path).read_text()) if path else {}
     return settings.get("image_mean", OPENAI_CLIP_MEAN), settings.get("image_std", OPENAI_CLIP_STD)
