@@ -113,7 +113,9 @@ def _by_name(header: Header) -> Marks:
         found = re.search(r"(?<!\d)(768|512)(?!\d)|(?<![a-z])(base)(?![a-z])", said)
         if found:
             prediction = "v_prediction" if found[1] == "768" else "epsilon"
-            note = f"'{header.path}' does not say what it predicts; {prediction} was told from {where}; if pictures look wrong, "
+            note = (
+                f"'{header.path}' does not say what it predicts; {prediction} was inferred from {where}; if pictures look wrong, "
+            )
             return Marks(prediction_type=prediction, notes=(f"{note}give {OPTION}.",))
     return Marks()
 
@@ -141,9 +143,9 @@ def by_trial(unet: Any) -> str | None:
     text = torch.zeros(1, 77, width if isinstance(width, int) else width[0], device=device, dtype=dtype)
     extra = None
     if unet.config.addition_embed_type == "text_time":
-        told = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
         sizes = torch.tensor([[1024, 1024, 0, 0, 1024, 1024]], device=device, dtype=dtype)
-        extra = {"text_embeds": torch.zeros(1, told, device=device, dtype=dtype), "time_ids": sizes}
+        extra = {"text_embeds": torch.zeros(1, pooled, device=device, dtype=dtype), "time_ids": sizes}
     with torch.no_grad():
         output = unet(noise.to(device, dtype), 999, encoder_hidden_states=text, added_cond_kwargs=extra).sample
     both = torch.stack([output.float().cpu().flatten(), noise.flatten()])

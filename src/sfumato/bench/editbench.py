@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sfumato.bench import quality
-from sfumato.bench.measuring import Made, Measured, Values, cost_values, joining, or_note, surroundings
+from sfumato.bench.measuring import EditOutputs, Measured, Values, cost_values, joining, or_note, surroundings
 from sfumato.bench.reading import invalid, read_csv, read_rgb
 from sfumato.bench.runner import Plan
 from sfumato.bench.tasks import Example
@@ -66,7 +66,7 @@ class TextInstruments:
         self.prompts, self.notes = prompts, list[str]()
         self.scorer = or_note(quality.load_clip, self.notes, "The CLIP score and R-precision are left out.")
 
-    def measure(self, example: Example, made: Made) -> Measured:
+    def measure(self, example: Example, made: EditOutputs) -> Measured:
         values: Values = surroundings(example, made) | joining(example, made) | cost_values(made.cost)
         if self.scorer is not None:
             first = made.predictions[0]

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from sfumato.bench.measuring import Made, Measured, cost_values, joining, or_note, precision_values, surroundings
+from sfumato.bench.measuring import EditOutputs, Measured, cost_values, joining, or_note, precision_values, surroundings
 from sfumato.bench.reading import invalid, read_csv, read_rgb
 from sfumato.bench.runner import Plan
 from sfumato.bench.tasks import Example
@@ -189,10 +189,10 @@ class PaperInstruments:
     def load(cls, classifier: Classifier) -> "PaperInstruments":
         notes: list[str] = []
         scorer = or_note(lambda: load_scorer(PAPER_CLIP), notes, "Text match is left out.")
-        distance, told = best_distance(Judge.load)
-        return cls(classifier, scorer, distance, notes + told)
+        distance, reasons = best_distance(Judge.load)
+        return cls(classifier, scorer, distance, notes + reasons)
 
-    def measure(self, example: Example, made: Made) -> Measured:
+    def measure(self, example: Example, made: EditOutputs) -> Measured:
         """Precision: whether the class is among the first five of the mask's crop. Diversity: of the right predictions."""
         mask, place = example.mask > 0, self.classifier.place_of(example.wanted["class"])
         x, y, width, height = bounding_box(example.mask)

@@ -88,8 +88,8 @@ def _variants(variants: Sequence[dict[str, Any]]) -> str:
     lines = []
     for variant in variants:
         fields = "".join(f", {name}={value}" for name, value in variant["fields"].items())
-        told = html.escape(f"{variant['method']} on {variant['model']}{fields}")
-        lines.append(f"<dt><b>{html.escape(variant['name'])}</b></dt><dd>{told}</dd>")
+        described = html.escape(f"{variant['method']} on {variant['model']}{fields}")
+        lines.append(f"<dt><b>{html.escape(variant['name'])}</b></dt><dd>{described}</dd>")
     return f"<dl>{''.join(lines)}</dl>"
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.bench.counting import costs
-from sfumato.bench.measuring import Instruments, Made
+from sfumato.bench.measuring import EditOutputs, Instruments
 from sfumato.bench.seeds import example_seeds
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, check_distinct
@@ -27,7 +27,7 @@ RUN, ITEMS = "run.json", "items"
 SHOWN = 4  # predictions kept as pictures, best first
 SOFT_EDGE = 0.1  # width of a soft mask's edge, in longer sides of the picture
 
-Tell = Callable[[int, int, str], None]
+OnProgress = Callable[[int, int, str], None]
 """Called before each edit with (edits done, edits in all, what comes now)."""
 
 
@@ -74,7 +74,7 @@ def run(
     loading: Loading,
     *,
     force: bool = False,
-    tell: Tell = lambda done, total, what: None,
+    on_progress: OnProgress = lambda done, total, what: None,
 ) -> tuple[list[dict[str, Any]], Any]:
     """Make and measure what is not finished yet.
 
@@ -85,7 +85,7 @@ def run(
         out: Folder of the run; a run of the same plan and variants that is there is taken up.
         loading: How to load models.
         force: Start anew, whatever is there.
-        tell: Hears of every edit.
+        on_progress: Called before every edit, with edits done, edits in all and what is next.
 
     Returns:
         The records of all edits, and the device they were made on (None if all were there already).
@@ -109,18 +109,18 @@ def run(
                 continue
             example = plan.make(name)
             if editor is None:
-                tell(done, total, f"loading {model[0]}")
+                on_progress(done, total, f"loading {model[0]}")
                 editor = loading.editor(variants[missing[0]])
                 device = editor.device
                 _edit(editor, example, variants[missing[0]], seed=plan.seed, n=1)  # the first edit loads and warms up
             for i in missing:
-                tell(done, total, f"{name} {variants[i].name}")
+                on_progress(done, total, f"{name} {variants[i].name}")
                 path = _path(out, i, name)
                 finished[i, name] = _one(
                     editor, example, variants[i], (seeds[name], _predictions(variants[i], plan)), instruments, path
                 )
                 done += 1
-    tell(total, total, "done")
+    on_progress(total, total, "done")
     return [finished[i, name] for i in range(len(variants)) for name in plan.names], device
 
 
@@ -138,7 +138,7 @@ def _one(
     # the same prediction once more, as it was before the user's own pixels were put back
     bare = {"n": 1, "seed": result.seeds[0], "keep_unmasked": False, "rank": "none"}
     raw = _edit(editor, example, variant, **bare)
-    made = Made(
+    made = EditOutputs(
         predictions=[_rgb(image) for image in result.images],
         raw=_rgb(raw.images[0]),
         seen=_seen(raw.facts.get("windows"), example.mask.shape),

@@ -57,8 +57,8 @@ def run(
     whole = request_of(stored, changes, file)
     _check_sources(whole, stored.facts)
     changes |= _as_then(stored, whole, file, max_pixels)
-    told = stored.facts
-    settings = Settings(device=device or told.get("device"), dtype=told.get("dtype"), offline=offline, max_pixels=max_pixels)
+    facts = stored.facts
+    settings = Settings(device=device or facts.get("device"), dtype=facts.get("dtype"), offline=offline, max_pixels=max_pixels)
     with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
         for batch in _batches(whole, stored.seed):
             result = make(request_of(stored, {**changes, **batch}, file), settings)

@@ -82,12 +82,12 @@ class Meter:
     def telling(self, listener: Listener | None) -> Listener:
         """A listener that passes on what it hears, filled in."""
 
-        def tell(progress: Progress) -> None:
-            told = self(progress)
+        def listening(progress: Progress) -> None:
+            filled = self(progress)
             if listener is not None:
-                listener(told)
+                listener(filled)
 
-        return tell
+        return listening
 
     def _advance(self, stage: str, share: float, spent: float) -> None:
         if stage == "rank":  # begins when all else is done

@@ -100,8 +100,8 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
     readers = backbone.text_readers() if known.can(Capability.TEXT) else []
     if guard and own and any(reader.dropped(negative) for reader in readers):
         negative = f"{guard}, {own}"  # what is cut must not be the guard
-    told = {"prompt": prompt} | ({} if request.guidance_scale == 1.0 else {"negative prompt": negative})
-    notes += cut_notes(readers, told)
+    used = {"prompt": prompt} | ({} if request.guidance_scale == 1.0 else {"negative prompt": negative})
+    notes += cut_notes(readers, used)
     return Texts(prompt=prompt, negative=negative, words=prompt, notes=tuple(notes))
 
 

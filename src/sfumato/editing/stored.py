@@ -65,8 +65,8 @@ def from_text(text: str | None, file: Path) -> Stored:
         version = found.get("version", 0)
         if type(version) is int and version > VERSION:
             raise _later(file, version, found)
-        told = _upgraded(found, version)
-        return Stored(version=version, request=dict(told["request"]), seed=int(told["seed"]), facts=dict(told["facts"]))
+        record = _upgraded(found, version)
+        return Stored(version=version, request=dict(record["request"]), seed=int(record["seed"]), facts=dict(record["facts"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise OptionError(
             f"{file} holds no stored request; only pictures that `sfumato edit` wrote without --no-metadata can be replayed.",

@@ -16,7 +16,7 @@ class Reader(Protocol):
         """Pictures (n, H, W, 3) and masks (n, H, W) to one reading each."""
 
 
-def right(reading: Reading, wanted: Mapping[str, str]) -> bool:
+def matches(reading: Reading, wanted: Mapping[str, str]) -> bool:
     """Whether every attribute that is wanted is read; attributes that are not wanted do not matter."""
     return all(getattr(reading, name) == value for name, value in wanted.items())
 

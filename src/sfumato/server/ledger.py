@@ -230,7 +230,7 @@ class Ledger:
 
 
 def _row(job: "Job", state: "State", finished: float, error: EditError | None, size: int) -> dict[str, Any]:
-    told = None if error is None else {"code": error.code, "message": error.message, "status": error.http_status}
+    failure = None if error is None else {"code": error.code, "message": error.message, "status": error.http_status}
     return {
         "id": job.id,
         "owner": job.owner,
@@ -239,7 +239,7 @@ def _row(job: "Job", state: "State", finished: float, error: EditError | None, s
         "started": job.started,
         "finished": finished,
         "bytes": size,
-        "error": told,
+        "error": failure,
         "result": job.result if state == "succeeded" else None,
     }
 

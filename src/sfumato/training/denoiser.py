@@ -23,7 +23,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_text_encoder, make_tokenizer
 from sfumato.embedded.world.split import LEARNED
 from sfumato.training.latents import LatentSet, Words, load_folder_latents, load_scene_latents
-from sfumato.training.loop import Run, Tell
+from sfumato.training.loop import OnProgress, Run
 
 CAPTION_DROPOUT = 0.1
 GROUND_ALONE, MAIN_ALONE = 0.05, 0.5  # how often a caption names the ground of things alone, or of several things the main one
@@ -201,7 +201,7 @@ def train(
     cooldown: float = 0.3,
     lr: float | None = None,
     start_from: Path | None = None,
-    tell: Tell = print,
+    on_progress: OnProgress = print,
 ) -> None:
     """Train on rendered scenes, or on a user's folder of pictures with captions.
 
@@ -215,7 +215,7 @@ def train(
         cooldown: Share of the minutes over which the learning rate falls.
         lr: Peak learning rate; the size's by default.
         start_from: Folder of a saved model to begin with, if there is no checkpoint.
-        tell: Hears how it goes.
+        on_progress: See `loop.Run`.
     """
     from sfumato.training.samples import write_sheet
 
@@ -230,7 +230,7 @@ def train(
         export(net, vae, out / "model")
         write_sheet(out / "model", out / f"samples-{run.samples:08d}.png", place)
 
-    run = Run(net, out / "checkpoint.pt", minutes, size.lr if lr is None else lr, cooldown, on_save, tell)
+    run = Run(net, out / "checkpoint.pt", minutes, size.lr if lr is None else lr, cooldown, on_save, on_progress)
     network: Any = torch.compile(net) if place.type == "cuda" else net
     scheduler, batches = make_scheduler(), Batches(latents, tokenizer, size.batch, place)
     for _ in run.steps():

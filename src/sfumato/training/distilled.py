@@ -13,7 +13,7 @@ from diffusers import LCMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from sfumato.embedded.adapter import Adapter
-from sfumato.training.adapting import Course, Teacher
+from sfumato.training.adapting import AdapterTraining, Teacher
 from sfumato.training.denoiser import make_scheduler
 
 # Levels that the teacher walks down, of which diffusers' LCMScheduler chooses those of an edit. The paper has 50; in a short run
@@ -87,9 +87,9 @@ def consistency_loss(
 
 
 def train(*, lr: float = 1e-3, **settings: Any) -> None:
-    """Distil the denoiser in the folder `model` into an adapter of it; the settings are those of `Course`."""
+    """Distil the denoiser in the folder `model` into an adapter of it; the settings are those of `AdapterTraining`."""
     scheduler = LCMScheduler.from_config(make_scheduler().config, original_inference_steps=STEPS)
-    course = Course(scheduler=scheduler, lr=lr, **settings)
+    course = AdapterTraining(scheduler=scheduler, lr=lr, **settings)
     adapter, teacher = course.adapter, course.teacher
     target = copy.deepcopy(adapter).requires_grad_(False)
     levels, empty = Levels.of(teacher.device), teacher.empty()

@@ -19,7 +19,7 @@ from sfumato.errors import InputError
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.loop import save_atomically
 from sfumato.training.scenes import load_shard, seen, training_shards
-from sfumato.training.workers import divided
+from sfumato.training.workers import shard_by_rank
 
 BATCH = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -76,7 +76,7 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
     folder = scenes / "latents" / _digest_of(sorted(p for p in vae_folder.iterdir() if p.is_file()))
     caches = [folder / f"{_digest_of([shard])}.pt" for shard in shards]
     vae = load_vae(vae_folder)
-    for shard, cache in divided(list(zip(shards, caches, strict=True))):
+    for shard, cache in shard_by_rank(list(zip(shards, caches, strict=True))):
         if not cache.exists():
             save_atomically({"latents": _encode_all(vae, load_shard(shard)[0])}, cache)
     latents = torch.cat([torch.load(cache, weights_only=True)["latents"] for cache in caches])

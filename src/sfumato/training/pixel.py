@@ -27,7 +27,7 @@ from sfumato.pictures.reading import write
 from sfumato.pictures.tensors import to_uint8
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import quick_attention
-from sfumato.training.loop import Run, Tell
+from sfumato.training.loop import OnProgress, Run
 from sfumato.training.samples import tiled
 from sfumato.training.scenes import load_shard, training_shards
 
@@ -116,7 +116,7 @@ def train(
     batch_size: int = BATCH,
     lr: float = 1e-3,
     cooldown: float = 0.3,
-    tell: Tell = print,
+    on_progress: OnProgress = print,
 ) -> None:
     """Train on the rendered shards in `scenes`; `out` gets `checkpoint.pt`, the averaged `model` and sheets of samples."""
     rng, place = np.random.default_rng(), torch.device(device)
@@ -128,7 +128,7 @@ def train(
         export(unet, out / "model")
         write_sheet(out / "model", out / f"samples-{run.samples:08d}.png", device)
 
-    run = Run(unet, out / "checkpoint.pt", minutes, lr, cooldown, on_save, tell)
+    run = Run(unet, out / "checkpoint.pt", minutes, lr, cooldown, on_save, on_progress)
     scheduler = make_scheduler()
     for _ in run.steps():
         pixels = to_pixels(pictures[rng.integers(0, len(pictures), batch_size)])

@@ -24,11 +24,11 @@ from sfumato.embedded.world.captions import ground_alone, name
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, WHOLE, unseen
 from sfumato.training.denoiser import quick_attention
-from sfumato.training.loop import Run, Tell
+from sfumato.training.loop import OnProgress, Run
 from sfumato.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 from sfumato.training.softening import redrawn_shard
 from sfumato.training.views import worn
-from sfumato.training.workers import divided
+from sfumato.training.workers import shard_by_rank
 
 SIZE = 64
 MEAN = STD = 0.5
@@ -188,14 +188,14 @@ def train(
     batch_size: int = 96,
     lr: float = 1e-3,
     cooldown: float = 0.6,
-    tell: Tell = print,
+    on_progress: OnProgress = print,
 ) -> None:
     """Train on the rendered shards in `scenes` and `others`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
 
     Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint.
     """
     shards = training_shards(scenes), training_shards(others)
-    for path in divided(redrawn_ones(*shards)):
+    for path in shard_by_rank(redrawn_ones(*shards)):
         redrawn_shard(path, WEIGHTS)
     views = Views(*shards, batch_size)
     place = torch.device(device)
@@ -203,7 +203,7 @@ def train(
     if start_from is not None:
         model.load_state_dict(load_file(start_from / "model.safetensors"))
     model.to(place)
-    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
+    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
     for _ in run.steps():
         pixels, tokens, positive = (tensor.to(place) for tensor in views.draw())
         with torch.autocast(place.type, torch.bfloat16), quick_attention(place):
@@ -211,7 +211,7 @@ def train(
         run.update(contrastive_loss(logits.float(), positive), batch_size)
     if run.leader:
         run.use_average()
-        tell(f"the best caption fits {accuracy(model.cpu(), scenes, others):.1%} of held-out views")
+        on_progress(f"the best caption fits {accuracy(model.cpu(), scenes, others):.1%} of held-out views")
         export(model, out / "model")
 
 

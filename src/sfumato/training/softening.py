@@ -93,8 +93,8 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
             a = kept[now].view(-1, 1, 1, 1)
             noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
-                told, untold = unet(noisy.repeat(2, 1, 1, 1), now.repeat(2), states).sample.float().chunk(2)
-            velocity = torch.lerp(untold, told, guidance[part])
+                conditional, unconditional = unet(noisy.repeat(2, 1, 1, 1), now.repeat(2), states).sample.float().chunk(2)
+            velocity = torch.lerp(unconditional, conditional, guidance[part])
             clean, noise = a.sqrt() * noisy - (1 - a).sqrt() * velocity, a.sqrt() * velocity + (1 - a).sqrt() * noisy
         out[part] = _decoded(vae, clean, rng)
     return out
