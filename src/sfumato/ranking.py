@@ -1,4 +1,4 @@
-"""Ordering the predictions of one edit, best first."""
+"""Ranking of the predictions of one edit, best first (Blended Latent Diffusion, arXiv:2206.02779, "Prediction ranking")."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a model can do, which methods and backgrounds ask for. Light: cards are listed without torch."""
+"""Capabilities of a model, which methods and background reconstructions require. Imports no torch."""
 
 from enum import Enum
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is, told from its content and before anything of it is loaded.
+"""Detection of a checkpoint's kind from its files, before anything of it is loaded.
 
 A pickle runs code when it is read, so a weights file counts as safe only if its bytes are those of a safetensors file: a suffix
 proves nothing.

@@ -1,4 +1,4 @@
-"""Which model an edit runs on: what the request names, and what it leaves to the editor."""
+"""Selection of the model of an edit, from the request and the editor's defaults."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion networks trained in the EDM way (Karras et al., arXiv:2206.00364), as Playground v2.5.
+"""Preconditioning of Stable Diffusion networks trained with EDM (Karras et al., arXiv:2206.00364), such as Playground v2.5.
 
 EDM's denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4), with x = z0 + sigma eps. Solvers show a model its
 latents at variance-preserving scale, x / sqrt(1 + sigma^2), and D is a prediction of the clean latents: so with EDM's noise

@@ -1,4 +1,4 @@
-"""The model that ships with the package: Stable Diffusion's parts at a small size, with a closed vocabulary of whole words."""
+"""Backend of the embedded model: a small Stable Diffusion with a closed vocabulary of whole words."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The families of models: what each can do, and the best defaults for it. Light: listed without torch."""
+"""Table of the model families: capabilities and defaults of each. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found where they arise, and said, instead of being shown as black."""
+"""Checks that networks return finite numbers, so that an overflow is reported and not shown as black."""
 
 import torch
 from torch import Tensor

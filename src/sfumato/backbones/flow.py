@@ -1,4 +1,4 @@
-"""What flow-matching transformers share; each family is in `flow_families`.
+"""Base class of the flow-matching transformers; each family is in `flow_families`.
 
 They are trained on x = (1 - s) z0 + s eps to say v = eps - z0 (arXiv:2210.02747; arXiv:2403.03206). The networks and the
 encoding of prompts are diffusers' own; a family says how its own are called. Latents stay unpacked between calls, so that a mask

@@ -1,4 +1,4 @@
-"""The families of flow-matching transformers: Stable Diffusion 3, FLUX.1, FLUX.2 [klein], Z-Image and Qwen-Image."""
+"""Backends of the flow-matching families: Stable Diffusion 3, FLUX.1, FLUX.2 [klein], Z-Image and Qwen-Image."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The layout of OpenAI's guided-diffusion checkpoints: told from the weights, kept under its own names, mapped when loaded.
+"""Reader of OpenAI's guided-diffusion checkpoints: detects the architecture and maps the weights to diffusers' UNet.
 
 A published state dict is flat: `input_blocks` and `output_blocks` number residual blocks, attentions and resamplings of all
 levels through. Facts from openai/guided-diffusion (MIT).

@@ -1,4 +1,4 @@
-"""The local model cache: what is in it, and the one command that fetches into it.
+"""The local model cache: its contents, and the only command that downloads into it.
 
 An edit never downloads: it finds a model in the cache or says which command fetches it.
 """

@@ -1,4 +1,4 @@
-"""The half that all latent models share: an autoencoder and the scale of its code."""
+"""Base class of all latent models: the autoencoder and the scaling of its latents."""
 
 import copy
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""The text-to-image model of the Latent Diffusion paper: BERT-tokenised text, 256 pixels, latents scaled by 0.18215.
+"""Backend of the Latent Diffusion text-to-image model: BERT-tokenised text, 256 pixels, latents scaled by 0.18215.
 
 Rombach et al., CVPR 2022; the model that Blended Latent Diffusion (Avrahami et al., SIGGRAPH 2023) was published on. Loaded
 from diffusers' LDMTextToImagePipeline layout: `vqvae`, `bert`, `tokenizer`, `unet`, `scheduler`.

@@ -1,4 +1,4 @@
-"""From a name to a model: the embedded one, a folder, a single file, a cached hub id, or a loaded diffusers pipeline.
+"""Model loading: the embedded model, a folder, a single file, a cached hub id, or a loaded diffusers pipeline.
 
 Only components are taken from a checkpoint, never code: no custom pipelines, no remote code, no safety checker, no pickles unless
 the user allows them. Nothing here uses the network except `pull`.

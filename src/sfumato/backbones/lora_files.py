@@ -1,4 +1,4 @@
-"""What an adapter's file holds: low-rank layers, adapters of other kinds, or something else; told from its names and shapes."""
+"""Detection of what an adapter file holds (LoRA, another kind of adapter, something else) from tensor names and shapes."""
 
 import re
 from collections.abc import Mapping

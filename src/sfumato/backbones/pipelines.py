@@ -1,4 +1,4 @@
-"""Which loaded pipelines are taken: by their class and their components, so that nothing of one is left out in silence."""
+"""Check of loaded diffusers pipelines: accepts those of which no component would be ignored."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Unconditional models of pixels: diffusers' DDPM pipelines, and OpenAI's guided-diffusion (arXiv:2105.05233).
+"""Backend of unconditional pixel models: diffusers' DDPM pipelines and OpenAI's guided-diffusion (arXiv:2105.05233).
 
 Pixels are their own latents here: factor 1, nothing to encode. The text plays no part; a method that wants it must bring a CLIP.
 """

@@ -1,4 +1,4 @@
-"""What a UNet predicts and on which noise levels: from its scheduler's configuration, a file's marks, or the user.
+"""Detection of a UNet's prediction type and noise schedule: from its scheduler, the marks of a file, or the user.
 
 A single file carries no scheduler. Marks in use: the tensors `v_pred` and `ztsnr`, as ComfyUI and Forge read them, and the
 metadata of Stability AI's ModelSpec and of kohya's trainer.

@@ -1,4 +1,4 @@
-"""Single checkpoint files: which family one is of, which parts it has, and what is refused in one sentence.
+"""Loading of single checkpoint files: detects the family and the components, and refuses other kinds of files.
 
 All of it is told from the header, so that a file of the wrong kind is named before gigabytes are read.
 """

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL, and what all latent UNet models share.
+"""Backend of Stable Diffusion 1.x, 2.x and XL, and the base class of all latent UNet models.
 
 The networks are diffusers' and transformers' own; this module only says how they are called.
 """

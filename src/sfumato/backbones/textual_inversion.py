@@ -1,4 +1,4 @@
-"""Textual inversion (Gal et al., arXiv:2208.01618): words learned as vectors, read from files."""
+"""Textual inversion (Gal et al., arXiv:2208.01618): learned token embeddings, loaded from files."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Background reconstruction over the decoder's last convolution, in closed form."""
+"""Background reconstruction in closed form, over the decoder's last convolution."""
 
 from typing import Any
 

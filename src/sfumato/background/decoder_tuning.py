@@ -1,4 +1,4 @@
-"""Background reconstruction over the decoder's weights: the paper's own choice."""
+"""Background reconstruction by fine-tuning the decoder per prediction, the paper's choice (arXiv:2206.02779, section 4.2)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What the reconstructions that fit something share: the paper's objective, a private decoder, a descent."""
+"""Objective and optimiser shared by the background reconstructions that fit something (arXiv:2206.02779, section 4.2)."""
 
 import copy
 from collections.abc import Callable, Iterable

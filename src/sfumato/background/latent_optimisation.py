@@ -1,4 +1,4 @@
-"""Background reconstruction over the latents: the decoder stays, the code moves."""
+"""Background reconstruction by optimising the latents, with the decoder frozen (arXiv:2206.02779, section 4.2)."""
 
 import torch
 from torch import Tensor

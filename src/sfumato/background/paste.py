@@ -1,4 +1,4 @@
-"""The source's own pixels around the edit."""
+"""Background reconstruction by pasting the source's pixels around the edit."""
 
 from torch import Tensor
 

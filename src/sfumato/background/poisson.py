@@ -1,4 +1,4 @@
-"""Poisson blending: the gradients of the edit, the colours of the source at the border (Perez et al., SIGGRAPH 2003)."""
+"""Background reconstruction by Poisson blending (Perez et al., SIGGRAPH 2003, section 3, seamless cloning)."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""The ways of restoring what surrounds the mask, as a table that can be listed without loading PyTorch."""
+"""Registry of the background reconstructions; listing it loads no PyTorch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

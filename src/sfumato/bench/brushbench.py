@@ -1,4 +1,4 @@
-"""BrushBench (arXiv:2403.06976): 600 pictures of 512x512, a caption each, the thing or its surroundings to be made anew."""
+"""BrushBench (arXiv:2403.06976): 600 captioned pictures of 512x512, to be edited inside or outside the mask."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an edit costs: calls of the model, seconds and memory, seen from outside."""
+"""Measurement of the cost of an edit: model calls, time and memory."""
 
 import sys
 import time

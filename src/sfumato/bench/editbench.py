@@ -1,4 +1,4 @@
-"""EditBench (Imagen Editor, arXiv:2212.06909): 120 photographs and 120 made pictures with free-form masks and three prompts each.
+"""EditBench (Imagen Editor, arXiv:2212.06909): 240 pictures, real and generated, with free-form masks and three prompts each.
 
 Its own measure is people's judgement; the CLIP score and CLIP R-precision are the automatic stand-ins that its paper reports.
 """

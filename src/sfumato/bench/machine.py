@@ -1,4 +1,4 @@
-"""What a result was made on and with."""
+"""Description of the machine and the library versions of a benchmark run."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""From the pictures of one edit to its numbers."""
+"""Computation of all metrics of one edit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, pictures and plots included."""
+"""The benchmark's report: one self-contained HTML file with tables, pictures and plots."""
 
 import base64
 import html

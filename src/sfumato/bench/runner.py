@@ -1,4 +1,4 @@
-"""Running a plan: every example with every variant, each finished one a file, so that a run can be stopped and taken up again."""
+"""Runner of the benchmark: every example with every variant, one file per finished edit, so that a run can be resumed."""
 
 import hashlib
 import json

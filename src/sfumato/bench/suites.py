@@ -1,4 +1,4 @@
-"""The paper's ablations as named suites: which tasks, and what is put side by side."""
+"""Named suites, the ablations of the paper: the tasks and the variants to compare."""
 
 from dataclasses import dataclass
 

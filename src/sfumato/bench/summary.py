@@ -1,4 +1,4 @@
-"""From the numbers of single edits to tidy rows with intervals, and to differences that exceed noise or do not."""
+"""Aggregation of per-edit metrics: means with confidence intervals, and paired differences between variants."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Rows of results as tables on the terminal, and what series are called."""
+"""Tables of benchmark results on the terminal, and names of variants."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is put side by side: a model, a method and options, written as text."""
+"""Parser of benchmark variants: a model, a method and options, written as text."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

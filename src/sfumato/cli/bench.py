@@ -1,4 +1,4 @@
-"""`sfumato bench`: measure methods, options and models on tasks with known answers."""
+"""`sfumato bench`: measures methods, options and models on tasks with known answers."""
 
 import json
 import shlex

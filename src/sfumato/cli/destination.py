@@ -1,4 +1,4 @@
-"""Where an edit's pictures go: a folder for all of them, or a file or standard output for the best one."""
+"""Output destination of an edit: a folder for all predictions, or a file or standard output for the best one."""
 
 import sys
 from collections.abc import Iterable

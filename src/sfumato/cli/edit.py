@@ -1,4 +1,4 @@
-"""`sfumato edit`: one request, its predictions in one folder."""
+"""`sfumato edit`: runs one request and writes its predictions."""
 
 import inspect
 import json

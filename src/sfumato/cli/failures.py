@@ -1,4 +1,4 @@
-"""One clear sentence and one exit status for everything that can go wrong."""
+"""Error reporting of the command line: one sentence and one exit status for every failure."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as Ctrl-C: what is half done is cleaned up, and the exit status says which signal it was."""
+"""Signal handling: SIGTERM and SIGHUP clean up as Ctrl-C does, each with its own exit status."""
 
 import os
 import signal

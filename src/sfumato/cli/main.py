@@ -1,4 +1,4 @@
-"""`sfumato`: the commands. What each needs is imported when it is called, so that help answers at once."""
+"""`sfumato`: the commands. Each imports what it needs when it is called, so that help is fast."""
 
 import sys
 from io import TextIOWrapper

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, silent when nobody is watching."""
+"""Progress bar on stderr, hidden when stderr is no terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`sfumato replay`: make a picture again from the request stored in it."""
+"""`sfumato replay`: regenerates a picture from the request stored in it."""
 
 import json
 from collections.abc import Iterator

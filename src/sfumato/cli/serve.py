@@ -1,4 +1,4 @@
-"""`sfumato serve`: the page and the APIs, until interrupted."""
+"""`sfumato serve`: runs the web page and the HTTP APIs until interrupted."""
 
 import logging
 import os

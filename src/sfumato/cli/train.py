@@ -1,4 +1,4 @@
-"""`sfumato train`: make the embedded model, or fine-tune it on your own pictures."""
+"""`sfumato train`: trains the embedded model, or fine-tunes it on your own pictures."""
 
 import os
 from dataclasses import dataclass

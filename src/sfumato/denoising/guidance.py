@@ -1,4 +1,4 @@
-"""Classifier-free guidance, and its variants."""
+"""Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, equation 6), limited to an interval of noise levels if asked."""
 
 import math
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What the predictions of one edit are tied to and start from, in latent space."""
+"""Encoding of the source, the fill and the mask of an edit into latents."""
 
 import torch
 from torch import Tensor

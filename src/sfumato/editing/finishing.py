@@ -1,4 +1,4 @@
-"""Finished pictures of an edit, made from their windows when they are asked for: of a large picture each takes much memory."""
+"""Composition of the final pictures from their edited windows, on demand, because large pictures take much memory."""
 
 from collections.abc import Iterator, Sequence
 from typing import overload

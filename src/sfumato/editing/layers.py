@@ -1,4 +1,4 @@
-"""Masks and scribbles for a picture that its EXIF orientation turns: made for the picture as shown, or for its stored pixels?"""
+"""Orientation of masks and scribbles for a picture that its EXIF orientation rotates."""
 
 from dataclasses import replace
 from pathlib import Path

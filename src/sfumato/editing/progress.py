@@ -1,4 +1,4 @@
-"""How far an edit is: what it tells on its way, and the fraction of the whole and the time left that follow from it."""
+"""Progress of an edit: stage and step, fraction of the whole, and estimated time left."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The texts of one request: what the model is told, what a CLIP that ranks or guides reads, and what the user should know."""
+"""The prompts of a request: what the model and the CLIP models get, and notes about what was changed or cut."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The best value for every option that a request leaves open, by model and method."""
+"""Resolution of a request: default values, by model and method, for every option left open."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The request that a prediction carries, and how it is read again by a later version."""
+"""Serialised requests: the record stored in a prediction, and reading records of earlier versions."""
 
 import json
 from collections.abc import Mapping

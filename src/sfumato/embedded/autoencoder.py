@@ -1,4 +1,4 @@
-"""The embedded model's autoencoder: 8x8 patches projected on their principal components, refined by small convolutions.
+"""Autoencoder of the embedded model: 8x8 patches projected on principal components, refined by small convolutions.
 
 Both ends start as a linear projection (the best linear 8-channel code of 8x8 patches), and the convolutional branches start at
 zero, so training begins near 29 dB instead of at noise. The interface is diffusers': `encode(x).latent_dist`, `decode(z).sample`,

@@ -1,4 +1,4 @@
-"""The judge: a small classifier that reads what is under a mask. It measures edits and never guides or ranks them.
+"""The judge: a small classifier of what is under a mask. It measures edits and never guides or ranks them.
 
 It is trained apart from the other models, on renders of its own (`embedded/training/judge.py`).
 """

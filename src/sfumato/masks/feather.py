@@ -1,4 +1,4 @@
-"""Soft edges inside the mask."""
+"""Soft edges (feathering) inside the mask."""
 
 import math
 

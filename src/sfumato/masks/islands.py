@@ -1,4 +1,4 @@
-"""Windows of their own for parts of a mask that lie far apart, so that each is worked on at the model's own resolution."""
+"""Splitting of a mask into windows: parts that lie far apart are edited each at the model's own resolution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What the picture of a mask marks: whether its brightness, its colours or its transparency is meant, and from what value on.
+"""Interpretation of a mask picture: whether brightness, colour or transparency marks the edit, and the threshold.
 
 The table for users is in docs/guide.md. White = edit from here on.
 """

@@ -1,4 +1,4 @@
-"""From whatever the user gives (grey or coloured picture, transparency, box) to one mask: (H, W) uint8, 1 = edit, 0 = keep.
+"""Reader of masks (grey or coloured picture, transparency, box), as one (H, W) uint8 array: 1 = edit, 0 = keep.
 
 A soft mask says how much each place may change; it is (H, W) float32 in [0, 1].
 """

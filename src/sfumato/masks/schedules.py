@@ -1,4 +1,4 @@
-"""The mask of every step: progressive mask shrinking, and per-pixel edit strength.
+"""Mask schedules, one mask per step: progressive mask shrinking, and per-pixel edit strength.
 
 Any method that blends with a mask per step takes these schedules.
 

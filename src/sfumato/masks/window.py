@@ -1,4 +1,4 @@
-"""The part of the picture that the model sees: chosen around the mask, brought to the model's size."""
+"""Window around the mask: the part of the picture that the model gets, resized to its resolution."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a method is: a card in the registry, and a file with its options, its presets, its plan and its loop."""
+"""Interface of a method: a card in the registry, and a module with its options, presets, plan and sampling loop."""
 
 import importlib
 from collections.abc import Callable, Mapping

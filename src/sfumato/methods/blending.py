@@ -1,4 +1,4 @@
-"""What the loops of several methods share: the blend, and the check that numbers are still numbers."""
+"""Blending by the mask and the check for non-finite latents, shared by the sampling loops."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Diversity: how much the right predictions of one edit differ (the paper's mean pairwise LPIPS, arXiv:1801.03924).
+"""Diversity: mean pairwise LPIPS of the correct predictions of one edit (arXiv:1801.03924, equation 1).
 
 LPIPS compares unit-length feature vectors of a trained network, place by place. The published networks and their weights are
 large and come from elsewhere; where they are not at hand, the features are those of the embedded judge: the same formula without

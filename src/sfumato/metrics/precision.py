@@ -1,4 +1,4 @@
-"""Precision: the share of predictions that show what was asked for (Blended Latent Diffusion, arXiv:2206.02779, section 5)."""
+"""Precision: the fraction of predictions that show what was asked for (Blended Latent Diffusion, arXiv:2206.02779, section 5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Noise levels, and the conversions between a model's output and the clean latents it stands for.
+"""Noise levels, and conversion between a denoiser's output and the clean latents.
 
 variance preserving: x = sqrt(abar) z0 + sqrt(1 - abar) eps
 variance exploding:  x = z0 + sigma eps

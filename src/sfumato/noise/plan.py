@@ -1,4 +1,4 @@
-"""The plan of a run: which noise levels it visits and which timesteps it passes, known before the first step.
+"""Plan of a run: the noise levels and timesteps it visits, known before the first step.
 
 A plan is immutable and may be used by many runs; what steps through it, and counts its steps, is `sfumato.noise.solvers.Solver`.
 Levels are float64, so that a method can put the source at exactly the level of the latents. No level is ever taken from a

@@ -1,4 +1,4 @@
-"""What steps through a plan: diffusers' own schedulers.
+"""Solvers: diffusers' schedulers, which step through a plan.
 
 variance preserving: ddim, dpm++, unipc, lcm
 variance exploding:  euler

@@ -1,4 +1,4 @@
-"""Colour spaces: a source's own samples to the sRGB that models know, and an edit back again by the same profile."""
+"""Colour management: a source's samples to the sRGB that models use, and an edit back through the same profile."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

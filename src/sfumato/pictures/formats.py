@@ -1,4 +1,4 @@
-"""Which files are read, told by their first bytes; the header alone is read here, no pixel.
+"""Detection of a file's format from its first bytes; only the header is read.
 
 ICO and TGA are left out on purpose: an icon's header does not bound the picture inside it, and a TGA has no mark to know it by.
 """

@@ -1,4 +1,4 @@
-"""What a picture carries beside its pixels, taken from the source and put into the results."""
+"""Metadata of a picture (EXIF, XMP, resolution, text), copied from the source into the results."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""A decoded picture, and edits put back into it."""
+"""A decoded picture, and compositing of edits into it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

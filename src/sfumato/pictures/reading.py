@@ -1,4 +1,4 @@
-"""Pictures in and out: header checks before decoding, every pixel mode by rule, files written whole or not at all.
+"""Reader of pictures: checks the header before decoding, then converts every pixel mode by its rule.
 
 How each pixel mode is read and restored is the table of `sfumato.pictures.modes`.
 """

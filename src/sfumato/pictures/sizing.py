@@ -1,4 +1,4 @@
-"""The size of a result: what was asked for, in the picture's own aspect ratio."""
+"""Size of a result: the requested size, fitted to the picture's aspect ratio."""
 
 from sfumato.errors import OptionError
 

@@ -1,4 +1,4 @@
-"""TIFF (revision 6.0): grey or RGB with or without alpha, 8 or 16 bits, written deflated, with profile and metadata.
+"""TIFF writer (revision 6.0): grey or RGB with or without alpha, 8 or 16 bits, deflate, with profile and metadata.
 
 What Pillow and OpenCV cannot read of it, grey with alpha and separate planes of 16 bits, tifffile can, where it is installed.
 """

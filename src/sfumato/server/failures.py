@@ -1,4 +1,4 @@
-"""What can be wrong with a request besides the edit itself, and how each API says it."""
+"""Errors of requests besides those of the edit itself, and how each API formats them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Between the server and its store: what fails there is known, is tried again, and takes nobody with it."""
+"""Access to the store with retries: a failing database or disk is reported and does not stop a worker."""
 
 import logging
 import sqlite3

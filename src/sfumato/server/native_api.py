@@ -1,4 +1,4 @@
-"""Jobs of our own: every field of an edit, progress, previews, cancelling, and results that are kept."""
+"""The jobs API: every field of an edit, progress, previews, cancelling, and stored results."""
 
 import asyncio
 import base64

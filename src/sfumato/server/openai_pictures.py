@@ -1,4 +1,4 @@
-"""The pictures of OpenAI's images-edit request, and whether its answer can be given in the format asked for."""
+"""Pictures of an OpenAI images-edit request, and the check that the requested output format can hold the result."""
 
 from typing import Any
 

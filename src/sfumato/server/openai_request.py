@@ -1,4 +1,4 @@
-"""OpenAI's images-edit request: its fields, what each means here, and a word on every one that means nothing."""
+"""Parser of OpenAI's images-edit request: the meaning of each field, and a note for each that is ignored."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args

@@ -1,4 +1,4 @@
-"""Pictures on the way: the prediction as it stands, inside the whole picture."""
+"""Preview pictures: the current prediction, composited into the whole picture."""
 
 from __future__ import annotations
 

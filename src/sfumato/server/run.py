@@ -1,4 +1,4 @@
-"""Running the application under uvicorn, and stopping it in good order."""
+"""Runs the application under uvicorn, with graceful shutdown."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""What every request passes before it is read: host, origin, token, size; and the headers of every answer."""
+"""ASGI middleware: checks host, origin, token and size of every request, and adds security headers to every response."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""How the server is set up: everything the operator decides, and no request can change."""
+"""Server settings: what the operator configures and no request can change."""
 
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address

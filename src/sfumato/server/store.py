@@ -1,4 +1,4 @@
-"""What outlives the process: a row per job in SQLite, its pictures as files beside it."""
+"""Persistent storage: a row per job in SQLite, its pictures as files beside the database."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""`/sdapi/v1`, as the Stable Diffusion web UI has it, for inpainting: existing plug-ins work with their address changed."""
+"""`/sdapi/v1`, compatible with the Stable Diffusion web UI, for inpainting by existing plug-ins."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What clients of the web UI ask for before they edit: lists, options, memory; answered by what there is."""
+"""Lists, options and memory figures that clients of the web UI's API request before an edit."""
 
 import json
 import re

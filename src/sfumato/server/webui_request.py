@@ -1,4 +1,4 @@
-"""The web UI's img2img request: what each of its fields means here, and a word about each that means nothing."""
+"""Parser of the web UI's img2img request: the meaning of each field, and a note for each that is ignored."""
 
 import json
 from typing import Any

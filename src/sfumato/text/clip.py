@@ -1,4 +1,4 @@
-"""CLIP's text encoders as Stable Diffusion 1.x, 2.x and XL use them: long prompts in chunks, weights, layers left out."""
+"""CLIP's text encoders as Stable Diffusion 1.x, 2.x and XL use them: long prompts in chunks, weights, clip skip."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence

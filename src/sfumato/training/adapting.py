@@ -1,4 +1,4 @@
-"""Train an adapter of the embedded denoiser: what its kinds share. The text encoder and the denoiser itself stay as they are."""
+"""Training of an adapter of the embedded denoiser, the part shared by all kinds. Denoiser and text encoder stay frozen."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

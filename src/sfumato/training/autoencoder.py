@@ -1,4 +1,4 @@
-"""Train the embedded autoencoder: L1 and gradient loss on 64x64 crops, a little noise on the code so that it becomes smooth.
+"""Training of the embedded autoencoder: L1 and gradient loss on 64x64 crops, with noise on the latents for smoothness.
 
 Half of the crops are recoloured and a fifth are dead leaves, so that the code carries photographs too, not only the world.
 Beside it learns the grain, from the decoder's features and without a say in them: the picture and its grain shall have as strong

@@ -1,4 +1,4 @@
-"""Train the embedded denoiser and its text encoder together: v-prediction (arXiv:2202.00512), zero terminal SNR (2305.08891).
+"""Training of the embedded denoiser and text encoder: v-prediction (arXiv:2202.00512), zero terminal SNR (2305.08891).
 
 A thing of the world covers dozens of latent cells, which show its colour and shape through a lot of noise: the words are needed
 only at the noisiest levels. So half of the training favours these, without the weights that usually favour the cleaner ones; the

@@ -1,4 +1,4 @@
-"""Distil the embedded denoiser into one that needs four steps and no guidance: latent consistency (arXiv:2310.04378).
+"""Latent consistency distillation (arXiv:2310.04378) of the embedded denoiser, for four steps without guidance.
 
 The student f(x, t) predicts the clean latents. It learns to say at one level what its own average says at the next, cleaner one,
 to which the teacher takes it with one guided DDIM step; at the cleanest level it is right by itself.

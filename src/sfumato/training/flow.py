@@ -1,4 +1,4 @@
-"""Turn the embedded denoiser into a flow-matching one: x = (1 - s) z0 + s eps, v = eps - z0, told 1000 s (arXiv:2210.02747).
+"""Training of the flow-matching adapter: x = (1 - s) z0 + s eps, v = eps - z0, timestep 1000 s (arXiv:2210.02747).
 
 The denoiser knows the answer at every level already, on latents of another scale, under another timestep and as another
 combination of z0 and eps. The adapter learns that change of variables on noised scenes from the denoiser's own answers: they are

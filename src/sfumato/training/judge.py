@@ -1,4 +1,4 @@
-"""Train the judge (`embedded/judge.py`) on renders that nothing else is trained on."""
+"""Training of the judge (`embedded/judge.py`), on renders that no other model is trained on."""
 
 import functools
 import time

@@ -1,4 +1,4 @@
-"""Pictures encoded once, with what can be said about each: what the denoiser is trained on."""
+"""Training data of the denoiser: pictures encoded once, each with its possible captions."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What every training run shares: a clock, a learning-rate schedule, an average of the weights, and checkpoints."""
+"""Training loop shared by all trainers: time budget, learning-rate schedule, weight averaging, checkpoints."""
 
 import errno
 import math

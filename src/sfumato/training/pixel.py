@@ -1,4 +1,4 @@
-"""Train the embedded pixel model: an unconditional UNet over 64-pixel scenes, no text.
+"""Training of the embedded pixel model: an unconditional UNet over 64-pixel scenes.
 
 It knows what scenes look like; what should be in them is for Blended Diffusion's CLIP to say, or for RePaint's surroundings.
 The network sees patches of 4 x 4 pixels as cells of 48 channels (arXiv:2301.11093, section 4): on a CPU that is several times as

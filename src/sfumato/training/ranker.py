@@ -1,4 +1,4 @@
-"""Train the embedded ranker: a small CLIP (arXiv:2103.00020) that reads what is under a mask, all else black.
+"""Training of the embedded ranker: a small CLIP (arXiv:2103.00020) of what is under a mask, with black around it.
 
 Captions of a batch often fit several images, so every fitting pair is a positive. Beside each caption stand hard negatives: what
 would be said of the same thing with one attribute changed. Some of the images show bare ground, which only captions of that

@@ -1,4 +1,4 @@
-"""Sheets of samples, to be looked at while a model trains."""
+"""Sheets of samples, for visual inspection during training."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rendered scenes of the learned part of the world on disk, in shards: images, the owner of every pixel, and the scenes.
+"""Training scenes on disk, in shards: images, the object of every pixel, and the scenes.
 
 Shard `k` depends on `k` alone, so any number of processes can render a set together and a killed run resumes where it was.
 """

@@ -1,4 +1,4 @@
-"""Renders as a small model would show them, so that judge and ranker are not trained on renders alone.
+"""Degradation of renders to look like a small model's pictures, for the training of judge and ranker.
 
 What a picture shows stays what it was: it is told by the render, never by the model.
 """

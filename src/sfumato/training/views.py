@@ -1,4 +1,4 @@
-"""What the judge is shown: pairs of scenes put together as an edit would, and worn as a small model's pictures are.
+"""Training views of the judge: pairs of scenes composited as edits are, and degraded as a small model's pictures are.
 
 The thing stands inside a mask, the place without it around; or the empty place lies under the mask of a thing. A mask often has
 the outline of another thing than the one under it, or lies beside it, so that its shape tells nothing: a model that does not see

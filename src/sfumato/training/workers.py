@@ -1,4 +1,4 @@
-"""Several single-threaded workers, one a core, that train one model together."""
+"""Data-parallel training by several single-threaded processes, one per core."""
 
 import json
 import os

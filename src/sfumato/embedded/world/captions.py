@@ -1,4 +1,4 @@
-"""What a person would say about a scene, in words of a small vocabulary with synonyms."""
+"""Captions of scenes, in a small vocabulary with synonyms."""
 
 import numpy as np
 

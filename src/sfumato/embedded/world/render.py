@@ -1,4 +1,4 @@
-"""Sphere tracing of a scene: soft shadows, ambient occlusion, one reflection, anti-aliasing where it shows.
+"""Renderer: sphere tracing with soft shadows, ambient occlusion, one reflection and adaptive anti-aliasing.
 
 Everything is a pure function of its arguments, so a scene looks the same wherever it is rendered.
 """
