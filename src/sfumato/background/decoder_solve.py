@@ -12,7 +12,7 @@ from sfumato.background.registry import Watch
 from sfumato.errors import Unsupported
 
 RIDGE = 1e-6
-"""Cost of a change of the weights, as a share of the mean eigenvalue of the normal equations, so that it has no unit.
+"""Ridge penalty on the change of the weights, as a fraction of the mean eigenvalue of the normal equations; without a unit.
 
 Small enough to cost the objective less than a per mille, large enough for features that are nearly copies of each other (or zero)
 not to be played off against each other: it damps only directions that carry less than a millionth of the features' energy.
@@ -25,10 +25,10 @@ def reconstruct(
 ) -> Tensor:
     """The minimum of the paper's weighted objective over the weights and bias of `vae.decoder.conv_out`, which is linear in them.
 
-    Ours; the objective is the one of `fitting.weighted_error` (arXiv:2206.02779). With the unfolded features f_p that enter the
-    convolution at pixel p, the change d of its weights minimises sum_p W_p |D_p + d f_p - t_p|^2 + ridge |d|^2, where D is
-    the untouched picture, t the prediction inside the mask and the source outside, and W is 1 inside and 100 outside: a
-    ridge regression with 9 C + 1 unknowns per colour. It holds for every decoder to whose output the convolution's is added.
+    Ours; the objective is the one of `fitting.weighted_error` (arXiv:2206.02779, section 4.2). With the unfolded features f_p
+    that enter the convolution at pixel p, the change d of its weights minimises sum_p W_p |D_p + d f_p - t_p|^2 + ridge |d|^2,
+    where D is the untouched picture, t the prediction inside the mask and the source outside, and W is 1 inside and 100 outside:
+    a ridge regression with 9 C + 1 unknowns per colour. It holds for every decoder to whose output the convolution's is added.
 
     The arguments are those of `sfumato.background.registry.Reconstruct`. The backbone's weights are never written to.
 

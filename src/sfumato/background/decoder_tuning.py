@@ -13,7 +13,7 @@ LEARNING_RATE = 1e-4
 def reconstruct(
     backbone: Backbone, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
 ) -> Tensor:
-    """argmin over the decoder's weights of the objective in `fitting.weighted_error`, z fixed (arXiv:2206.02779).
+    """argmin over the decoder's weights of the objective in `fitting.weighted_error`, z fixed (arXiv:2206.02779, section 4.2).
 
     75 steps of Adam at 1e-4 per prediction, lambda 100; trained are the parameters of `vae.decoder` only (not `post_quant_conv`).
     The picture is the tuned decoder's, applied once. What is tuned is a float32 copy made anew for each prediction: the

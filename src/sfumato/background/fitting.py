@@ -15,7 +15,7 @@ STEPS = 75
 
 
 def weighted_error(output: Tensor, decoded: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """The background reconstruction objective of Blended Latent Diffusion (arXiv:2206.02779, section on reconstruction).
+    """The background reconstruction objective of Blended Latent Diffusion (arXiv:2206.02779, section 4.2).
 
     mean((M output - M decoded)^2) + 100 mean(((1-M) output - (1-M) source)^2), where both means are over all pixels and channels,
     so that the balance of the two depends on the area of the mask, as in the official code.
@@ -75,7 +75,7 @@ def descend(
 
 
 def progress(watch: Callable[[int, int], None] | None, image: int, images: int) -> Callable[[int], None]:
-    """What tells `watch` of the steps of one image in units of the whole batch."""
+    """A callback that reports the steps of one image to `watch`, in units of the whole batch."""
 
     def report(step: int) -> None:
         if watch is not None:

@@ -13,11 +13,11 @@ LEARNING_RATE = 0.1
 def reconstruct(
     backbone: Backbone, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
 ) -> Tensor:
-    """argmin over z of the objective in `fitting.weighted_error`: 75 steps of Adam, decoder frozen (arXiv:2206.02779).
+    """argmin over z of the objective in `fitting.weighted_error`: 75 steps of Adam, decoder frozen (arXiv:2206.02779, 4.2).
 
     The arguments are those of `sfumato.background.registry.Reconstruct`. Starts from the prediction's own latents; each
-    prediction is fitted by itself, so the result does not depend on the batch. What moves are the scaled latents, whose variance
-    is about one in every model, so that the rate means the same in each.
+    prediction is fitted by itself, so the result does not depend on the batch. The scaled latents are optimised, whose variance
+    is about one in every model, so that the learning rate means the same in each.
 
     Differs from the paper: its text is reported to give Adam's rate as 1e-4, with which 75 steps move latents by less than 0.01;
     the official code uses 0.1, and so do we. The official code re-encodes the saved picture; we keep the latents there are.

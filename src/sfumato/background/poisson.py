@@ -25,7 +25,7 @@ def reconstruct(
 
     Differs from the official script: the whole bounding box is used and it is not moved by a pixel; the mask is grown by what
     OpenCV erodes, so that a stroke of a few pixels is cloned too; where the mask is near the frame, everything is mirrored
-    across it, so that the frame pulls the edit to no colour. A mask without a border leaves the prediction as it is.
+    across it, so that the frame does not tint the edit. A mask without a border leaves the prediction as it is.
     """
     region = mask[0, 0].cpu().numpy() > 0.5
     background = _levels(source[0])

@@ -35,7 +35,7 @@ class Reconstruct(Protocol):
             decoded: (B, 3, H, W) what the backbone decodes them to, in [-1, 1], float32.
             source: (1, 3, H, W) the picture being edited, in [-1, 1].
             mask: (1, 1, H, W) in {0, 1}; 1 = edit.
-            watch: Told of progress; may raise Cancelled.
+            watch: Called with the progress; may raise Cancelled.
 
         Returns:
             (B, 3, H, W) pixels in [-1, 1], clamped.

@@ -88,7 +88,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Guide:
-    """A CLIP that steers sampling by its gradients, and the prompt in its space, (1, D); LPIPS too, where it is asked for."""
+    """A CLIP that guides sampling by its gradients, and its embedding of the prompt, (1, D); LPIPS too, if requested."""
 
     scorer: "Scorer"
     text: "Tensor"
@@ -100,10 +100,10 @@ class EditTask(Generic[OptionsT, PlanT]):
     """One batch of predictions in latent space. Tensors lead with the batch, or with 1 where all predictions share them.
 
     Args:
-        source: (1|B, C, h, w) clean scaled latents of the image: what everything outside the mask is tied to.
+        source: (1|B, C, h, w) clean scaled latents of the image, which everything outside the mask is replaced by.
         start: (1|B, C, h, w) clean scaled latents that the masked area starts from (the source, a fill or a scribble).
-        mask: (1, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, say how much each
-            place may change.
+        mask: (1, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, are a per-pixel
+            edit strength.
         seeds: One per prediction.
         plan: What the method's `plan` made.
         options: The method's own options.

@@ -196,7 +196,7 @@ def _make_scheduler(solver: SolverCard, settings: Mapping[str, Any]) -> Any:
     class_name = solver.scheduler
     if solver is DDIM and settings["timestep_spacing"] != "leading":
         # DDIM is first-order DPM-Solver++ (arXiv:2211.01095, section 4.1). diffusers' DDIMScheduler always goes 1000 // steps
-        # timesteps down, so with trailing spacing and 28 steps its latents fall behind what the model is told, and end noisy.
+        # timesteps down, so with trailing spacing and 28 steps its latents fall behind the timesteps, and end noisy.
         class_name, settings = DPM.scheduler, {**settings, **_UNIFORM, "solver_order": 1}
     scheduler_class = getattr(diffusers, class_name)
     known = inspect.signature(scheduler_class.__init__).parameters

@@ -1,4 +1,4 @@
-"""Blended Latent Diffusion (Avrahami, Fried, Lischinski, SIGGRAPH 2023, arXiv:2206.02779).
+"""Blended Latent Diffusion (Avrahami, Fried, Lischinski, SIGGRAPH 2023, arXiv:2206.02779, section 4.1, Algorithm 1).
 
 A text-to-image latent diffusion model denoises the whole latent image; at every step, what lies outside the mask is replaced by
 the source image, noised to the level of the step. The model thus always sees the true surroundings and continues them.
@@ -7,8 +7,9 @@ Algorithm 1 writes z_bg ~ noise(z_init, t) beside z_fg ~ denoise(z_t, d, t), whi
 before or after the step. The three published scripts answer in two ways, and differ in their start and their end as well;
 `Options` holds these choices, and PRESETS the combinations.
 
-Progressive mask shrinking (section 3.4): `masks/schedules.py`. Background reconstruction (section 3.3): `background/`. Ranking of
-predictions (section 3.5): `ranking.py`.
+Where the rest of the paper is: progressive mask shrinking (section 4.3) in `masks/schedules.py`; background reconstruction
+(section 4.2) in `background/`; prediction ranking in `ranking.py`. The solver's step is DDIM (arXiv:2010.02502, equation 12) or
+another of `noise/solvers.py`; noising is DDPM's q(x_t | x_0) (arXiv:2006.11239, equation 4) in `noise/levels.py`.
 """
 
 from typing import Any, Literal
@@ -199,7 +200,7 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
 
 
 class _Background:
-    """The source at any level: what the edited area is surrounded with."""
+    """The noised source z_bg, which surrounds the edited area."""
 
     def __init__(self, source: Tensor, noise: NoiseStream, options: Options) -> None:
         self.noise = noise
