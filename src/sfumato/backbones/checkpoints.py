@@ -53,7 +53,7 @@ FileKind = Literal["safetensors", "pickle", "unknown"]
 
 
 def file_kind(path: Path) -> FileKind:
-    """Tell a weights file by its first bytes.
+    """Detect the kind of a weights file by its first bytes.
 
     A safetensors file is eight bytes of header length, little-endian, then JSON; a torch checkpoint is a zip or a pickle.
     """

@@ -19,7 +19,7 @@ GRAIN_SEED = 0  # one for every picture, as of the grain of one camera
 
 
 class Embedded(StableDiffusion):
-    """A UNet on a PatchAutoencoder's latents, told what to draw by a CLIP text encoder over whole words."""
+    """A UNet on a PatchAutoencoder's latents, conditioned by a CLIP text encoder over whole words."""
 
     context = WINDOW
 
@@ -29,7 +29,7 @@ class Embedded(StableDiffusion):
     ) -> "Embedded":
         """Load the subfolders `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` of `folder` (diffusers' format).
 
-        The scheduler says what the model is: FlowMatchEulerDiscreteScheduler a flow-matching one, told 1000 s as timestep,
+        The scheduler says what the model is: FlowMatchEulerDiscreteScheduler a flow-matching one, with 1000 s as timestep,
         LCMScheduler a distilled one. Parts that are not in `folder`, such as the autoencoder, are those of `base`, by default of
         the embedded model. With `adapter.safetensors` in `folder` the UNet is changed by it.
 
@@ -71,7 +71,7 @@ class Embedded(StableDiffusion):
         )
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        """The grain that the code has lost is drawn anew, of the same noise for all pictures."""
+        """The grain that the autoencoder loses is synthesised, from the same noise for all pictures."""
         noise = torch.Generator().manual_seed(GRAIN_SEED)
         picture: Tensor = self.vae.picture(self.unscale(latents), noise)
         return picture.float()

@@ -70,7 +70,7 @@ class FlowTransformer(LatentModel):
         """eps - z0 for (B, C, h, w) latents at levels `sigma` (B,)."""
 
     def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
-        """See `Backbone.schedule`: schedulers that shift with the size are told the shift that diffusers' pipelines compute."""
+        """See `Backbone.schedule`: schedulers that shift with the size get the shift that diffusers' pipelines compute."""
         config = self.scheduler_config
         if not config.get("use_dynamic_shifting"):
             return {}

@@ -12,7 +12,7 @@ from sfumato.backbones.flow import FlowTransformer, pad
 from sfumato.backbones.packing import PATCH, pack, unpack
 from sfumato.text.limits import TextReader
 
-TOKENS, T5_TOKENS_SD3 = 512, 256  # of a prompt, that diffusers' pipelines encode unless told otherwise
+TOKENS, T5_TOKENS_SD3 = 512, 256  # of a prompt, that diffusers' pipelines encode by default
 
 
 def text_of(given: Conditions) -> Text:
@@ -56,7 +56,7 @@ class StableDiffusion3(FlowTransformer):
 
 
 class Flux(FlowTransformer):
-    """FLUX.1: CLIP's pooled vector and T5's tokens; [dev] is told a guidance, [schnell] none."""
+    """FLUX.1: CLIP's pooled vector and T5's tokens; [dev] takes an embedded guidance scale, [schnell] none."""
 
     family_name = "flux"
 
@@ -140,7 +140,7 @@ class Flux2Klein(FlowTransformer):
 
 
 class ZImage(FlowTransformer):
-    """Z-Image: Qwen3 reads the prompt; the transformer is told 1 - s and answers z0 - eps."""
+    """Z-Image: Qwen3 reads the prompt; the transformer takes 1 - s as timestep and predicts z0 - eps."""
 
     family_name, packed = "z-image", False
 

@@ -49,7 +49,7 @@ class Architecture:
         attention: Whether each level attends.
         classes: Rows of the class embedding; 0 for an unconditional model.
         out_channels: 3, or 6 with a learned variance.
-        num_res_blocks: Residual blocks of each level on the way down.
+        num_res_blocks: Residual blocks per level of the encoder.
         head_channels: Channels of an attention head.
     """
 

@@ -99,7 +99,7 @@ def cached_snapshot(model: str, *, needed_by: str | None = None) -> Path:
 
 
 def single_file_repository(path: Path) -> str:
-    """The hub id whose configuration files a single checkpoint file needs, told from its header.
+    """The hub id whose configuration files a single checkpoint file needs, detected from its header.
 
     Raises:
         Unsupported: If the file holds no text-to-image model of a family that we support; says what it holds.

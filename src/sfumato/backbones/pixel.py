@@ -139,8 +139,9 @@ class PixelDiffusion:
 def make_unet(architecture: Architecture) -> UNet2DModel:
     """The guided-diffusion network as diffusers' UNet2DModel, which has all of its parts.
 
-    One thing must be set by hand: its time embedding is as wide as the base width even where the first level is half of that, as
-    in the 512-pixel model. Its class embedding is left out: the sum is then that with the zero vector, as in Blended Diffusion.
+    One setting has no field in the configuration: its time embedding is as wide as the base width even where the first level is
+    half of that, as in the 512-pixel model. Its class embedding is left out: the sum is then that with the zero vector, as in
+    Blended Diffusion.
     """
     levels = architecture.attention
     unet = UNet2DModel(

@@ -171,7 +171,7 @@ def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -
 
 
 def apply_marks(model: Any, marks: Marks, given: str | None) -> None:
-    """Tell a model that was loaded from a single file what that file says, in place.
+    """Apply the marks of a single file to the scheduler of the model loaded from it, in place.
 
     Args:
         model: The model.

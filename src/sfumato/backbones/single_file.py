@@ -1,6 +1,6 @@
 """Loading of single checkpoint files: detects the family and the components, and refuses other kinds of files.
 
-All of it is told from the header, so that a file of the wrong kind is named before gigabytes are read.
+Only the header is read for this, so that a file of the wrong kind is refused before gigabytes are read.
 """
 
 from collections.abc import Callable

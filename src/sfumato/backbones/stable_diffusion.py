@@ -114,8 +114,8 @@ class StableDiffusion(LatentUNet):
         """Encode parsed prompts (see `text.grammar.parse`), unconditional first.
 
         Both branches leave out the same layers; SDXL's pooled text is always the last layer's, of the first chunk. SDXL (Podell
-        et al., arXiv:2307.01952, section 2.2) is told that image and target are `size`, uncropped. An empty negative prompt is
-        all zeros there if the checkpoint says `force_zeros_for_empty_prompt`.
+        et al., arXiv:2307.01952, section 2.2) gets `size` as the original and the target size, uncropped. An empty negative
+        prompt is all zeros there if the checkpoint says `force_zeros_for_empty_prompt`.
 
         Args:
             prompt, negative: Their parts; each is encoded in chunks of CLIP's length, one after the other.

@@ -16,8 +16,8 @@ def reconstruct(
     """argmin over the decoder's weights of the objective in `fitting.weighted_error`, z fixed (arXiv:2206.02779, section 4.2).
 
     75 steps of Adam at 1e-4 per prediction, lambda 100; trained are the parameters of `vae.decoder` only (not `post_quant_conv`).
-    The picture is the tuned decoder's, applied once. What is tuned is a float32 copy made anew for each prediction: the
-    backbone's own weights are never written to, whatever happens on the way.
+    The picture is the tuned decoder's, applied once. A new float32 copy is tuned for each prediction: the
+    backbone's own weights are never written to, even if an error occurs.
 
     The arguments are those of `sfumato.background.registry.Reconstruct`.
 

@@ -108,7 +108,7 @@ def prepare(
     for label, *_ in entries.values():
         reader.place_of(label)  # before hours are spent
     instruments = PaperInstruments.load(reader)
-    ranked = {"rank": "region"} if instruments.scorer is not None else {}  # the paper's ranking, where its CLIP is at hand
+    ranked = {"rank": "region"} if instruments.scorer is not None else {}  # the paper's ranking, where its CLIP is installed
 
     def make(name: str) -> Example:
         label, path, box = entries[name]

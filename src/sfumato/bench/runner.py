@@ -84,7 +84,7 @@ def run(
         instruments: What to measure with.
         out: Folder of the run; a run of the same plan and variants that is there is taken up.
         loading: How to load models.
-        force: Start anew, whatever is there.
+        force: Start again, even if the folder holds another run.
         on_progress: Called before every edit, with edits done, edits in all and what is next.
 
     Returns:

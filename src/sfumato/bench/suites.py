@@ -13,7 +13,7 @@ class Suite:
     Args:
         tasks: On which tasks it is run.
         variants: As texts that `variants.parse` reads; the first is what the others are compared with.
-        about: What it tells.
+        about: What it measures.
     """
 
     tasks: tuple[str, ...]

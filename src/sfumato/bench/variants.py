@@ -108,7 +108,7 @@ def _items(key: str, value: Any) -> Any:
 
 
 def check_distinct(variants: list[Variant]) -> None:
-    """Refuse variants that cannot be told apart in the tables.
+    """Refuse variants of the same name.
 
     Raises:
         OptionError: variant-invalid.

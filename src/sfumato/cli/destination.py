@@ -40,7 +40,7 @@ class Destination:
 
 
 def destination(out: Path) -> Destination:
-    """Tell files from folders by their endings: the endings in SUFFIXES are files, unless there is a folder of that name.
+    """Distinguish files and folders by their endings: the endings in SUFFIXES are files, unless there is a folder of that name.
 
     Raises:
         OptionError: output-format: a picture's ending that is not written; output-terminal: nobody can look at bytes.

@@ -44,7 +44,7 @@ Listener = Callable[[Progress], None]
 
 
 class Meter:
-    """Fills in `fraction` and `seconds_left`, from the steps that an edit tells of and the time between them.
+    """Fills in `fraction` and `seconds_left`, from the steps that an edit reports and the time between them.
 
     A stage takes what was measured of it so far; before it has begun, what it usually takes beside the denoising. Work that
     has been done moves the fraction on by its part of all work then left. So the fraction neither falls nor stands still,
@@ -80,7 +80,7 @@ class Meter:
         return replace(progress, fraction=self.fraction, seconds_left=left if any(self._work.values()) else None)
 
     def telling(self, listener: Listener | None) -> Listener:
-        """A listener that passes on what it hears, filled in."""
+        """A listener that fills in every progress report and passes it on."""
 
         def listening(progress: Progress) -> None:
             filled = self(progress)

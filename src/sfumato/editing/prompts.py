@@ -36,7 +36,7 @@ class Texts:
     """What is said to the models.
 
     Args:
-        prompt, negative: As the model is told them, without tags; the guard is in the negative.
+        prompt, negative: As the model gets them, without tags; the guard is in the negative.
         words: The prompt without brackets and weights, for CLIPs that rank or guide.
         parts: Prompt and negative as parsed, for models that read by CLIP's text encoders.
         embeddings: Learned words.

@@ -26,7 +26,7 @@ SCRIBBLE_SIGMA = 2.28  # the same on Stable Diffusion's schedule, as a noise-to-
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A request without open options, the method options that its preset names, and what the model is told."""
+    """A request without open options, the method options that its preset names, and the prompts for the model."""
 
     request: EditRequest
     options: Any
@@ -79,7 +79,7 @@ def _scribble_start(backbone: Backbone) -> dict[str, Any]:
 
 
 def with_background(resolved: Resolved, border_tells: bool) -> Resolved:
-    """Choose the background reconstruction if the request leaves it open: Poisson, or paste where the border tells nothing.
+    """Choose the background reconstruction if the request leaves it open: Poisson, or paste for strokes and backdrops.
 
     Poisson keeps the colours of the border. A stroke is nearly all border: nothing would be seen of its edit. And around what
     stands before a new background lies the old one, which would tint it.

@@ -32,7 +32,7 @@ class Stored:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the libraries it was made with, as far as they are told."""
+        """Of the libraries it was made with, as far as they are recorded."""
         found = self.facts.get("versions")
         return found if isinstance(found, dict) else {}
 
@@ -82,7 +82,7 @@ def _upgraded(found: dict[str, Any], version: int) -> dict[str, Any]:
     """
     if type(version) is not int or version < 0:
         raise ValueError(version)
-    if version < 1:  # before records told their version
+    if version < 1:  # before records had a version
         found = {"facts": {}, **found}
         request: dict[str, Any] = {"prompt_weights": False, **found["request"]}  # brackets were plain before there were weights
         window = found["facts"].get("window")

@@ -42,7 +42,7 @@ class Adapter(nn.Module):
     def __init__(self, unet: nn.Module, digest: str, rank: int = RANK) -> None:
         super().__init__()
         self.digest, self.rank = digest, rank
-        # in the state, so that a checkpoint tells which base it is for
+        # in the state, so that a checkpoint says which base it is for
         self.register_buffer("base", torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8))
         self.whole, self.down, self.up = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for name, weight in unet.named_parameters():

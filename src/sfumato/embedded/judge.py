@@ -1,6 +1,6 @@
 """The judge: a small classifier of what is under a mask. It measures edits and never guides or ranks them.
 
-It is trained apart from the other models, on renders of its own (`embedded/training/judge.py`).
+It is trained apart from the other models, on renders of its own (`training/judge.py`).
 """
 
 from collections.abc import Sequence
@@ -116,8 +116,8 @@ class Judge(ModelMixin, ConfigMixin):
             down = [nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1)] if i else []
             self.stages.append(nn.Sequential(*down, _Residual(width)))
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[-2:])
-        # the mean over the crop tells what is around, the mean and the strongest under the mask what is inside: a gleam, which
-        # tells a shiny thing, is small, so the finer of two stages is read as well
+        # the mean over the crop describes the surroundings, mean and maximum under the mask the object: a highlight, which
+        # marks a shiny object, is small, so the finer of two stages is read as well
         features = widths[-1] + 2 * sum(widths[-2:])
         self.heads = nn.Linear(features, sum(len(names) for names in self.labels.values()))
 

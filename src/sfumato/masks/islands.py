@@ -15,7 +15,7 @@ from sfumato.masks.window import CONTEXT, Window, bounding_box, choose_window, w
 MOST = 8  # windows of one edit; each costs the model calls of an edit
 GAIN = 2  # times the resolution that an island must win by a window of its own
 ENOUGH = 8  # latent cells along an island's longer side that do, in a window that the model sees unshrunk
-PIECES = 64  # told apart before they are joined; of finer speckles, neighbours are one piece
+PIECES = 64  # distinguished before they are joined; of finer speckles, neighbours are one piece
 
 
 @dataclass(frozen=True, kw_only=True)

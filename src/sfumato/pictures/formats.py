@@ -14,7 +14,7 @@ from sfumato.pictures.tiff import read_by_tifffile
 
 ODD_TIFF_PIXELS = 40_000_000  # of a TIFF that only tifffile reads, unless the caller says
 BITS = "bits_in_file"  # key of `info`: bits per channel of AVIF, HEIC and JPEG 2000, of which Pillow may read fewer
-PREFIX = 4096  # bytes that tell the format, and the depth of those whose decoder does not
+PREFIX = 4096  # bytes from which the format is detected, and the depth where the decoder does not report it
 
 UPLOADED = ("PNG", "JPEG", "WEBP", "GIF", "JPEG2000")  # from strangers: what browsers and phones make, and few decoders
 READ = (*UPLOADED, "BMP", "TIFF", "PPM")

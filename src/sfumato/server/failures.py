@@ -28,7 +28,8 @@ class Refused(EditError):
 def response(path: str, error: EditError) -> JSONResponse:
     """The answer to a request that failed, in the shape of the API that was called.
 
-    Clients of OpenAI's API try again after 408, 409, 429 and every 5xx unless told not to; only what may pass is worth it.
+    Clients of OpenAI's API try again after 408, 409, 429 and every 5xx unless a header says not to; it helps only for temporary
+    failures.
     """
     status = error.http_status
     retry_after = getattr(error, "retry_after", None)

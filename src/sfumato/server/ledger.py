@@ -126,7 +126,7 @@ class Ledger:
         """A finished job's file; None if there is none.
 
         Raises:
-            StoreFailed: Nobody can tell.
+            StoreFailed: The database does not answer.
         """
         return self._call("path", lambda: self.store.path(job_id, name))
 
@@ -245,7 +245,7 @@ def _row(job: "Job", state: "State", finished: float, error: EditError | None, s
 
 
 def _reason(error: BaseException) -> str:
-    """What may be told to everybody: no paths."""
+    """The public part of an error: no paths."""
     if isinstance(error, EditError):
         return error.message.rstrip(".")
     if isinstance(error, sqlite3.Error):

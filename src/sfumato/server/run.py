@@ -19,7 +19,7 @@ GRACE_SECONDS = 3  # for answers to be sent after the last job has ended
 
 
 class Server(uvicorn.Server):
-    """Tells its address when it listens; when told to stop, lets the running job finish first.
+    """Announces its address when it listens; on a stop signal, lets the running job finish first.
 
     Args:
         config: uvicorn's.

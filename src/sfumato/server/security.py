@@ -44,7 +44,7 @@ class Gate:
 
     A request must name a host that is ours, come from our own page if it comes from a page, carry a token if there are
     any, and be no larger than allowed. What then goes wrong unforeseen is logged under the request's id, which is all that
-    the client is told. `scope["state"]["owner"]` says whose jobs the request may see: each token has its own.
+    the client is informed. `scope["state"]["owner"]` says whose jobs the request may see: each token has its own.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
@@ -120,7 +120,7 @@ class Gate:
             raise _foreign()
 
     def _owner(self, authorization: str) -> str:
-        """The token's owner; every token is compared, in constant time, so that timing tells nothing."""
+        """The token's owner; every token is compared, in constant time, so that timing reveals nothing."""
         given = hashlib.sha256(_credential(authorization).encode("utf-8", "surrogateescape")).digest()
         matches = [hmac.compare_digest(given, digest) for digest in self.digests]
         if not any(matches):

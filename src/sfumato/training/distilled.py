@@ -16,7 +16,7 @@ from sfumato.embedded.adapter import Adapter
 from sfumato.training.adapting import AdapterTraining, Teacher
 from sfumato.training.denoiser import make_scheduler
 
-# Levels that the teacher walks down, of which diffusers' LCMScheduler chooses those of an edit. The paper has 50; in a short run
+# Levels of the teacher's trajectory, of which diffusers' LCMScheduler chooses those of an edit. The paper has 50; in a short run
 # a few learn more each, and what the cleanest level knows has less far to travel to the noisiest.
 STEPS = 8
 GUIDANCE = 4.0  # that the student has built in
@@ -26,7 +26,7 @@ HUBER = 0.03
 
 @dataclass(frozen=True)
 class Levels:
-    """Signal and noise of the levels of the walk, cleanest first; each (STEPS,) float32, and their timesteps (STEPS,)."""
+    """Signal and noise of the trajectory's levels, cleanest first; each (STEPS,) float32, and their timesteps (STEPS,)."""
 
     timesteps: Tensor
     signal: Tensor

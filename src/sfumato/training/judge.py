@@ -21,7 +21,7 @@ from sfumato.training.workers import shard_by_rank
 Maker = Callable[[Pair, Pair, np.random.Generator], View]
 UNREAD = -100  # the label of what a view does not show
 LEAST_CONTEXT, MOST_CONTEXT = 1.15, 1.45  # of the crops that are trained on
-PLAIN = 0.2  # share of the views that show a render as it is: in worn ones materials can hardly be told
+PLAIN = 0.2  # share of the views that show a render as it is: in degraded ones materials are hardly recognisable
 MAKERS: dict[str, Maker] = {
     "held-out renders": lambda pair, other, rng: plain_view(pair, rng),
     "held-out views, put together as edits are": functools.partial(view, wear=False),
@@ -75,7 +75,7 @@ def train(
 ) -> None:
     """Train on the rendered shards in `pairs`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
 
-    Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint. Told at the end is the accuracy
+    Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint. Prints at the end the accuracy
     on held-out pairs, which are rendered from seeds of their own.
 
     Raises:

@@ -75,8 +75,8 @@ def masked_view(image: np.ndarray, owner: np.ndarray, rng: np.random.Generator) 
     return view[:, ::-1] if rng.random() < 0.5 else view
 
 
-def fits(told: frozenset[str], described: Thing, seen: Thing) -> bool:
-    return all(getattr(described, attribute) == getattr(seen, attribute) for attribute in told)
+def fits(named: frozenset[str], described: Thing, seen: Thing) -> bool:
+    return all(getattr(described, attribute) == getattr(seen, attribute) for attribute in named)
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
@@ -92,11 +92,11 @@ def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
     return (rows.mean() + columns.mean()) / 2
 
 
-def changed(thing: Thing, told: frozenset[str], rng: np.random.Generator) -> Thing:
-    """The thing with one of the told attributes changed, to no combination that is held out."""
+def changed(thing: Thing, named: frozenset[str], rng: np.random.Generator) -> Thing:
+    """The thing with one of the named attributes changed, to no combination that is held out."""
     values: dict[str, tuple[str, ...]] = {"kind": WHOLE.kinds, "colour": WHOLE.colours, "material": WHOLE.materials}
     while True:
-        attribute = str(rng.choice(sorted(told)))
+        attribute = str(rng.choice(sorted(named)))
         change: dict[str, Any] = {attribute: str(rng.choice(values[attribute]))}
         other = replace(thing, **change)
         if other != thing and not unseen(other.kind, other.colour):
@@ -150,8 +150,8 @@ class Views:
             views.append(masked_view(self.picture(s, i), owners[i], self.rng))
             things.append(scene.things[0])
             captions.append((*name(scene.things[0], self.rng), scene.things[0]))
-        for _, told, thing in NEGATIVES * captions:
-            other = changed(thing, told, self.rng)
+        for _, named, thing in NEGATIVES * captions:
+            other = changed(thing, named, self.rng)
             captions.append((*name(other, self.rng), other))
         texts, grounds = [text for text, _, _ in captions], []
         for _ in range(self.batch_size // 8 if self.bare else 0):
@@ -160,14 +160,14 @@ class Views:
             s, i = self.bare[self.rng.integers(len(self.bare))]
             views.append(masked_view(self.picture(s, i), shape, self.rng))
             grounds.append(self.shards[s][2][i].ground)
-        told_grounds = grounds + [str(self.rng.choice([g for g in LEARNED.grounds if g != ground])) for ground in grounds]
-        texts += [ground_alone(ground, self.rng) for ground in told_grounds]
+        named_grounds = grounds + [str(self.rng.choice([g for g in LEARNED.grounds if g != ground])) for ground in grounds]
+        texts += [ground_alone(ground, self.rng) for ground in named_grounds]
         positive = torch.zeros(len(views), len(texts), dtype=torch.bool)
         positive[: len(things), : len(captions)] = torch.tensor(
-            [[fits(told, described, seen) for _, told, described in captions] for seen in things]
+            [[fits(named, described, seen) for _, named, described in captions] for seen in things]
         )
         for i, ground in enumerate(grounds):
-            positive[len(things) + i, len(captions) :] = torch.tensor([ground == told for told in told_grounds])
+            positive[len(things) + i, len(captions) :] = torch.tensor([ground == other for other in named_grounds])
         pixels = (torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
         tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         return pixels, tokens.input_ids, positive

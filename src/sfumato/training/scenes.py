@@ -120,7 +120,7 @@ def load_shard(path: Path) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
 
 
 def seen(scene: Scene, owner: np.ndarray) -> Scene:
-    """The scene without what hardly shows in its picture, as a caption should tell it.
+    """The scene without what is hardly visible in its picture, for captions.
 
     Args:
         owner: (H, W) index of the thing in each pixel.

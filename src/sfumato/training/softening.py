@@ -1,6 +1,6 @@
 """Degradation of renders to look like a small model's pictures, for the training of judge and ranker.
 
-What a picture shows stays what it was: it is told by the render, never by the model.
+The labels of a picture stay those of the render.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from sfumato.training.scenes import load_shard
 Pictures = NDArray[np.uint8]
 BATCH = 8
 MOST_NOISE, MOST_PATCHES, MOST_BLUR = 0.25, 0.12, 0.6  # standard deviations, and share of the mean of 3x3 cells
-LEAST_REDRAWN, MOST_REDRAWN = 0.15, 0.6  # share of the timesteps that are drawn again; above, kinds cannot be told any more
+LEAST_REDRAWN, MOST_REDRAWN = 0.15, 0.6  # share of the timesteps that are drawn again; above, kinds are no longer recognisable
 MOST_UNKNOWN = 0.3  # the same for kinds that the denoiser has not learnt
 STEPS = 4
 MOST_GUIDANCE = 3.0  # from none to as much as edits get by default
@@ -69,7 +69,7 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
     Outlines melt and shading flattens as in the model's own pictures; with little enough noise the kind can still be seen.
 
     Args:
-        texts: What the model is told of each.
+        texts: The prompt for each.
         most: The largest share of the timesteps that is drawn again, of each.
         folder: With the model's `vae`, `unet`, `text_encoder`, `tokenizer` and `scheduler`.
     """
@@ -110,7 +110,7 @@ def _decoded(vae: PatchAutoencoder, latents: Tensor, rng: np.random.Generator) -
 
 
 def redrawn_shard(path: Path, folder: Path) -> Pictures:
-    """The pictures (n, H, W, 3) of a shard of scenes, redrawn as told what they show; kept beside the shard."""
+    """The pictures (n, H, W, 3) of a shard of scenes, regenerated with captions of what they show; cached beside the shard."""
     kept = path.with_name(path.name.replace("scenes-", "redrawn-")).with_suffix(".npy")
     if not kept.exists():
         images, _, scenes = load_shard(path)
