@@ -17,7 +17,7 @@ _FLOW = frozenset({Capability.ANY_LEVEL, Capability.FLOW})
 _PIXEL = frozenset({Capability.PIXELS}) | _CHAIN
 
 # A quarter of Stable Diffusion's steps ends at this noise-to-signal ratio. Schedules of flow matching are shifted to the noisy
-# end, some with the picture's size, so there a share of the steps would say little.
+# end, some with the picture's size, so there a fraction of the steps would say little.
 _FLOW_START: dict[str, Any] = {"scheduler": "flow-euler", "start_sigma": 3.94, "start_fraction": 0.0}
 
 

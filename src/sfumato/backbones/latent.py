@@ -162,11 +162,11 @@ class LatentModel(ABC):
         return {}
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """None: the text encoders of these models split any word into pieces that they know."""
+        """Always empty: subword vocabularies are open."""
         return []
 
     def known_words(self) -> list[str]:
-        """None in particular, for the same reason."""
+        """Always empty, for the same reason."""
         return []
 
 

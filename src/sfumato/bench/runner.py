@@ -25,7 +25,7 @@ from sfumato.pictures.writing import write, write_text
 
 RUN, ITEMS = "run.json", "items"
 SHOWN = 4  # predictions kept as pictures, best first
-SOFT_EDGE = 0.1  # width of a soft mask's edge, in longer sides of the picture
+SOFT_EDGE = 0.1  # width of a soft mask's edge, relative to the longer side of the picture
 
 OnProgress = Callable[[int, int, str], None]
 """Called before each edit with (edits done, edits in all, what comes now)."""

@@ -22,7 +22,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "judge"
 NOTHING = "nothing"  # the kind of a region without a thing
 ATTRIBUTES = ("kind", "colour", "material", "ground")
 SIDE = 64
-CONTEXT = 1.25  # side of the crop, in longer sides of the mask's bounding box
+CONTEXT = 1.25  # side of the crop, relative to the longer side of the mask's bounding box
 BATCH_SIZE = 64
 
 
@@ -50,7 +50,7 @@ def crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], context: float = CON
     Args:
         image: (H, W, 3).
         mask: (H, W), not empty. What the square holds beyond the picture repeats the picture's border, outside the mask.
-        context: Side of the square, in longer sides of the mask's bounding box.
+        context: Side of the square, relative to the longer side of the mask's bounding box.
 
     Returns:
         (SIDE, SIDE, 4): colours in [-1, 1] and the mask's coverage in [0, 1].

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sfumato.errors import MaskError, OptionError
 from sfumato.masks.reading import Box, Mask, SoftMask
 
-CONTEXT = 1.6  # side of the window, in longer sides of the mask's bounding box, unless a model asks for another
+CONTEXT = 1.6  # side of the window, relative to the longer side of the mask's bounding box, unless a model has its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def choose_window(
         resolution: The model's native side in pixels.
         factor: Image pixels per latent cell; the square's side is rounded up to whole cells.
         setting: "auto", "whole", or x, y, width, height.
-        context: Side of the square, in longer sides of the mask's bounding box.
+        context: Side of the square, relative to the longer side of the mask's bounding box.
 
     Returns:
         A window inside the picture that holds the whole mask.

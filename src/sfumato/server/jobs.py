@@ -1,4 +1,4 @@
-"""Jobs on their way: a bounded queue, and everybody who watches."""
+"""Jobs that are queued or running: a bounded queue, and the clients that follow each job."""
 
 import asyncio
 import secrets
@@ -27,7 +27,7 @@ WATCHED_SECONDS = 5.0  # a preview is made for whoever asked within this time
 
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """One job, from its acceptance until nobody looks at it any more.
+    """One job, from its acceptance until no client follows it any more.
 
     Only the worker writes what changes; whoever watches reads it after `watch()` has woken them.
 
@@ -37,7 +37,7 @@ class Job:
         kind: The API that it came by.
         submission: What to do; dropped when it is done.
         ends: When it will probably be over, on the monotonic clock; None before anything could be measured.
-        partials_wanted: Number of whole pictures to make on the way.
+        partials_wanted: Number of partial pictures to make.
     """
 
     owner: str
@@ -96,7 +96,7 @@ class Job:
 
 
 class Board:
-    """All jobs that are not over, in the order they came; the worker takes them from here.
+    """Queue of all jobs that are not over, in order of arrival; workers take them from here.
 
     Args:
         store: Where states and results are kept.

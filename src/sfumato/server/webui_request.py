@@ -223,7 +223,7 @@ def _count(asked: Img2Img, limits: Limits) -> int:
 
 
 def _start(strength: float) -> tuple[float, list[str]]:
-    """The share of the steps that is skipped, and a word where the strength was not followed."""
+    """The fraction of the steps that is skipped, and a note where the strength was not followed."""
     if strength == 0:
         raise Refused(
             "denoising_strength 0 changes nothing, so there is no picture to make; give more than 0, up to 1.",

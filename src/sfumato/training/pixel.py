@@ -34,7 +34,7 @@ from sfumato.training.scenes import load_shard, training_shards
 SIDE, PATCH = 64, 4
 BATCH = 32
 LEAST_NOISE = 0.3  # below which cleaner levels count no more in the loss
-CLOSEST, WIDEST = 1.3, 2.4  # side of a window, in longer sides of the thing in it: edits are made in windows of 1.6
+CLOSEST, WIDEST = 1.3, 2.4  # side of a window, relative to the longer side of the object in it: edits are made in windows of 1.6
 SHEET_ROWS, SHEET_COLUMNS, SHEET_STEPS = 3, 10, 25
 
 

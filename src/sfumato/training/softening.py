@@ -27,7 +27,7 @@ from sfumato.training.scenes import load_shard
 Pictures = NDArray[np.uint8]
 BATCH = 8
 MOST_NOISE, MOST_PATCHES, MOST_BLUR = 0.25, 0.12, 0.6  # standard deviations, and share of the mean of 3x3 cells
-LEAST_REDRAWN, MOST_REDRAWN = 0.15, 0.6  # share of the timesteps that are drawn again; above, kinds are no longer recognisable
+LEAST_REDRAWN, MOST_REDRAWN = 0.15, 0.6  # fraction of the timesteps; above, kinds are no longer recognisable
 MOST_UNKNOWN = 0.3  # the same for kinds that the denoiser has not learnt
 STEPS = 4
 MOST_GUIDANCE = 3.0  # from none to as much as edits get by default
@@ -58,7 +58,7 @@ def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pict
 
 
 def most_redrawn(scene: Scene) -> float:
-    """The share of the timesteps after which the kind of the main thing can still be seen."""
+    """The fraction of the timesteps after which the kind of the main thing can still be seen."""
     return MOST_REDRAWN if scene.things and scene.things[0].kind in LEARNED.kinds else MOST_UNKNOWN
 
 
@@ -70,7 +70,7 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
 
     Args:
         texts: The prompt for each.
-        most: The largest share of the timesteps that is drawn again, of each.
+        most: The largest fraction of the timesteps that is denoised again, of each.
         folder: With the model's `vae`, `unet`, `text_encoder`, `tokenizer` and `scheduler`.
     """
     vae = load_vae(folder / "vae")
