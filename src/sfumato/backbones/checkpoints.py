@@ -178,7 +178,7 @@ def unet_family(config: Mapping[str, Any]) -> str:
 
 
 def folder_family(folder: Path) -> str | None:
-    """Family of a model in a folder, or None if it is none that we edit with. Reads no weights."""
+    """Family of a model in a folder, or None if it is not supported. Reads no weights."""
     try:
         index = read_index(folder)
         family = PIPELINE_FAMILIES.get(PIPELINES[index["_class_name"]])

@@ -42,7 +42,7 @@ class FamilyCard:
     clip: str = PAPER_CLIP
 
     def can(self, *capabilities: Capability) -> bool:
-        """Whether its models can do all of these."""
+        """Whether its models have all of these capabilities."""
         return self.capabilities.issuperset(capabilities)
 
 
@@ -145,5 +145,5 @@ def family(name: str) -> FamilyCard:
 
 
 def able(needs: frozenset[Capability]) -> list[str]:
-    """Names of the families that can do all of these."""
+    """Names of the families that have all of these capabilities."""
     return [card.name for card in FAMILIES if card.capabilities >= needs]

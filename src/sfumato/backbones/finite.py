@@ -24,7 +24,7 @@ def check_latents(latents: Tensor, name: str) -> None:
 
 
 def check_decoded(pixels: Tensor, name: str) -> None:
-    """Refuse pictures, or a code, that an autoencoder in float32 gave with infinite numbers or NaN.
+    """Refuse pictures or latents with infinite numbers or NaN that an autoencoder returned in float32.
 
     Raises:
         BackboneError: numerics.

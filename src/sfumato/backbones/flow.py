@@ -21,7 +21,7 @@ NATIVE_CELLS = 128  # latent cells a side of the pictures that all of them were 
 
 
 class FlowTransformer(LatentModel):
-    """What the families share; see `Backbone` for the interface.
+    """Base class of the flow-matching families; see `Backbone` for the interface.
 
     Args:
         pipe: The loaded pipeline, whose modules are used, not copied, and are frozen in evaluation mode.

@@ -40,7 +40,7 @@ _PART = re.compile(r"(?P<block>(?:input|output)_blocks\.\d+\.\d+|middle_block\.\
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What the weights do not say by themselves.
+    """The architecture of a guided-diffusion UNet.
 
     Args:
         image_size: Side of the pictures in pixels.

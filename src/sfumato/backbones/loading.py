@@ -96,7 +96,7 @@ def load(
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """How a model is read: its name, the number format, whether pickles may be read, and another autoencoder."""
+    """Settings of loading: name, number format, whether pickles are allowed, and a separate autoencoder."""
 
     model: str
     dtype: "torch.dtype"
@@ -113,7 +113,7 @@ def _take_no_parts(what: str, lora: Sequence[str], vae: str | None) -> None:
 def _from_file(
     path: Path, given: _Given, device: "torch.device", lora: Sequence[str], prediction_type: str | None
 ) -> "tuple[Backbone, list[str]]":
-    """A single file's model, with what the file says of its predictions."""
+    """Load a single file's model, with the prediction type that the file states."""
     check_file(path, allow_pickle=given.allow_pickle)
     header = read_header(path)
     check_kind(header)
@@ -230,7 +230,7 @@ def _other_vae(given: _Given, folder: Path) -> Any:
 
 @contextmanager
 def _explained(model: str) -> Iterator[None]:
-    """Turn whatever the libraries raise while loading into one sentence, and keep their progress bars off the terminal."""
+    """Convert the libraries' exceptions while loading into one sentence, and hide their progress bars."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -20,7 +20,7 @@ IDLE = frozenset({"safety_checker", "feature_extractor", "image_encoder"})  # ac
 
 
 def check_pipeline(pipe: Any) -> list[str]:
-    """Refuse a loaded pipeline that does more than we would do with its components.
+    """Refuse a loaded pipeline some component of which an edit would ignore.
 
     Returns:
         Notes about what is left out and does not change what the model makes.

@@ -30,7 +30,7 @@ NOISE_LIKE = 0.5  # correlation with pure noise above which an output counts as 
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """What a single file says, or is taken to say, of its predictions.
+    """Prediction type and schedule of a single file, as stated by it or inferred.
 
     Args:
         prediction_type: "epsilon", "v_prediction" or "sample"; None where nothing says it.
@@ -46,7 +46,7 @@ class Marks:
 
 
 def check_given(prediction_type: str | None) -> None:
-    """Refuse a prediction type that a user gave and that is none.
+    """Refuse an unknown prediction type given by a user.
 
     Raises:
         OptionError: option-prediction-type.
@@ -77,7 +77,7 @@ def check_prediction(value: Any, where: str, allowed: tuple[str, ...] = PREDICTI
 
 
 def read_marks(header: Header, family: str, given: str | None = None) -> Marks:
-    """What a single file says: its marker tensors first, then its metadata; Stable Diffusion 2 at last by its name.
+    """Read the marks of a single file: marker tensors first, then metadata; for Stable Diffusion 2 finally the file name.
 
     Args:
         header: Of the file.
@@ -129,7 +129,7 @@ def _side(header: Header, prediction_type: str | None) -> int | None:
 
 
 def by_trial(unet: Any) -> str | None:
-    """ "epsilon" if the UNet, shown pure noise at the highest level, answers with that noise; else None.
+    """ "epsilon" if the UNet returns its input when given pure noise at the highest level; else None.
 
     At the highest level x_t is nearly all noise, so predicted noise is nearly the input, while a predicted v or sample is nearly
     independent of it.
@@ -153,7 +153,7 @@ def by_trial(unet: Any) -> str | None:
 
 
 def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -> tuple[Marks, list[str]]:
-    """What a single file's UNet is taken to predict, and the notes about it: what the user says goes first.
+    """Prediction type of a single file's UNet, and notes about it; the user's choice has priority.
 
     Of a Stable Diffusion 2 that says nothing, a trial decides. Stable Diffusion 1 and XL that say nothing are read as epsilon,
     as everywhere, with a note if the trial contradicts.
@@ -190,7 +190,7 @@ def apply_marks(model: Any, marks: Marks, given: str | None) -> None:
 
 
 def reading(model: Model, prediction_type: str | None) -> Model:
-    """The model, read as predicting what the user says. It is not changed: the modules of the answer are its own.
+    """A view of the model with the prediction type that the user gave. The model is not changed; the modules are shared.
 
     Zero terminal SNR belongs to models that predict v or the sample: noise alone says nothing about the picture at that level.
 
@@ -217,7 +217,7 @@ def reading(model: Model, prediction_type: str | None) -> Model:
 
 
 def overrule(scheduler: Any, prediction_type: str | None) -> None:
-    """Put what the user says into a scheduler's configuration that says nothing known, which would be refused; in place."""
+    """Put the user's prediction type into a scheduler's configuration with an unknown one, which would be refused; in place."""
     said = scheduler.config.get("prediction_type")
     if prediction_type is None or said is None:
         return

@@ -145,7 +145,7 @@ def check_parts(header: Header, *, vae: bool) -> None:
 
 
 def _encoders(header: Header) -> list[tuple[tuple[str, ...], str]]:
-    """Beginnings of the names of each text encoder that the family has, any of which will do, and what it is called."""
+    """For each text encoder of the family: the possible prefixes of its tensor names, and its name."""
     family = family_of(header)
     if family == "sdxl":
         names = ("conditioner.embedders.0.transformer.", "cond_stage_model."), ("conditioner.embedders.1.model.",)

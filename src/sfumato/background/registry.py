@@ -44,7 +44,7 @@ class Reconstruct(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundCard:
-    """The row of one reconstruction: where it lives, what it does and what it costs.
+    """The row of one reconstruction: its module, description and cost.
 
     Args:
         module, description, cost: As said.
@@ -96,7 +96,7 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
 
 
 def usual_times(request: "EditRequest") -> dict[str, float]:
-    """What restoring and ranking usually take, beside the denoising of a request without open options."""
+    """Usual times of background reconstruction and ranking relative to denoising, for a request without open options."""
     steps = max(1.0, (request.steps or 1) * (1 - (request.start_fraction or 0.0)))
     return {
         "background": BACKGROUNDS[request.background or "paste"].steps / steps,

@@ -12,7 +12,7 @@ LIBRARIES = ("sfumato", "torch", "diffusers", "transformers", "numpy", "opencv-p
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that decide pixels and numbers."""
+    """Versions of Python and of the libraries that affect the results."""
     return {"python": platform.python_version(), **{name: found for name in LIBRARIES if (found := _version(name))}}
 
 

@@ -24,7 +24,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class EditOutputs:
-    """What one edit gave.
+    """Outputs of one edit.
 
     Args:
         predictions: (H, W, 3) each, best first, the user's own pixels around the mask.
@@ -50,7 +50,7 @@ class Measured:
 
 
 class Instruments(Protocol):
-    """What a protocol measures with."""
+    """The metrics and models of a protocol."""
 
     notes: list[str]  # what could not be measured, and why
 
@@ -102,7 +102,7 @@ class SceneInstruments:
 
 
 def or_note(load: Callable[[], Any], notes: list[str], consequence: str) -> Any:
-    """What `load` gives, or None and a sentence."""
+    """The result of `load`, or None and a note."""
     try:
         return load()
     except EditError as error:
@@ -111,7 +111,7 @@ def or_note(load: Callable[[], Any], notes: list[str], consequence: str) -> Any:
 
 
 def precision_values(hits: Sequence[bool]) -> Values:
-    """Of the first-ranked prediction, and of all."""
+    """Precision of the first-ranked prediction, and of all."""
     return {"precision_first": float(hits[0]), "precision_all": float(np.mean(hits))}
 
 
@@ -139,7 +139,7 @@ def surroundings(example: Example, made: EditOutputs) -> Values:
 
 
 def joining(example: Example, made: EditOutputs) -> Values:
-    """How the first prediction joins its surroundings, and how near it comes to the true picture."""
+    """Seam and texture of the first prediction, and its PSNR against the true picture."""
     mask, first = example.mask > 0, made.predictions[0]
     grain = grain_ratio(first, mask)
     values: Values = {

@@ -77,7 +77,7 @@ class Classifier:
 
     @torch.inference_mode()
     def first(self, crops: Sequence[NDArray[np.uint8]], count: int = FIRST) -> list[list[int]]:
-        """The likeliest classes of each picture (h, w, 3), likeliest first."""
+        """The most likely classes of each picture (h, w, 3), in descending order."""
         found = []
         for crop in crops:
             pixels = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None].float() / 255

@@ -82,7 +82,7 @@ def _facts(results: dict[str, Any]) -> str:
 
 
 def _variants(variants: Sequence[dict[str, Any]]) -> str:
-    """What the names of several variants stand for."""
+    """Legend of several variants: name, method, model and options."""
     if len(variants) < 2:
         return ""
     lines = []

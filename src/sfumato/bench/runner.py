@@ -76,7 +76,7 @@ def run(
     force: bool = False,
     on_progress: OnProgress = lambda done, total, what: None,
 ) -> tuple[list[dict[str, Any]], Any]:
-    """Make and measure what is not finished yet.
+    """Run and measure all edits that are not finished yet.
 
     Args:
         plan: The examples.
@@ -131,7 +131,7 @@ def _predictions(variant: Variant, plan: Plan) -> int:
 def _one(
     editor: Editor, example: Example, variant: Variant, seed_and_n: tuple[int, int], instruments: Instruments, path: Path
 ) -> dict[str, Any]:
-    """Make, measure and keep one edit; the record is written last."""
+    """Run, measure and store one edit; the record is written last."""
     seed, n = seed_and_n
     with costs(editor) as cost:
         result = _edit(editor, example, variant, seed=seed, n=n)
@@ -177,7 +177,7 @@ def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) ->
 
 
 def _mask(mask: np.ndarray, soft: bool) -> Image.Image:
-    """As a user would paint it: white inside, softly edged where the variant reads greys."""
+    """The mask picture: white inside, with a soft edge where the variant uses soft masks."""
     opacity = soft_edge(mask, SOFT_EDGE * max(mask.shape) if soft else 0)
     return Image.fromarray((255 * opacity).round().astype(np.uint8))
 
@@ -249,7 +249,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _identity(plan: Plan, variants: Sequence[Variant]) -> dict[str, Any]:
-    """Everything that decides the results: a run is only taken up by its like."""
+    """Everything that affects the results: only a run with the same identity is resumed."""
     first = plan.make(plan.names[0])
     return {
         **plan.identity,

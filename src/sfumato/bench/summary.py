@@ -11,7 +11,7 @@ EVERY_TASK = "all"
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown: a short title, decimals, and what it says."""
+    """Presentation of a metric: a short title, decimals, and its meaning."""
 
     title: str
     decimals: int

@@ -18,7 +18,7 @@ OTHER_PICTURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """What --out means.
+    """Parsed value of --out.
 
     Args:
         kind: folder: all predictions, a grid and a record; file: the best prediction; stream: the same on standard output.
@@ -35,7 +35,7 @@ class Destination:
 
     @property
     def format(self) -> Format | None:
-        """What the file's name asks for."""
+        """The format given by the file name."""
         return SUFFIXES[self.path.suffix.lower()] if self.kind == "file" else None
 
 
@@ -63,7 +63,7 @@ def destination(out: Path) -> Destination:
 
 
 def check_sources(place: Destination, sources: Iterable[object]) -> None:
-    """Refuse to write over what is edited: without it nothing could be made again.
+    """Refuse to overwrite a source of the edit, which a replay would need.
 
     Raises:
         OptionError: output-invalid.

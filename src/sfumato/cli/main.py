@@ -15,7 +15,7 @@ from sfumato.cli.models import models
 
 
 class Commands(TyperGroup):
-    """Gives `edit` its options only when it is called: they are made from the request, which needs pydantic."""
+    """Command group that builds the options of `edit` only when it is called, because the request needs pydantic."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[:1] == ["edit"]:

@@ -141,7 +141,7 @@ def _report(file: Path, largest: int, then: dict[str, str], now: dict[str, str],
 
 
 def _as_then(stored: Stored, request: EditRequest, file: Path, max_pixels: int) -> dict[str, Any]:
-    """What has to be said to today's version for it to read the pictures of a request as the version that stored it did.
+    """The fields that make this version read a request's pictures as the version that stored it did.
 
     Before records had a version, a mask in the mode auto was read by its transparency where that varies, else by its
     brightness, whatever its colours.

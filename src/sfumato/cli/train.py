@@ -18,7 +18,7 @@ MINUTES |= {"ranker": 10.0, "judge": 15.0, "pixel": 60.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a part is trained.
+    """Settings of a training call.
 
     Args:
         folder: Holds `scenes` and a folder for each part.
@@ -91,7 +91,7 @@ def run(part: str, settings: Settings) -> None:
 
 
 def _train(part: str, settings: Settings) -> None:
-    """What each worker does."""
+    """Body of each worker process."""
     folder = settings.folder
     chosen: dict[str, Any] = {"lr": settings.lr, "cooldown": settings.cooldown}
     given = {name: value for name, value in chosen.items() if value is not None}

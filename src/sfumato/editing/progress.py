@@ -17,7 +17,7 @@ MEMORY = 0.9  # how much of a stage's pace is carried over from one event to the
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where an edit is. Raise `sfumato.errors.Cancelled` from the callback to stop it.
+    """Progress report of an edit. Raise `sfumato.errors.Cancelled` from the callback to stop it.
 
     Args:
         stage: "load", "encode", "denoise", "background" or "rank"; the third and fourth alternate if there are several batches.
@@ -64,11 +64,11 @@ class Meter:
         self.expect(usual)
 
     def expect(self, usual: Mapping[str, float]) -> None:
-        """Say what the stages usually take, once more is known of the edit."""
+        """Set the usual times of the stages, once more is known of the edit."""
         self._usual = {"denoise": 1.0, **usual}
 
     def __call__(self, progress: Progress) -> Progress:
-        """The event with what was missing; one that has its fraction stays as it is."""
+        """The report with fraction and time left filled in; one that has its fraction stays as it is."""
         if progress.fraction is not None:
             return progress
         now = self._clock()

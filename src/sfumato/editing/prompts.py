@@ -20,7 +20,7 @@ from sfumato.text.limits import cut_notes
 
 
 class ReadsParts(Protocol):
-    """What backbones that read by CLIP's text encoders have besides `Backbone`."""
+    """Additional interface of backbones that use CLIP's text encoders."""
 
     def text_widths(self) -> list[int]:
         """Of the vectors that each text encoder reads."""
@@ -33,7 +33,7 @@ class ReadsParts(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """What is said to the models.
+    """The prompts for the models.
 
     Args:
         prompt, negative: As the model gets them, without tags; the guard is in the negative.
@@ -159,7 +159,7 @@ def _with_guard(parts: Parts, guard: str) -> Parts:
 
 
 def _tag_notes(tags: Iterable[str], lora: Sequence[str]) -> list[str]:
-    """What became of `<lora:name:0.8>` and the like."""
+    """Notes about tags such as `<lora:name:0.8>`."""
     given = {path.stem: scale for path, scale in map(parse_lora, lora)}
     notes = []
     for tag in tags:
@@ -190,7 +190,7 @@ def _unused_notes(embeddings: Sequence[Embedding], texts: Texts) -> list[str]:
 
 
 def _plain_notes(request: EditRequest, prompt: str, negative: str, backbone: Backbone) -> list[str]:
-    """That a model without weights reads brackets as they stand, and one without CLIP's layers skips none."""
+    """Notes that a model without prompt weights reads brackets literally, and that one without CLIP skips no layers."""
     notes = []
     if request.clip_skip:  # clients of the web UI send it to every model
         notes.append(

@@ -92,7 +92,7 @@ def with_background(resolved: Resolved, border_tells: bool) -> Resolved:
 
 
 def _check_options(request: EditRequest, backbone: Backbone, card: MethodCard) -> None:
-    """Refuse what the user asked for and would not get."""
+    """Refuse options that would have no effect."""
     known = family(backbone.family)
     given = {name for name in method_fields() if getattr(request, name) != EditRequest.model_fields[name].default}
     for name in sorted(given - set(fields_of(card))):
@@ -109,7 +109,7 @@ def _check_options(request: EditRequest, backbone: Backbone, card: MethodCard) -
 
 
 def _own_options(request: EditRequest, preset: MethodOptions) -> MethodOptions:
-    """The preset's options with what the request says otherwise."""
+    """The preset's options, overridden by the request's."""
     own = {name: getattr(request, name) for name in preset.exposed()}
     return preset.updated({name: value for name, value in own.items() if value is not None})
 

@@ -16,7 +16,7 @@ VERSION = 1  # of the fields below and of EditRequest's; raise it when one is re
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What a prediction carries.
+    """The record stored in a prediction.
 
     Args:
         version: Of the record's format.
@@ -51,7 +51,7 @@ def to_text(result: EditResult, index: int) -> str:
 
 
 def from_text(text: str | None, file: Path) -> Stored:
-    """Read what `to_text` of this version or an earlier one has made.
+    """Read a record written by `to_text` of this version or an earlier one.
 
     Args:
         text: What the file carries, or None.
@@ -75,7 +75,7 @@ def from_text(text: str | None, file: Path) -> Stored:
 
 
 def _upgraded(found: dict[str, Any], version: int) -> dict[str, Any]:
-    """A record of an earlier format in today's: the one place to rename what has another name now.
+    """A record converted to the current format; renamed fields are handled here only.
 
     Raises:
         ValueError: If there never was such a version.

@@ -28,7 +28,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the judge sees in one region.
+    """The judge's classification of one region.
 
     Args:
         kind: One of the world's kinds, or "nothing".
@@ -92,7 +92,7 @@ class _Residual(nn.Module):
 
 
 class Judge(ModelMixin, ConfigMixin):
-    """Reads kind, colour, material and ground of a masked region.
+    """Classifier of kind, colour, material and ground of a masked region.
 
     Args:
         kinds, colours, materials, grounds: The labels, in the order of the outputs; "nothing" is added to the kinds.

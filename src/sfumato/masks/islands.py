@@ -34,7 +34,7 @@ class Windows:
 def choose_windows(
     mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box, context: float = CONTEXT
 ) -> Windows:
-    """Choose what the model sees: one window, or for a mask of far islands several.
+    """Choose the windows for the model: one, or several for islands that lie far apart.
 
     Islands start alone, each with its automatic window. Two join, the nearest first, when their windows touch, or when neither
     would gain by staying alone: a window for both is less than twice as wide as its own, or is not larger than the model's

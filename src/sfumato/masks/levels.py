@@ -32,7 +32,7 @@ CHOOSE = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Levels:
-    """How strongly each place is marked.
+    """Mask strength of each pixel.
 
     Args:
         values: (H, W) uint8; of a hard mask, what is above 127 is edited.
@@ -200,7 +200,7 @@ def _cut_between(found: Levels, dark: int, light: int) -> Levels:
 
 
 def _with_kept(found: Levels, marked: NDArray[np.bool_], greys: Values | None = None) -> Levels:
-    """Says it when whole areas of grey are kept because they are not bright enough."""
+    """Adds a note if whole areas of grey are kept because they are not bright enough."""
     greys = found.values if greys is None else greys
     darkest = int(greys.min())
     kept = ~marked & (greys > max(FAINT, darkest + FAINT))

@@ -45,7 +45,7 @@ def read_area(
     soft: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Area:
-    """Find out where to edit, and what has to be said of it.
+    """Read where to edit, with notes on how it was read.
 
     A mask is read by its brightness (above 127 = edit), by its colours (all but black = edit) or by its transparency; "auto"
     decides by its content (`masks.levels`), "grey", "alpha" (transparent = edit) and "paint" (opaque = edit) say it. Without

@@ -32,7 +32,7 @@ class Window:
 def choose_window(
     mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box, context: float = CONTEXT
 ) -> Window:
-    """Choose what the model sees, so that a small mask is worked on at the model's own resolution.
+    """Choose the window for the model, so that a small mask is edited at the model's resolution.
 
     "auto" is a square of `context` times the longer side of the mask's bounding box, centred on it and shifted into the picture.
     It is at least a quarter of the model's resolution, so that tiny masks keep context, and is cut to the picture's sides: to

@@ -77,7 +77,7 @@ class Preset(Generic[OptionsT]):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What a plan is made from: the resolved fields of EditRequest, and scheduler settings that the picture's size asks for."""
+    """Inputs of a plan: the resolved fields of EditRequest, and scheduler settings that the picture's size asks for."""
 
     scheduler: str
     steps: int
@@ -122,7 +122,7 @@ class EditTask(Generic[OptionsT, PlanT]):
 
 
 class Method(Protocol):
-    """What the file of a method holds."""
+    """Interface of a method's module."""
 
     Options: type[MethodOptions]
     PRESETS: Mapping[str, Preset[Any]]  # "default" is always there

@@ -27,7 +27,7 @@ LEAST_SIDE = 64  # the published trunks need about this much
 
 
 class Distance(Protocol):
-    """A distance of pictures as people see them."""
+    """A perceptual distance of pictures."""
 
     name: str
 
@@ -134,7 +134,7 @@ def _region(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Tensor:
 
 
 def guiding_lpips(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The published LPIPS, on VGG as in Blended Diffusion. Nothing stands in for it: the judge, who measures, may not guide."""
+    """The published LPIPS, on VGG as in Blended Diffusion. There is no substitute: the judge measures, so it may not guide."""
     try:
         with torch.inference_mode(False):  # its weights take part in gradients
             return PublishedLPIPS("vgg", device).differentiable

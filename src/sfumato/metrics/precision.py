@@ -10,7 +10,7 @@ from sfumato.embedded.judge import Reading
 
 
 class Reader(Protocol):
-    """Whoever says what a region shows; `sfumato.embedded.judge.Judge` is one."""
+    """A classifier of regions, such as `sfumato.embedded.judge.Judge`."""
 
     def read(self, images: NDArray[np.uint8], masks: NDArray[np.bool_]) -> list[Reading]:
         """Pictures (n, H, W, 3) and masks (n, H, W) to one reading each."""

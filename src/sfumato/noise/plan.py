@@ -19,7 +19,7 @@ from sfumato.noise.levels import CLEAN, Level, Prediction
 
 
 class Process(Enum):
-    """How signal and noise are mixed: see `sfumato.noise.levels`."""
+    """Forward process, which mixes signal and noise: see `sfumato.noise.levels`."""
 
     VARIANCE_PRESERVING = "variance preserving"
     VARIANCE_EXPLODING = "variance exploding"

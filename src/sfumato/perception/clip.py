@@ -19,7 +19,7 @@ BATCH_SIZE = 32
 
 
 class Scorer(Protocol):
-    """A model that puts pictures and sentences into one space.
+    """A model that embeds pictures and text in one space.
 
     Args:
         size: Height and width of the pictures it sees.

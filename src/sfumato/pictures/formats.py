@@ -69,7 +69,7 @@ def _stated_bits(prefix: bytes) -> int | None:
 
 
 def damaged(label: str, error: Exception) -> ImageError:
-    """What to say of a file that no decoder can finish."""
+    """The error about a file that cannot be decoded completely."""
     return ImageError(f"{label} is damaged or cut short ({error}); give an intact file.", code="image-damaged")
 
 

@@ -80,7 +80,7 @@ class Desk:
         await to_thread.run_sync(self.board.cancel, job)
 
     def address(self, job_id: str, name: str) -> str:
-        """Path of a result that needs no token: the signature is the permission."""
+        """Path of a result, signed, so that it needs no token."""
         return f"/v1/results/{job_id}/{name}?signature={sign(self.store.key, f'{job_id}/{name}')}"
 
 

@@ -10,7 +10,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class Refused(EditError):
-    """A request that is answered by a status of its own.
+    """A refused request, with its own HTTP status.
 
     Args:
         message: One sentence: what was given, what is allowed, what to do.

@@ -34,7 +34,7 @@ class StoreFailed(EditError):
 
 
 class Ledger:
-    """Every call of the store, by threads that must go on whatever becomes of it.
+    """All calls of the store, for threads that must continue when it fails.
 
     A call that failed is remembered until it succeeds: `problem` makes it again, harmlessly, so that it is neither wrong for
     long about a store that fails nor about one that has recovered. How a job ended is kept here until it is recorded.
@@ -99,7 +99,7 @@ class Ledger:
         return state, error
 
     def get(self, job_id: str) -> dict[str, Any] | None:
-        """A job's row; as remembered here where the store does not have it right.
+        """A job's row; from memory where the store is out of date.
 
         Raises:
             StoreFailed: It cannot be read, and is not remembered either.
@@ -147,7 +147,7 @@ class Ledger:
             self._attempt("finish", self._record_rest)
 
     def problem(self) -> EditError | None:
-        """Why results cannot be kept at the moment, if they cannot. Asks the store: not in the loop."""
+        """Why results cannot be stored at the moment, if so. Calls the store: do not call it in the event loop."""
         if self._failing and self._asking.acquire(blocking=False):
             try:
                 if time.monotonic() - self._asked >= PATIENCE_SECONDS:
@@ -172,7 +172,7 @@ class Ledger:
             log.warning("the store's %s works again", name)
 
     def _call(self, name: str, work: Callable[[], T], again: Callable[[], object] | None = None) -> T:
-        """What the store answers.
+        """Call the store, and convert its failures.
 
         Args:
             name: Of the call.

@@ -179,7 +179,7 @@ def _model(name: str | None, settings: Settings) -> str:
 
 
 def _notes(asked: Any, fields: dict[str, Any], settings: Settings) -> list[str]:
-    """A word on every field that was given and did not do what it does at OpenAI."""
+    """A note on every given field that does not have its effect at OpenAI."""
     notes = []
     if asked.model in settings.aliases:
         notes.append(f"{asked.model} is an alias of {settings.aliases[asked.model]} here.")

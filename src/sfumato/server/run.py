@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
             self.listening(sockets[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On the first signal, end the jobs while answers can still be sent; on the second, go at once."""
+        """On the first signal, end the jobs while responses can still be sent; on the second, exit at once."""
         if self.should_exit:
             self.force_exit = True
             return

@@ -80,7 +80,7 @@ class Gate:
             self.metrics.requests.labels(_method(scope["method"]), route, answer.status).inc()
 
     def _admit(self, headers: Headers, path: str) -> str:
-        """The owner that a request acts for.
+        """The owner of a request, after all checks.
 
         Raises:
             Refused: host-unknown, origin-foreign, token-wrong or body-too-large.
@@ -186,7 +186,7 @@ def _method(name: str) -> str:
 
 
 def internal(reference: str) -> EditError:
-    """What a client learns of a fault of ours: where the operator can find it."""
+    """The error for an internal fault: it refers to the server's log."""
     return EditError(f"Something unexpected happened; the server's log has it under {reference}.", code="internal")
 
 

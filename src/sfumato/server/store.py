@@ -203,7 +203,7 @@ def _values(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _hold(path: Path) -> int:
-    """Keep other servers out of a folder until this process ends, however it ends.
+    """Lock a folder against other servers until this process ends.
 
     Raises:
         ResourceError: data-in-use.

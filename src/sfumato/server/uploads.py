@@ -198,7 +198,7 @@ def content_type(request: Request) -> str:
 
 
 def gone() -> Cancelled:
-    """The client went away while it was sending."""
+    """The error for a client that disconnected while sending."""
     return Cancelled("The client closed the connection.")
 
 

@@ -150,7 +150,7 @@ def checkpoint(name: Any, models: tuple[str, ...]) -> str:
 
 
 def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tuple[Submission, list[str]]:
-    """The edit that a web UI request means, and notes on what of it was not followed.
+    """Convert a web UI request to a job submission, with notes on what was not followed.
 
     Args:
         asked: The request.

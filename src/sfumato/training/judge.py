@@ -30,7 +30,7 @@ MAKERS: dict[str, Maker] = {
 
 
 def sometimes_plain(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
-    """What is trained on."""
+    """A training view: sometimes a plain render, else a composited and degraded one."""
     return plain_view(pair, rng) if rng.random() < PLAIN else view(pair, other, rng)
 
 

@@ -29,7 +29,7 @@ Caption = Callable[[np.random.Generator], str]
 
 @dataclass(frozen=True)
 class Words:
-    """What can be said of a picture: of all of it, its main thing alone, or its ground alone; None if that leaves nothing out."""
+    """Possible captions of a picture: of all of it, its main thing alone, or its ground alone; None if nothing is left out."""
 
     whole: Caption
     main: Caption | None = None

@@ -27,7 +27,7 @@ OnProgress = Callable[[str], None]
 
 
 def save_atomically(state: object, path: Path) -> None:
-    """`torch.save` that leaves a whole file.
+    """`torch.save`, atomically.
 
     Raises:
         ResourceError: disk-full; what was there before is untouched.
@@ -68,7 +68,7 @@ def check_fits(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:
 
 
 def check_plan(minutes: float | None, lr: float | None = None, cooldown: float | None = None) -> None:
-    """Refuse what no training can be planned with; None stands for a default.
+    """Refuse invalid settings of a training call; None stands for a default.
 
     Raises:
         OptionError: option-invalid.

@@ -60,14 +60,14 @@ def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: in
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """This worker's number, and how many there are."""
+    """Rank of this worker, and the number of workers."""
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def shard_by_rank(items: Sequence[Item]) -> Iterator[Item]:
-    """This worker's part of what all do together; ends when every worker has done its own."""
+    """This worker's share of the items; ends when every worker has finished its own."""
     rank, workers = rank_and_world_size()
     yield from items[rank::workers]
     if torch.distributed.is_initialized():

@@ -155,7 +155,7 @@ def run(
 
 
 def clip_input(picture: Tensor, mask: Tensor, outside: Literal["grey", "black"]) -> Tensor:
-    """What is under the mask, in [0, 1], the rest in one colour.
+    """CLIP's input: the picture under the mask, in [0, 1], the rest in one colour.
 
     Args:
         picture: (B, 3, H, W), about in [-1, 1].
@@ -166,7 +166,7 @@ def clip_input(picture: Tensor, mask: Tensor, outside: Literal["grey", "black"])
 
 
 def clip_distance(seen: Tensor, guide: Guide, augment: Augment, count: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """How far CLIP finds pictures from the prompt: half the squared angle between the two, summed over the batch.
+    """CLIP's distance of pictures and prompt: half the squared angle between their embeddings, summed over the batch.
 
     Summed, not averaged: each prediction's gradient is then its own, whatever the batch.
 
@@ -192,7 +192,7 @@ def out_of_range(clean: Tensor) -> Tensor:
 
 
 def background_loss(picture: Tensor, source: Tensor, mask: Tensor, options: Options, lpips: PictureDistance | None) -> Tensor:
-    """How far pictures are from the source outside the mask, both grey under it: D_bg of section 4.1, summed over the batch.
+    """Distance of pictures and source outside the mask, both grey under it: D_bg of section 4.1, summed over the batch.
 
     Args:
         picture: (B, 3, H, W), about in [-1, 1].
