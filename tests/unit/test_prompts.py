@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from sfumato import Editor, EditRequest
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.loading import load
-from sfumato.editing.prompts import Texts
+from sfumato.denoising.prompts import Texts
 from sfumato.editing.resolving import GUARD, resolve
 from sfumato.errors import OptionError, UnsafeCheckpoint, Unsupported
 from sfumato.methods import registry
@@ -48,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def read(backbone: Backbone, prompt: str, *, allow_pickle: bool = False, **fields: Any) -> Texts:
-    if backbone.family == "pixel":
+    if backbone.traits.family == "pixel":
         fields["method"] = "repaint"
     request = EditRequest(image=Path("x.png"), prompt=prompt, **fields)
     return resolve(request, backbone, registry.get(request.method), allow_pickle=allow_pickle).texts

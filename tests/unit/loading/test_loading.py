@@ -21,7 +21,7 @@ def test_a_cached_hub_id_loads_like_its_folder(sd1: Path, cache: Path) -> None:
 
     model = load("someone/tiny", offline=True)
 
-    assert model.name == "someone/tiny"
+    assert model.traits.name == "someone/tiny"
     assert torch.equal(prediction(model), prediction(load(sd1)))
 
 

@@ -59,15 +59,15 @@ def test_the_user_overrules_a_model_with_a_note(sd1: Path) -> None:
 
 def test_zero_terminal_snr_is_left_out_for_predicted_noise(sd1: Path) -> None:
     model = load(sd1, prediction_type="v_prediction")
-    model.scheduler_config["rescale_betas_zero_snr"] = True
+    model.traits.scheduler_config["rescale_betas_zero_snr"] = True
 
     read = reading(model, "epsilon")
-    first = make_plan("ddim", read.scheduler_config, read.prediction_type, 10).steps[0].before
+    first = make_plan("ddim", read.traits.scheduler_config, read.traits.prediction, 10).steps[0].before
 
     assert first.signal > 0.05
     assert "zero terminal SNR" in read.notes[-1]
-    assert model.scheduler_config["rescale_betas_zero_snr"]  # the model itself is as it was
-    assert (read.unet is model.unet, model.prediction_type) == (True, "v_prediction")
+    assert model.traits.scheduler_config["rescale_betas_zero_snr"]  # the model itself is as it was
+    assert (read.denoiser.unet is model.denoiser.unet, model.traits.prediction) == (True, "v_prediction")
 
 
 def test_a_flow_model_predicts_a_velocity_and_nothing_else(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from sfumato.errors import OptionError
 from sfumato.masks.schedules import mask_schedule, shrink_schedule
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch
 from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import CLEAN, Level, noised
 from sfumato.noise.plan import Plan, Step, make_plan
 from sfumato.noise.solvers import Solver
@@ -156,6 +157,9 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
             code="option-contradiction",
         )
     return made
+
+
+condition = text_pair
 
 
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:

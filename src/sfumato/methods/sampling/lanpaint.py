@@ -18,6 +18,7 @@ from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import Level, noised
 from sfumato.noise.plan import Plan, Step, make_plan
 from sfumato.noise.solvers import Solver
@@ -69,6 +70,9 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
             code="option-contradiction",
         )
     return made
+
+
+condition = text_pair
 
 
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
