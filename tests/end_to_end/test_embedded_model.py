@@ -76,13 +76,9 @@ def test_what_is_nearly_all_border_is_pasted(editor: Editor, side: int, backgrou
 
 def through_the_autoencoder(editor: Editor, picture: np.ndarray, grain: bool) -> np.ndarray:
     """A picture (H, W, 3) encoded and decoded, float in 0..255."""
-    autoencoder = editor.backbone.autoencoder
+    autoencoder = editor.autoencoder
     latents = autoencoder.encode(to_tensor(picture))
-    decoded = (
-        backbone.autoencoder.decode(latents)
-        if grain
-        else backbone.autoencoder.vae.decode(backbone.autoencoder.unscale(latents)).sample
-    )
+    decoded = autoencoder.decode(latents) if grain else autoencoder.vae.decode(autoencoder.unscale(latents)).sample
     return (decoded[0].float().permute(1, 2, 0).numpy() + 1) * 127.5
 
 

@@ -8,6 +8,7 @@ import torch
 from diffusers import LDMTextToImagePipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from sfumato.backbones.base import Backbone, Extra
+from sfumato.backbones.capabilities import Layout
 from sfumato.backbones.loading import from_pipe, load
 from sfumato.denoising.base import Pair
 from sfumato.errors import Unsupported
@@ -208,9 +209,26 @@ def test_from_pipe_uses_the_pipelines_own_modules(folders: dict[str, Path], back
     torch.testing.assert_close(predict(model, z, 301.0, conditioning, 4.0), expected)
 
 
-def test_an_inpainting_unet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="text-to-image checkpoint"):
-        load(str(tiny_models.tiny_inpainting(tmp_path)), device="cpu", dtype="float32")
+def test_an_inpainting_unet_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    folder = tiny_models.tiny_inpainting(tmp_path)
+    for weights in folder.glob("unet/*.safetensors"):
+        weights.unlink()
+    with pytest.raises(Unsupported, match=r"trained for inpainting \(its UNet takes 9 channels: latents, mask.*text-to-image"):
+        load(str(folder), device="cpu", dtype="float32")
+
+
+def test_an_inpainting_pipeline_is_refused(tmp_path: Path) -> None:
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(tiny_models.tiny_inpainting(tmp_path), safety_checker=None)
+    with pytest.raises(Unsupported, match="trained for inpainting"):
+        from_pipe(pipe)
+
+
+@pytest.mark.parametrize(
+    ("channels", "layout"), [(4, Layout.LATENTS), (9, Layout.INPAINTING), (8, Layout.INSTRUCTION), (6, None)]
+)
+def test_a_layout_is_known_by_its_channels(channels: int, layout: Layout | None) -> None:
+    assert Layout.of(channels, 4) is layout
+    assert layout is None or layout.channels(4) == channels
 
 
 def test_half_precision_gives_float32_and_spares_the_overflowing_autoencoder(folders: dict[str, Path]) -> None:

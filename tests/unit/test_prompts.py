@@ -102,7 +102,7 @@ def test_prompts_that_change_during_the_steps_and_and_are_noted(models: Models) 
 def test_models_without_weights_say_that_brackets_are_plain(models: Models, family: str, text: str) -> None:
     texts = read(models[family], text)
     assert texts.prompt == texts.words == text
-    assert any(models[family].name in note and "plain text" in note for note in texts.notes)
+    assert any(models[family].traits.name in note and "plain text" in note for note in texts.notes)
     assert read(models[family], text, prompt_weights=False).notes == ()
     assert read(models[family], "a red ball, 5:30").notes == ()
     if family not in ("flux", "flux2", "z-image", "ddpm"):
@@ -177,14 +177,14 @@ def test_a_negative_prompt_without_guidance_is_noted(models: Models, family: str
 def test_other_models_refuse_embeddings_by_name(models: Models, family: str) -> None:
     with pytest.raises(Unsupported, match="has no use for embedding") as caught:
         read(models[family], "a", embedding=("missing.safetensors",))
-    assert models[family].name in str(caught.value)
+    assert models[family].traits.name in str(caught.value)
 
 
 @pytest.mark.parametrize("family", PLAIN)
 def test_other_models_tell_that_clip_skip_is_ignored(models: Models, family: str) -> None:
     texts = read(models[family], "a", clip_skip=1)
     assert texts.clip_skip == 0
-    assert any("clip_skip=1 was ignored" in note and models[family].name in note for note in texts.notes)
+    assert any("clip_skip=1 was ignored" in note and models[family].traits.name in note for note in texts.notes)
 
 
 def test_embeddings_of_another_model_or_unused_ones_are_told(models: Models, tmp_path: Path) -> None:

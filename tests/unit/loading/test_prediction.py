@@ -21,11 +21,11 @@ def test_a_schedulers_prediction_type_is_understood_or_refused(said: str, copy: 
     tiny_models.rewrite_json(copy / SCHEDULER, prediction_type=said)
 
     if said in ("V", "v-prediction"):
-        assert load(copy).prediction_type == "v_prediction"
+        assert load(copy).traits.prediction == "v_prediction"
         return
     with pytest.raises(Unsupported, match=f"predicts '{said}'.*epsilon, v_prediction, sample.*--prediction-type"):
         load(copy)
-    assert load(copy, prediction_type="sample").prediction_type == "sample"
+    assert load(copy, prediction_type="sample").traits.prediction == "sample"
 
 
 def test_an_unknown_prediction_type_is_never_taken_for_the_sample() -> None:
@@ -51,8 +51,8 @@ def test_schedulers_with_noise_levels_of_their_own_are_named(kind: str, config: 
 def test_the_user_overrules_a_model_with_a_note(sd1: Path) -> None:
     own, told, same = load(sd1), load(sd1, prediction_type="v_prediction"), load(sd1, prediction_type="epsilon")
 
-    assert (own.prediction_type, told.prediction_type) == ("epsilon", "v_prediction")
-    assert told.scheduler_config["prediction_type"] == "v_prediction"
+    assert (own.traits.prediction, told.traits.prediction) == ("epsilon", "v_prediction")
+    assert told.traits.scheduler_config["prediction_type"] == "v_prediction"
     assert ["epsilon itself" in note for note in told.notes] == [True]
     assert own.notes == same.notes == []
 

@@ -105,8 +105,8 @@ def test_zero_terminal_snr_goes_with_what_is_predicted(sd1: Path, configure: Any
 
     told, left = load(file, prediction_type="v_prediction"), load(file, prediction_type="epsilon")
 
-    assert (told.prediction_type, told.scheduler_config.get("rescale_betas_zero_snr")) == ("v_prediction", True)
-    assert not left.scheduler_config.get("rescale_betas_zero_snr")
+    assert (told.traits.prediction, told.traits.scheduler_config.get("rescale_betas_zero_snr")) == ("v_prediction", True)
+    assert not left.traits.scheduler_config.get("rescale_betas_zero_snr")
     assert "zero terminal SNR, which predicted noise rules out" in left.notes[0]
 
 
@@ -117,7 +117,7 @@ def test_metadata_that_are_not_understood_are_refused_unless_overruled(sd1: Path
 
     with pytest.raises(Unsupported, match=r"modelspec\.prediction_type.*'rf'.*--prediction-type"):
         load(file)
-    assert load(file, prediction_type="sample").prediction_type == "sample"
+    assert load(file, prediction_type="sample").traits.prediction == "sample"
 
 
 @pytest.mark.parametrize(
