@@ -198,4 +198,4 @@ def test_both_models_are_listed_and_belong_to_their_base(shipped: Path) -> None:
     for model in ("embedded-flow", "embedded-fast"):
         with pytest.raises(BackboneError, match=r"adapter\.safetensors was made for a UNet"):
             loading.load(model)
-    assert loading.load("embedded").family == "embedded"
+    assert loading.load("embedded").traits.family == "embedded"

@@ -274,3 +274,19 @@ def test_the_ranker_reads_the_words_alone(editor: Editor, picture_file: Path, mo
     assert asked == ["a red ball"]
     assert result.request.prompt == "a (red:1.3) ball <lora:x:1>"
     assert sum("<lora:x:1>" in note for note in result.notes) == 1
+
+
+# Encoding
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_no_negative_prompt_is_what_the_checkpoint_says(weights: bool, models: Models) -> None:
+    """SDXL saw zeros in training; the prompt is never zeroed."""
+    model = models["sdxl"]
+    assert model.text_encoder is not None
+    for negative, zero in ((None, True), ("()", weights), ("grass", False)):
+        texts = read(model, "a red ball", negative_prompt=negative, guard=False, prompt_weights=weights)
+        unconditional, conditional = texts.encode(model.text_encoder)
+        assert (unconditional.states.abs().max() == 0) == zero
+        assert conditional.states.abs().max() > 0
+        assert unconditional.states.shape == conditional.states.shape

@@ -80,6 +80,7 @@ def text_pipeline(pipe: Any) -> StableDiffusionPipeline:
 
 
 def xl_text_pipeline(pipe: Any) -> StableDiffusionXLPipeline:
+    """The same of SDXL, with what it says of empty prompts."""
     return StableDiffusionXLPipeline(
         vae=None,
         text_encoder=pipe.text_encoder,
