@@ -57,7 +57,7 @@ def main(path: Path) -> None:
 @torch.inference_mode()
 def psnr(editor: Editor, photograph: np.ndarray, grain: bool = False) -> float:
     """Of a photograph encoded and decoded."""
-    autoencoder, pixels = editor.autoencoder, to_tensor(photograph)
+    autoencoder, pixels = editor.backbone.autoencoder, to_tensor(photograph)
     latents = autoencoder.encode(pixels)
     decoded = (
         autoencoder.decode(latents) if grain else autoencoder.vae.decode(autoencoder.unscale(latents)).sample.float().clamp(-1, 1)

@@ -76,7 +76,7 @@ def test_what_is_nearly_all_border_is_pasted(editor: Editor, side: int, backgrou
 
 def through_the_autoencoder(editor: Editor, picture: np.ndarray, grain: bool) -> np.ndarray:
     """A picture (H, W, 3) encoded and decoded, float in 0..255."""
-    autoencoder = editor.autoencoder
+    autoencoder = editor.backbone.autoencoder
     latents = autoencoder.encode(to_tensor(picture))
     decoded = autoencoder.decode(latents) if grain else autoencoder.vae.decode(autoencoder.unscale(latents)).sample
     return (decoded[0].float().permute(1, 2, 0).numpy() + 1) * 127.5
