@@ -6,18 +6,17 @@ metadata of Stability AI's ModelSpec and of kohya's trainer.
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sfumato.backbones.headers import Header
 from sfumato.errors import OptionError, Unsupported
 from sfumato.noise.levels import Prediction
 
 if TYPE_CHECKING:
-    from sfumato.backbones.base import Backbone
+    from sfumato.backbones.base import Backbone, Traits
 
-Model = TypeVar("Model", bound="Backbone")
 PredictionName = Literal["epsilon", "v_prediction", "sample"]
 PREDICTIONS: tuple[str, ...] = get_args(PredictionName)
 OPTION = "--prediction-type epsilon, v_prediction or sample"
@@ -74,6 +73,15 @@ def check_prediction(value: Any, where: str, allowed: tuple[str, ...] = PREDICTI
         f"{where} says that the model predicts '{text}', which is not supported; known are {', '.join(PREDICTIONS)}: if it is "
         f"one of these, give {OPTION}."
     )
+
+
+def read_prediction(config: Mapping[str, Any], name: str, allowed: tuple[str, ...] = (*PREDICTIONS, "flow")) -> Prediction:
+    """What a model predicts, by its scheduler's configuration; epsilon where that says nothing.
+
+    Raises:
+        Unsupported: If it is none of those allowed.
+    """
+    return Prediction(check_prediction(config.get("prediction_type") or "epsilon", f"The scheduler of '{name}'", allowed))
 
 
 def read_marks(header: Header, family: str, given: str | None = None) -> Marks:
@@ -170,27 +178,43 @@ def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -
     return replace(marks, prediction_type=found, side=marks.side or SIDES[found]), [note]
 
 
-def apply_marks(model: Any, marks: Marks, given: str | None) -> None:
-    """Apply the marks of a single file to the scheduler of the model loaded from it, in place.
+def apply_marks(model: "Backbone", marks: Marks, given: str | None) -> "Backbone":
+    """The model as the single file that it was loaded from says that it is.
 
     Args:
         model: The model.
         marks: What the file says.
         given: The prediction type that the user gave, which decides about zero terminal SNR: see `reading`.
     """
+    traits = model.traits
     if marks.prediction_type is not None:
-        model.prediction_type = Prediction(marks.prediction_type)
-        model.scheduler_config["prediction_type"] = marks.prediction_type
-    if marks.zero_snr and (given or model.prediction_type) == "epsilon":
-        model.notes.append(f"'{model.name}' is marked as having zero terminal SNR, which predicted noise rules out: left out.")
+        traits = predicting(traits, marks.prediction_type)
+    notes = []
+    if marks.zero_snr and (given or traits.prediction) == "epsilon":
+        notes.append(f"'{traits.name}' is marked as having zero terminal SNR, which predicted noise rules out: left out.")
     elif marks.zero_snr:
-        model.scheduler_config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        traits = replace(traits, scheduler_config={**traits.scheduler_config, **zero_snr})
     if marks.side is not None:
-        model.resolution = marks.side
+        traits = replace(traits, resolution=marks.side)
+    return with_traits(model, traits, notes)
 
 
-def reading(model: Model, prediction_type: str | None) -> Model:
-    """A view of the model with the prediction type that the user gave. The model is not changed; the modules are shared.
+def predicting(traits: "Traits", prediction_type: str) -> "Traits":
+    """The traits of a model that predicts something else."""
+    config = {**traits.scheduler_config, "prediction_type": prediction_type}
+    return replace(traits, prediction=Prediction(prediction_type), scheduler_config=config)
+
+
+def with_traits(model: "Backbone", traits: "Traits", notes: Sequence[str]) -> "Backbone":
+    """A model with other traits and further notes; the modules are the same."""
+    denoiser: Any = copy.copy(model.denoiser)
+    denoiser.traits = traits
+    return replace(model, denoiser=denoiser, loading_notes=[*model.loading_notes, *notes])
+
+
+def reading(model: "Backbone", prediction_type: str | None) -> "Backbone":
+    """The model, read as predicting what the user says. It is not changed: the modules of the answer are its own.
 
     Zero terminal SNR belongs to models that predict v or the sample: noise alone says nothing about the picture at that level.
 
@@ -199,21 +223,19 @@ def reading(model: Model, prediction_type: str | None) -> Model:
     """
     if prediction_type is None:
         return model
-    if "sigma_data" in model.scheduler_config:
-        raise Unsupported(f"'{model.name}' is an EDM model, whose output its scheduler says; leave out prediction_type.")
-    if model.prediction_type == "flow":
-        raise Unsupported(f"'{model.name}' is a flow-matching model and predicts a velocity; leave out prediction_type.")
-    if prediction_type == model.prediction_type:
+    traits = model.traits
+    if "sigma_data" in traits.scheduler_config:
+        raise Unsupported(f"'{traits.name}' is an EDM model, whose output its scheduler says; leave out prediction_type.")
+    if traits.prediction == "flow":
+        raise Unsupported(f"'{traits.name}' is a flow-matching model and predicts a velocity; leave out prediction_type.")
+    if prediction_type == traits.prediction:
         return model
-    config: Mapping[str, Any] = model.scheduler_config | {"prediction_type": prediction_type}
-    note = f"'{model.name}' is read as predicting {prediction_type}, as asked; it says {model.prediction_type.value} itself."
-    if prediction_type == "epsilon" and config.get("rescale_betas_zero_snr"):
-        config = {**config, "rescale_betas_zero_snr": False}
+    note = f"'{traits.name}' is read as predicting {prediction_type}, as asked; it says {traits.prediction.value} itself."
+    other = predicting(traits, prediction_type)
+    if prediction_type == "epsilon" and other.scheduler_config.get("rescale_betas_zero_snr"):
+        other = replace(other, scheduler_config={**other.scheduler_config, "rescale_betas_zero_snr": False})
         note += " Its zero terminal SNR is left out, which predicted noise rules out."
-    other = copy.copy(model)
-    other.prediction_type, other.scheduler_config = Prediction(prediction_type), dict(config)
-    other.notes = [*model.notes, note]
-    return other
+    return with_traits(model, other, [note])
 
 
 def overrule(scheduler: Any, prediction_type: str | None) -> None:

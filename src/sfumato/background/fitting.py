@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Autoencoder
 
 KEEP_WEIGHT = 100.0  # lambda of the paper
 STEPS = 75
@@ -44,15 +44,15 @@ def private_autoencoder(vae: Any) -> Any:
     return private
 
 
-def decode(backbone: Backbone, autoencoder: Any, latents: Tensor) -> Tensor:
+def decode(autoencoder: Autoencoder, private: Any, latents: Tensor) -> Tensor:
     """Scaled latents (B, C, h, w) to pixels (B, 3, H, W), not clamped, with gradients, by a private autoencoder."""
-    sample: Tensor = autoencoder.decode(backbone.unscale(latents).float()).sample
+    sample: Tensor = private.decode(autoencoder.unscale(latents).float()).sample
     return sample
 
 
-def trainable_inputs(backbone: Backbone, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Float32 copies on the backbone's device. Copies, because autograd refuses tensors born in inference mode."""
-    return tuple(tensor.detach().to(backbone.device, torch.float32).clone() for tensor in tensors)
+def trainable_inputs(autoencoder: Autoencoder, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Float32 copies on the autoencoder's device. Copies, because autograd refuses tensors born in inference mode."""
+    return tuple(tensor.detach().to(autoencoder.device, torch.float32).clone() for tensor in tensors)
 
 
 def descend(

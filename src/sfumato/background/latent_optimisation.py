@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Autoencoder
 from sfumato.background.fitting import decode, descend, private_autoencoder, progress, trainable_inputs, weighted_error
 from sfumato.background.registry import Watch
 
@@ -11,7 +11,7 @@ LEARNING_RATE = 0.1
 
 
 def reconstruct(
-    backbone: Backbone, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
+    autoencoder: Autoencoder, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
 ) -> Tensor:
     """argmin over z of the objective in `fitting.weighted_error`: 75 steps of Adam, decoder frozen (arXiv:2206.02779, 4.2).
 
@@ -24,16 +24,16 @@ def reconstruct(
     """
     results = []
     with torch.inference_mode(False), torch.enable_grad():
-        autoencoder = private_autoencoder(backbone.vae)
-        latents, decoded, source, mask = trainable_inputs(backbone, latents, decoded, source, mask)
+        private = private_autoencoder(autoencoder.vae)
+        latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
         for i in range(len(latents)):
             z = latents[i : i + 1].clone().requires_grad_(True)
             target = decoded[i : i + 1]
 
             def error(z: Tensor = z, target: Tensor = target) -> Tensor:
-                return weighted_error(decode(backbone, autoencoder, z), target, source, mask)
+                return weighted_error(decode(autoencoder, private, z), target, source, mask)
 
             descend([z], error, LEARNING_RATE, progress(watch, i, len(latents)))
             with torch.no_grad():
-                results.append(decode(backbone, autoencoder, z))
+                results.append(decode(autoencoder, private, z))
     return torch.cat(results).clamp(-1, 1)

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Autoencoder
 from sfumato.background.registry import Watch
 
 EROSION_PX = 3  # OpenCV takes the edit's gradients only this far inside the mask it is given
@@ -15,11 +15,11 @@ NEAR_PX = 2 * PADDING_PX  # a mask this close to the frame is mirrored across it
 
 
 def reconstruct(
-    backbone: Backbone, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
+    autoencoder: Autoencoder, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
 ) -> Tensor:
     """Clone each prediction into the source with OpenCV's `seamlessClone` (normal cloning, 8 bits).
 
-    The arguments are those of `sfumato.background.registry.Reconstruct`; the backbone and the latents are not used.
+    The arguments are those of `sfumato.background.registry.Reconstruct`; the autoencoder and the latents are not used.
 
     The system is solved on the mask's bounding box, so pixels outside the mask but inside the box may change too.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfumato.backbones.base import Backbone
+    from sfumato.backbones.base import Autoencoder
     from sfumato.request import EditRequest
 
 Watch = Callable[[int, int], None]
@@ -20,7 +20,7 @@ class Reconstruct(Protocol):
 
     def __call__(
         self,
-        backbone: "Backbone",
+        autoencoder: "Autoencoder",
         latents: "Tensor",
         decoded: "Tensor",
         source: "Tensor",
@@ -30,9 +30,9 @@ class Reconstruct(Protocol):
         """Make the surroundings of the edit agree with the source.
 
         Args:
-            backbone: Its `vae` and `unscale` are used; its weights are never changed.
+            autoencoder: Its `vae` and `unscale` are used; its weights are never changed.
             latents: (B, C, h, w) clean scaled latents of the predictions.
-            decoded: (B, 3, H, W) what the backbone decodes them to, in [-1, 1], float32.
+            decoded: (B, 3, H, W) what the autoencoder decodes them to, in [-1, 1], float32.
             source: (1, 3, H, W) the picture being edited, in [-1, 1].
             mask: (1, 1, H, W) in {0, 1}; 1 = edit.
             watch: Called with the progress; may raise Cancelled.

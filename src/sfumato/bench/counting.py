@@ -36,7 +36,7 @@ class Cost:
 def costs(editor: Editor) -> Iterator[Cost]:
     """Measure the cost of the block. The editor is restored afterwards, also after an error."""
     cost, counter = Cost(), CallCounter()
-    device, before = editor.backbone.device, editor.accelerators
+    device, before = editor.backbone.traits.device, editor.accelerators
     _forget_peak(device)
     start, start_cpu = time.perf_counter(), time.process_time()
     editor.accelerators = (*before, counter)

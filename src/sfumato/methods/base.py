@@ -1,4 +1,4 @@
-"""Interface of a method: a card in the registry, and a module with its options, presets, plan and sampling loop."""
+"""What a method is: a card in the registry, and a file with its options, presets, plan, conditions and loop."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -13,8 +13,9 @@ from sfumato.backbones.capabilities import Capability
 if TYPE_CHECKING:  # the registry is listed without torch
     from torch import Tensor
 
-    from sfumato.backbones.base import Traits
-    from sfumato.denoising.base import Model
+    from sfumato.backbones.base import Backbone, Traits
+    from sfumato.denoising.base import Model, Pair
+    from sfumato.denoising.prompts import Texts
     from sfumato.noise.stream import NoiseStream
     from sfumato.perception.clip import Scorer
 
@@ -96,6 +97,27 @@ class Guide:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EditInputs(Generic[OptionsT]):
+    """One edit in one window, before any batch: what its conditions are made from.
+
+    Args:
+        texts: The prompts, as the model reads them.
+        pixels: (1, 3, H, W) in [-1, 1] the source.
+        mask_pixels: (1, 1, H, W) in {0, 1}; 1 = edit.
+        mask_latent: (1, 1, h, w) in [0, 1]: how much each latent cell may change.
+        options: The method's own options.
+        guidance_embedding: The guidance scale that distilled models embed; None for those that embed none.
+    """
+
+    texts: "Texts"
+    pixels: "Tensor"
+    mask_pixels: "Tensor"
+    mask_latent: "Tensor"
+    options: OptionsT
+    guidance_embedding: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EditTask(Generic[OptionsT, PlanT]):
     """One batch of predictions in latent space. Tensors lead with the batch, or with 1 where all predictions share them.
 
@@ -130,8 +152,11 @@ class Method(Protocol):
     plan: Callable[["Traits", Sampling, Any], Any]
     """Plan a run, before the first step: (what model it is, the request's sampling, options) -> plan."""
 
+    condition: Callable[["Backbone", EditInputs[Any]], "Pair"]
+    """What both branches of guidance are conditioned on. Called once per edit in a window, before the first batch."""
+
     run: Callable[["Model", EditTask[Any, Any], Watch, "NoiseStream | None"], "Tensor"]
-    """The loop: gives (B, C, h, w) clean scaled latents."""
+    """The loop, called once per batch: gives (B, C, h, w) clean scaled latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +165,7 @@ class MethodCard:
 
     Args:
         name, kind, title, paper: What it is.
-        module: The file that holds its `Options`, `PRESETS`, `plan` and `run`.
+        module: The file that holds its `Options`, `PRESETS`, `plan`, `condition` and `run`.
         needs: What a model must be able to do.
         uses: Fields of EditRequest that it uses, among those that not all methods do.
         guided: Whether it needs a CLIP to take gradients of.

@@ -144,8 +144,8 @@ def write_sheet(folder: Path, path: Path, device: str) -> None:
     noise = NoiseStream(tuple(range(SHEET_ROWS * SHEET_COLUMNS)), (3, SIDE, SIDE), torch.device(device))
     x = noise.draw()
     for step in plan.run:
-        x, _ = solver.step(model(x, step.timestep, Conditions()).prediction, step, x, noise)
-    pictures = np.stack([to_uint8(picture) for picture in model.decode(x)])
+        x, _ = solver.step(model.denoiser(x, step.timestep, Conditions()).prediction, step, x, noise)
+    pictures = np.stack([to_uint8(picture) for picture in model.autoencoder.decode(x)])
     sheet = tiled(list(pictures.reshape(SHEET_ROWS, SHEET_COLUMNS, SIDE, SIDE, 3)))
     write(Image.fromarray(sheet), path, format="PNG", overwrite=True)
 

@@ -26,7 +26,7 @@ class FakeEditor:
 
     def __init__(self, **options: Any) -> None:
         self.options, self.device = options, torch.device("cpu")
-        self.backbone = SimpleNamespace(device=self.device)
+        self.backbone = SimpleNamespace(traits=SimpleNamespace(device=self.device))
         self.accelerators: tuple[Any, ...] = ()
 
     def edit(self, **fields: Any) -> Any:

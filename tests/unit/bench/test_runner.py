@@ -25,7 +25,7 @@ def test_calls_are_counted_and_the_editor_is_left_as_it_was() -> None:
             return 2 * x
 
     class Editor:
-        backbone = SimpleNamespace(device=torch.device("cpu"))
+        backbone = SimpleNamespace(traits=SimpleNamespace(device=torch.device("cpu")))
         accelerators: tuple[Any, ...] = ()
 
     editor: Any = Editor()

@@ -27,6 +27,7 @@ from sfumato.denoising.base import Model
 from sfumato.methods import augmentation
 from sfumato.methods.base import EditTask, Guide, MethodOptions, PictureDistance, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.conditioning import no_pair
 from sfumato.noise.chain import Chain
 from sfumato.noise.levels import noised
 from sfumato.noise.stream import NoiseStream
@@ -96,6 +97,9 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> ChainFrom:
     else:
         first = max((i for i, level in enumerate(chain.levels) if level.ratio <= sampling.start_sigma), default=0)
     return ChainFrom(chain=chain, first=first)
+
+
+condition = no_pair
 
 
 def run(

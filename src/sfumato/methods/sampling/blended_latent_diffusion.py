@@ -21,9 +21,10 @@ from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
 from sfumato.masks.schedules import mask_schedule, shrink_schedule
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch
-from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import CLEAN, Level, noised
-from sfumato.noise.plan import Plan, Step, make_plan
+from sfumato.noise.plan import Plan, Step
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 
@@ -72,7 +73,7 @@ class Options(MethodOptions):
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """The settings that `make_plan` takes as overrides."""
+        """Its scheduler settings."""
         return {key: getattr(self, key) for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one")}
 
 
@@ -140,15 +141,7 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
     Raises:
         OptionError: scheduler-unknown, steps-too-many, option-contradiction.
     """
-    made = make_plan(
-        sampling.scheduler,
-        model.scheduler_config,
-        model.prediction,
-        sampling.steps,
-        sampling.start_fraction,
-        sampling.start_sigma,
-        {**options.schedule, **sampling.settings},
-    )
+    made = plan_steps(model, sampling, options.schedule)
     aligned = options.order == "post" and options.background_level == "next" and options.background_noise == "fixed"
     if made.solver.multistep and not aligned:
         raise OptionError(
@@ -157,6 +150,9 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
             code="option-contradiction",
         )
     return made
+
+
+condition = text_pair
 
 
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:

@@ -17,9 +17,10 @@ from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import Level, noised
-from sfumato.noise.plan import Plan, Step, make_plan
+from sfumato.noise.plan import Plan, Step
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 
@@ -54,21 +55,16 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
     Raises:
         OptionError: scheduler-unknown, steps-too-many, option-contradiction.
     """
-    made = make_plan(
-        sampling.scheduler,
-        model.scheduler_config,
-        model.prediction,
-        sampling.steps,
-        sampling.start_fraction,
-        sampling.start_sigma,
-        {**SCHEDULE, **sampling.settings},
-    )
+    made = plan_steps(model, sampling, SCHEDULE)
     if made.solver.multistep:
         raise OptionError(
             f"LanPaint moves the latents between steps, which {made.solver.name} cannot follow: choose ddim, euler or lcm.",
             code="option-contradiction",
         )
     return made
+
+
+condition = text_pair
 
 
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.chain import Chain
 from sfumato.noise.levels import noised
 from sfumato.noise.stream import NoiseStream
@@ -71,6 +72,9 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Chain:
         OptionError: steps-too-many.
     """
     return Chain(model.scheduler_config, model.prediction, sampling.steps)
+
+
+condition = text_pair
 
 
 def run(model: Model, task: EditTask[Options, Chain], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
