@@ -1,4 +1,4 @@
-"""The embedded model's tokenizer and text encoder: whole words, lower case, transformers' own classes."""
+"""Tokenizer and text encoder of the embedded model: whole lower-case words, transformers' own classes."""
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn

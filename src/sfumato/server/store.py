@@ -1,4 +1,4 @@
-"""What outlives the process: a row per job in SQLite, its pictures as files beside it."""
+"""Persistent storage: a row per job in SQLite, its pictures as files beside the database."""
 
 import errno
 import json
@@ -87,7 +87,7 @@ class Store:
         """The job runs; one that is over already stays so."""
         state = "CASE state WHEN 'queued' THEN 'running' ELSE state END"
         with self._lock:
-            self._db.execute(f"UPDATE jobs SET state = {state}, started = ? WHERE id = ?", (started, job_id))  # noqa: S608, a constant
+            self._db.execute(f"UPDATE jobs SET state = {state}, started = ? WHERE id = ?", (started, job_id))  # noqa: S608, a constant  # noqa: S608, a constant
 
     def finish(self, job_id: str, state: str, finished: float, *, error: Any = None, result: Any = None, size: int = 0) -> None:
         """The job is over: succeeded, failed, cancelled or interrupted."""
@@ -203,7 +203,7 @@ def _values(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _hold(path: Path) -> int:
-    """Keep other servers out of a folder until this process ends, however it ends.
+    """Lock a folder against other servers until this process ends.
 
     Raises:
         ResourceError: data-in-use.
