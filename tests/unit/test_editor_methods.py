@@ -87,7 +87,7 @@ def test_an_option_that_the_method_does_not_have_is_refused_by_name(
 def test_what_a_method_does_not_have_stays_open_in_the_record(editor: Editor, request_fields: dict[str, Any]) -> None:
     request = editor.edit(**{**request_fields, "n": 1, "steps": 2}, method="repaint").request
     assert (request.jump_length, request.jump_resamples) == (5, 3)
-    assert request.scheduler is request.start_fraction is request.fill is request.clip_model is None
+    assert {request.scheduler, request.start_fraction, request.fill, request.clip_model} == {None}
 
 
 def test_a_pixel_method_on_a_latent_model_names_what_both_can(editor: Editor, request_fields: dict[str, Any]) -> None:
