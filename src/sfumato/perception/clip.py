@@ -67,7 +67,7 @@ class CLIPScorer:
     """
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
-        from transformers import AutoConfig, AutoTokenizer, CLIPModel
+        from transformers import AutoConfig, AutoTokenizer, CLIPModel  # noqa: PLC0415, slow to import
 
         folder = Path(name)
         if folder.is_dir() and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
@@ -140,7 +140,7 @@ def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
         architecture, _, pretrained = name.removeprefix("open_clip:").partition("/")
         if not pretrained:
             raise OptionError(f"The ranking model {name!r} lacks its weights; write open_clip:ARCHITECTURE/TAG or .../FILE.")
-        from sfumato.perception.open_clip import OpenCLIPScorer
+        from sfumato.perception.open_clip import OpenCLIPScorer  # noqa: PLC0415, optional, and it imports this module
 
         return OpenCLIPScorer(architecture, pretrained, device)
     return CLIPScorer(name, device)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPVisionConfig
 
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer, tell_words_apart, text_config
@@ -237,8 +237,6 @@ def accuracy(model: CLIPModel, scenes: Path, others: Path, batches: int = 10) ->
 
 def export(model: CLIPModel, out: Path) -> None:
     """Write the weights in transformers' CLIPModel format, float16 safetensors, with tokenizer and preprocessing."""
-    from transformers import CLIPImageProcessorPil
-
     copy = make_ranker()
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(out)

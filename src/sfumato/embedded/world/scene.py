@@ -97,7 +97,7 @@ class Scene:
         Returns:
             image (size, size, 3) uint8 sRGB, and owner (size, size) int8: index of the thing in each pixel, -1 ground, -2 sky.
         """
-        from sfumato.embedded.world.render import trace
+        from sfumato.embedded.world.render import trace  # noqa: PLC0415, compiled, by an optional package
 
         rows = np.array([t.row() for t in self.things], np.float64).reshape(-1, ROW)
         look = np.array([GROUNDS.index(self.ground), self.ground_phase, self.warmth, self.ground_turn])
