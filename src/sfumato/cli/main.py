@@ -15,13 +15,13 @@ from sfumato.cli.models import models
 
 
 class Commands(TyperGroup):
-    """Gives `edit` its options only when it is called: they are made from the request, which needs pydantic."""
+    """Gives `edit` its options only when it is called: they are made from the request and the methods."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[:1] == ["edit"]:
             from sfumato.cli.edit import command
 
-            self.add_command(command(self.commands["edit"].help or ""), "edit")
+            self.add_command(command(self.commands["edit"].help or "", args[1:]), "edit")
         return super().resolve_command(ctx, args)
 
 
