@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sfumato.errors import OptionError
 from sfumato.methods import registry
@@ -92,7 +92,9 @@ class WithOptions(BaseModel):
             return given
         fields = {name: value for name, value in given.items() if name != "options"}
         if twice := sorted(inner.keys() & {*fields, "options"}):
-            raise PydanticCustomError("option_repeated", "{name} is given twice", {"name": twice[0]})
+            repeated = PydanticCustomError("option_repeated", "it is given twice, beside options and in them")
+            line = InitErrorDetails(type=repeated, loc=(twice[0],), input=inner[twice[0]])
+            raise ValidationError.from_exception_data(cls.__name__, [line])
         fields |= inner
         own = {name: fields.pop(name) for name in registry.option_names(remote=cls.remote) if name in fields}
         own = {name: value for name, value in own.items() if value is not None}
@@ -107,7 +109,8 @@ class WithOptions(BaseModel):
     @model_serializer(mode="wrap")
     def _flatten(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
-        return {**fields, **fields.pop("options", {})}
+        own = fields.pop("options", {})
+        return fields | own
 
     @classmethod
     def shared_fields(cls) -> tuple[str, ...]:
@@ -225,8 +228,6 @@ def make_request(fields: dict[str, Any]) -> EditRequest:
 def refusal(error: ValidationError) -> OptionError:
     """One sentence about the first field or option that is wrong."""
     first = error.errors()[0]
-    if not first["loc"]:
-        return OptionError(f"{first['msg']}.")
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         message = f"Unknown option {name!r}; the options are: {', '.join(EditRequest.known())}."
