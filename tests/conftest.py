@@ -50,6 +50,7 @@ def warmed(monkeypatch: pytest.MonkeyPatch) -> MethodCard:
     class Options(method.Options):  # type: ignore[name-defined,misc]
         langevin_warmth: int = option(3, "How warm it gets.", ge=1, le=9)
         langevin_secret: str | None = option(None, "A file of this machine.", local=True)
+        langevin_switch: bool = option(False, "Whether.")
         langevin_hidden: int = 3
 
     monkeypatch.setattr(method, "Options", Options)

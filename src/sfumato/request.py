@@ -101,9 +101,8 @@ class WithOptions(BaseModel):
         card = next((card for card in registry.CARDS if card.name == fields.get("method")), None)
         if card is not None:  # another method's options stay as they are: they are refused when the edit is made
             model = card.load().Options.given()
-            own |= model.model_validate({name: own[name] for name in own.keys() & model.model_fields.keys()}).model_dump(
-                exclude_unset=True
-            )
+            checked = model.model_validate({name: own[name] for name in model.model_fields if name in own})
+            own |= checked.model_dump(exclude_unset=True)
         return {**fields, "options": own} if own else fields
 
     @model_serializer(mode="wrap")

@@ -152,7 +152,7 @@ def test_markup_is_mask_and_scribble(strict: openai.OpenAI) -> None:
 
 def test_markup_is_where_the_edit_starts_from(data: Path) -> None:
     layer = pictures.drawing()
-    form = Form(fields={"prompt": "x"}, files={"image": [pictures.PICTURE], "markup": [pictures.encoded(layer)]}, is_text=True)
+    form = Form(fields={"prompt": "x"}, files={"image": [pictures.PICTURE], "markup": [pictures.encoded(layer)]})
     request = understand(form, settings_for(data)).submission.request()
     picture, change, painted = read_pictures(request)
     alpha = np.asarray(layer)[..., 3]

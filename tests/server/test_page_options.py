@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.methods.base import MethodCard
-from tests.server.page import make_edit, open_picture, paint
+from tests.server.page import hold, make_edit, open_picture, paint
 from tests.server.stub import serving, settings_for
 
 
@@ -50,13 +50,13 @@ def test_what_is_typed_stays_and_only_what_is_shown_is_sent(server: str, open_pa
     page.fill("#field-repaint-jump_length", "3")
     page.select_option("#method", "lanpaint")
     assert (page.input_value("#field-lanpaint-langevin_steps"), page.input_value("#field-preset")) == ("5", "fast")
-    page.fill("#field-size", "96 x 64")
+    page.fill("#field-size", "64 x 64")
     make_edit(page)
     sent = command_of(page)
-    assert "--preset fast --size '96 x 64' --langevin-steps 5 --method lanpaint" in sent
+    assert "--preset fast --size '64 x 64' --langevin-steps 5 --method lanpaint" in sent
     assert "--shrink" not in sent
     assert "--jump-length" not in sent
-    assert page.inner_text("#notes li >> nth=0").startswith("The size 96x64")
+    assert page.inner_text("#notes li >> nth=0").startswith("The size 64x64")
     page.select_option("#method", "blended-latent-diffusion")
     assert page.input_value("#field-shrink") == "on"
 
@@ -81,15 +81,15 @@ def test_history_sets_method_and_options_back(server: str, open_page: Any, pictu
     ):
         page.click("#show-history")
         page.click(f"#history-list button.entry:has-text('{prompt}')")
-        page.wait_for_selector("#results:not([hidden])")
-        assert page.input_value("#prompt") == prompt
+        hold(page, "(prompt) => document.querySelector('#prompt').value === prompt", prompt)
         assert page.input_value("#method") == method
         assert page.input_value("#field-repaint-jump_length") == length
+        page.wait_for_selector("#divider:not([hidden])", state="attached")
 
 
 def test_an_option_declared_in_a_method_s_file_is_a_field(warmed: MethodCard, data: Path, open_page: Any, picture: Path) -> None:
     with serving(settings_for(data)) as address:
-        page = open_page(address)
+        page = open_page(address, permissions=["clipboard-read", "clipboard-write"])
         open_picture(page, picture)
         paint(page)
         page.fill("#prompt", "a blue ball")
@@ -102,4 +102,8 @@ def test_an_option_declared_in_a_method_s_file_is_a_field(warmed: MethodCard, da
         page.click("#run")
         page.wait_for_selector("#field-lanpaint-langevin_warmth[aria-invalid=true]")
         field.fill("4")
+        switch = page.get_by_label("Langevin switch")
+        assert switch.locator("option").all_inner_texts() == ["automatic", "true", "false"]
+        switch.select_option("true")
         make_edit(page)
+        assert "--langevin-warmth 4 --langevin-switch --method lanpaint" in command_of(page)

@@ -103,6 +103,14 @@ def test_an_option_that_the_method_does_not_have_is_refused_by_name(
     assert raised.value.code == "option-unsupported"
 
 
+def test_an_editor_s_own_method_checks_its_options(folder: Path, request_fields: dict[str, Any]) -> None:
+    """The request does not say which method it is for, so that it could not check them."""
+    editor = Editor(str(folder), "repaint", dtype="float32")
+    with pytest.raises(OptionError, match="jump_length=0 is not possible"):
+        editor.edit(**request_fields, jump_length=0)
+    assert editor.edit(**{**request_fields, "n": 1, "steps": 2}, jump_length="1").request.options["jump_length"] == 1
+
+
 def test_what_a_method_does_not_have_stays_open_in_the_record(editor: Editor, request_fields: dict[str, Any]) -> None:
     request = editor.edit(**{**request_fields, "n": 1, "steps": 2}, method="repaint").request
     assert request.options == {"jump_length": 5, "jump_resamples": 3}

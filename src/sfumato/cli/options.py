@@ -89,7 +89,7 @@ def build_request(options: dict[str, Any]) -> EditRequest:
 class Grouped(TyperCommand):
     """A command whose help has a method's own options under its name."""
 
-    def format_options(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and shared options, then each method's."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):

@@ -115,9 +115,9 @@ def _own_options(request: EditRequest, card: MethodCard, preset: MethodOptions) 
     """The preset's options with what the request says otherwise."""
     try:
         given = card.load().Options.given().model_validate(request.options)
+        return preset.updated(given.model_dump(exclude_none=True))
     except ValidationError as error:
         raise refusal(error) from None
-    return preset.updated(given.model_dump(exclude_none=True))
 
 
 def _family_values(backbone: Backbone) -> dict[str, Any]:

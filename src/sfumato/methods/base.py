@@ -46,9 +46,8 @@ class MethodOptions(BaseModel):
     @classmethod
     def exposed(cls, *, remote: bool = False) -> dict[str, FieldInfo]:
         """The options that a request may set, by name; with `remote`, without those that name files of this machine."""
-        return {
-            name: info for name, info in cls.model_fields.items() if _exposure(info) in (_ANYWHERE, None if remote else _HERE)
-        }
+        wanted = (_ANYWHERE,) if remote else (_ANYWHERE, _HERE)
+        return {name: info for name, info in cls.model_fields.items() if _exposure(info) in wanted}
 
     @classmethod
     @cache

@@ -50,6 +50,7 @@ class _Known(Sent):
         RANDOM_SEED,
         ge=RANDOM_SEED,
         lt=MOST_SEED,
+        validate_default=True,  # which draws it
         description="Picture i uses seed + i; random, and answered, if it is not given.",
     )
 

@@ -61,7 +61,8 @@ def test_an_option_declared_in_a_method_s_file_is_a_flag(
     assert "How warm it gets." in shown
     assert "--langevin-hidden" not in shown
     assert run("edit", "--method", warmed.name, "--langevin-warmth", "4").exit_code == 0
-    assert painter.calls[0].options == {"langevin_warmth": 4}
+    assert run("edit", "--method", warmed.name, "--no-langevin-switch", "--force").exit_code == 0
+    assert [call.options for call in painter.calls] == [{"langevin_warmth": 4}, {"langevin_switch": False}]
     refused = run("edit", "--method", warmed.name, "--langevin-warmth", "10", "--force")
     assert "--langevin-warmth '10' is not allowed: input should be less than or equal to 9." in refused.stderr
 
