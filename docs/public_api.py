@@ -134,7 +134,8 @@ def _command(command: Any, name: str) -> Iterator[str]:
     if hasattr(command, "list_commands"):
         context = typer.Context(command, info_name=name)
         for child in sorted(command.list_commands(context)):
-            _, found, _ = command.resolve_command(context, [child])
+            # methods' own options are made where a flag is not one of all edits'
+            _, found, _ = command.resolve_command(context, [child, "--of-a-method"])
             yield from _command(found, f"{name} {child}")
 
 

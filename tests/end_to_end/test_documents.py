@@ -90,7 +90,7 @@ def all_flags(command: Any = None) -> set[str]:
     context = typer.Context(command)
     flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     children = command.list_commands(context) if hasattr(command, "list_commands") else ()
-    return flags.union(*(all_flags(command.resolve_command(context, [child])[1]) for child in children))
+    return flags.union(*(all_flags(command.resolve_command(context, [child, "--of-a-method"])[1]) for child in children))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

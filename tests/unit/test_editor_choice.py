@@ -10,7 +10,7 @@ from PIL import Image
 
 from sfumato import Editor, EditRequest
 from sfumato.backbones import loading
-from sfumato.backbones.choice import Choice
+from sfumato.editing.choice import Choice
 from sfumato.errors import OptionError, Unsupported
 
 FAST = {"steps": 2, "rank": "none", "background": "paste", "n": 1}
