@@ -1,5 +1,6 @@
 """The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
 
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -30,6 +32,48 @@ ImageSource = Annotated[
     Path | Image.Image, PlainSerializer(_name_image, return_type=str), WithJsonSchema({"type": "string", "format": "path"})
 ]
 Box = tuple[int, int, int, int]
+Task = Literal["edit", "remove", "fill", "outpaint"]
+
+MOST_MARGIN, MOST_PERCENT = 65_535, 1000
+_MARGIN = re.compile(r"(\d{1,5})|(\d{1,4}(?:\.\d{1,3})?)\s*%")
+
+
+def _margins(given: Any) -> Any:
+    """Margins as numbers of pixels and texts such as "25%", one for each side, from a list or text of four or of one for all."""
+    if given is None:
+        return None
+    pieces = re.split(r"[,\s]+", given.strip(" []()")) if isinstance(given, str) else given
+    if isinstance(pieces, int | float):
+        pieces = [pieces]
+    if not isinstance(pieces, list | tuple) or len(pieces) not in (1, 4):
+        raise _no_margins()
+    margins = [_margin(piece) for piece in pieces]
+    if not any(float(str(margin).rstrip("%")) for margin in margins):
+        raise PydanticCustomError(
+            "margins", "all margins are 0, so there is nothing to paint; give at least one side some pixels"
+        )
+    return tuple(margins * (4 // len(margins)))
+
+
+def _margin(piece: Any) -> int | str:
+    found = None if isinstance(piece, bool) else _MARGIN.fullmatch(str(piece).strip())
+    if found is None:
+        raise _no_margins()
+    pixels, percent = found.groups()
+    if int(pixels or 0) > MOST_MARGIN or float(percent or 0) > MOST_PERCENT:
+        raise PydanticCustomError("margins", f"a margin is at most {MOST_MARGIN} pixels or {MOST_PERCENT} percent")
+    return f"{percent}%" if percent else int(pixels)
+
+
+def _no_margins() -> PydanticCustomError:
+    return PydanticCustomError(
+        "margins", "it is not left,top,right,bottom in pixels or percent, such as 64,0,64,0 or 25%,0,25%,0, nor one for all sides"
+    )
+
+
+Margin = int | str
+Margins = Annotated[tuple[Margin, Margin, Margin, Margin], BeforeValidator(_margins)]
+"""Left, top, right and bottom: pixels, or a text such as "25%" of the picture's width (left, right) or height (top, bottom)."""
 
 RANDOM_SEED = -1
 SEEDS_DRAWN = 2**32
@@ -53,6 +97,16 @@ class EditRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     image: ImageSource = Field(description="Picture to edit: a path, or a PIL image in Python.")
+    task: Task = Field(
+        "edit",
+        description="edit paints what the prompt says; remove takes away what is under the mask; fill mends holes and scratches; "
+        "outpaint paints margins around the picture. All but edit can do without words.",
+    )
+    expand: Margins | None = Field(
+        None,
+        description="Margins to paint around the picture (outpaint): left,top,right,bottom in pixels or percent of the side, or "
+        "one for all.",
+    )
     mask: ImageSource | None = Field(None, description="Where to edit: white is changed, black is kept.")
     box: Box | None = Field(None, description="Where to edit, as x,y,width,height in pixels, instead of a mask.")
     mask_mode: Literal["auto", "grey", "alpha", "paint"] = Field(
@@ -61,9 +115,16 @@ class EditRequest(BaseModel):
     )
     invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
     soft_mask: bool = Field(False, description="Read the mask's greys as how much each place may change, not as a yes or no.")
-    mask_grow: int = Field(0, ge=-512, le=512, description="Pixels to grow (or shrink, if negative) the mask.")
+    mask_grow: int | None = Field(
+        None,
+        ge=-512,
+        le=512,
+        description="Pixels to grow (or shrink, if negative) the mask; by default none, and a little to remove something.",
+    )
     mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
-    prompt: str = Field(description="What should appear under the mask.")
+    prompt: str = Field(
+        "", description="What should appear under the mask, or in the margins. May be left out for all tasks but edit."
+    )
     negative_prompt: str | None = Field(None, description="What should not appear; added to the guard against letters.")
     prompt_weights: bool = Field(
         True, description="Stable Diffusion 1.x, 2.x, XL: read (words:1.3), (words), [words] and BREAK as the web UI does."
@@ -83,7 +144,10 @@ class EditRequest(BaseModel):
         None, description="Picture of the image's size, painted over it under the mask before the edit."
     )
     fill: Literal["original", "blur", "neutral", "noise"] | None = Field(None, description="What the masked area starts from.")
-    method: str = Field("blended-latent-diffusion", description="Editing method; see `sfumato methods`.")
+    method: str = Field(
+        "blended-latent-diffusion",
+        description="Editing method; see `sfumato methods`. Left open, tasks other than edit take one that suits the model.",
+    )
     preset: str | None = Field(None, description="Named set of the method's options; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
     lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")

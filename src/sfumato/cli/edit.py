@@ -1,4 +1,4 @@
-"""`sfumato edit`: one request, its predictions in one folder."""
+"""`sfumato edit`, `remove` and `outpaint`: one request, its predictions in one folder."""
 
 import inspect
 import json
@@ -94,7 +94,7 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
 
 def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image]:
     """Read the pictures of a request once, so that what is wrong with them is said at once; what is left is a tile."""
-    from sfumato.editing.preparing import read_pictures  # loads torch: after the options are understood
+    from sfumato.editing.reading import read_pictures  # loads torch: after the options are understood
 
     picture, _, _ = read_pictures(request, settings.max_pixels)
     return Canvas.of(picture), tile(restore(picture.rgb, picture), tile_size(picture.size))
@@ -175,16 +175,22 @@ def _estimated_bytes(n: int, canvas: Canvas) -> int:
     return n * width * height * COMPRESSED_BYTES_PER_PIXEL
 
 
-def command(summary: str) -> Any:
-    """The command `edit`, with one option per field of `EditRequest` besides its own."""
+WITHOUT = {"remove": ("task", "expand"), "outpaint": ("task",)}
+"""Commands for one task, and the fields that they have no option for."""
+
+
+def command(name: str, summary: str) -> Any:
+    """The command `edit`, or that of one task, with one option per field of `EditRequest` besides its own."""
     own = [given for given in inspect.signature(edit).parameters.values() if given.kind is inspect.Parameter.KEYWORD_ONLY]
 
-    def callback(**options: Any) -> None:
-        edit(**options)
+    task = {"task": name} if name in WITHOUT else {}
 
-    vars(callback)["__signature__"] = inspect.Signature([*request_parameters(), *own])
+    def callback(**options: Any) -> None:
+        edit(**options, **task)
+
+    vars(callback)["__signature__"] = inspect.Signature([*request_parameters(WITHOUT.get(name, ())), *own])
     application = typer.Typer(add_completion=False, rich_markup_mode=None)
-    application.command("edit", help=summary)(callback)
+    application.command(name, help=summary)(callback)
     return typer.main.get_command(application)
 
 

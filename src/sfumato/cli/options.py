@@ -1,7 +1,8 @@
-"""The options of `sfumato edit`, made from the fields of `EditRequest`: a new field is a new option."""
+"""The options of `sfumato edit`, `remove` and `outpaint`, made from the fields of `EditRequest`: a new field is a new option."""
 
 import inspect
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -19,6 +20,7 @@ WORDS = ("prompt", "negative_prompt")
 _SHORT = {"n": "-n", "mask": "-m", "seed": "-s"}
 _METAVARS = {
     "box": "X,Y,W,H",
+    "expand": "L,T,R,B",
     "size": "WxH",
     "window": "auto|whole|X,Y,W,H",
     "lora": "FILE[:SCALE]",
@@ -32,12 +34,12 @@ def flag_of(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def request_parameters() -> list[inspect.Parameter]:
-    """One keyword parameter per field of `EditRequest`, annotated for typer.
+def request_parameters(without: Collection[str] = ()) -> list[inspect.Parameter]:
+    """One keyword parameter per field of `EditRequest`, but those left out, annotated for typer.
 
     Values stay strings here: `build_request` lets pydantic read and check them, so the rules are written once.
     """
-    return [_parameter(name, field) for name, field in EditRequest.model_fields.items()]
+    return [_parameter(name, field) for name, field in EditRequest.model_fields.items() if name not in without]
 
 
 def build_request(options: dict[str, Any]) -> EditRequest:
@@ -54,8 +56,8 @@ def build_request(options: dict[str, Any]) -> EditRequest:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    annotation: Any = str if name in ARGUMENTS else str | None
-    default: Any = inspect.Parameter.empty if name in ARGUMENTS else None
+    annotation: Any = str if field.is_required() else str | None
+    default: Any = inspect.Parameter.empty if field.is_required() else None
     if name in ARGUMENTS:
         info: Any = typer.Argument(help=field.description, metavar=name.upper())
     elif field.annotation is bool:
@@ -102,7 +104,7 @@ def _sentence(error: ValidationError, options: dict[str, Any]) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
     shown = f"{name.upper() if name in ARGUMENTS else flag_of(name)} {options[name]!r}"
-    if name in _METAVARS:
+    if name in _METAVARS and first["type"] != "margins":
         return f"{shown} is not of the form {_METAVARS[name]}; see `sfumato edit --help`."
     complaint = first["msg"][:1].lower() + first["msg"][1:]
     return f"{shown} is not allowed: {complaint}."

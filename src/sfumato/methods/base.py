@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from sfumato.backbones.capabilities import Capability
+from sfumato.request import Task
 
 if TYPE_CHECKING:  # the registry is listed without torch
     from torch import Tensor
@@ -135,6 +136,22 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskCard:
+    """How a method does a task.
+
+    Args:
+        defaults: Values for fields of EditRequest that are left None; they go before those of the model's family and of the
+            default preset, and behind those of a preset that is named.
+        wordless: Further ones where no words say what is to appear; None if the method needs words.
+        says_empty: Whether without words the model is told that nothing stands there (`FamilyCard.empty`).
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    wordless: Mapping[str, Any] | None = field(default_factory=dict)
+    says_empty: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodCard:
     """The row of a method in the registry. Listing cards loads no method and no torch.
 
@@ -143,6 +160,7 @@ class MethodCard:
         module: The file that holds its `Options`, `PRESETS`, `plan` and `run`.
         needs: What a model must be able to do.
         uses: Fields of EditRequest that it uses, among those that not all methods do.
+        tasks: What it can be asked for.
         guided: Whether it needs a CLIP to take gradients of.
     """
 
@@ -153,6 +171,7 @@ class MethodCard:
     module: str
     needs: frozenset[Capability]
     uses: tuple[str, ...]
+    tasks: Mapping[Task, TaskCard]
     guided: bool = False
 
     def load(self) -> Method:

@@ -2,7 +2,15 @@
 
 from sfumato.backbones.capabilities import Capability
 from sfumato.errors import OptionError
-from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard
+from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard, TaskCard
+from sfumato.request import Task
+
+_EDIT = TaskCard(wordless=None)
+_FROM_BLUR = {"fill": "blur"}  # what was there, or stands beside it, is not to show through
+_UNGUIDED = {"guidance_scale": 1.0}  # there are no words to be guided to, and half the model calls
+_EMPTY = TaskCard(defaults=_FROM_BLUR, says_empty=True)
+_CONTINUED = TaskCard(defaults=_FROM_BLUR, wordless=_UNGUIDED)
+_TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (
     MethodCard(
@@ -13,6 +21,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.sampling.blended_latent_diffusion",
         needs=frozenset({Capability.TEXT, Capability.LATENTS}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "shrink", "soft_mask"),
+        tasks=_TASKS,
     ),
     MethodCard(
         name="blended-diffusion",
@@ -23,6 +32,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.sampling.blended_diffusion",
         needs=frozenset({Capability.PIXELS}),
         uses=START_FIELDS,
+        tasks={"edit": _EDIT, "outpaint": TaskCard(defaults=_FROM_BLUR, wordless=None)},
         guided=True,
     ),
     MethodCard(
@@ -33,6 +43,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.sampling.repaint",
         needs=frozenset({Capability.CHAIN}),
         uses=TEXT_FIELDS,
+        tasks=_TASKS,
     ),
     MethodCard(
         name="lanpaint",
@@ -43,6 +54,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.sampling.lanpaint",
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks=_TASKS,
     ),
 )
 
@@ -55,6 +67,18 @@ def fields_of(card: MethodCard) -> tuple[str, ...]:
 def method_fields() -> set[str]:
     """Fields of EditRequest that some methods use and others do not."""
     return {field for card in CARDS for field in fields_of(card)}
+
+
+def suited(task: Task, capabilities: frozenset[Capability], words: bool) -> list[MethodCard]:
+    """The methods that do a task on a model of such capabilities, the best first.
+
+    Args:
+        task: What is asked for.
+        capabilities: Of the model's family.
+        words: Whether a prompt says what is to appear.
+    """
+    able = [card for card in CARDS if capabilities >= card.needs and task in card.tasks]
+    return [card for card in able if words or card.tasks[task].wordless is not None]
 
 
 def get(name: str) -> MethodCard:

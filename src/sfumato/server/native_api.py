@@ -59,7 +59,14 @@ async def look(desk: Desk, job_id: str, owner: str) -> JobView:
 @router.get("/info", summary="What this server offers: models, methods, limits")
 def info(desk: AtDesk) -> Info:
     methods = [
-        MethodInfo(name=card.name, title=card.title, paper=card.paper, presets=list(card.load().PRESETS), needs=able(card.needs))
+        MethodInfo(
+            name=card.name,
+            title=card.title,
+            paper=card.paper,
+            presets=list(card.load().PRESETS),
+            tasks=list(card.tasks),
+            needs=able(card.needs),
+        )
         for card in CARDS
     ]
     return Info(

@@ -22,7 +22,9 @@ TEXTS = ("prompt", "negative_prompt")  # of all other fields an empty text is no
 class _Known(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    prompt: str = Field(description="What should appear where the mask is transparent.")
+    prompt: str = Field(
+        "", description="What should appear where the mask is transparent. May be left out if `task` is not edit."
+    )
     model: str | None = Field(None, description="One of GET /v1/models; the first by default.")
     n: int = Field(1, ge=1, le=10, description="Number of pictures, best first.")
     size: str = Field("auto", description="WIDTHxHEIGHT; auto is the image's own. Another aspect ratio is fitted inside.")
@@ -105,7 +107,7 @@ def understand(form: Form, settings: Settings) -> Understood:
         del pictures["markup"]
     options = _options(asked, fields, pictures, settings)
     sent = submission(options, pictures, settings.limits, settings.models)
-    check_output(asked, pictures, sent.options.get("size"))
+    check_output(asked, pictures, sent.options)
     notes += _notes(asked, fields, settings)
     return Understood(asked=asked, submission=sent, notes=notes, random_seed=random_seed)
 

@@ -80,6 +80,7 @@ class MethodInfo(BaseModel):
     title: str
     paper: str
     presets: list[str]
+    tasks: list[str] = Field(description="What it can be asked for.")
     needs: list[str] = Field(description="Families of models that it runs on.")
 
 
