@@ -183,7 +183,7 @@ def command(name: str, summary: str) -> Any:
     """The command `edit`, or that of one task, with one option per field of `EditRequest` besides its own."""
     own = [given for given in inspect.signature(edit).parameters.values() if given.kind is inspect.Parameter.KEYWORD_ONLY]
 
-    task = {"task": name} if name in WITHOUT else {}
+    task: dict[str, Any] = {"task": name} if name in WITHOUT else {}
 
     def callback(**options: Any) -> None:
         edit(**options, **task)

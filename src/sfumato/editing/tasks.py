@@ -1,6 +1,5 @@
 """What each task needs of a request, which method does it, and from what defaults it starts."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from sfumato.backbones.base import Backbone
@@ -93,10 +92,10 @@ def check_method(request: EditRequest, known: FamilyCard, card: MethodCard) -> N
         )
 
 
-def defaults(request: EditRequest, known: FamilyCard, card: MethodCard) -> Mapping[str, Any]:
+def defaults(request: EditRequest, known: FamilyCard, card: MethodCard) -> dict[str, Any]:
     """Values that the task brings for fields that the request leaves open."""
     task = card.tasks[request.task]
-    values = {name: value for name, value in task.defaults.items() if name in registry.fields_of(card)}
+    values = dict(task.defaults)
     if not has_words(request) and all(getattr(request, name) is None for name in FOR_WORDS):
         values |= task.wordless or {}
     return values if known.can(Capability.TEXT) else {name: value for name, value in values.items() if name not in TEXT_FIELDS}
