@@ -14,7 +14,6 @@ from sfumato import ranking
 from sfumato.accel.base import Accelerator
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
-from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.choice import Choice, Held
 from sfumato.backbones.families import family
 from sfumato.background.registry import usual_times
@@ -112,10 +111,10 @@ class Editor:
         registry.get(method)
         editor = cls.__new__(cls)
         wrapped = loading.from_pipe(pipe)
-        own = Choice(str(wrapped.name), prediction_type=prediction_type)
+        own = Choice(wrapped.traits.name, prediction_type=prediction_type)
         editor._held = Held(own, {}, wrapped)
         editor.backbone = editor._held.get(own)
-        editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
+        editor.method, editor.device, editor.dtype = method, editor.backbone.traits.device, editor.backbone.traits.dtype
         editor._loading, editor._ranker_name, editor.accelerators = {}, ranker, ()
         editor._scorer, editor._guide_scorer, editor._guide_lpips = None, None, None
         editor.max_pixels = MAX_PIXELS
@@ -153,7 +152,7 @@ class Editor:
             tell(Progress(stage="load", step=0, total=1))
             if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
                 self.backbone, self._scorer = backbone, None
-            card = tasks.choose_method(request, backbone, named)
+            card = tasks.choose_method(request, backbone.traits, named)
             request = request.model_copy(update={"method": card.name})
             resolved = resolve(request, self.backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
         with torch.inference_mode():
@@ -161,9 +160,9 @@ class Editor:
                 tell(Progress(stage="encode", step=0, total=1))
                 parts = prepare(
                     resolved.request,
-                    resolution=self.backbone.resolution,
-                    factor=self.backbone.factor,
-                    context=self.backbone.context,
+                    resolution=self.backbone.traits.resolution,
+                    factor=self.backbone.traits.factor,
+                    context=self.backbone.traits.context,
                     max_pixels=self.max_pixels,
                 )
                 guide = self._make_guide(resolved) if card.guided else None
@@ -216,7 +215,7 @@ class Editor:
         finished: list[np.ndarray] = []
         for run, made in zip(runs, windows, strict=True):
             with torch.inference_mode():
-                pictures = [to_uint8(self.backbone.decode(frame)[0]) for frame in run.frames]
+                pictures = [to_uint8(self.backbone.autoencoder.decode(frame)[0]) for frame in run.frames]
             parts = [each.inputs for each in runs[: len(finished) + 1]]
             frames += [shown(put_back(parts, [*finished, picture], request)) for picture in pictures]
             finished.append(made[0])
@@ -258,7 +257,7 @@ class Editor:
 
     def _load_scorer(self, mode: str) -> tuple[clip.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
-        suited = family(self.backbone.family).clip
+        suited = family(self.backbone.traits.family).clip
         if self._ranker_name is not None or suited == "embedded":
             return clip.load_scorer(self._ranker_name or suited, self.device), []
         try:
@@ -269,14 +268,15 @@ class Editor:
             return None, [f"Ranked without reading the prompt: {error.message}"]
 
     def _prompt_notes(self, prompt: str, card: MethodCard) -> list[str]:
-        if not family(self.backbone.family).can(Capability.TEXT) and not card.guided:
-            if not prompt:
-                return []
-            return [f"{self.backbone.name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."]
-        unknown = self.backbone.unknown_words(prompt)
+        encoder = self.backbone.text_encoder
+        if encoder is None:
+            name = self.backbone.traits.name
+            note = f"{name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."
+            return [] if card.guided or not prompt else [note]
+        unknown = encoder.unknown_words(prompt)
         if not unknown:
             return []
-        known = ", ".join(self.backbone.known_words()[:WORDS_SHOWN])
+        known = ", ".join(encoder.known_words()[:WORDS_SHOWN])
         return [f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]
 
     def _facts(self, parts: list[Inputs]) -> dict[str, Any]:
@@ -286,7 +286,7 @@ class Editor:
             "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "prediction_type": self.backbone.prediction_type,
+            "prediction_type": self.backbone.traits.prediction,
             "machine": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
             "window": list(surrounding([part.window for part in parts]).box),

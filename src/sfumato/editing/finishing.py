@@ -1,4 +1,4 @@
-"""Finished pictures of an edit, made from their windows when they are asked for: of a large picture each takes much memory."""
+"""Composition of the final pictures from their edited windows, on demand, because large pictures take much memory."""
 
 from collections.abc import Iterator, Sequence
 from typing import overload
@@ -14,7 +14,7 @@ from sfumato.request import EditRequest
 
 
 class Predictions(Sequence[Image.Image]):
-    """A list that cannot be changed, though each picture can: one that was asked for is kept. See `sfumato.request.one_by_one`.
+    """A read-only list of pictures that are composed on first access and kept. See `sfumato.request.one_by_one`.
 
     Args:
         parts: The pictures of the edit, in each of its windows.

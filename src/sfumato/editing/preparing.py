@@ -1,4 +1,4 @@
-"""From a request to what a method works on: the window cut out of what was read, at the model's own resolution."""
+"""Preparation of an edit: crops the windows out of what was read, at the model's resolution."""
 
 import hashlib
 import math
@@ -155,9 +155,11 @@ def _cut_out(
     """What belongs to one window, beside what belongs to the `whole`; colours are as seen, and with the scribble."""
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(change, (width, height))
-    pixels, painted = (resize(given, (width, height)) for given in colours)
-    if request.task != "edit":  # all other tasks continue what lies around
-        pixels = fill(pixels, (inside > 0).astype(np.uint8), "blur", np.random.default_rng(0))
+    seen, painted = colours
+    if request.task != "edit":  # all other tasks continue what lies around; filled before it is resized, which would spread it
+        seen = fill(seen, (change > 0).astype(np.uint8), "blur", np.random.default_rng(0))
+        painted = painted if request.scribble is not None or request.fill == "original" else seen
+    pixels, painted = resize(seen, (width, height)), resize(painted, (width, height))
     start = Start(
         painted=painted,
         mask=(inside > 0).astype(np.uint8),

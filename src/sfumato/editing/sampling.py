@@ -16,14 +16,14 @@ from sfumato.accel.base import Accelerator, attached
 from sfumato.accel.batch_invariance import BatchInvariance
 from sfumato.backbones.base import Backbone
 from sfumato.background.registry import BACKGROUNDS
-from sfumato.denoising.base import Model, pair_of
+from sfumato.denoising.base import Model
 from sfumato.denoising.guidance import guidance_of
 from sfumato.editing.encoding import Encoder
 from sfumato.editing.preparing import Inputs
 from sfumato.editing.progress import Listener, Progress
 from sfumato.editing.resolving import Resolved
 from sfumato.errors import OUT_OF_MEMORY, ResourceError, is_out_of_memory
-from sfumato.methods.base import EditTask, Guide, Method, Sampling
+from sfumato.methods.base import EditInputs, EditTask, Guide, Method, Sampling
 from sfumato.pictures.tensors import to_samples, to_uint8
 from sfumato.ranking import Score
 from sfumato.request import EditRequest
@@ -105,25 +105,28 @@ class Run:
         self.frames: list[Tensor] = []  # the first prediction's clean estimates, for an animation
         self.keep_frames = keep_frames
         self.guide = guide
-        self.encoder = Encoder(backbone, inputs, getattr(resolved.options, "posterior_sample", False))
+        self.encoder = Encoder(backbone.autoencoder, inputs, getattr(resolved.options, "posterior_sample", False))
         self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
-        height, width = inputs.pixels.shape[-2:]
         request = self.request
         assert request.steps
-        conditioning = resolved.texts.encode(backbone, (width, height))
-        if request.guidance_embedding is not None:
-            embedded = torch.full((2,), request.guidance_embedding, device=backbone.device)
-            conditioning = replace(conditioning, extra=conditioning.extra | {"guidance": embedded})
+        given = EditInputs(
+            texts=resolved.texts,
+            pixels=inputs.pixels,
+            mask_pixels=inputs.mask_pixels,
+            mask_latent=inputs.mask_latent,
+            options=resolved.options,
+            guidance_embedding=request.guidance_embedding,
+        )
         scale = 1.0 if request.guidance_scale is None else request.guidance_scale
-        traits = backbone.traits
-        self.model = Model(denoiser=backbone, pair=pair_of(conditioning), guidance=guidance_of(traits, scale))
+        traits, pair = backbone.traits, method.condition(backbone, given)
+        self.model = Model(denoiser=backbone.denoiser, pair=pair, guidance=guidance_of(traits, scale))
         self.accelerators = [*([BatchInvariance()] if BatchInvariance.applies(traits) else []), *accelerators]
         sampling = Sampling(
             scheduler=request.scheduler or "",
             steps=request.steps,
             start_fraction=request.start_fraction or 0.0,
             start_sigma=request.start_sigma,
-            settings=backbone.schedule(self.cells, request.steps),
+            settings=traits.schedule(self.cells, request.steps),
         )
         self.plan = method.plan(traits, sampling, resolved.options)
         first = max(1, FIRST_BATCH_CELLS // (self.cells[0] * self.cells[1]))
@@ -172,10 +175,10 @@ class Run:
         with self.clock.stage("denoise"):
             with attached(self.model.denoiser, self.accelerators) as denoiser:
                 latents = self.method.run(replace(self.model, denoiser=denoiser), task, self._watch(done), None)
-            decoded = self.backbone.decode(latents)
+            decoded = self.backbone.autoencoder.decode(latents)
         with self.clock.stage("background"):
             pixels = BACKGROUNDS[self.request.background].load()(
-                self.backbone,
+                self.backbone.autoencoder,
                 latents,
                 decoded,
                 self.inputs.pixels.to(decoded.device),
@@ -210,7 +213,7 @@ class Run:
                     step=before + step,
                     total=batches * total,
                     share=(done + batch * step / total) / self.request.n,
-                    preview=lambda: Image.fromarray(to_uint8(self.backbone.decode(clean[:1])[0])),
+                    preview=lambda: Image.fromarray(to_uint8(self.backbone.autoencoder.decode(clean[:1])[0])),
                     window=self.inputs.window,
                 )
             )

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Traits
 from sfumato.backbones.capabilities import Capability
-from sfumato.backbones.families import FamilyCard, family
+from sfumato.backbones.families import family
 from sfumato.errors import MaskError, OptionError
 from sfumato.methods import registry
 from sfumato.methods.base import TEXT_FIELDS, MethodCard
@@ -54,12 +54,12 @@ def check(request: EditRequest) -> None:
             )
 
 
-def choose_method(request: EditRequest, backbone: Backbone, named: bool) -> MethodCard:
+def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCard:
     """The method that a request names, or else the best one for its task and model.
 
     Args:
         request: With a method.
-        backbone: The model.
+        traits: Of the model.
         named: Whether somebody chose the method; an edit has a default one.
 
     Raises:
@@ -67,18 +67,18 @@ def choose_method(request: EditRequest, backbone: Backbone, named: bool) -> Meth
     """
     if named or request.task == "edit":
         return registry.get(request.method)
-    able = registry.suited(request.task, family(backbone.family).capabilities, has_words(request))
+    able = registry.suited(request.task, traits.capabilities, has_words(request))
     return able[0] if able else registry.get(request.method)
 
 
-def check_method(request: EditRequest, known: FamilyCard, card: MethodCard) -> None:
+def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None:
     """Refuse a task that the method does not have, or has not without words.
 
     Raises:
         OptionError: task-unsupported or prompt-empty.
     """
-    others = [other.name for other in registry.suited(request.task, known.capabilities, has_words(request))]
-    hint = f" On {known.name} it is done by: {', '.join(others)}." if others else ""
+    others = [other.name for other in registry.suited(request.task, traits.capabilities, has_words(request))]
+    hint = f" On {traits.family} it is done by: {', '.join(others)}." if others else ""
     if request.task not in card.tasks:
         raise OptionError(
             f"{card.name} has no task {request.task}; it has: {', '.join(card.tasks)}.{hint}", code="task-unsupported"
@@ -92,20 +92,20 @@ def check_method(request: EditRequest, known: FamilyCard, card: MethodCard) -> N
         )
 
 
-def defaults(request: EditRequest, known: FamilyCard, card: MethodCard) -> dict[str, Any]:
+def defaults(request: EditRequest, traits: Traits, card: MethodCard) -> dict[str, Any]:
     """Values that the task brings for fields that the request leaves open."""
     task = card.tasks[request.task]
     values = dict(task.defaults)
     if not has_words(request) and all(getattr(request, name) is None for name in FOR_WORDS):
         values |= task.wordless or {}
-    return values if known.can(Capability.TEXT) else {name: value for name, value in values.items() if name not in TEXT_FIELDS}
+    return values if traits.can(Capability.TEXT) else {name: value for name, value in values.items() if name not in TEXT_FIELDS}
 
 
-def words(request: EditRequest, known: FamilyCard, card: MethodCard) -> str:
+def words(request: EditRequest, traits: Traits, card: MethodCard) -> str:
     """What the model is told: the prompt, or without one that nothing stands there, for tasks that want nothing there."""
-    if has_words(request) or not card.tasks[request.task].says_empty or not known.can(Capability.TEXT):
+    if has_words(request) or not card.tasks[request.task].says_empty or not traits.can(Capability.TEXT):
         return request.prompt
-    return known.empty
+    return family(traits.family).empty
 
 
 def notes(request: EditRequest, told: str) -> list[str]:

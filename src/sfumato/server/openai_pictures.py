@@ -1,4 +1,4 @@
-"""The pictures of OpenAI's images-edit request, and whether its answer can be given in the format asked for."""
+"""Pictures of an OpenAI images-edit request, and the check that the requested output format can hold the result."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
 
 
 def check_output(asked: Any, pictures: dict[str, bytes], options: dict[str, Any]) -> None:
-    """Refuse an answer that could not be given, before the edit is made.
+    """Refuse an output format that could not hold the result, before the edit is made.
 
     Args:
         asked: An `OpenAIEdit`.

@@ -1,4 +1,4 @@
-"""From what a client sends to bytes of a picture that may be decoded, and to the fields beside it. Nothing touches the disk."""
+"""Parsing of request bodies: form fields, and picture bytes that are safe to decode. Nothing is written to disk."""
 
 import base64
 import binascii
@@ -45,7 +45,7 @@ class Form:
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture whose header has been read, and nothing else, told by its first bytes; of fewer formats than files.
+    """A picture of which only the header has been read, detected by its first bytes; fewer formats than for files.
 
     Raises:
         ImageError: image-format, image-depth, image-damaged, or extra-missing, which is the sender's to mend here.
@@ -198,7 +198,7 @@ def content_type(request: Request) -> str:
 
 
 def gone() -> Cancelled:
-    """The client went away while it was sending."""
+    """The error for a client that disconnected while sending."""
     return Cancelled("The client closed the connection.")
 
 
