@@ -14,10 +14,10 @@ from sfumato import ranking
 from sfumato.accel.base import Accelerator
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
-from sfumato.backbones.choice import Choice, Held
 from sfumato.backbones.families import family
 from sfumato.background.registry import usual_times
 from sfumato.editing import tasks
+from sfumato.editing.choice import Choice, Held
 from sfumato.editing.finishing import Predictions, put_back
 from sfumato.editing.preparing import Inputs, prepare
 from sfumato.editing.progress import Listener, Meter, Progress
@@ -223,9 +223,8 @@ class Editor:
 
     def _make_guide(self, resolved: Resolved) -> Guide:
         """What guides, kept for further edits, and the prompt in CLIP's space."""
-        request = resolved.request
-        name = str(request.clip_model)
-        if request.background_lpips_weight and self._guide_lpips is None:
+        name = str(resolved.options.clip_model)
+        if resolved.options.background_lpips_weight and self._guide_lpips is None:
             self._guide_lpips = guiding_lpips(self.device)
         if self._guide_scorer is None or self._guide_scorer[0] != name:
             with torch.inference_mode(False):  # its weights take part in gradients

@@ -57,7 +57,7 @@ def test_removing_needs_no_words(client: httpx.Client) -> None:
         ({"expand": "8,0"}, "option-invalid"),
         ({"expand": "0,0,0,0"}, "option-invalid"),
         ({"expand": "8,0,8,0", "task": "edit", "prompt": "a ball"}, "option-contradiction"),
-        ({"expand": "8,0,8,0", "size": "64x64"}, "option-invalid"),
+        ({"expand": "8,0,8,0", "size": "64x64"}, "option-contradiction"),
         ({"expand": "8,0,8,0", "size": [64, 64]}, "option-contradiction"),
         ({"expand": "60000"}, "image-too-large"),
         ({"task": "shape"}, "option-invalid"),

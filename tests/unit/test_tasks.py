@@ -14,7 +14,7 @@ from sfumato.editing.stored import from_text, request_of, to_text
 from sfumato.errors import EditError, ImageError, MaskError, OptionError
 from sfumato.masks import canvas
 from sfumato.methods import registry
-from sfumato.request import Task
+from sfumato.methods.base import Task
 from tests import tiny_models
 
 FAST = {"steps": 3, "background": "paste", "n": 2}

@@ -15,13 +15,13 @@ from sfumato.cli.models import models
 
 
 class Commands(TyperGroup):
-    """Command group that builds the options of edits only when one is called, because the request needs pydantic."""
+    """Command group that builds the options of edits only when one is called, from the request and the methods."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in ("edit", "remove", "outpaint"):
             from sfumato.cli.edit import command
 
-            self.add_command(command(args[0], self.commands[args[0]].help or ""), args[0])
+            self.add_command(command(args[0], self.commands[args[0]].help or "", args[1:]), args[0])
         return super().resolve_command(ctx, args)
 
 

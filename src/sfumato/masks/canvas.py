@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.errors import ImageError, OptionError
+from sfumato.masks.margins import Margin
 from sfumato.masks.reading import Box, Mask, SoftMask
 from sfumato.pictures.picture import Picture
 from sfumato.pictures.reading import RAISE
 from sfumato.pictures.samples import Pixels, narrow
 from sfumato.pictures.transparency import visible
-from sfumato.request import Margin
 
 REACH = 0.5  # of the picture beside a margin, in widths of the margin, that the model has to see with it
 

@@ -14,12 +14,12 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 import sfumato
 from sfumato.backbones.families import able
-from sfumato.methods.registry import CARDS
+from sfumato.methods.registry import CARDS, method_fields, options_schema
 from sfumato.server.desk import AtDesk, Desk
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Job
 from sfumato.server.security import sign
-from sfumato.server.submission import accept
+from sfumato.server.submission import JobRequest, accept
 from sfumato.server.uploads import Form, content_type, read_form, read_json
 from sfumato.server.views import Deleted, Info, JobList, JobView, MethodInfo, live, stored
 
@@ -66,6 +66,8 @@ def info(desk: AtDesk) -> Info:
             presets=list(card.load().PRESETS),
             tasks=list(card.tasks),
             needs=able(card.needs),
+            fields=[name for name in JobRequest.shared_fields() if name in card.uses or name not in method_fields()],
+            options=options_schema(card, remote=True),
         )
         for card in CARDS
     ]
@@ -80,7 +82,8 @@ async def create(desk: AtDesk, request: Request) -> JobView:
     limits = desk.settings.limits
     as_form = content_type(request) == "multipart/form-data"
     form = await read_form(request, limits) if as_form else Form(fields=await read_json(request))
-    job = await desk.open(request, "job", accept(form, limits, desk.settings.models))
+    given = await to_thread.run_sync(accept, form, limits, desk.settings.models)
+    job = await desk.open(request, "job", given)
     return live(desk, job)
 
 

@@ -41,7 +41,6 @@ class Form:
     fields: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[bytes]] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
-    is_text: bool = False
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:
@@ -124,7 +123,7 @@ async def read_form(request: Request, limits: Limits) -> Form:
         else:
             _add(fields, name, value)
     _check_text(fields)
-    return Form(fields=fields, files=files, names=names, is_text=True)
+    return Form(fields=fields, files=files, names=names)
 
 
 def _add(fields: dict[str, Any], name: str, value: str) -> None:
