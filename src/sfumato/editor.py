@@ -17,6 +17,7 @@ from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.families import family
 from sfumato.background.registry import usual_times
+from sfumato.editing import tasks
 from sfumato.editing.choice import Choice, Held
 from sfumato.editing.finishing import Predictions, put_back
 from sfumato.editing.preparing import Inputs, prepare
@@ -144,6 +145,7 @@ class Editor:
             request = make_request(options)
         elif options:
             raise OptionError(f"Give either a request or options, not both (got {', '.join(options)}).")
+        named = "method" in request.model_fields_set or self.method != EditRequest.model_fields["method"].default
         request = self._held.own.complete(request, self.method)
         clock, meter = Clock(), Meter()
         tell = meter.telling(on_progress)
@@ -151,7 +153,8 @@ class Editor:
             tell(Progress(stage="load", step=0, total=1))
             if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
                 self.backbone, self._scorer = backbone, None
-            card = registry.get(request.method)
+            card = tasks.choose_method(request, backbone.traits, named)
+            request = request.model_copy(update={"method": card.name})
             resolved = resolve(request, self.backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
         with torch.inference_mode():
             with clock.stage("encode"):
@@ -200,6 +203,7 @@ class Editor:
                 *size_notes(request.size, parts[0].picture.size),
                 *self.backbone.notes,
                 *notes,
+                *tasks.notes(request, resolved.texts.prompt),
                 *resolved.texts.notes,
                 *self._prompt_notes(resolved.texts.prompt, card),
             ],
@@ -234,18 +238,22 @@ class Editor:
     ) -> list[ranking.Score]:
         if request.rank == "none":
             return []
-        if self._scorer is None:
-            self._scorer, note = self._load_scorer(request.rank)
-            notes += note
+        scorer = self._ranking_scorer(request.rank, notes) if tasks.has_words(request) else None
         # by its border the best stroke would be the one that shows least
         told = all(part.border_tells for part in parts)
-        by_prompt = not told and request.rank == "both" and self._scorer is not None
+        by_prompt = not told and request.rank == "both" and scorer is not None
         mode = "region" if by_prompt else request.rank
         scores = []
         for part, made in zip(parts, windows, strict=True):
             mask = part.mask_pixels[0, 0].numpy().astype(np.uint8)
-            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, self._scorer, mode))
+            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, scorer, mode))
         return average_scores(scores)
+
+    def _ranking_scorer(self, mode: str, notes: list[str]) -> clip.Scorer | None:
+        if self._scorer is None:
+            self._scorer, note = self._load_scorer(mode)
+            notes += note
+        return self._scorer
 
     def _load_scorer(self, mode: str) -> tuple[clip.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
@@ -264,7 +272,7 @@ class Editor:
         if encoder is None:
             name = self.backbone.traits.name
             note = f"{name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."
-            return [] if card.guided else [note]
+            return [] if card.guided or not prompt else [note]
         unknown = encoder.unknown_words(prompt)
         if not unknown:
             return []
@@ -285,13 +293,13 @@ class Editor:
         }
 
 
-def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:
-    """Edit a picture: only what lies under the mask changes.
+def edit(image: Any, mask: Any = None, prompt: str = "", **options: Any) -> EditResult:
+    """Edit a picture: only what lies under the mask changes, or its margins (`task="outpaint", expand=(64, 0, 64, 0)`).
 
     Args:
         image: Path or PIL image.
-        mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead.
-        prompt: What should appear under the mask.
+        mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead, or to outpaint.
+        prompt: What should appear under the mask; other tasks than "edit" can do without.
         options: Fields of `EditRequest`, and those of `Editor`.
 
     Returns:

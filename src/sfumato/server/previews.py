@@ -85,7 +85,8 @@ class _Layers:
     @classmethod
     def read(cls, request: EditRequest, max_pixels: int, side: int | None = None) -> _Layers:
         """Read the pictures of a request, to be at most `side` pixels wide and high: large ones would take much memory."""
-        from sfumato.editing.preparing import read_pictures, to_levels
+        from sfumato.editing.preparing import to_levels
+        from sfumato.editing.reading import read_pictures
 
         picture, change, _ = read_pictures(request, max_pixels)
         scale = min(1.0, side / max(picture.size)) if side else 1.0
