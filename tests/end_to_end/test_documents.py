@@ -120,7 +120,7 @@ def test_programs_and_targets_that_documents_name_exist(document: Path) -> None:
     [
         "sfumato edit photo.png ball --msk mask.png",
         "sfumato edti photo.png ball",
-        "sfumato edit photo.png",
+        "sfumato models pull --revision main",
         "sfumato models pul ID",
     ],
 )
