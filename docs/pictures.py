@@ -27,6 +27,7 @@ SCENARIOS = {  # program in examples/, and which of its results is shown
 
 
 def main() -> None:
+    """Make them all."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         subprocess.run([sys.executable, "-m", "sfumato", "demo", "--out", "demo"], check=True)
@@ -37,7 +38,7 @@ def main() -> None:
             tiles.append(np.asarray(Image.open(result).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
         Image.fromarray(np.concatenate(tiles, axis=1)).save(IMAGES / "scenarios.png", optimize=True)
         os.chdir(ROOT)
-    subprocess.run([sys.executable, str(ROOT / "bench" / "embedded.py"), str(IMAGES / "embedded.png")], check=True)
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "embedded.py"), str(IMAGES / "embedded.png")], check=True)
 
 
 if __name__ == "__main__":

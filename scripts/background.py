@@ -47,6 +47,7 @@ def row(editor: Editor, name: str, fields: dict[str, Any], picture: Picture) -> 
 
 
 def main() -> None:
+    """Measure and print the table."""
     console = Console(soft_wrap=True)
     editor = Editor()
     cases: dict[str, dict[str, Any]] = {

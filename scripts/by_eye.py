@@ -30,6 +30,7 @@ TILE, COLUMNS, ROWS = 192, 8, 8  # of a sheet
 
 
 def draw(folder: Path) -> None:
+    """Make the edits, and the sheet that shows them without saying which is which."""
     folder.mkdir(parents=True, exist_ok=True)
     editor, crops, number = Editor(), [], FIRST
     for count, fields in GROUPS:

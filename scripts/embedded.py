@@ -26,6 +26,7 @@ PROMPTS = (
 
 
 def main(path: Path) -> None:
+    """Make the edits and write the sheet."""
     editor = Editor()
     source = Image.open(examples.SCENE).convert("RGB")
     rows, seconds = [], []

@@ -144,7 +144,8 @@ def _claims(items: list[dict[str, Any]]) -> list[str]:
     ancestor, latent = (sum(value for value in each if value is not None) for each in values("cpu_seconds"))
     lines.append(f"- much faster: {ancestor / latent:.1f} times less processor time for an edit with all its predictions")
     for claim, metric, better in CLAIMS:
-        found = paired_difference(*([None if v is None else better(v) for v in each] for each in values(metric)))
+        first, second = ([None if v is None else better(v) for v in each] for each in values(metric))
+        found = paired_difference(first, second)
         if found is not None:
             verdict = "holds" if found.low > 0 else "does not hold" if found.high < 0 else "cannot be told from noise"
             lines.append(f"- {claim}: {verdict} ({found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}])")

@@ -18,6 +18,7 @@ PROMPT, SIZE = "a red ball", (960, 768)
 
 
 def main(path: Path) -> None:
+    """Make the edits and write the sheet."""
     editor, white = Editor(), Image.open(examples.MASK).convert("L")
     masks = {
         "white": white,

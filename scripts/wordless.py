@@ -44,6 +44,7 @@ def fit(picture: Picture, truth: Picture, mask: Picture) -> float:
 
 
 def edited(editor: Editor, image: Picture, mask: Picture, **fields: Any) -> list[Picture]:
+    """The predictions of one edit as arrays."""
     result = editor.edit(image=Image.fromarray(image), mask=Image.fromarray(mask * np.uint8(255)), mask_mode="grey", **fields)
     return [np.asarray(made.convert("RGB")) for made in result.images]
 
@@ -65,6 +66,7 @@ def scratched(number: int) -> tuple[Picture, Picture]:
 
 
 def remove(editor: Editor, examples: int) -> None:
+    """Measure how well things are removed without words."""
     judge = Judge.load()
     for name, fields in REMOVE.items():
         rows = []
@@ -80,6 +82,7 @@ def remove(editor: Editor, examples: int) -> None:
 
 
 def mend(editor: Editor, examples: int, sheet: Path | None) -> None:
+    """Measure how well holes are filled from their surroundings."""
     pictures = []
     for name, fields in FILL.items():
         found, row = [], []

@@ -2,6 +2,7 @@
 
 import inspect
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +280,6 @@ class Editor:
         return [f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]
 
     def _facts(self, parts: list[Inputs]) -> dict[str, Any]:
-        from importlib.metadata import version
-
         return {
             "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
             "device": str(self.device),

@@ -42,42 +42,62 @@ class EditError(Exception):
 
 
 class InputError(EditError):
+    """The request is wrong."""
+
     code, exit_status, http_status = "input", 2, 422
 
 
 class ImageError(InputError):
+    """A picture cannot be read, or is too large."""
+
     code = "image-unreadable"
 
 
 class MaskError(InputError):
+    """A mask is missing, empty, full or ambiguous."""
+
     code = "mask-invalid"
 
 
 class OptionError(InputError):
+    """An option is unknown, or contradicts another."""
+
     code = "option-invalid"
 
 
 class BackboneError(EditError):
+    """The model is wrong or absent."""
+
     code, exit_status, http_status = "model-invalid", 3, 422
 
 
 class ModelNotFound(BackboneError):
+    """There is no such folder, file or cached model."""
+
     code, http_status = "model-not-found", 404
 
 
 class UnsafeCheckpoint(BackboneError):
+    """The weights are pickled, and pickles were not allowed."""
+
     code, http_status = "model-unsafe", 403
 
 
 class Unsupported(BackboneError):
+    """This model cannot run this method."""
+
     code = "model-unsupported"
 
 
 class ResourceError(EditError):
+    """Memory, disk space or an optional package is missing."""
+
     code, exit_status, http_status = "resource", 4, 507
 
 
 class Cancelled(EditError):
+    """The user stopped the edit."""
+
     code, exit_status, http_status = "cancelled", 130, 499
 
 

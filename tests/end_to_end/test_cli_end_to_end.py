@@ -56,7 +56,8 @@ def test_edit(sfumato: Callable[..., Result], tmp_path: Path) -> None:
         edited = np.asarray(Image.open(tmp_path / "out" / name))
         assert np.array_equal(edited[~mask], source[~mask])
         assert np.abs(edited[mask].astype(int) - source[mask]).mean() > 5
-    assert Image.open(tmp_path / "steps.gif").n_frames == 3
+    steps: Any = Image.open(tmp_path / "steps.gif")
+    assert steps.n_frames == 3
 
 
 def test_replay_of_every_prediction(sfumato: Callable[..., Result], tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_replay_sees_another_seed(sfumato: Callable[..., Result], tmp_path: Path
     swapped = Image.open(tmp_path / "other" / "00.png")
     first = Image.open(tmp_path / "out" / "00.png")
     chunks = PngInfo()
-    chunks.add_text("sfumato", first.text["sfumato"])
+    chunks.add_text("sfumato", first.info["sfumato"])
     swapped.save(tmp_path / "swapped.png", pnginfo=chunks)
     result = sfumato("replay", tmp_path / "swapped.png", "--json")
     assert result.exit_code == 1

@@ -32,7 +32,7 @@ def test_a_picture_goes_through_pipes(tmp_path: Path) -> None:
         made = subprocess.run(command, input=piped, capture_output=True, cwd=tmp_path, timeout=300, check=False)
         assert made.returncode == 0, made.stderr
         outputs.append(np.asarray(Image.open(BytesIO(made.stdout)).convert("RGB")))
-    assert np.array_equal(*outputs)
+    assert np.array_equal(outputs[0], outputs[1])
     kept = np.asarray(Image.open(examples.MASK).convert("L")) < 128
     source_pixels = np.asarray(Image.open(examples.SCENE).convert("RGB"))
     assert np.array_equal(outputs[0][kept], source_pixels[kept])

@@ -116,7 +116,7 @@ def reference(
         f = math.sqrt(1 - a)
         mixed = f * clean + (1 - f) * x
         seen = nn.functional.avg_pool2d((1 + mask * mixed) / 2, 2)
-        clip = 0.0
+        clip = torch.zeros(())
         for view in (seen, seen.flip(-1)):
             vector = guide.scorer.features((view - MEAN) / STD)
             clip = clip + 0.5 * (2 * ((vector - guide.text).square().sum(-1).sqrt() / 2).arcsin() ** 2)

@@ -238,7 +238,8 @@ def test_an_embedded_folder_with_a_flow_scheduler_is_a_flow_model(tmp_path: Path
     backbone = editor.backbone
     assert (backbone.traits.family, backbone.traits.prediction) == ("embedded-flow", "flow")
     told: list[float] = []
-    backbone.denoiser.unet.register_forward_pre_hook(lambda _, given: told.append(float(given[1])))
+    denoiser: Any = backbone.denoiser
+    denoiser.unet.register_forward_pre_hook(lambda _, given: told.append(float(given[1])))
     result = editor.edit(image=picture_file, mask=mask_file, prompt="a red ball", n=1, steps=4, rank="none")
     assert told == [750.0, 500.0, 250.0]  # 1000 s, from the first level at a ratio of at most 20
     assert len(result.images) == 1

@@ -1,7 +1,7 @@
 """LanPaint against its dynamics written out, on variance-preserving, -exploding and flow levels, and against an exact answer."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -23,13 +23,13 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
-def settled(u: Tensor, y: Tensor, mask: Tensor, abar: float, estimate, draws: Draws) -> Tensor:
+def settled(u: Tensor, y: Tensor, mask: Tensor, abar: float, estimate: Callable[[Tensor], Tensor], draws: Draws) -> Tensor:
     """Kept and free cells apart, in the paper's time: A, C and dt = eta (1 - abar)."""
     dt = ETA * (1 - abar) / 2
-    force = None
+    force: tuple[Tensor, ...] = ()
     for _ in range(INNER):
         for half in range(2):
-            if half == 0 and force is None:
+            if half == 0 and not force:
                 continue
             if half == 1:
                 x0 = estimate(u)
@@ -38,11 +38,11 @@ def settled(u: Tensor, y: Tensor, mask: Tensor, abar: float, estimate, draws: Dr
                 kept = (math.sqrt(abar) * target - u) / (1 - abar) + (1 + LAMBDA) / (1 - abar) * u
                 force = (free, kept)
             xi = draws.draw()
-            parts = []
+            parts: list[Tensor] = []
             for a, c in zip((1 / (1 - abar), (1 + LAMBDA) / (1 - abar)), force, strict=True):
                 e = math.exp(-a * dt)
                 parts.append(e * u + (1 - e) / a * c + math.sqrt((1 - e**2) / a) * xi)
-            u = torch.where(mask > 0, *parts)
+            u = torch.where(mask > 0, parts[0], parts[1])
     return u
 
 

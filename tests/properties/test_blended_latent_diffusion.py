@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from sfumato.methods import registry
 from sfumato.methods.sampling import blended_latent_diffusion
 from sfumato.methods.sampling.blended_latent_diffusion import PRESETS, Options
 from sfumato.noise.levels import Prediction, noised
-from sfumato.noise.plan import FLOW_EULER, SOLVERS, make_plan
+from sfumato.noise.plan import FLOW_EULER, SOLVERS, Plan, make_plan
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 from tests.parity.reference import Draft, make_task, runner, traits
@@ -140,7 +141,7 @@ def test_the_scribble_survives_when_the_start_is_low_and_vanishes_from_pure_nois
     scribble = torch.full((1, 4, 12, 12), 3.0)
     full = torch.ones(1, 1, 12, 12)
 
-    def distance(**changes: object) -> float:
+    def distance(**changes: Any) -> float:
         return (
             (run(Denoiser(), task(full, **changes), silent) - run(Denoiser(), task(full, start=scribble, **changes), silent))
             .abs()
@@ -182,7 +183,12 @@ def test_fixed_noise_is_the_same_as_pinning_the_prediction():
 @pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
 def test_the_memory_of_multistep_solvers_holds_the_source_outside_the_mask(scheduler, monkeypatch):
     made: list[Solver] = []
-    monkeypatch.setattr(blended_latent_diffusion, "Solver", lambda plan: made.append(Solver(plan)) or made[0])
+
+    def kept(plan: Plan) -> Solver:
+        made.append(Solver(plan))
+        return made[0]
+
+    monkeypatch.setattr(blended_latent_diffusion, "Solver", kept)
     mask = square()
 
     def check(done: int, total: int, clean: Tensor) -> None:
@@ -248,7 +254,8 @@ def test_contradicting_options_are_refused():
 
 
 def test_registry():
-    assert registry.get("blended-latent-diffusion").load() is blended_latent_diffusion
+    loaded: object = registry.get("blended-latent-diffusion").load()
+    assert loaded is blended_latent_diffusion
     assert all("default" in card.load().PRESETS for card in registry.CARDS)
     with pytest.raises(OptionError, match="blended-latent-diffusion") as error:
         registry.get("copy-paste")

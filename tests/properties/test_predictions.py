@@ -140,8 +140,13 @@ def latents_of(editor: Editor, monkeypatch: pytest.MonkeyPatch, **options: Any) 
     found: list[Tensor] = []
     autoencoder = editor.backbone.autoencoder
     decode = autoencoder.decode
+
+    def keeping(latents: Tensor) -> Tensor:
+        found.append(latents.clone())
+        return decode(latents)
+
     with monkeypatch.context() as patched:
-        patched.setattr(autoencoder, "decode", lambda latents: found.append(latents.clone()) or decode(latents))
+        patched.setattr(autoencoder, "decode", keeping)
         editor.edit(image=picture(), mask=mask(), prompt="a red ball", rank="none", window="whole", background="paste", **options)
     return torch.cat(found)
 
@@ -212,9 +217,15 @@ def test_what_is_not_random_is_encoded_once(
 def test_conditions_are_made_once_for_all_batches(
     card: MethodCard, family: str, fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    editor, method, made = fake(family), card.load(), []
+    editor, method = fake(family), card.load()
+    made: list[Any] = []
     condition = method.condition
-    monkeypatch.setattr(method, "condition", lambda models, given: made.append(given) or condition(models, given))
+
+    def counted(models: Any, given: Any) -> Any:
+        made.append(given)
+        return condition(models, given)
+
+    monkeypatch.setattr(method, "condition", counted)
     latents_of(editor, monkeypatch, method=card.name, **FEW.get(card.name, {}), n=COUNT, steps=2, batch_size=1)
     assert len(made) == 1
     encoder = editor.backbone.text_encoder

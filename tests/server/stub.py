@@ -68,7 +68,8 @@ class StubEditor:
 
 def settings_for(folder: Path, **changes: Any) -> Settings:
     limits = changes.pop("limits", {})
-    return Settings(**{"data": folder, "models": MODELS, "port": 0, "limits": Limits(**limits)} | changes)
+    given: dict[str, Any] = {"data": folder, "models": MODELS, "port": 0, "limits": Limits(**limits), **changes}
+    return Settings(**given)
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def test_a_database_that_is_really_full(data: Path) -> None:
     backstage = Backstage(settings_for(data), lambda model, device: StubEditor(model))
     backstage.start()
     board, database = backstage.board, backstage.store._db
-    until(lambda: backstage.workers[0].ready.is_set())
+    until(backstage.workers[0].ready.is_set)
     pages = database.execute("PRAGMA page_count").fetchone()[0]
     database.execute(f"PRAGMA max_page_count = {pages}")
     refused: list[EditError] = []

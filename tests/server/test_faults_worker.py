@@ -77,7 +77,7 @@ def test_a_model_that_fails_strangely_at_the_start_and_loads_later(data: Path, k
 
     backstage = Backstage(settings_for(data), make)
     backstage.start()
-    until(lambda: backstage.workers[0].ready.is_set())
+    until(backstage.workers[0].ready.is_set)
     problem = backstage.problem()
     assert problem is not None
     assert problem.http_status == 503

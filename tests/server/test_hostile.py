@@ -257,7 +257,7 @@ def test_cmyk_jpeg(client: httpx.Client) -> None:
 def test_the_size_of_a_bomb_is_told_without_decoding_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Image.Image] = []  # not an error: what reads orientation goes on after any
     image = open_header(BytesIO(IMAGES[name]), "The image", 10**12)
-    monkeypatch.setattr(type(image), "load", lambda image: decoded.append(image))
+    monkeypatch.setattr(type(image), "load", lambda image: decoded.append(image))  # noqa: PLW0108, a method  # noqa: PLW0108, a method  # noqa: PLW0108, a method  # noqa: PLW0108, a method
 
     assert upright_size(image) == image.size
     assert not decoded

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sfumato.server import desk
 from sfumato.server.security import Gate
+from sfumato.server.submission import check_pictures
 from tests.server import pictures
 from tests.server.stub import finished, serving, settings_for, until
 
@@ -43,7 +44,7 @@ def test_refusals_name_the_option(data: Path, limits: dict[str, int], option: st
 
 
 def test_few_pictures_are_decoded_at_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check, lock, now, most = desk.check_pictures, threading.Lock(), 0, 0
+    lock, now, most = threading.Lock(), 0, 0
 
     def slow(*given: Any) -> None:
         nonlocal now, most
@@ -51,7 +52,7 @@ def test_few_pictures_are_decoded_at_once(data: Path, monkeypatch: pytest.Monkey
             now += 1
             most = max(most, now)
         time.sleep(0.1)
-        check(*given)
+        check_pictures(*given)
         with lock:
             now -= 1
 

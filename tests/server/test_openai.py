@@ -1,6 +1,7 @@
 """The official client of OpenAI against our images-edit endpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -19,8 +20,8 @@ def openai_client(server: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=server + "/v1", api_key="none", max_retries=0, timeout=30)
 
 
-def edit(client: openai.OpenAI, **options: object) -> object:
-    given = {"image": ("a.png", pictures.PICTURE), "mask": ("m.png", pictures.MASK), "prompt": "a red ball"} | options
+def edit(client: openai.OpenAI, **options: Any) -> Any:
+    given = {"image": ("a.png", pictures.PICTURE), "mask": ("m.png", pictures.MASK), "prompt": "a red ball", **options}
     return client.images.edit(**given)
 
 

@@ -37,8 +37,8 @@ def picture() -> Image.Image:
 
 def encoded(format: str, **options: Any) -> bytes:
     buffer = BytesIO()
-    exact = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
-    picture().save(buffer, format, **exact, **options)
+    exact: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+    picture().save(buffer, format, **exact.get(format, {}), **options)
     return buffer.getvalue()
 
 

@@ -14,12 +14,14 @@ MARK = (255, 0, 255)
 SPOTS = ((0.06, 0.3, 0.12, 0.7), (0.47, 0.1, 0.53, 0.5), (0.88, 0.4, 0.94, 0.9))  # left, top, right, bottom; shares of the sides
 
 
-def _boxes(size: tuple[int, int]) -> list[tuple[int, ...]]:
+def _boxes(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     """The marks' places in a picture; the last one is on the right of a wide picture and at the foot of a high one."""
     width, height = size
     shares = SPOTS if width >= height else [(spot[1], spot[0], spot[3], spot[2]) for spot in SPOTS]
-    sides = (width, height, width, height)
-    return [tuple(round(share * side) for share, side in zip(spot, sides, strict=True)) for spot in shares]
+    return [
+        (round(left * width), round(top * height), round(right * width), round(bottom * height))
+        for left, top, right, bottom in shares
+    ]
 
 
 def _picture(size: tuple[int, int]) -> Image.Image:
@@ -29,7 +31,7 @@ def _picture(size: tuple[int, int]) -> Image.Image:
     return picture
 
 
-def _seen(page: Any) -> list[tuple[int, ...]]:
+def _seen(page: Any) -> list[tuple[int, int, int, int]]:
     """Where the marks are on the screen, in CSS pixels, by reading order along the longer way."""
     screen = np.asarray(Image.open(BytesIO(page.screenshot(scale="css"))).convert("RGB")).astype(int)
     marked = np.abs(screen - MARK).max(axis=-1) < 60

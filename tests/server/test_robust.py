@@ -87,7 +87,7 @@ def test_a_default_model_that_cannot_be_loaded_is_told(data: Path) -> None:
     backstage = Backstage(settings_for(data, models=("absent",)), lambda model, device: StubEditor(model))
     assert backstage.problem() is not None
     backstage.start()
-    until(lambda: backstage.workers[0].ready.is_set())
+    until(backstage.workers[0].ready.is_set)
     problem = backstage.problem()
     assert problem is not None
     assert problem.code == "model-not-found"

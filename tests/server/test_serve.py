@@ -123,7 +123,7 @@ def test_hangup_ends_jobs_as_sigterm_does(tmp_path: Path) -> None:
 )
 def test_refusals(tmp_path: Path, options: tuple[str, ...], status: int, sentence: str) -> None:
     command = [sys.executable, "-m", "sfumato", "serve", "--port", "0", "--data", str(tmp_path), *options]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == status
     assert sentence in run.stderr
     assert "Traceback" not in run.stderr
@@ -133,6 +133,7 @@ def test_missing_extra(tmp_path: Path) -> None:
     """Without its packages the command names the extra."""
     (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError('No module named fastapi', name='fastapi')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    run = subprocess.run([sys.executable, "-m", "sfumato", "serve"], capture_output=True, text=True, timeout=60, env=environment)
+    command = [sys.executable, "-m", "sfumato", "serve"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
     assert run.returncode == 4
     assert "pip install 'sfumato[server]'" in run.stderr

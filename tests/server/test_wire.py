@@ -126,7 +126,7 @@ def test_a_mask_may_be_written_as_a_list_of_one(client: httpx.Client) -> None:
 
 
 def test_an_empty_mask_is_named(client: httpx.Client) -> None:
-    files = {"image": pictures.PICTURE, "mask": ("m.png", b"")}
+    files: dict[str, Any] = {"image": pictures.PICTURE, "mask": ("m.png", b"")}
     answer = client.post("/v1/images/edits", files=files, data={"prompt": "red"})
     assert answer.status_code == 422
     assert reason(answer).startswith("The mask is an empty file")

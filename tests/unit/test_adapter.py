@@ -178,10 +178,11 @@ def test_both_models_edit(
 ) -> None:
     editor = Editor(model, dtype="float32")
     assert (editor.backbone.traits.family, editor.backbone.traits.prediction) == (model, prediction)
+    denoiser: Any = editor.backbone.denoiser
     base = load_file(shipped / UNET_WEIGHTS)
-    assert not any(torch.equal(weight, base[name]) for name, weight in editor.backbone.denoiser.unet.state_dict().items())
+    assert not any(torch.equal(weight, base[name]) for name, weight in denoiser.unet.state_dict().items())
     heard: list[tuple[float, int]] = []
-    editor.backbone.denoiser.unet.register_forward_pre_hook(lambda _, given: heard.append((float(given[1]), len(given[0]))))
+    denoiser.unet.register_forward_pre_hook(lambda _, given: heard.append((float(given[1]), len(given[0]))))
     fields: dict[str, Any] = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "rank": "none"}
     request = editor.edit(**fields).request
     assert (request.scheduler, request.steps, request.guidance_scale) == (solver, steps, scale)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import LDMTextToImagePipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Extra
 from sfumato.backbones.capabilities import Layout
@@ -122,9 +123,14 @@ def test_a_prediction_does_not_depend_on_its_batch(backbone: Backbone) -> None:
 
 def test_without_guidance_only_the_prompt_is_run(backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = backbones["sd1"]
-    batches = []
+    batches: list[int] = []
     forward = model.denoiser.unet.forward
-    monkeypatch.setattr(model.denoiser.unet, "forward", lambda x, *a, **k: batches.append(len(x)) or forward(x, *a, **k))
+
+    def counted(x: Tensor, *more: Any, **named: Any) -> Any:
+        batches.append(len(x))
+        return forward(x, *more, **named)
+
+    monkeypatch.setattr(model.denoiser.unet, "forward", counted)
     conditioning = conditioned(model, "a red ball", "", SIZE)
 
     predict(model, latents(model, 2), 10.0, conditioning, 1.0)

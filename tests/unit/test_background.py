@@ -30,11 +30,13 @@ class TinyAutoencoder:
     vae: Any
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    notes: list[str] = field(default_factory=list)
 
     def unscale(self, latents: Tensor) -> Tensor:
         return latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        assert generator is None
         code = self.vae.encode(pixels.to(self.dtype)).latent_dist.mode()
         return ((code - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor).float()
 
@@ -50,7 +52,7 @@ class Case:
     source: Tensor
     mask: Tensor
 
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Any, Tensor, Tensor, Tensor, Tensor]:
         return self.autoencoder, self.latents, self.decoded, self.source, self.mask
 
     def error(self, pixels: Tensor, i: int = 0) -> float:

@@ -13,28 +13,10 @@ from sfumato import Editor, EditRequest, ranking
 from sfumato.backbones.families import family
 from sfumato.background import fitting
 from sfumato.editing.sampling import Progress
-from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
+from sfumato.errors import Cancelled, EditError, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
 from sfumato.methods import registry
 from sfumato.perception import clip
-from tests import tiny_models
 from tests.guided import Calling
-
-FAST = {"steps": 3, "rank": "whole", "background": "paste", "n": 2}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def editor(folder: Path) -> Editor:
-    return Editor(str(folder), dtype="float32")
-
-
-@pytest.fixture
-def request_fields(picture_file: Path, mask_file: Path) -> dict[str, Any]:
-    return {"image": picture_file, "mask": mask_file, "prompt": "a red ball", **FAST}
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -195,7 +177,7 @@ def test_ranking_does_not_depend_on_earlier_edits(
 def test_out_of_memory_with_one_prediction_says_what_to_do(
     editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*_: Any) -> torch.Tensor:
+    def never(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(editor, "accelerators", (Calling(never),))
@@ -224,7 +206,9 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one(editor: Editor, reques
         ({"rank": "region"}, ModelNotFound, "model-not-cached"),
     ],
 )
-def test_refusals(editor: Editor, request_fields: dict[str, Any], change: dict[str, Any], error: type, code: str) -> None:
+def test_refusals(
+    editor: Editor, request_fields: dict[str, Any], change: dict[str, Any], error: type[EditError], code: str
+) -> None:
     with pytest.raises(error) as raised:
         editor.edit(**{**request_fields, **change})
     assert raised.value.code == code

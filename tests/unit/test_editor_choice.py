@@ -12,14 +12,8 @@ from sfumato import Editor, EditRequest
 from sfumato.backbones import loading
 from sfumato.editing.choice import Choice
 from sfumato.errors import OptionError, Unsupported
-from tests import tiny_models
 
 FAST = {"steps": 2, "rank": "none", "background": "paste", "n": 1}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")
 
 
 @pytest.fixture

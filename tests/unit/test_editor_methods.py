@@ -11,24 +11,6 @@ from sfumato import Editor, EditRequest
 from sfumato.accel.counter import CallCounter
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods import registry
-from tests import tiny_models
-
-FAST = {"steps": 3, "rank": "whole", "background": "paste", "n": 2}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def editor(folder: Path) -> Editor:
-    return Editor(str(folder), dtype="float32")
-
-
-@pytest.fixture
-def request_fields(picture_file: Path, mask_file: Path) -> dict[str, Any]:
-    return {"image": picture_file, "mask": mask_file, "prompt": "a red ball", **FAST}
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -114,7 +96,7 @@ def test_an_editor_s_own_method_checks_its_options(folder: Path, request_fields:
 def test_what_a_method_does_not_have_stays_open_in_the_record(editor: Editor, request_fields: dict[str, Any]) -> None:
     request = editor.edit(**{**request_fields, "n": 1, "steps": 2}, method="repaint").request
     assert request.options == {"jump_length": 5, "jump_resamples": 3}
-    assert request.scheduler is request.start_fraction is request.fill is None
+    assert {request.scheduler, request.start_fraction, request.fill} == {None}
 
 
 def test_a_pixel_method_on_a_latent_model_names_what_both_can(editor: Editor, request_fields: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 def oriented(path: Path, orientation: int) -> Path:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    options = {"lossless": True} if path.suffix == ".webp" else {}
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
     Image.fromarray(RGB).save(path, exif=exif, **options)
     return path
 
@@ -37,7 +38,7 @@ def huge_png(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def code_of(source: Path | Image.Image, **options: int) -> str:
+def code_of(source: Path | Image.Image, **options: Any) -> str:
     with pytest.raises(ImageError) as caught:
         read(source, **options)
     assert str(caught.value).endswith(".")
@@ -175,7 +176,9 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
         Image.fromarray(values).save(tmp_path / name)
         assert read(tmp_path / name).rgb[0, :, 1].tolist() == [0, 0, 1, 1, 128, 255]
     Image.fromarray(values).save(tmp_path / "clear.png", transparency=300)
-    assert read(tmp_path / "clear.png").alpha[0].tolist() == [255, 255, 255, 0, 255, 255]
+    alpha = read(tmp_path / "clear.png").alpha
+    assert alpha is not None
+    assert alpha[0].tolist() == [255, 255, 255, 0, 255, 255]
 
 
 @pytest.mark.parametrize(
@@ -206,9 +209,11 @@ def test_transparent_palette_entries_and_colours_become_alpha(tmp_path: Path) ->
     indexed.save(tmp_path / "p.png", transparency=0)
     picture = read(tmp_path / "p.png")
     assert picture.rgb.tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    assert picture.alpha is not None
     assert picture.alpha.tolist() == [[0, 255]]
     Image.fromarray(np.array([[7, 8]], dtype=np.uint8)).save(tmp_path / "l.png", transparency=7)
     picture = read(tmp_path / "l.png")
+    assert picture.alpha is not None
     assert picture.alpha.tolist() == [[0, 255]]
     restored = restore(picture.rgb, picture)
     assert restored.mode == "LA"

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,8 @@ def test_lossless_formats_keep_every_value(tmp_path: Path, suffix: str) -> None:
 
 def test_jpeg_is_written_without_chroma_subsampling(tmp_path: Path) -> None:
     write(Image.fromarray(RGB), tmp_path / "a.jpg")
-    assert {layer[1:3] for layer in Image.open(tmp_path / "a.jpg").layer} == {(1, 1)}
+    written: Any = Image.open(tmp_path / "a.jpg")
+    assert {layer[1:3] for layer in written.layer} == {(1, 1)}
 
 
 def test_place_and_camera_are_not_passed_on(tmp_path: Path) -> None:
@@ -113,6 +115,7 @@ def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:
 def test_animation_holds_every_frame(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"steps{suffix}"
     write_animation([Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")], path)
+    image: Any
     with Image.open(path) as image:
         assert image.n_frames == 3
         image.seek(1)

@@ -17,7 +17,7 @@ from sfumato.request import EditRequest
 from sfumato.server.previews import Previewer
 from tests import tiny_models
 
-FAST = {"prompt": "a red ball", "steps": 2, "rank": "none", "n": 2}
+FAST: dict[str, Any] = {"prompt": "a red ball", "steps": 2, "rank": "none", "n": 2}
 
 
 def blocks(*boxes: tuple[int, int, int, int], size: tuple[int, int] = (160, 96)) -> np.ndarray:
@@ -33,7 +33,7 @@ def picture_of(mask: np.ndarray) -> Image.Image:
 
 FIRST, SECOND, STROKE = blocks((12, 10, 20, 20)), blocks((120, 60, 24, 16)), blocks((110, 70, 36, 1))
 BOTH = FIRST | SECOND
-WHOLE = {"seed": 7, **FAST}
+WHOLE: dict[str, Any] = {"seed": 7, **FAST}
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_the_animation_shows_one_island_after_the_other(editor: Editor, picture:
 def test_predictions_are_ordered_by_the_mean_of_their_windows(editor: Editor, picture: Image.Image) -> None:
     options = {**WHOLE, "n": 3, "rank": "region"}
     together = editor.edit(image=picture, mask=picture_of(BOTH), **options)
-    totals = {}
+    totals: dict[int, list[float]] = {}
     for mask in (FIRST, SECOND):
         alone = editor.edit(image=picture, mask=picture_of(mask), **options)
         for seed, score in zip(alone.seeds, alone.scores, strict=True):

@@ -11,6 +11,7 @@ import torch
 
 from sfumato.backbones import hub
 from sfumato.embedded.judge import ATTRIBUTES, NOTHING, SIDE, WEIGHTS, Judge, crop
+from sfumato.embedded.world.drawing import draw
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.split import LEARNED
@@ -19,6 +20,8 @@ from sfumato.errors import InputError, ModelNotFound
 from sfumato.training import judge as training
 from sfumato.training import pairs as scenes
 from sfumato.training import views
+from sfumato.training.scenes import HELD_OUT
+from sfumato.training.softening import softened
 
 
 def boxed(size: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -54,7 +57,7 @@ def pairs() -> list[scenes.Pair]:
         scene = Scene(things=(thing,), ground=GROUNDS[i])
         full, owner = scene.render(48)
         bare, bare_owner = scene.without(0).render(48)
-        soft = scenes.softened(np.stack([full, bare])[:, None], hub.WEIGHTS, np.random.default_rng(i))
+        soft = softened(np.stack([full, bare])[:, None], hub.WEIGHTS, np.random.default_rng(i))
         made.append(scenes.Pair(scene, full, bare, owner, bare_owner, *soft[:, 0]))
     return made
 
@@ -151,7 +154,7 @@ def test_what_cannot_be_read_costs_nothing() -> None:
     assert training.loss_of(logits, labels) == torch.nn.functional.cross_entropy(logits["kind"], labels[:, 0])
 
 
-def test_it_learns_two_pairs_and_reads_them_back(tmp_path) -> None:
+def test_it_learns_two_pairs_and_reads_them_back(tmp_path: Path) -> None:
     torch.manual_seed(0)
     judge = Judge(kinds=KINDS, colours=list(COLOURS), materials=MATERIALS, grounds=GROUNDS, widths=(16, 16, 24, 24))
     optimizer = torch.optim.AdamW(judge.parameters(), 4e-3)
@@ -166,7 +169,7 @@ def test_it_learns_two_pairs_and_reads_them_back(tmp_path) -> None:
     judge.half().save_pretrained(tmp_path)
     loaded = Judge.load(tmp_path)
     assert loaded.dtype == torch.float32
-    masks = np.stack([views.draw(pair.owner == 0, "box", rng) > 0 for pair in data])
+    masks = np.stack([draw(pair.owner == 0, "box", rng) > 0 for pair in data])
     there = loaded.read(np.stack([pair.full for pair in data]), masks)
     gone = loaded.read(np.stack([pair.bare for pair in data]), masks)
     assert [(r.kind, r.colour, r.ground) for r in there] == [(KINDS[0], "red", GROUNDS[0]), (KINDS[1], "blue", GROUNDS[1])]
@@ -175,7 +178,7 @@ def test_it_learns_two_pairs_and_reads_them_back(tmp_path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["kinds"] == list(KINDS)
 
 
-def test_pairs_are_rendered_once_and_differ_by_the_main_thing(tmp_path) -> None:
+def test_pairs_are_rendered_once_and_differ_by_the_main_thing(tmp_path: Path) -> None:
     path = scenes.render_pairs(tmp_path, 3, count=4, size=128)
     before = path.stat().st_mtime_ns
     assert scenes.render_pairs(tmp_path, 3, count=4, size=128).stat().st_mtime_ns == before
@@ -190,7 +193,7 @@ def test_pairs_are_rendered_once_and_differ_by_the_main_thing(tmp_path) -> None:
     assert (tmp_path / "soft-00003.npy").stat().st_mtime_ns == kept
 
 
-def test_pairs_of_an_earlier_version_are_refused(tmp_path) -> None:
+def test_pairs_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
     path = scenes.render_pairs(tmp_path, 0, count=1, size=16)
     with np.load(path) as data:
         np.savez(path, **{name: data[name] for name in data.files if name != "bare_owner"})
@@ -198,8 +201,8 @@ def test_pairs_of_an_earlier_version_are_refused(tmp_path) -> None:
         scenes.load_pairs([path])
 
 
-def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path) -> None:
-    for index in (0, scenes.HELD_OUT):
+def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path: Path) -> None:
+    for index in (0, HELD_OUT):
         scenes.render_pairs(tmp_path, index, count=4, size=32)
     told: list[str] = []
     training.train(pairs=tmp_path, out=tmp_path / "run", minutes=0.001, batch_size=2, on_progress=told.append)
@@ -208,8 +211,8 @@ def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path) -> None:
     assert [line.split(":")[0] for line in told[-3:]] == list(training.MAKERS)
 
 
-def test_a_run_can_begin_with_the_shipped_judge(tmp_path) -> None:
-    for index in (0, scenes.HELD_OUT):
+def test_a_run_can_begin_with_the_shipped_judge(tmp_path: Path) -> None:
+    for index in (0, HELD_OUT):
         scenes.render_pairs(tmp_path, index, count=4, size=32)
     training.train(
         pairs=tmp_path, out=tmp_path / "run", minutes=0.001, start_from=WEIGHTS, batch_size=2, on_progress=lambda _: None
@@ -218,21 +221,21 @@ def test_a_run_can_begin_with_the_shipped_judge(tmp_path) -> None:
     assert all(torch.allclose(after[name], weight, atol=0.05) for name, weight in before.items())
 
 
-def test_without_renders_there_is_nothing_to_train_on(tmp_path) -> None:
+def test_without_renders_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pairs"):
         training.train(pairs=tmp_path, out=tmp_path, minutes=0.001)
 
 
-def test_a_missing_judge_says_how_to_train_one(tmp_path) -> None:
+def test_a_missing_judge_says_how_to_train_one(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="sfumato train judge"):
         Judge.load(tmp_path)
 
 
 @pytest.mark.skipif(not (WEIGHTS / "config.json").is_file(), reason="no judge is shipped yet")
-def test_the_shipped_judge_is_right(tmp_path) -> None:
+def test_the_shipped_judge_is_right(tmp_path: Path) -> None:
     judge = Judge.load()
     assert judge.labels["kind"] == (*KINDS, NOTHING)
-    scenes.render_pairs(tmp_path, scenes.HELD_OUT + 100, count=40, size=96)
+    scenes.render_pairs(tmp_path, HELD_OUT + 100, count=40, size=96)
     found = training.accuracy(judge, tmp_path, training.MAKERS["held-out views, put together as edits are"], count=200)
     assert found["kind"] >= 0.93  # of 200 views of 40 scenes; the card has the figure of thousands
     assert found["colour"] >= 0.96

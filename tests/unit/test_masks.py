@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,12 +23,12 @@ def rectangle(height: int, width: int, x: int, y: int, box_width: int, box_heigh
     return mask
 
 
-def mask_of(mask: Image.Image | None = None, picture: Picture = PICTURE, **options: object) -> list[list[int]]:
+def mask_of(mask: Image.Image | None = None, picture: Picture = PICTURE, **options: Any) -> list[list[int]]:
     area = read_area(picture.size, mask, options.pop("box", None), picture, **options)
     return (area.change > 0).astype(int).tolist()
 
 
-def code_of(*arguments: Image.Image | None, **options: object) -> str:
+def code_of(*arguments: Any, **options: Any) -> str:
     with pytest.raises(MaskError) as caught:
         mask_of(*arguments, **options)
     assert str(caught.value).endswith(".")
@@ -244,7 +246,7 @@ def test_default_feather_scales_with_the_mask() -> None:
 
 
 @pytest.mark.parametrize("kind", ["original", "blur", "neutral", "noise"])
-def test_fill_stays_under_the_mask(kind: str) -> None:
+def test_fill_stays_under_the_mask(kind: Any) -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (33, 40, 3), dtype=np.uint8)
     mask = rectangle(33, 40, 10, 8, 20, 15)
     filled = fill(rgb, mask, kind, np.random.default_rng(2))
@@ -272,6 +274,6 @@ def test_neutral_takes_the_colour_around_the_mask_only() -> None:
 
 @pytest.mark.parametrize("kind", ["blur", "neutral"])
 @pytest.mark.parametrize("shape", [(12, 12), (1, 9), (2, 2)])
-def test_fill_without_surroundings_is_grey(kind: str, shape: tuple[int, int]) -> None:
+def test_fill_without_surroundings_is_grey(kind: Any, shape: tuple[int, int]) -> None:
     filled = fill(np.zeros((*shape, 3), dtype=np.uint8), np.ones(shape, dtype=np.uint8), kind, np.random.default_rng(0))
     assert np.unique(filled).tolist() == [128]

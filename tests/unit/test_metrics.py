@@ -1,6 +1,7 @@
 """The measures: each gives the known answer where there is one, and moves the right way where there is none."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best_distance(no_judge) == (None, [f"Diversity is left out. {notes[0].partition('features. ')[2]} There is no judge."])
 
 
-def test_published_weights_are_never_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_published_weights_are_never_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sfumato.metrics.diversity.find_spec", lambda name: True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(ModelNotFound, match="squeezenet1_1"):
@@ -162,6 +163,13 @@ def test_published_weights_are_never_downloaded(monkeypatch: pytest.MonkeyPatch,
 
 def test_text_match_keeps_the_order_given() -> None:
     class Brightness:
+        size = (4, 4)
+        mean: Sequence[float] = (0.5, 0.5, 0.5)
+        std: Sequence[float] = (0.5, 0.5, 0.5)
+
+        def features(self, standardised: torch.Tensor) -> torch.Tensor:
+            return self.embed_images(standardised / 2 + 0.5)
+
         def embed_images(self, images: torch.Tensor) -> torch.Tensor:
             level = images.mean((1, 2, 3))
             return torch.stack([level, (1 - level**2).clamp(min=0).sqrt()], 1)

@@ -34,7 +34,7 @@ def exif(orientation: int) -> bytes:
 def photograph(path: Path, orientation: int, size: tuple[int, int] = WIDE) -> np.ndarray:
     """Write a picture that EXIF turns; its stored pixels."""
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    options = {"lossless": True} if path.suffix == ".webp" else {}
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
     Image.fromarray(pixels).save(path, exif=exif(orientation), **options)
     return pixels
 

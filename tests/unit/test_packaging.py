@@ -36,7 +36,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(target),
         str(copy),
     ]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     (path,) = target.glob("*.whl")
     return path
@@ -74,7 +74,8 @@ def test_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     code = "import sfumato; print(sfumato.__file__); from sfumato.cli.main import app; app()"
-    run = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, timeout=60, env=environment)
+    command = [sys.executable, "-c", code, "--version"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
     assert run.stdout.split() == [str(tmp_path / "sfumato" / "__init__.py"), sfumato.__version__], run.stderr
 
 

@@ -74,8 +74,10 @@ SPACES = {
 
 
 def by_cms(pixels: np.ndarray, source: bytes | None, target: bytes | None, mode: str = "RGB") -> np.ndarray:
-    ends = [ImageCms.createProfile("sRGB") if icc is None else ImageCms.ImageCmsProfile(BytesIO(icc)) for icc in (source, target)]
-    return np.asarray(ImageCms.profileToProfile(Image.fromarray(pixels), *ends, outputMode=mode)).astype(int)
+    here, there = (
+        ImageCms.createProfile("sRGB") if icc is None else ImageCms.ImageCmsProfile(BytesIO(icc)) for icc in (source, target)
+    )
+    return np.asarray(ImageCms.profileToProfile(Image.fromarray(pixels), here, there, outputMode=mode)).astype(int)
 
 
 def edited(picture: Picture, colours: np.ndarray) -> Image.Image:
@@ -190,6 +192,7 @@ def test_other_modes_become_rgb_with_a_note(mode: str) -> None:
         image = ImageCms.profileToProfile(
             Image.fromarray(RGB), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
         )
+        assert image is not None
     else:
         image = Image.fromarray(RGB).convert(mode)
     picture = read(image)

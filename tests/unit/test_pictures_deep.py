@@ -54,6 +54,7 @@ def stored16(path: Path) -> np.ndarray:
         values = tifffile.imread(path)
         return values.reshape(*values.shape[:2], -1)
     values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert values is not None
     assert values.dtype == np.uint16
     if values.ndim == 2:
         return values[..., None]

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def refusal(path: Path, what: str = "image") -> EditError:
         ("a.tif", {"compression": "tiff_lzw"}, 0),
     ],
 )
-def test_further_formats_are_read_and_named(tmp_path: Path, name: str, options: dict[str, object], error: float) -> None:
+def test_further_formats_are_read_and_named(tmp_path: Path, name: str, options: dict[str, Any], error: float) -> None:
     Image.fromarray(RGB).save(tmp_path / name, **options)
     picture = read(tmp_path / name)
     assert np.abs(picture.rgb.astype(int) - RGB).mean() <= error

@@ -3,6 +3,7 @@
 import struct
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def exif(orientation: int | None = None, comment: bytes | None = None) -> Image.
 
 def source(path: Path, orientation: int | None = 6) -> Path:
     """A picture with everything that its format can carry."""
-    image, given = Image.fromarray(RGB), {"exif": exif(orientation), "dpi": (300, 300)}
+    image = Image.fromarray(RGB)
+    given: dict[str, Any] = {"exif": exif(orientation), "dpi": (300, 300)}
     if path.suffix == ".png":
         info = PngImagePlugin.PngInfo()
         info.add_text("Author", "Someone")

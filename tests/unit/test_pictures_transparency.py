@@ -1,6 +1,7 @@
 """Transparent pixels: an edit of them can be seen, and their hidden colours decide nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_no_gap_between_what_is_seen_and_the_edit_beside_it() -> None:
 def test_cover_is_never_less_than_the_edits_opacity_and_stays_in_the_mask(feather: float) -> None:
     mask = (RNG.random((SIZE, SIZE)) < 0.7).astype(np.uint8)
     mask[10:50, 10:50] = 1
-    for alpha in (np.zeros((SIZE, SIZE), np.uint8), np.uint8(DISC * 255), np.full((SIZE, SIZE), 255, np.uint8)):
+    for alpha in (np.zeros((SIZE, SIZE), np.uint8), (DISC * 255).astype(np.uint8), np.full((SIZE, SIZE), 255, np.uint8)):
         cover = soft_cover(mask, alpha, feather)
         assert (cover >= soft_edge(mask, feather) - 1e-5).all()  # distances are rounded
         assert (cover[mask == 0] == 0).all()
@@ -97,7 +98,7 @@ def test_hidden_colours_decide_nothing(mode: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_visible_keeps_opaque_colours_and_extends_them(dtype: type) -> None:
+def test_visible_keeps_opaque_colours_and_extends_them(dtype: Any) -> None:
     top = np.iinfo(dtype).max
     colours = np.full((40, 40, 3), top // 4, dtype)
     alpha = np.full((40, 40), top, dtype)
@@ -143,6 +144,7 @@ def test_sixteen_bit_alpha_rises_too() -> None:
     values[..., 3] = 0
     mask = (X > 40).astype(np.uint8)
     picture = read(DeepImage(values))
+    assert picture.alpha is not None
     opacity, cover = soft_edge(mask, 0), soft_cover(mask, picture.alpha, 0)
     part = Part(colours=np.full((SIZE, SIZE, 3), 12345, np.uint16), left=0, top=0, opacity=opacity, cover=cover)
     result = put_back(picture, [part])

@@ -69,8 +69,8 @@ def test_lpips_is_refused_without_its_package_and_guides_with_it(
     """Nothing stands in for it: the judge's features measure, and may not guide."""
 
     def edit(**fields: Any) -> np.ndarray:
-        fields = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "steps": 4, "rank": "none"} | fields
-        return np.asarray(editor.edit(**fields, method="blended-diffusion", clip_model="embedded", preset="local").images[0])
+        given = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "steps": 4, "rank": "none", **fields}
+        return np.asarray(editor.edit(**given, method="blended-diffusion", clip_model="embedded", preset="local").images[0])
 
     monkeypatch.setattr("sfumato.metrics.diversity.find_spec", lambda name: None)
     with pytest.raises(EditError, match=r"pip install lpips.*background_lpips_weight=0") as missing:

@@ -246,8 +246,8 @@ def test_weights_tags_and_skipped_layers_reach_the_picture(picture: Any) -> None
 
 def test_the_request_holds_all_that_makes_the_picture_again(editor: Editor, picture_file: Path, tmp_path: Path) -> None:
     save_file({"emb_params": torch.full((2, 32), 0.3)}, tmp_path / "zoe.safetensors")
-    given = {"prompt_weights": False, "clip_skip": 1, "embedding": (f"{tmp_path / 'zoe.safetensors'}:ann",)}
-    options = {"box": (16, 8, 16, 16), "n": 1, "steps": 2, "rank": "none", "guidance_scale": 20.0}
+    given: dict[str, Any] = {"prompt_weights": False, "clip_skip": 1, "embedding": (f"{tmp_path / 'zoe.safetensors'}:ann",)}
+    options: dict[str, Any] = {"box": (16, 8, 16, 16), "n": 1, "steps": 2, "rank": "none", "guidance_scale": 20.0}
     first = editor.edit(image=picture_file, prompt="a red ann (x)", **options, **given)
     stored = EditRequest.model_validate(json.loads(first.request.model_dump_json()))
     again = editor.edit(stored)

@@ -40,7 +40,7 @@ def test_values_are_checked_once_the_method_is_known() -> None:
     with pytest.raises(OptionError, match=r"langevin_steps=101 is not possible: .*less than or equal to 100"):
         make_request({**GIVEN, "method": "lanpaint", "langevin_steps": 101})
     with pytest.raises(ValidationError, match="clip_guidance_scale"):
-        EditRequest(**GIVEN, method="blended-diffusion", clip_guidance_scale=float("inf"))
+        EditRequest(**{**GIVEN, "method": "blended-diffusion", "clip_guidance_scale": float("inf")})
     assert make_request({**GIVEN, "langevin_steps": 101}).options == {"langevin_steps": 101}  # an editor's own method may be any
 
 

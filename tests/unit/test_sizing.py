@@ -1,6 +1,7 @@
 """Sizes of results: nothing is squeezed."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_a_round_thing_stays_round(tmp_path: Path) -> None:
 
 def test_the_result_says_what_became_of_the_size(picture_file: Path, mask_file: Path) -> None:
     editor = Editor("embedded-fast")
-    fields = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "rank": "none"}
+    fields: dict[str, Any] = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "rank": "none"}
     own = Image.open(picture_file).size
     squeezed = editor.edit(**fields, size=(own[0], own[0]))
     assert own[0] != own[1]

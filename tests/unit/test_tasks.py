@@ -17,7 +17,7 @@ from sfumato.methods import registry
 from sfumato.methods.base import Task
 from tests import tiny_models
 
-FAST = {"steps": 3, "background": "paste", "n": 2}
+FAST: dict[str, Any] = {"steps": 3, "background": "paste", "n": 2}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def _train_apart(folder: Path) -> None:
         ({"cooldown": math.nan}, "--cooldown nan"),
     ],
 )
-def test_what_nothing_can_be_trained_with_is_refused(plan: dict[str, float], named: str, tmp_path: Path) -> None:
+def test_what_nothing_can_be_trained_with_is_refused(plan: dict[str, Any], named: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=f"^{named} is no ") as refused:
         Run(nn.Linear(4, 4), tmp_path / "checkpoint.pt", **{"minutes": 1.0, "lr": 0.01, **plan})
     assert refused.value.code == "option-invalid"
@@ -85,14 +86,15 @@ def _train_without_a_step(folder: Path) -> None:
 
 def _over_at_once(path: Path) -> None:
     """Take a step only if there is time for one, of which there is none."""
-    run = Run(nn.Linear(4, 4), path, loop.LEAST_MINUTES, lr=0.01)
+    layer = nn.Linear(4, 4)
+    run = Run(layer, path, loop.LEAST_MINUTES, lr=0.01)
     run.seconds = -1.0
-    before = run.model.weight.detach().clone()
+    before = layer.weight.detach().clone()
     try:
         for _ in run.steps():
             raise AssertionError("there is no time for a step")
     finally:
-        assert torch.equal(run.model.weight, before)
+        assert torch.equal(layer.weight, before)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

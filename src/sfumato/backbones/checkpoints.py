@@ -135,7 +135,7 @@ def check_weights(folder: Path, index: Mapping[str, Any], *, allow_pickle: bool)
 
 
 def variant(folder: Path) -> str | None:
-    """ "fp16" for a folder whose denoiser is there in that variant only, else None."""
+    """The variant "fp16" for a folder whose denoiser is there in that variant only, else None."""
     names = [path.name for part in ("unet", "transformer") for path in folder.glob(f"{part}/*.safetensors")]
     return "fp16" if names and all(".fp16" in name for name in names) else None
 
@@ -172,7 +172,7 @@ def check_folder_layout(folder: Path, index: Mapping[str, Any], name: str) -> No
 
 
 def unet_family(config: Mapping[str, Any]) -> str:
-    """ "sdxl", "sd2" or "sd1" from a UNet's configuration: only XL takes sizes, only 1.x projects by convolution."""
+    """The family, "sdxl", "sd2" or "sd1", from a UNet's configuration: only XL takes sizes, only 1.x projects by convolution."""
     if config.get("addition_embed_type") == "text_time":
         return "sdxl"
     return "sd2" if config.get("use_linear_projection") else "sd1"

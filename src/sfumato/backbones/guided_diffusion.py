@@ -4,11 +4,16 @@ A published state dict is flat: `input_blocks` and `output_blocks` number residu
 levels through. Facts from openai/guided-diffusion (MIT).
 """
 
+import json
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from sfumato.backbones.checkpoints import check_file, file_kind
 from sfumato.errors import BackboneError, Unsupported
@@ -172,12 +177,6 @@ def convert(file: Path, out: Path, *, allow_pickle: bool = False) -> Architectur
         UnsafeCheckpoint: A pickle that is not allowed.
         Unsupported, BackboneError: Another kind of checkpoint, or a damaged one.
     """
-    import json
-    import tempfile
-
-    import torch
-    from safetensors.torch import load_file, save_file
-
     from sfumato.backbones.pixel import make_unet
 
     if not file.is_file():

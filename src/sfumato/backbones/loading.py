@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import diffusers
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
 from sfumato.backbones.checkpoints import check_file, check_folder_layout, check_weights, read_index, read_json, variant
 from sfumato.backbones.families import base_pipeline, loaded_with
 from sfumato.backbones.guided_diffusion import CLASS_NAME
@@ -164,8 +168,6 @@ def _options(pipeline: str, dtype: "torch.dtype") -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, given: _Given) -> Any:
-    import diffusers
-
     index = read_index(folder)
     check_folder_layout(folder, index, given.model)
     pipeline = str(base_pipeline(index["_class_name"]))
@@ -182,8 +184,6 @@ def _read_folder(folder: Path, given: _Given) -> Any:
 
 
 def _read_file(path: Path, config: Path, given: _Given) -> Any:
-    import diffusers
-
     pipeline = str(base_pipeline(read_index(config)["_class_name"]))
     options = _options(pipeline, given.dtype)
     if given.vae is not None:
@@ -201,9 +201,6 @@ def _other_vae(given: _Given, folder: Path) -> Any:
 @contextmanager
 def _explained(model: str) -> Iterator[None]:
     """Convert the libraries' exceptions while loading into one sentence, and hide their progress bars."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # importing its pipelines warns of a missing torchvision, which nothing here uses
     importlib.import_module("sfumato.backbones.stable_diffusion")

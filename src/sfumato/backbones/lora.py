@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from diffusers.utils import logging as diffusers_logging
+
 from sfumato.backbones.checkpoints import check_file
 from sfumato.backbones.lora_files import LoraFile, read_lora
 from sfumato.errors import BackboneError, ModelNotFound, OptionError, ResourceError, Unsupported
@@ -80,8 +83,6 @@ def _fuse(pipe: Any, adapters: list[tuple[Path, float]]) -> list[str]:
 
 
 def _attach(pipe: Any, file: LoraFile, name: str) -> None:
-    from diffusers.utils import logging as diffusers_logging
-
     level = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity(logging.CRITICAL + 1)  # its messages are reported by us, in notes or errors
     try:
@@ -110,8 +111,6 @@ def _what_is_wrong(error: Exception, file: LoraFile) -> str:
 
 def _layers_with(pipe: Any, name: str) -> set[str]:
     """Layers of the networks that an adapter was attached to, each with the name of its network."""
-    import torch
-
     return {
         f"{part}.{layer}"
         for part, network in pipe.components.items()

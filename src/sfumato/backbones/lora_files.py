@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from sfumato.backbones.headers import UNET, Header, read_header
 from sfumato.errors import BackboneError, Unsupported
 
@@ -48,8 +50,6 @@ class LoraFile:
 
     def weights(self) -> dict[str, Any]:
         """Its low-rank layers alone, as tensors."""
-        from safetensors.torch import load_file
-
         return {name: tensor for name, tensor in load_file(self.path).items() if _layer(name) in self.layers}
 
     def check_family(self, pipe: Any) -> None:

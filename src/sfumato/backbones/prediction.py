@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import torch
+
 from sfumato.backbones.headers import Header
 from sfumato.errors import OptionError, Unsupported
 from sfumato.noise.levels import Prediction
@@ -137,13 +139,11 @@ def _side(header: Header, prediction_type: str | None) -> int | None:
 
 
 def by_trial(unet: Any) -> str | None:
-    """ "epsilon" if the UNet returns its input when given pure noise at the highest level; else None.
+    """Say "epsilon" if the UNet returns its input when given pure noise at the highest level; else None.
 
     At the highest level x_t is nearly all noise, so predicted noise is nearly the input, while a predicted v or sample is nearly
     independent of it.
     """
-    import torch
-
     size = (1, int(unet.config.in_channels), 32, 32)
     noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
     device, dtype = unet.device, unet.dtype

@@ -162,7 +162,7 @@ def is_edm(header: Header) -> bool:
 
 
 def family_of(header: Header) -> str:
-    """ "sd1", "sd2" or "sdxl" of a file that `check_kind` lets pass."""
+    """The family, "sd1", "sd2" or "sdxl", of a file that `check_kind` lets pass."""
     if header.starts(UNET + "label_emb.", "conditioner.embedders.1."):
         return "sdxl"
     wide = header.shapes.get(_LATENT_WIDTH_KEY, (0,))[-1] == 1024

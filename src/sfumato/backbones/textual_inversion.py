@@ -6,6 +6,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file
@@ -82,9 +84,6 @@ def _read(text: str, widths: Sequence[int], allow_pickle: bool) -> Embedding:
 
 def _tensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     """The name that a file gives itself, and its tensors."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:

@@ -67,6 +67,7 @@ class QualityInstruments:
         self.measures: dict[str, quality.Measure] = {name: measure for name, measure in found.items() if measure is not None}
 
     def measure(self, example: Example, made: EditOutputs) -> Measured:
+        """See `Instruments.measure`: what is kept is measured as BrushNet's script does it."""
         first, keep = made.predictions[0], np.asarray(example.mask == 0)
         square, decibels = quality.kept_error(made.raw, example.image, keep)
         values: Values = {"mse_kept": 1000 * square, "psnr_kept": decibels}

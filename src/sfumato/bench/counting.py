@@ -70,7 +70,7 @@ def _peak(device: torch.device) -> float:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
-        import resource  # not on every system
+        import resource  # noqa: PLC0415, not on every system
 
         unit = 1 if sys.platform == "darwin" else 1024
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

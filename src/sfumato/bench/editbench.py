@@ -67,6 +67,7 @@ class TextInstruments:
         self.scorer = or_note(quality.load_clip, self.notes, "The CLIP score and R-precision are left out.")
 
     def measure(self, example: Example, made: EditOutputs) -> Measured:
+        """See `Instruments.measure`: surroundings, seam, cost, and how well the prompt fits."""
         values: Values = surroundings(example, made) | joining(example, made) | cost_values(made.cost)
         if self.scorer is not None:
             first = made.predictions[0]

@@ -6,7 +6,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+
+import sfumato
 
 LIBRARIES = ("sfumato", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "pillow")
 
@@ -18,8 +21,6 @@ def versions() -> dict[str, str]:
 
 def _version(name: str) -> str | None:
     if name == "sfumato":
-        import sfumato
-
         return sfumato.__version__
     try:
         return version(name)
@@ -29,8 +30,6 @@ def _version(name: str) -> str | None:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, cores, threads, memory and accelerator."""
-    import psutil
-
     facts: dict[str, Any] = {
         "system": platform.system(),
         "processor": _processor(),

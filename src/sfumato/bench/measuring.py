@@ -77,7 +77,7 @@ class SceneInstruments:
     def load(cls) -> "SceneInstruments":
         """The judge, the ranker and the distance of this installation."""
         notes: list[str] = []
-        reader = or_note(lambda: Judge.load(), notes, "Precision is left out.")
+        reader = or_note(Judge.load, notes, "Precision is left out.")
         scorer = or_note(lambda: load_scorer("embedded"), notes, "Text match is left out.")
         distance, reasons = best_distance(Judge.load)
         return cls(reader, scorer, distance, notes + reasons)
@@ -116,6 +116,7 @@ def precision_values(hits: Sequence[bool]) -> Values:
 
 
 def cost_values(cost: Cost) -> Values:
+    """The cost of an edit as values of the benchmark."""
     return {
         "seconds": cost.seconds,
         "cpu_seconds": cost.cpu_seconds,

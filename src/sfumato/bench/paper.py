@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
+from transformers import AutoModelForImageClassification
+from transformers.utils import cached_file
 
 from sfumato.bench.measuring import EditOutputs, Measured, cost_values, joining, or_note, precision_values, surroundings
 from sfumato.bench.reading import invalid, read_csv, read_rgb
@@ -49,8 +51,6 @@ class Classifier:
     """
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoModelForImageClassification
-
         try:
             self.model: Any = AutoModelForImageClassification.from_pretrained(name, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError) as error:
@@ -89,8 +89,6 @@ class Classifier:
 
 
 def _preprocessing(name: str, side: Any) -> tuple[int, Sequence[float], Sequence[float]]:
-    from transformers.utils import cached_file
-
     path = cached_file(name, "preprocessor_config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
     settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     size = settings.get("crop_size") or settings.get("size") or side
@@ -187,6 +185,7 @@ class PaperInstruments:
 
     @classmethod
     def load(cls, classifier: Classifier) -> "PaperInstruments":
+        """The published models that are at hand; a note says which are not."""
         notes: list[str] = []
         scorer = or_note(lambda: load_scorer(PAPER_CLIP), notes, "Text match is left out.")
         distance, reasons = best_distance(Judge.load)

@@ -19,6 +19,7 @@ class Value:
 
 
 def colour(index: int) -> str:
+    """Colour of a series in all plots."""
     return COLOURS[index % len(COLOURS)]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import try_to_load_from_cache
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -121,8 +122,6 @@ def load_hps() -> Measure:
         ResourceError: extra-missing.
         ModelNotFound: model-not-cached.
     """
-    from huggingface_hub import try_to_load_from_cache
-
     if find_spec("hpsv2") is None:
         raise ResourceError("It needs: pip install hpsv2", code="extra-missing")
     if not isinstance(try_to_load_from_cache(*HPS), str):

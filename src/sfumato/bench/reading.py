@@ -14,6 +14,7 @@ from sfumato.pictures.reading import read
 
 
 def invalid(path: Path, what: str) -> OptionError:
+    """The error of a data set that is not laid out as documented."""
     return OptionError(f"{path} {what}; see docs/bench.md for the layout.", code="data-invalid")
 
 

@@ -60,6 +60,7 @@ class Loading:
     make_editor: Callable[..., Editor] = field(default=Editor, repr=False)
 
     def editor(self, variant: Variant) -> Editor:
+        """The editor for a variant, with its model loaded."""
         lora = tuple(variant.fields.get("lora", ()))
         return self.make_editor(
             model=variant.model, method=variant.method, device=self.device, dtype=self.dtype, offline=self.offline, lora=lora

@@ -13,6 +13,7 @@ Rows = list[dict[str, Any]]
 
 
 def series_of(rows: Rows) -> list[tuple[str, str]]:
+    """Method and model of each series, in the order of the rows."""
     return list(dict.fromkeys((row["method"], row["model"]) for row in rows))
 
 

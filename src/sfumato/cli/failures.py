@@ -48,7 +48,7 @@ def _forget_interrupt() -> None:
     An interrupt that passes through exec(string), which dataclasses and namedtuples use while modules are imported, leaves
     CPython bound to end by SIGINT whatever exit status is asked for; the next exec clears that.
     """
-    exec("")
+    exec("")  # noqa: S102
 
 
 def _explain(error: BaseException, stopped: str) -> EditError:

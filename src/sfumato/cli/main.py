@@ -18,6 +18,7 @@ class Commands(TyperGroup):
     """Command group that builds the options of edits only when one is called, from the request and the methods."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called: its options are made now."""
         if args and args[0] in ("edit", "remove", "outpaint"):
             from sfumato.cli.edit import command
 

@@ -1,5 +1,6 @@
 """Tokenizer and text encoder of the embedded model: whole lower-case words, transformers' own classes."""
 
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
@@ -15,8 +16,6 @@ def make_tokenizer(part: Part = WHOLE) -> PreTrainedTokenizerFast:
 
     A word has the same number whatever the part, so that a model can be saved with the words that it has learnt.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
     words = {*SPECIAL, *vocabulary(part)}
     ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary())) if word in words}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
@@ -36,6 +35,7 @@ def make_tokenizer(part: Part = WHOLE) -> PreTrainedTokenizerFast:
 
 
 def text_config(tokenizer: PreTrainedTokenizerFast, width: int = 192, layers: int = 3) -> CLIPTextConfig:
+    """Configuration of a text encoder for this vocabulary."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from sfumato.errors import ResourceError
+
 FOLDER = Path(__file__).parent
 SCENE = FOLDER / "scene.png"
 MASK = FOLDER / "scene_mask.png"  # the blue cube: replace it
@@ -23,8 +25,6 @@ def photograph() -> Image.Image:
     try:
         from skimage import data
     except ImportError as error:
-        from sfumato.errors import ResourceError
-
         raise ResourceError(
             'The example photograph comes from scikit-image: pip install "sfumato[demo]".', code="extra-missing"
         ) from error

@@ -23,21 +23,25 @@ STILL_LIFE = Scene(
 
 
 def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The mask, grown by some pixels."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
     return cv2.dilate(mask.astype(np.uint8), kernel)
 
 
 def rounded_box(left: int, top: int, right: int, bottom: int, radius: int = 16) -> np.ndarray:
+    """A mask of a box with round corners."""
     box = np.zeros((SIZE, SIZE), np.uint8)
     box[top + radius : bottom - radius, left + radius : right - radius] = 1
     return grown(box, radius)
 
 
 def save_mask(mask: np.ndarray, path: object) -> None:
+    """Write a mask of 0 and 1 as black and white."""
     Image.fromarray((mask * 255).astype(np.uint8)).save(str(path), optimize=True)
 
 
 def main() -> None:
+    """Write all example pictures."""
     image, owner = STILL_LIFE.render(SIZE, samples=3)
     Image.fromarray(image).save(examples.SCENE, optimize=True)
     save_mask(rounded_box(76, 74, 168, 168), examples.MASK)  # the cube, its shadow, and room for other shapes

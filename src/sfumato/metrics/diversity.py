@@ -49,6 +49,7 @@ class FeatureDistance:
 
     @torch.inference_mode()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """See `Distance`."""
         pairs = zip(self._maps(a), self._maps(b), strict=True)
         return torch.stack([(mine - other).square().sum(1).mean((1, 2)) for mine, other in pairs]).mean(0).cpu()
 
@@ -85,6 +86,7 @@ class PublishedLPIPS:
 
     @torch.inference_mode()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """See `Distance`."""
         return self.differentiable(a, b)
 
     def differentiable(self, a: Tensor, b: Tensor) -> Tensor:

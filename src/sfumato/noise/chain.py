@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
 from sfumato.errors import OptionError
@@ -93,8 +94,6 @@ class Chain:
 
 def _betas(config: Mapping[str, Any]) -> Tensor:
     """The trained betas, float64, as diffusers reads the configuration."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
     known = inspect.signature(DDPMScheduler.__init__).parameters
     keys = {key: value for key, value in config.items() if key in known and not key.startswith("_")}
     betas: Tensor = DDPMScheduler(**keys).betas.double()

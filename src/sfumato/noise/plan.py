@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import diffusers
 import torch
 
 from sfumato.errors import OptionError
@@ -191,8 +192,6 @@ def _check_prediction(solver: SolverCard, prediction: Prediction) -> None:
 
 
 def _make_scheduler(solver: SolverCard, settings: Mapping[str, Any]) -> Any:
-    import diffusers
-
     class_name = solver.scheduler
     if solver is DDIM and settings["timestep_spacing"] != "leading":
         # DDIM is first-order DPM-Solver++ (arXiv:2211.01095, section 4.1). diffusers' DDIMScheduler always goes 1000 // steps

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils import cached_file
 
 from sfumato.errors import ModelNotFound, OptionError, UnsafeCheckpoint, Unsupported
 from sfumato.text.pieces import embed_long
@@ -65,7 +67,7 @@ class CLIPScorer:
     """
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
-        from transformers import AutoConfig, AutoTokenizer, CLIPModel
+        from transformers import AutoConfig, AutoTokenizer, CLIPModel  # noqa: PLC0415, slow to import
 
         folder = Path(name)
         if folder.is_dir() and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
@@ -113,9 +115,6 @@ class CLIPScorer:
 
 def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of the pixels that a CLIP was trained on."""
-    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-    from transformers.utils import cached_file
-
     path = cached_file(name, "preprocessor_config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
     settings = json.loads(Path(path).read_text()) if path else {}
     return settings.get("image_mean", OPENAI_CLIP_MEAN), settings.get("image_std", OPENAI_CLIP_STD)
@@ -141,7 +140,7 @@ def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
         architecture, _, pretrained = name.removeprefix("open_clip:").partition("/")
         if not pretrained:
             raise OptionError(f"The ranking model {name!r} lacks its weights; write open_clip:ARCHITECTURE/TAG or .../FILE.")
-        from sfumato.perception.open_clip import OpenCLIPScorer
+        from sfumato.perception.open_clip import OpenCLIPScorer  # noqa: PLC0415, optional, and it imports this module
 
         return OpenCLIPScorer(architecture, pretrained, device)
     return CLIPScorer(name, device)

@@ -59,6 +59,7 @@ class Gate:
         self.digests = [hashlib.sha256(token.encode()).digest() for token in settings.tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let it through."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -158,6 +159,7 @@ class _Body:
         self.receive, self.gate, self.size = receive, gate, 0
 
     async def __call__(self) -> Message:
+        """Answer a request, or let it through."""
         message = await self.receive()
         self.gate.count(self, len(message.get("body", b"")))
         return message
@@ -170,6 +172,7 @@ class _Answer:
         self.send, self.request_id, self.started, self.status = send, request_id, False, 0
 
     async def __call__(self, message: Message) -> None:
+        """Answer a request, or let it through."""
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
             headers = MutableHeaders(scope=message)

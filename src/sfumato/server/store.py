@@ -87,7 +87,7 @@ class Store:
         """The job runs; one that is over already stays so."""
         state = "CASE state WHEN 'queued' THEN 'running' ELSE state END"
         with self._lock:
-            self._db.execute(f"UPDATE jobs SET state = {state}, started = ? WHERE id = ?", (started, job_id))
+            self._db.execute(f"UPDATE jobs SET state = {state}, started = ? WHERE id = ?", (started, job_id))  # noqa: S608, a constant  # noqa: S608, a constant  # noqa: S608, a constant  # noqa: S608, a constant
 
     def finish(self, job_id: str, state: str, finished: float, *, error: Any = None, result: Any = None, size: int = 0) -> None:
         """The job is over: succeeded, failed, cancelled or interrupted."""

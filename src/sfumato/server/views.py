@@ -96,6 +96,7 @@ class Info(BaseModel):
 
 
 def live(desk: Desk, job: Job) -> JobView:
+    """A job that waits or runs, as it is answered."""
     left = None if job.seconds_left is None else round(job.seconds_left, 1)
     progress = Progress(stage=job.stage, step=job.step, total=job.total, fraction=round(job.fraction, 4), seconds_left=left)
     return JobView(
@@ -110,6 +111,7 @@ def live(desk: Desk, job: Job) -> JobView:
 
 
 def stored(desk: Desk, row: dict[str, Any]) -> JobView:
+    """A job that is over, as it is answered."""
     result = row["result"]
     if result is not None:
         scores = result["scores"] or [{} for _ in result["seeds"]]

@@ -5,6 +5,7 @@ import re
 import sys
 from typing import Any
 
+import psutil
 from fastapi import APIRouter
 from PIL import Image
 from starlette.requests import Request
@@ -68,8 +69,6 @@ def cmd_flags() -> dict[str, bool]:
 
 @router.get("/memory", summary="Memory of the machine and its accelerator, in bytes")
 def memory() -> dict[str, Any]:
-    import psutil
-
     machine = psutil.virtual_memory()
     ram = {"free": machine.available, "used": psutil.Process().memory_info().rss, "total": machine.total}
     torch = sys.modules.get("torch")  # loaded with the first model

@@ -170,6 +170,7 @@ class Listener:
         self.deadline = time.monotonic() + settings.limits.job_seconds
 
     def __call__(self, progress: Progress) -> None:
+        """Note how far the job is, and stop it if that was asked for."""
         job = self.job
         if job.stop.is_set():
             raise Cancelled("The job was cancelled.")

@@ -15,6 +15,7 @@ from sfumato.embedded.text import MAX_TOKENS
 from sfumato.training.denoiser import Batches, quick_attention
 from sfumato.training.latents import load_scene_latents
 from sfumato.training.loop import OnProgress, Run, check_fits
+from sfumato.training.samples import write_sheet
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,6 @@ class AdapterTraining:
             yield
 
     def _on_save(self, run: Run) -> None:
-        from sfumato.training.samples import write_sheet
-
         folder = self.out / "model"
         self.adapter.save(folder)
         self.scheduler.save_pretrained(folder / "scheduler")

@@ -89,8 +89,10 @@ def outlines(x: Tensor) -> Tensor:
 
 
 def _strengths(x: Tensor, smooth: Tensor) -> list[Tensor]:
-    """Mean absolute differences in cells of 8x8 pixels, where `smooth`: of neighbours and second neighbours, of the colours and
-    of their mean, also diagonally, and of that from its blur."""
+    """Mean absolute differences in cells of 8x8 pixels, where `smooth`.
+
+    Of neighbours and second neighbours, of the colours and of their mean, also diagonally, and of that from its blur.
+    """
     grey = x.mean(1, keepdim=True)
     parts = [x[..., lag:] - x[..., :-lag] for lag in (1, 2)] + [x[..., lag:, :] - x[..., :-lag, :] for lag in (1, 2)]
     parts += [grey.diff(dim=-1), grey.diff(dim=-2), grey[..., 1:, 1:] - grey[..., :-1, :-1]]

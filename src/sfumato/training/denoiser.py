@@ -24,6 +24,7 @@ from sfumato.embedded.text import MAX_TOKENS, make_text_encoder, make_tokenizer
 from sfumato.embedded.world.split import LEARNED
 from sfumato.training.latents import LatentSet, Words, load_folder_latents, load_scene_latents
 from sfumato.training.loop import OnProgress, Run
+from sfumato.training.samples import write_sheet
 
 CAPTION_DROPOUT = 0.1
 GROUND_ALONE, MAIN_ALONE = 0.05, 0.5  # how often a caption names the ground of things alone, or of several things the main one
@@ -58,6 +59,7 @@ LATENT_FACTOR = 8
 
 
 def make_scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion, with v prediction."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -93,6 +95,7 @@ class TextDenoiser(nn.Module):
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        """The network's answer to noisy latents (B, C, h, w) and tokens (B, L), of the shape of x."""
         states = self.text(tokens).last_hidden_state
         return self.unet(x, timesteps, states).sample
 
@@ -217,8 +220,6 @@ def train(
         start_from: Folder of a saved model to begin with, if there is no checkpoint.
         on_progress: See `loop.Run`.
     """
-    from sfumato.training.samples import write_sheet
-
     latents = load_folder_latents(vae, data, size.image) if data else load_scene_latents(vae, scenes or out.parent / "scenes")
     tokenizer, place = make_tokenizer(), torch.device(device)
     net = TextDenoiser(tokenizer, latents.latents.shape[1], size)

@@ -34,6 +34,7 @@ class Levels:
 
     @classmethod
     def of(cls, device: torch.device) -> "Levels":
+        """The levels of the shipped schedule that the student knows."""
         scheduler = make_scheduler()
         trained = scheduler.config.num_train_timesteps
         timesteps = torch.arange(1, STEPS + 1) * (trained // STEPS) - 1

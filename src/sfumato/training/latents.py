@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.world.captions import caption, ground_alone
 from sfumato.embedded.world.scene import Scene
 from sfumato.errors import InputError
+from sfumato.pictures.reading import read
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.loop import save_atomically
 from sfumato.training.scenes import load_shard, seen, training_shards
@@ -120,8 +122,6 @@ def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
     Raises:
         InputError: no-pictures, no-caption.
     """
-    from sfumato.pictures.reading import read
-
     texts = _captions(folder)
     images = []
     for name in texts:
@@ -136,8 +136,6 @@ def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
 
 
 def _resized(square: np.ndarray, size: int) -> np.ndarray:
-    import cv2
-
     return np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
 

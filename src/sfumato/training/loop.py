@@ -140,6 +140,7 @@ class Run:
         self.step, self.samples, self.trained_s = state["step"], state["samples"], state["trained_s"]
 
     def save(self) -> None:
+        """Write the checkpoint, by the first process alone."""
         if not self.leader:
             return
         state: dict[str, Any] = {

@@ -36,6 +36,7 @@ class Pair:
 
 
 def shard_path(folder: Path, index: int) -> Path:
+    """File of a shard of pairs."""
     return folder / f"pairs-{index:05d}.npz"
 
 

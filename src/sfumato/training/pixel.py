@@ -39,10 +39,12 @@ SHEET_ROWS, SHEET_COLUMNS, SHEET_STEPS = 3, 10, 25
 
 
 def make_scheduler() -> DDPMScheduler:
+    """The linear noise schedule of DDPM, for a network that predicts the sample."""
     return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type="sample", clip_sample=False)
 
 
 def make_unet() -> UNet2DModel:
+    """The network, untrained."""
     return UNet2DModel(
         sample_size=SIDE // PATCH,
         in_channels=3 * PATCH**2,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPVisionConfig
 
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.text import MAX_TOKENS, make_tokenizer, tell_words_apart, text_config
@@ -39,6 +39,7 @@ NEGATIVES = 2
 
 
 def make_ranker() -> CLIPModel:
+    """A small CLIP, untrained."""
     tokenizer = make_tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=160,
@@ -76,6 +77,7 @@ def masked_view(image: np.ndarray, owner: np.ndarray, rng: np.random.Generator) 
 
 
 def fits(named: frozenset[str], described: Thing, seen: Thing) -> bool:
+    """Whether what a caption tells of a thing is true of another."""
     return all(getattr(described, attribute) == getattr(seen, attribute) for attribute in named)
 
 
@@ -174,6 +176,7 @@ class Views:
 
 
 def logits_of(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Tensor:
+    """Likeness of every picture (rows) to every caption (columns)."""
     return model(input_ids=tokens, pixel_values=pixels).logits_per_image
 
 
@@ -234,8 +237,6 @@ def accuracy(model: CLIPModel, scenes: Path, others: Path, batches: int = 10) ->
 
 def export(model: CLIPModel, out: Path) -> None:
     """Write the weights in transformers' CLIPModel format, float16 safetensors, with tokenizer and preprocessing."""
-    from transformers import CLIPImageProcessorPil
-
     copy = make_ranker()
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(out)

@@ -37,7 +37,7 @@ def write_sheet(
 
     Of an adapter, `base` is the folder of the model that it changes.
     """
-    from sfumato.backbones.embedded import from_folder
+    from sfumato.backbones.embedded import from_folder  # noqa: PLC0415, slow to import
 
     model = from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
     traits, encoder = model.traits, model.text_encoder

@@ -31,6 +31,7 @@ HELD_OUT = 10_000  # shards from here on are never trained on
 
 
 def shard_path(folder: Path, index: int) -> Path:
+    """File of a shard of scenes."""
     return folder / f"scenes-{index:05d}.npz"
 
 

@@ -14,6 +14,7 @@ from sfumato.bench.counting import Cost, costs
 from sfumato.bench.measuring import EditOutputs, Measured, SceneInstruments, cost_values
 from sfumato.bench.tasks import Example
 from sfumato.errors import OptionError, ResourceError
+from sfumato.pictures.writing import write
 from tests.unit.bench.stand_ins import METHOD, FakeEditor, Parity, instruments, tiny_plan, variants
 
 
@@ -156,7 +157,6 @@ def test_changed_examples_are_another_run(tmp_path: Path, loading: runner.Loadin
 
 
 def test_a_full_disk_stops_cleanly(tmp_path: Path, loading: runner.Loading, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = runner.write
     count = 0
 
     def failing(*arguments: Any, **options: Any) -> None:

@@ -1,6 +1,7 @@
 """The command line: folders, files and standard streams as destinations, and what is refused before a model is loaded."""
 
 import json
+import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from sfumato.cli import staging
 from sfumato.cli.main import app
 from sfumato.pictures.reading import read, read_metadata
 from tests.unit.cli.painter import Painter, names_in
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_loading(
 def test_a_full_disk_is_said_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (400, 300)).save("source.png")
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     result = invoke("edit", "source.png", "a ball", "--box", "2,2,8,8", "--out", out)
     assert result.exit_code == 4
     assert "--out" in result.stderr

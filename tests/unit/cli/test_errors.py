@@ -1,6 +1,8 @@
 """The command line: what is refused, and what a failure leaves."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import Result
 
-from sfumato.cli import staging
 from sfumato.errors import ModelNotFound, ResourceError
 from tests.unit.cli.painter import Painter, names_in
 
@@ -65,7 +66,7 @@ def test_refused_before_work(
 def test_full_disk_is_seen_before_work(
     run: Callable[..., Result], painter: type[Painter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     result = run("edit")
     assert result.exit_code == 4
     assert result.stderr.endswith("[disk-full]\n")
@@ -76,7 +77,7 @@ def test_unwritable_destination(run: Callable[..., Result], monkeypatch: pytest.
     def refuse(**given: object) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(staging.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     result = run("edit")
     assert result.exit_code == 4
     assert "Permission denied" in result.stderr

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def test_files_of_an_edit(run: Callable[..., Result], tmp_path: Path, picture_fi
     best = np.asarray(Image.open(tmp_path / "out" / "00.png"))
     assert (best[8:24, 16:32] == 20).all()
     assert np.asarray(Image.open(tmp_path / "seen.png")).sum() == 16 * 16 * 255
-    assert Image.open(tmp_path / "steps.gif").n_frames == 3
+    steps: Any = Image.open(tmp_path / "steps.gif")
+    assert steps.n_frames == 3
     assert "00.png  seed 2  score 0.200" in result.stdout
     assert result.stderr == "note: The model does not know 'gnu'.\n"
 
@@ -118,7 +120,7 @@ def test_move_is_undone_when_it_fails(tmp_path: Path, monkeypatch: pytest.Monkey
         with staging.staged(folder, ["a", "b"], {}, force=True) as place:
             for name in "ab":
                 (place / name).write_text("new")
-            monkeypatch.setattr(staging.shutil, "move", fail_at_the_third)
+            monkeypatch.setattr(shutil, "move", fail_at_the_third)
 
     with pytest.raises(OSError, match="unplugged"):
         replace()

@@ -31,7 +31,7 @@ def test_replay(run: Callable[..., Result], painter: type[Painter], edited: Path
 
 def test_replay_sees_a_difference(run: Callable[..., Result], edited: Path, tmp_path: Path) -> None:
     changed = Image.open(edited)
-    text = changed.text
+    text = dict(changed.info)
     changed.putpixel((0, 0), (9, 0, 0))
     chunks = PngInfo()
     chunks.add_text("sfumato", text["sfumato"])
@@ -47,7 +47,7 @@ def test_replay_reads_brackets_as_they_were_read(
     assert run("replay", edited).exit_code == 0
     assert painter.calls[-1].prompt_weights is True
     picture = Image.open(edited)
-    stored = json.loads(picture.text["sfumato"])
+    stored = json.loads(picture.info["sfumato"])
     del stored["request"]["prompt_weights"], stored["version"]  # as before there were weights
     chunks = PngInfo()
     chunks.add_text("sfumato", json.dumps(stored))
@@ -65,7 +65,7 @@ def test_replay_of_a_picture_from_before_islands_had_windows(
         ({"window": [0, 0, 9, 9], "windows": [[0, 0, 9, 9]]}, "auto"),
     ):
         picture = Image.open(edited)
-        stored = json.loads(picture.text["sfumato"])
+        stored = json.loads(picture.info["sfumato"])
         stored["facts"] = {name: value for name, value in stored["facts"].items() if not name.startswith("window")} | facts
         del stored["version"]
         chunks = PngInfo()
@@ -78,7 +78,7 @@ def test_replay_of_a_picture_from_before_islands_had_windows(
 def before_versions(edited: Path, **fields: Any) -> Path:
     """The picture with the record that sfumato wrote before records told their version."""
     picture = Image.open(edited)
-    stored = json.loads(picture.text["sfumato"])
+    stored = json.loads(picture.info["sfumato"])
     stored["request"] |= fields
     del stored["version"]
     return carrying(edited.with_name("old.png"), json.dumps(stored))
@@ -105,10 +105,11 @@ def test_replay_reads_the_mask_of_an_old_record_as_it_was_read(
     tmp_path: Path,
 ) -> None:
     mask = Image.new(mode, (48, 32), colour)
-    mask.paste({"L": 255, "RGB": (255, 255, 255), "RGBA": (255, 255, 255, 255)}[mode], (8, 8, 20, 20))
+    white: Any = {"L": 255, "RGB": (255, 255, 255), "RGBA": (255, 255, 255, 255)}[mode]
+    mask.paste(white, (8, 8, 20, 20))
     mask.save(tmp_path / "layer.png")
     old = before_versions(edited, mask=str(tmp_path / "layer.png"), mask_mode=given)
-    stored = json.loads(Image.open(old).text["sfumato"])
+    stored = json.loads(Image.open(old).info["sfumato"])
     del stored["facts"]["mask_sha256"]
     run("replay", carrying(old, json.dumps(stored)))
     assert painter.calls[-1].mask_mode == read_as
@@ -207,7 +208,7 @@ def carrying(path: Path, text: str) -> Path:
 def changed(edited: Path, **changes: Any) -> Path:
     """The same picture with other values at the top of its record; None removes one."""
     picture = Image.open(edited)
-    stored = json.loads(picture.text["sfumato"]) | changes
+    stored = json.loads(picture.info["sfumato"]) | changes
     chunks = PngInfo()
     chunks.add_text("sfumato", json.dumps({name: value for name, value in stored.items() if value is not None}))
     path = edited.with_name("changed.png")
@@ -216,11 +217,11 @@ def changed(edited: Path, **changes: Any) -> Path:
 
 
 def request_in(edited: Path) -> dict[str, Any]:
-    return dict(json.loads(Image.open(edited).text["sfumato"])["request"])
+    return dict(json.loads(Image.open(edited).info["sfumato"])["request"])
 
 
 def test_a_record_says_its_version(edited: Path) -> None:
-    assert json.loads(Image.open(edited).text["sfumato"])["version"] == 1
+    assert json.loads(Image.open(edited).info["sfumato"])["version"] == 1
     assert json.loads((edited.parent / "result.json").read_text())["version"] == 1
 
 

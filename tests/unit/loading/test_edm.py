@@ -106,14 +106,21 @@ def test_a_whole_run_is_that_of_diffusers_euler(playground: Path) -> None:
 
 def test_an_edit_starts_at_stable_diffusions_ratio_of_noise(playground: Path, picture_file: Path, mask_file: Path) -> None:
     editor = Editor(str(scheduled(playground, "EDMDPMSolverMultistepScheduler", CONFIG)), dtype="float32")
-    fields = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "rank": "none", "steps": 30}
+    fields: dict[str, Any] = {
+        "image": picture_file,
+        "mask": mask_file,
+        "prompt": "a red ball",
+        "n": 1,
+        "rank": "none",
+        "steps": 30,
+    }
 
     result = editor.edit(**fields)
     scribbled = editor.edit(**fields, scribble=picture_file)
 
     config, kind = editor.backbone.traits.scheduler_config, editor.backbone.traits.prediction
     for request, ratio in ((result.request, 3.94), (scribbled.request, 2.28)):
-        plan = make_plan("ddim", config, kind, 30, request.start_fraction)
+        plan = make_plan("ddim", config, kind, 30, request.start_fraction or 0.0)
         assert plan.run[0].before.ratio / 0.5 == pytest.approx(ratio, rel=0.25)  # of latents of deviation 0.5
     assert result.request.guidance_scale == 3.0
 

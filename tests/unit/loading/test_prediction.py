@@ -67,7 +67,8 @@ def test_zero_terminal_snr_is_left_out_for_predicted_noise(sd1: Path) -> None:
     assert first.signal > 0.05
     assert "zero terminal SNR" in read.notes[-1]
     assert model.traits.scheduler_config["rescale_betas_zero_snr"]  # the model itself is as it was
-    assert (read.denoiser.unet is model.denoiser.unet, model.traits.prediction) == (True, "v_prediction")
+    networks: list[Any] = [read.denoiser, model.denoiser]
+    assert (networks[0].unet is networks[1].unet, model.traits.prediction) == (True, "v_prediction")
 
 
 def test_a_flow_model_predicts_a_velocity_and_nothing_else(tmp_path: Path) -> None:

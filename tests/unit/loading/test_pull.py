@@ -97,8 +97,13 @@ def test_a_failed_pull_says_what_to_do(
 
 def test_pull_of_a_single_file_fetches_its_configuration(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tiny_checkpoints.single_file(sd1, tmp_path / "model.safetensors")
-    asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append((name, options)) or str(sd1))
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def snapshot(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        return str(sd1)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
 
     loading.pull(str(file))
 

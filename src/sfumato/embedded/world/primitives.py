@@ -13,6 +13,7 @@ jit: Any = numba.njit(fastmath=True, cache=True, error_model="numpy")
 
 @jit
 def sphere(x: float, y: float, z: float, radius: float) -> float:
+    """Distance to a sphere around the origin."""
     return math.sqrt(x * x + y * y + z * z) - radius
 
 

@@ -35,6 +35,7 @@ class Thing:
     shade: float = 1.0
 
     def row(self) -> list[float]:
+        """The thing as the compiled renderer takes it: kind, place, size, turn, material and colour."""
         r, g, b = (min(1.0, c * self.shade) for c in COLOURS[self.colour])
         kind, material = KINDS.index(self.kind), MATERIALS.index(self.material)
         return [kind, self.x, self.y, self.size, self.turn, material, r, g, b]
@@ -96,7 +97,7 @@ class Scene:
         Returns:
             image (size, size, 3) uint8 sRGB, and owner (size, size) int8: index of the thing in each pixel, -1 ground, -2 sky.
         """
-        from sfumato.embedded.world.render import trace
+        from sfumato.embedded.world.render import trace  # noqa: PLC0415, compiled, by an optional package
 
         rows = np.array([t.row() for t in self.things], np.float64).reshape(-1, ROW)
         look = np.array([GROUNDS.index(self.ground), self.ground_phase, self.warmth, self.ground_turn])

@@ -121,6 +121,7 @@ def ground_normal(ground: int, x: float, y: float) -> tuple[float, float, float]
 
 @jit
 def ground_material(ground: int) -> int:
+    """How a ground reflects."""
     if ground == WATER:
         return WET
     return POLISHED if ground == MARBLE or ground == TILES else MATTE
