@@ -102,7 +102,7 @@ class EditTask(Generic[OptionsT, PlanT]):
     Args:
         source: (1|B, C, h, w) clean scaled latents of the image: what everything outside the mask is tied to.
         start: (1|B, C, h, w) clean scaled latents that the masked area starts from (the source, a fill or a scribble).
-        mask: (1, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, say how much each
+        mask: (1|B, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, say how much each
             place may change.
         seeds: One per prediction.
         plan: What the method's `plan` made.
