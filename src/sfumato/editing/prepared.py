@@ -168,6 +168,7 @@ class PreparedWindow:
                     share=(done + rows * step / total) / n,
                     preview=lambda: Image.fromarray(to_uint8(self.edit.backbone.decode(clean[:1])[0])),
                     window=self.inputs.window,
+                    inputs=self.inputs,
                 )
             )
 

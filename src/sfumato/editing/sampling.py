@@ -55,6 +55,7 @@ def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) 
     groups: dict[Hashable, list[Sample]] = {}
     for each in samples:
         groups.setdefault((each.window.index, each.key), []).append(each)
+        each.window.done = 0
     for group in groups.values():
         while group := [each for each in group if each.window.edit.failure is None]:
             size = min(len(group), *(each.window.limit for each in group))

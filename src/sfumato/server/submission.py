@@ -1,18 +1,18 @@
 """A job as it was sent: options that have been checked, and pictures as bytes. From here on all APIs are one."""
 
 import re
-from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from sfumato.errors import EditError, ImageError, OptionError
+from sfumato.jobs.item import Item
 from sfumato.pictures.formats import UPLOADED, listed
 from sfumato.request import EditRequest
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
-from sfumato.server.uploads import Form, check_size, from_base64, open_picture
+from sfumato.server.uploads import Form, check_size, from_base64
 
 PICTURES = ("image", "mask", "scribble")
 _BETWEEN = re.compile("[,xX*\u00d7]")  # numbers of a size or a place, as people and programs write them
@@ -51,27 +51,8 @@ JobOptions: type[BaseModel] = create_model(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """What is to be done, without anything decoded.
-
-    Args:
-        options: Fields of `EditRequest` besides its pictures.
-        pictures: Bytes of "image", "mask" and "scribble", as far as they were given.
-    """
-
-    options: dict[str, Any]
-    pictures: dict[str, bytes]
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds in memory."""
-        return sum(map(len, self.pictures.values()))
-
-    def request(self) -> EditRequest:
-        """The edit, with pictures of which only the headers have been read."""
-        pictures = {name: open_picture(data, name) for name, data in self.pictures.items()}
-        return EditRequest.model_validate({**self.options, **pictures})
+Submission = Item
+"""What all APIs make of a request."""
 
 
 def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Submission:

@@ -5,16 +5,13 @@ import binascii
 import json
 import re
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, NoReturn
 
-from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from sfumato.errors import Cancelled, ImageError, OptionError, ResourceError
-from sfumato.pictures.formats import UPLOADED, open_header
+from sfumato.errors import Cancelled, ImageError, OptionError
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 
@@ -42,18 +39,6 @@ class Form:
     files: dict[str, list[bytes]] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     is_text: bool = False
-
-
-def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture whose header has been read, and nothing else, told by its first bytes; of fewer formats than files.
-
-    Raises:
-        ImageError: image-format, image-depth, image-damaged, or extra-missing, which is the sender's to mend here.
-    """
-    try:
-        return open_header(BytesIO(data), f"The {what}", formats=UPLOADED)
-    except ResourceError as error:
-        raise ImageError(error.message, code=error.code) from error
 
 
 def from_base64(text: Any, what: str, limits: Limits) -> bytes:
