@@ -6,19 +6,21 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-import torch
-
-from sfumato.editing.prepared import Prepared, Sample
 from sfumato.editing.progress import Meter, Progress
-from sfumato.editing.sampling import Latents
 from sfumato.errors import OUT_OF_MEMORY, EditError, ResourceError, is_out_of_memory
 from sfumato.jobs.events import Event, Listener, Outcome
 from sfumato.jobs.item import Item
 from sfumato.jobs.previews import Previewer
 from sfumato.pictures.reading import MAX_PIXELS
 from sfumato.request import EditRequest, EditResult
+
+if TYPE_CHECKING:  # a server listens before they and diffusers are loaded
+    import torch
+
+    from sfumato.editing.prepared import Prepared, Sample
+    from sfumato.editing.sampling import Latents
 
 P = ParamSpec("P")
 T = TypeVar("T")
