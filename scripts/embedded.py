@@ -57,9 +57,11 @@ def main(path: Path) -> None:
 @torch.inference_mode()
 def psnr(editor: Editor, photograph: np.ndarray, grain: bool = False) -> float:
     """Of a photograph encoded and decoded."""
-    backbone, pixels = editor.backbone, to_tensor(photograph)
-    latents = backbone.encode(pixels)
-    decoded = backbone.decode(latents) if grain else backbone.vae.decode(backbone.unscale(latents)).sample.float().clamp(-1, 1)
+    autoencoder, pixels = editor.backbone.autoencoder, to_tensor(photograph)
+    latents = autoencoder.encode(pixels)
+    decoded = (
+        autoencoder.decode(latents) if grain else autoencoder.vae.decode(autoencoder.unscale(latents)).sample.float().clamp(-1, 1)
+    )
     return float(-10 * torch.log10(((decoded - pixels) ** 2).mean() / 4))
 
 

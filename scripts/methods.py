@@ -102,12 +102,12 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
     chosen = [row for row in rows if row["task"] == EVERY_TASK and row["metric"] in COMPARED and row["exceeds_noise"]]
     lines = [f"Differences from {' on '.join(rows[0]['against'])} over all tasks that exceed noise:", ""] if chosen else []
     for method, model in series_of(chosen):
-        told = [
+        parts = [
             f"{METRICS[row['metric']].title} {row['difference']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
             for row in chosen
             if (row["method"], row["model"]) == (method, model)
         ]
-        lines.append(f"- {method} on {model}: {', '.join(told)}")
+        lines.append(f"- {method} on {model}: {', '.join(parts)}")
     return lines
 
 

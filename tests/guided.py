@@ -1,29 +1,45 @@
-"""One guided call of a model, and an accelerator that tests what is passed to it."""
+"""One guided call of a model, its conditions as an edit makes them, and an accelerator that tests what is passed to it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sfumato.accel.base import Grade
 from sfumato.accel.batch_invariance import BatchInvariance
-from sfumato.backbones.base import Backbone, Conditioning, Conditions, Denoiser, Output, Traits
-from sfumato.denoising.base import pair_of
+from sfumato.backbones.base import Backbone, Conditions, Denoiser, Output, Traits
+from sfumato.denoising.base import Pair
 from sfumato.denoising.guidance import guidance_of
+from sfumato.denoising.prompts import Texts
+from sfumato.methods.base import EditInputs, MethodOptions
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import Level
 from sfumato.noise.plan import Step
 
 
-def predict(model: Backbone, x: Tensor, timestep: float, conditioning: Conditioning, scale: float) -> Tensor:
+def conditioned(
+    model: Backbone, prompt: str, negative: str = "", size: tuple[int, int] = (32, 32), guidance: float | None = None
+) -> Pair:
+    """Both branches of an edit with these prompts in a window of this width and height."""
+    pixels = torch.zeros(1, 3, size[1], size[0])
+    mask: dict[str, Any] = {"mask_pixels": pixels[:, :1], "mask_latent": pixels[:, :1]}
+    texts = Texts(prompt=prompt, negative=negative, words=prompt)
+    edit = EditInputs(texts=texts, pixels=pixels, options=MethodOptions(), guidance_embedding=guidance, **mask)
+    return text_pair(model, edit)
+
+
+def predict(model: Backbone, x: Tensor, timestep: float, pair: Pair, scale: float) -> Tensor:
     """The guided prediction for (B, C, h, w) latents, as an edit makes it."""
     step = Step(index=0, timestep=timestep, before=Level(0.7, 0.7), after=Level(1.0, 0.0))
-    with BatchInvariance().attached(model) if BatchInvariance.applies(model.traits) else unchanged(model) as denoiser:
-        return guidance_of(model.traits, scale)(denoiser, pair_of(conditioning), x, step).prediction
+    with BatchInvariance().attached(model.denoiser) if BatchInvariance.applies(model.traits) else unchanged(model) as denoiser:
+        return guidance_of(model.traits, scale)(denoiser, pair, x, step).prediction
 
 
 @contextmanager
-def unchanged(denoiser: Denoiser) -> Iterator[Denoiser]:
-    yield denoiser
+def unchanged(model: Backbone) -> Iterator[Denoiser]:
+    yield model.denoiser
 
 
 class Calling:

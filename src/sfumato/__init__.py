@@ -1,4 +1,4 @@
-"""Local, text-driven image editing: say what should appear under a mask, keep every other pixel.
+"""Local, text-driven image editing with diffusion models: only what lies under a mask changes.
 
 import sfumato
 

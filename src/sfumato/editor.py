@@ -96,10 +96,10 @@ class Editor:
         registry.get(method)
         editor = cls.__new__(cls)
         wrapped = loading.from_pipe(pipe)
-        own = Choice(str(wrapped.name), prediction_type=prediction_type)
+        own = Choice(wrapped.traits.name, prediction_type=prediction_type)
         editor._held = Held(own, {}, wrapped)
         editor.backbone = editor._held.get(own)
-        editor.method, editor.device, editor.dtype = method, editor.backbone.device, editor.backbone.dtype
+        editor.method, editor.device, editor.dtype = method, editor.backbone.traits.device, editor.backbone.traits.dtype
         editor._loading, editor.scorers, editor.accelerators = {}, Scorers(ranker, editor.device), ()
         editor.max_pixels = MAX_PIXELS
         editor.model, editor.lora = own.model, ()
@@ -157,9 +157,9 @@ class Editor:
             tell(Progress(stage="encode", step=0, total=1))
             parts = prepare(
                 resolved.request,
-                resolution=backbone.resolution,
-                factor=backbone.factor,
-                context=backbone.context,
+                resolution=backbone.traits.resolution,
+                factor=backbone.traits.factor,
+                context=backbone.traits.context,
                 max_pixels=self.max_pixels,
             )
             edit.guide = self.scorers.guide(resolved) if card.guided else None

@@ -1,4 +1,4 @@
-"""Ordering the predictions of one edit, best first."""
+"""Ranking of the predictions of one edit, best first (Blended Latent Diffusion, arXiv:2206.02779, "Prediction ranking")."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sfumato.metrics.border import light_difference, seam_ratio
 from sfumato.perception.clip import Scorer, cosines
 
 REGION_WEIGHT, WHOLE_WEIGHT = 0.7, 0.3
-# The smallest spread of each term that means anything: predictions that are all fine are not told apart by noise blown up.
+# The smallest meaningful spread of each term, so that standardising does not amplify noise between equally good predictions.
 COSINE_SPREAD = 0.005
 SEAM_SPREAD = 0.05  # of the logarithm: 5 % steeper
 LIGHT_SPREAD = 1.0  # one unit of CIE Lab is about the least that can be seen
@@ -27,7 +27,8 @@ class Score:
     Args:
         index: Its place among the predictions as given.
         region: Cosine of the masked prediction and the prompt, in [-1, 1]; None if not asked for, or without a model.
-        whole: How well the picture hangs together, in deviations from the mean of this edit's predictions; None if not asked for.
+        whole: Coherence of the whole picture, in standard deviations from the mean of this edit's predictions; None if not asked
+            for.
         total: What the predictions are ordered by; comparable within one edit only, unless the mode is "region".
     """
 
@@ -52,8 +53,9 @@ def rank(
 ) -> list[Score]:
     """Order the predictions of one edit, best first; equals keep their order.
 
-    - `region` is the paper's ranking (Blended Latent Diffusion, arXiv:2206.02779): the cosine of CLIP's embeddings of the prompt
-      and of the prediction with everything outside the mask black. It cannot see whether the whole picture looks right.
+    - `region` is the paper's ranking (Blended Latent Diffusion, arXiv:2206.02779, "Prediction ranking"): the cosine of CLIP's
+      embeddings of the prompt and of the prediction with everything outside the mask black. It cannot see whether the whole
+      picture looks right.
     - `whole` answers that with up to three terms, each standardised over this edit's predictions; their sum is divided by the
       square root of their number: (seam) minus the logarithm of `measure.seam_ratio`, 0 if the border is no steeper than the
       source's; (light) minus `light_difference`; (context) the cosine of the prompt and the whole picture, left out without

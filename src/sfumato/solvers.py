@@ -1,4 +1,4 @@
-"""The former home of `sfumato.noise.plan` and `sfumato.noise.solvers`, kept until version 0.2 for programs that import it."""
+"""Former location of `sfumato.noise.plan` and `sfumato.noise.solvers`, kept until version 0.2 for programs that import it."""
 
 import warnings
 from collections.abc import Mapping

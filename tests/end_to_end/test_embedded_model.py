@@ -60,7 +60,7 @@ def test_it_edits_in_the_windows_that_it_was_trained_in(editor: Editor) -> None:
     ys, xs = np.nonzero(np.asarray(result.mask))
     longer = max(np.ptp(ys), np.ptp(xs)) + 1
     left, top, width, height = result.facts["window"]
-    assert WINDOW * longer <= width < WINDOW * longer + editor.backbone.factor
+    assert WINDOW * longer <= width < WINDOW * longer + editor.backbone.traits.factor
     assert width == height
     assert abs(left + width / 2 - xs.mean()) < 2
     assert abs(top + height / 2 - ys.mean()) < 2
@@ -76,9 +76,9 @@ def test_what_is_nearly_all_border_is_pasted(editor: Editor, side: int, backgrou
 
 def through_the_autoencoder(editor: Editor, picture: np.ndarray, grain: bool) -> np.ndarray:
     """A picture (H, W, 3) encoded and decoded, float in 0..255."""
-    backbone = editor.backbone
-    latents = backbone.encode(to_tensor(picture))
-    decoded = backbone.decode(latents) if grain else backbone.vae.decode(backbone.unscale(latents)).sample
+    autoencoder = editor.backbone.autoencoder
+    latents = autoencoder.encode(to_tensor(picture))
+    decoded = autoencoder.decode(latents) if grain else autoencoder.vae.decode(autoencoder.unscale(latents)).sample
     return (decoded[0].float().permute(1, 2, 0).numpy() + 1) * 127.5
 
 

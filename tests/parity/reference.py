@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from sfumato.backbones.base import Conditions, Denoiser, Output, Text, Traits
+from sfumato.backbones.families import family
 from sfumato.denoising.base import Model, Pair
 from sfumato.denoising.guidance import ClassifierFree
 from sfumato.methods.base import EditTask, Guide, MethodOptions, Preset, Sampling
@@ -34,13 +35,12 @@ def traits(**changes: Any) -> Traits:
         "latent_channels": 4,
         "factor": 8,
         "resolution": 64,
-        "context": 1.6,
         "stacks_branches": False,
-        "keeps_norm": False,
         "device": torch.device("cpu"),
         "dtype": torch.float32,
     }
-    return Traits(**{**known, **changes})
+    known |= changes
+    return Traits(**{"capabilities": family(known["family"]).capabilities, **known})
 
 
 class TinyDenoiser:

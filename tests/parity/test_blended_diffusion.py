@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from sfumato.backbones.pixel import PixelDiffusion
+from sfumato.backbones.pixel import PixelUNet
 from sfumato.errors import BackboneError
 from sfumato.methods import augmentation
 from sfumato.methods.base import Guide
@@ -22,7 +22,7 @@ from sfumato.methods.sampling.blended_diffusion import (
     clip_input,
     out_of_range,
 )
-from tests.parity.reference import TOLERANCE, Draws, make_task, runner, silent, square
+from tests.parity.reference import TOLERANCE, Draws, make_task, runner, silent, square, traits
 
 run = runner(blended_diffusion)
 SIDE, STEPS, SHAPE = 16, 8, (3, 16, 16)
@@ -63,7 +63,7 @@ def two_views(pictures: Tensor, count: int, generators: Any) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def backbone() -> PixelDiffusion:
+def backbone() -> PixelUNet:
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=SIDE,
@@ -75,7 +75,7 @@ def backbone() -> PixelDiffusion:
         norm_num_groups=4,
         add_attention=False,
     )
-    return PixelDiffusion(name="tiny", family="pixel", unet=unet, scheduler_config=CONFIG, device=torch.device("cpu"))
+    return PixelUNet(unet, traits(family="pixel", factor=1, latent_channels=3, resolution=SIDE, scheduler_config=CONFIG))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def source() -> Tensor:
 
 
 def reference(
-    backbone: PixelDiffusion,
+    backbone: PixelUNet,
     picture: Tensor,
     mask: Tensor,
     guide: Guide,
@@ -143,7 +143,7 @@ def reference(
     return mask * clean + (1 - mask) * picture if blended else clean
 
 
-def test_matches_algorithm_2(backbone: PixelDiffusion, guide: Guide) -> None:
+def test_matches_algorithm_2(backbone: PixelUNet, guide: Guide) -> None:
     picture, mask = source(), square(SIDE)
     expected = reference(backbone, picture, mask, guide, Draws(SHAPE))
     task = make_task(PRESETS["official"], picture, mask, steps=STEPS, start_fraction=0.25, guide=guide)
@@ -155,7 +155,7 @@ def test_matches_algorithm_2(backbone: PixelDiffusion, guide: Guide) -> None:
 
 @pytest.mark.parametrize("blended", [True, False], ids=["algorithm-2", "algorithm-1"])
 @pytest.mark.parametrize(("mse", "lpips"), [(1000.0, 0.0), (0.0, 1000.0), (1000.0, 1000.0)])
-def test_the_background_losses_match(blended: bool, mse: float, lpips: float, backbone: PixelDiffusion, guide: Guide) -> None:
+def test_the_background_losses_match(blended: bool, mse: float, lpips: float, backbone: PixelUNet, guide: Guide) -> None:
     picture, mask = source(), square(SIDE)
     expected = reference(backbone, picture, mask, guide, Draws(SHAPE), mse=mse, lpips=lpips, blended=blended)
     limit = TOLERANCE * max(1.0, float(expected.abs().max()))
@@ -180,14 +180,14 @@ def test_local_is_algorithm_1_with_the_script_s_weights() -> None:
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"local"}))
-def test_an_empty_mask_gives_the_source_to_the_bit(preset: str, backbone: PixelDiffusion, guide: Guide) -> None:
+def test_an_empty_mask_gives_the_source_to_the_bit(preset: str, backbone: PixelUNet, guide: Guide) -> None:
     picture = source()
     task = make_task(PRESETS[preset], picture, torch.zeros(1, 1, SIDE, SIDE), steps=3, guide=guide)
     assert torch.equal(run(backbone, task, silent, augment=two_views), picture.expand(2, -1, -1, -1))
 
 
 @pytest.mark.parametrize("weight", [0.0, 1000.0])
-def test_a_prediction_does_not_depend_on_its_batch(weight: float, backbone: PixelDiffusion, guide: Guide) -> None:
+def test_a_prediction_does_not_depend_on_its_batch(weight: float, backbone: PixelUNet, guide: Guide) -> None:
     """It would, if a loss were averaged over the batch, or views were drawn for all at once."""
     picture, mask = source(), square(SIDE)
     options = Options(background_mse_weight=weight, background_lpips_weight=weight)
@@ -267,7 +267,7 @@ def test_a_warp_by_the_identity_changes_nothing_and_corners_come_from_corners() 
     assert 8 < seen < 20
 
 
-def test_a_nan_stops_with_its_step_and_format(backbone: PixelDiffusion, guide: Guide) -> None:
+def test_a_nan_stops_with_its_step_and_format(backbone: PixelUNet, guide: Guide) -> None:
     task = make_task(Options(), source() * float("nan"), square(SIDE), steps=4, guide=guide)
     with pytest.raises(BackboneError, match=r"step 1 of 4.*float32") as error:
         run(backbone, task, silent, augment=two_views)

@@ -18,7 +18,7 @@ from torch import Tensor
 from sfumato import Editor
 from sfumato.backbones import flow, hub, loading, packing
 from sfumato.backbones.base import Backbone
-from sfumato.denoising.base import Model, pair_of
+from sfumato.denoising.base import Model
 from sfumato.denoising.guidance import guidance_of
 from sfumato.errors import ModelNotFound, OptionError, Unsupported
 from sfumato.methods.base import EditTask, Sampling
@@ -27,6 +27,7 @@ from sfumato.methods.sampling.blended_latent_diffusion import PRESETS
 from sfumato.noise.levels import Level
 from sfumato.noise.plan import Step, make_plan
 from tests import tiny_flow, tiny_models
+from tests.guided import conditioned
 from tests.parity.reference import TOLERANCE, silent
 
 CELLS = 16  # a side: pictures of 32 pixels
@@ -65,14 +66,16 @@ class Edit:
 
 
 def make_edit(backbone: Backbone, source: Tensor, mask: Tensor, **sampling: Any) -> Edit:
-    conditioning = backbone.encode_prompt(PROMPT, NEGATIVE, (32, 32))
-    if backbone.guidance_embedding:
-        conditioning.extra["guidance"] = torch.full((2,), 3.5)
+    pair = conditioned(backbone, PROMPT, NEGATIVE, guidance=3.5)
     options = PRESETS["default"].options
-    known: dict[str, Any] = {"scheduler": "flow-euler", "steps": STEPS, "settings": backbone.schedule((CELLS, CELLS), STEPS)}
+    known: dict[str, Any] = {
+        "scheduler": "flow-euler",
+        "steps": STEPS,
+        "settings": backbone.traits.schedule((CELLS, CELLS), STEPS),
+    }
     plan = blended_latent_diffusion.plan(backbone.traits, Sampling(**{**known, **sampling}), options)
     return Edit(
-        model=Model(denoiser=backbone, pair=pair_of(conditioning), guidance=guidance_of(backbone.traits, SCALE)),
+        model=Model(denoiser=backbone.denoiser, pair=pair, guidance=guidance_of(backbone.traits, SCALE)),
         task=EditTask(source=source, start=source, mask=mask, seeds=(0,), plan=plan, options=options),
     )
 
@@ -123,7 +126,7 @@ def test_a_full_mask_gives_what_the_pipeline_gives(name: str, folders: dict[str,
         source = torch.randn(1, 4, CELLS, CELLS)
         result = run(make_edit(backbone, source, torch.ones(1, 1, CELLS, CELLS)), noise)
         if name == "flux2":
-            result = backbone.unscale(result)
+            result = backbone.autoencoder.unscale(result)
     assert (result - expected).abs().max() < TOLERANCE * max(1.0, float(expected.abs().max()))
 
 
@@ -134,12 +137,12 @@ def test_the_blend_is_that_of_linear_interpolation(name: str, backbones: dict[st
     source = torch.randn((1, 4, CELLS, CELLS), generator=torch.Generator().manual_seed(5))
     mask = torch.zeros(1, 1, CELLS, CELLS)
     mask[..., 3:11, 5:12] = 1
-    schedule = backbone.schedule((CELLS, CELLS), steps)
+    schedule = backbone.traits.schedule((CELLS, CELLS), steps)
     edit = make_edit(backbone, source, mask, steps=steps, settings=schedule, start_sigma=3.94)
 
-    shift = schedule.get("shift", backbone.scheduler_config["shift"])
+    shift = schedule.get("shift", backbone.traits.scheduler_config["shift"])
     sigmas = [shift * u / (1 + (shift - 1) * u) for u in (1 - i / steps for i in range(steps))]
-    terminal = backbone.scheduler_config.get("shift_terminal")
+    terminal = backbone.traits.scheduler_config.get("shift_terminal")
     if terminal:
         sigmas = [1 - (1 - s) * (1 - terminal) / (1 - sigmas[-1]) for s in sigmas]
     sigmas = [s for s in [*sigmas, 0.0] if s / (1 - s + 1e-12) <= 3.94]
@@ -160,13 +163,13 @@ def test_the_blend_is_that_of_linear_interpolation(name: str, backbones: dict[st
 def test_decoding_undoes_the_scale_of_encoding(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    latents = backbone.encode(pixels)
+    latents = backbone.autoencoder.encode(pixels)
     assert latents.shape == (1, 4, CELLS, CELLS)
     with torch.no_grad():
         given = pixels.unsqueeze(2) if name == "qwen-image" else pixels
-        code = backbone.vae.encode(given).latent_dist.mode()
-    assert (backbone.unscale(latents) - code).abs().max() < 1e-5
-    decoded = backbone.decode(latents)
+        code = backbone.autoencoder.vae.encode(given).latent_dist.mode()
+    assert (backbone.autoencoder.unscale(latents) - code).abs().max() < 1e-5
+    decoded = backbone.autoencoder.decode(latents)
     assert decoded.shape == (1, 3, 32, 32)
     assert decoded.abs().max() <= 1
 
@@ -199,11 +202,10 @@ def test_edits_from_a_folder(name: str, folders: dict[str, Path], picture_file: 
 def test_a_told_guidance_changes_the_picture(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["flux"]
     latents = torch.randn(1, 4, CELLS, CELLS)
-    conditioning = backbone.encode_prompt(PROMPT, "", (32, 32))
     answers = []
     for told in (1.0, 5.0):
-        conditioning.extra["guidance"] = torch.full((2,), told)
-        answers.append(backbone(latents, 500.0, pair_of(conditioning).conditional).prediction)
+        given = conditioned(backbone, PROMPT, guidance=told).conditional
+        answers.append(backbone.denoiser(latents, 500.0, given).prediction)
     assert (answers[0] - answers[1]).abs().max() > 1e-4
 
 
@@ -234,9 +236,9 @@ def test_an_embedded_folder_with_a_flow_scheduler_is_a_flow_model(tmp_path: Path
     folder = tiny_models.tiny_embedded(tmp_path / "embedded-flow", tiny_flow.scheduler(shift=1.0))
     editor = Editor(str(folder), dtype="float32")
     backbone = editor.backbone
-    assert (backbone.family, backbone.prediction_type) == ("embedded-flow", "flow")
+    assert (backbone.traits.family, backbone.traits.prediction) == ("embedded-flow", "flow")
     told: list[float] = []
-    backbone.unet.register_forward_pre_hook(lambda _, given: told.append(float(given[1])))
+    backbone.denoiser.unet.register_forward_pre_hook(lambda _, given: told.append(float(given[1])))
     result = editor.edit(image=picture_file, mask=mask_file, prompt="a red ball", n=1, steps=4, rank="none")
     assert told == [750.0, 500.0, 250.0]  # 1000 s, from the first level at a ratio of at most 20
     assert len(result.images) == 1

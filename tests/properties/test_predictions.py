@@ -1,7 +1,7 @@
 """Prediction i of seed s is prediction 0 of seed s + i: for every method, preset, fill and scheduler."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sfumato import Editor
 from sfumato.backbones import families, loading
-from sfumato.backbones.base import Conditioning, Conditions, Output, Traits
+from sfumato.backbones.base import Backbone, Conditions, Output, Text, TextEncoder, Traits
 from sfumato.backbones.capabilities import Capability
 from sfumato.methods import registry
 from sfumato.methods.augmentation import augment
@@ -24,7 +24,6 @@ from sfumato.methods.sampling.blended_diffusion import clip_distance
 from sfumato.noise.levels import Prediction
 from sfumato.noise.plan import FLOW_EULER, SOLVERS
 from sfumato.noise.stream import NoiseStream
-from sfumato.text.limits import TextReader
 from tests import tiny_models
 
 SIDE, SEED, COUNT = 32, 20, 3
@@ -37,20 +36,31 @@ FEW: dict[str, dict[str, Any]] = {
 
 
 class Exact:
-    """A model whose every answer is made for one prediction at a time, so that nothing but what is drawn can differ."""
+    """A model whose every answer is made for one prediction at a time, so that nothing but what is drawn can differ.
 
-    context, guidance_embedding, vae = 2.0, False, None
-    name, device, dtype, resolution = "exact", torch.device("cpu"), torch.float32, SIDE
+    It plays all roles but the reading of text.
+    """
+
+    vae, device = None, torch.device("cpu")
 
     def __init__(self, family: str) -> None:
-        self.family = family
         known = families.family(family)
         pixel, flows = known.can(Capability.PIXELS), known.can(Capability.FLOW)
-        self.factor, self.latent_channels = (1, 3) if pixel else (2, 4)
-        self.prediction_type = Prediction.FLOW if flows else Prediction.EPSILON
-        flow = {"shift": 3.0}
         noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-        self.scheduler_config: dict[str, Any] = flow if flows else noise
+        self.factor = 1 if pixel else 2
+        self.traits = Traits(
+            name="exact",
+            family=family,
+            capabilities=known.capabilities,
+            prediction=Prediction.FLOW if flows else Prediction.EPSILON,
+            scheduler_config={"shift": 3.0} if flows else noise,
+            latent_channels=3 if pixel else 4,
+            factor=self.factor,
+            resolution=SIDE,
+            context=2.0,
+            device=self.device,
+            dtype=torch.float32,
+        )
         self.encoded = 0
         self.notes: list[str] = []
 
@@ -69,43 +79,24 @@ class Exact:
     def unscale(self, latents: Tensor) -> Tensor:
         return latents
 
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        return Conditioning(states=torch.zeros(2, 1, 1), extra={})
-
-    def encode_parts(self, prompt: Any, negative: Any, size: tuple[int, int], embeddings: Any, clip_skip: int) -> Conditioning:
-        return self.encode_prompt("", "", size)
-
-    def text_readers(self) -> list[TextReader]:
-        return []
-
-    def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
-        return {}
-
-    def unknown_words(self, prompt: str) -> list[str]:
-        return []
-
-    def known_words(self) -> list[str]:
-        return []
-
-    @property
-    def traits(self) -> Traits:
-        return Traits(
-            name=self.name,
-            family=self.family,
-            prediction=self.prediction_type,
-            scheduler_config=self.scheduler_config,
-            latent_channels=self.latent_channels,
-            factor=self.factor,
-            resolution=self.resolution,
-            context=self.context,
-            stacks_branches=True,
-            keeps_norm=False,
-            device=self.device,
-            dtype=self.dtype,
-        )
-
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         return Output(torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)]))
+
+
+class Reader(TextEncoder):
+    """Counts how often it reads."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def encode(self, prompts: Sequence[str | None]) -> list[Text]:
+        self.calls += 1
+        return [Text(states=torch.zeros(1, 1, 1)) for _ in prompts]
+
+
+def exact(family: str) -> Backbone:
+    model = Exact(family)
+    return Backbone(denoiser=model, autoencoder=model, text_encoder=Reader() if model.factor > 1 else None)
 
 
 def kinds(card: MethodCard) -> list[str]:
@@ -147,9 +138,10 @@ def mask() -> Image.Image:
 def latents_of(editor: Editor, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Tensor:
     """What the method gives, before decoding, (n, C, h, w)."""
     found: list[Tensor] = []
-    decode = editor.backbone.decode
+    autoencoder = editor.backbone.autoencoder
+    decode = autoencoder.decode
     with monkeypatch.context() as patched:
-        patched.setattr(editor.backbone, "decode", lambda latents: found.append(latents.clone()) or decode(latents))
+        patched.setattr(autoencoder, "decode", lambda latents: found.append(latents.clone()) or decode(latents))
         editor.edit(image=picture(), mask=mask(), prompt="a red ball", rank="none", window="whole", background="paste", **options)
     return torch.cat(found)
 
@@ -157,7 +149,7 @@ def latents_of(editor: Editor, monkeypatch: pytest.MonkeyPatch, **options: Any) 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(loading, "from_pipe", lambda pipe, **_: pipe)
-    return lambda family: Editor.from_pipe(Exact(family))
+    return lambda family: Editor.from_pipe(exact(family))
 
 
 @pytest.mark.parametrize(("card", "family", "options"), list(cases()))
@@ -209,7 +201,24 @@ def test_what_is_not_random_is_encoded_once(
 ) -> None:
     editor = fake("sd1")
     latents_of(editor, monkeypatch, **options, n=COUNT, steps=2, batch_size=1)
-    assert editor.backbone.encoded == calls
+    assert editor.backbone.autoencoder.encoded == calls
+
+
+@pytest.mark.parametrize(
+    ("card", "family"),
+    [(card, family) for card in registry.CARDS for family in kinds(card)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_conditions_are_made_once_for_all_batches(
+    card: MethodCard, family: str, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor, method, made = fake(family), card.load(), []
+    condition = method.condition
+    monkeypatch.setattr(method, "condition", lambda models, given: made.append(given) or condition(models, given))
+    latents_of(editor, monkeypatch, method=card.name, **FEW.get(card.name, {}), n=COUNT, steps=2, batch_size=1)
+    assert len(made) == 1
+    encoder = editor.backbone.text_encoder
+    assert encoder is None or encoder.calls == 1
 
 
 def test_clip_reads_each_prediction_by_itself() -> None:

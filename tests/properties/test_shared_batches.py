@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato import Editor, EditRequest
 from sfumato.backbones import loading
-from sfumato.backbones.base import Conditioning, Conditions, Output
+from sfumato.backbones.base import Backbone, Conditions, Output, Text, TextEncoder
 from sfumato.editing.prepared import Prepared
 from sfumato.editing.progress import Progress
 from sfumato.errors import Cancelled, ResourceError
@@ -37,17 +37,23 @@ class Reading(Exact):
         super().__init__(family)
         self.rows: list[int] = []
 
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        return Conditioning(states=torch.tensor([[[len(negative_prompt) / 30]], [[len(prompt) / 30]]]), extra={})
-
-    def encode_parts(self, prompt: Any, negative: Any, size: tuple[int, int], embeddings: Any, clip_skip: int) -> Conditioning:
-        return self.encode_prompt(str(prompt), str(negative), size)
-
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         self.rows.append(len(x))
-        assert given.text is not None
-        assert len(given.text.states) in (1, len(x))
-        return Output(super().__call__(x, timestep, given).prediction + given.text.states[..., None])
+        shift = torch.zeros(1, 1, 1) if given.text is None else given.text.states
+        assert len(shift) in (1, len(x))
+        return Output(super().__call__(x, timestep, given).prediction + shift[..., None])
+
+
+class Lengths(TextEncoder):
+    """Tells prompts apart by their length."""
+
+    def encode(self, prompts: Sequence[str | None]) -> list[Text]:
+        return [Text(states=torch.tensor([[[len(prompt or "") / 30]]])) for prompt in prompts]
+
+
+def reading_backbone(family: str) -> Backbone:
+    model = Reading(family)
+    return Backbone(denoiser=model, autoencoder=model, text_encoder=Lengths() if model.factor > 1 else None)
 
 
 def picture(number: int, side: int = SIDE) -> Image.Image:
@@ -80,7 +86,7 @@ def latents_of(editor: Editor, edits: Sequence[Prepared]) -> list[Tensor]:
 @pytest.fixture
 def reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Editor]:
     monkeypatch.setattr(loading, "from_pipe", lambda pipe, **_: pipe)
-    return lambda family: Editor.from_pipe(Reading(family))
+    return lambda family: Editor.from_pipe(reading_backbone(family))
 
 
 def cases() -> list[Any]:
@@ -102,7 +108,7 @@ def test_edits_in_one_batch_are_as_alone(
     card: MethodCard, family: str, options: dict[str, Any], reading: Callable[[str], Editor]
 ) -> None:
     editor = reading(family)
-    backbone: Any = editor.backbone
+    backbone: Any = editor.backbone.denoiser
     few = FEW.get(card.name, {})
     for soft, shrink in ((False, "off"), (True, "off"), (True, "on")):
         own = {"shrink": shrink} if "shrink" in fields_of(card) else {}
@@ -138,7 +144,7 @@ def test_edits_in_one_batch_are_as_alone(
 )
 def test_what_must_be_equal_in_a_batch_keeps_edits_apart(change: dict[str, Any], reading: Callable[[str], Editor]) -> None:
     editor = reading("sd1")
-    backbone: Any = editor.backbone
+    backbone: Any = editor.backbone.denoiser
     plain = requests(steps=4, fill=None, shrink="off")
     given = [plain[0], plain[1].model_copy(update=change)]
     alone = [latents_of(editor, [editor.prepare(request)])[0] for request in given]
@@ -157,7 +163,7 @@ def test_a_cancelled_edit_leaves_the_batch_and_the_others_lose_nothing(
     solver: str, who: int, reading: Callable[[str], Editor]
 ) -> None:
     editor = reading("sd1")
-    backbone: Any = editor.backbone
+    backbone: Any = editor.backbone.denoiser
     given = requests(steps=6, scheduler=solver, fill=None, shrink="off")
     alone = [latents_of(editor, [editor.prepare(request)])[0] for request in given]
     backbone.rows.clear()
@@ -190,7 +196,7 @@ def test_a_batch_that_everybody_left_ends(reading: Callable[[str], Editor]) -> N
     edits = [editor.prepare(request, on_progress=stop) for request in requests(steps=6, fill=None)]
     with pytest.raises(Cancelled):
         list(editor.sample([sample for edit in edits for sample in edit.samples]))
-    assert len(editor.backbone.rows) == 1  # type: ignore[attr-defined]
+    assert len(editor.backbone.denoiser.rows) == 1  # type: ignore[attr-defined]
 
 
 def test_a_batch_of_many_edits_is_halved_too(reading: Callable[[str], Editor]) -> None:

@@ -177,11 +177,11 @@ def test_both_models_edit(
     told: list[float],
 ) -> None:
     editor = Editor(model, dtype="float32")
-    assert (editor.backbone.family, editor.backbone.prediction_type) == (model, prediction)
+    assert (editor.backbone.traits.family, editor.backbone.traits.prediction) == (model, prediction)
     base = load_file(shipped / UNET_WEIGHTS)
-    assert not any(torch.equal(weight, base[name]) for name, weight in editor.backbone.unet.state_dict().items())
+    assert not any(torch.equal(weight, base[name]) for name, weight in editor.backbone.denoiser.unet.state_dict().items())
     heard: list[tuple[float, int]] = []
-    editor.backbone.unet.register_forward_pre_hook(lambda _, given: heard.append((float(given[1]), len(given[0]))))
+    editor.backbone.denoiser.unet.register_forward_pre_hook(lambda _, given: heard.append((float(given[1]), len(given[0]))))
     fields: dict[str, Any] = {"image": picture_file, "mask": mask_file, "prompt": "a red ball", "n": 1, "rank": "none"}
     request = editor.edit(**fields).request
     assert (request.scheduler, request.steps, request.guidance_scale) == (solver, steps, scale)
@@ -198,4 +198,4 @@ def test_both_models_are_listed_and_belong_to_their_base(shipped: Path) -> None:
     for model in ("embedded-flow", "embedded-fast"):
         with pytest.raises(BackboneError, match=r"adapter\.safetensors was made for a UNet"):
             loading.load(model)
-    assert loading.load("embedded").family == "embedded"
+    assert loading.load("embedded").traits.family == "embedded"

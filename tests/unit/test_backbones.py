@@ -7,11 +7,13 @@ import pytest
 import torch
 from diffusers import LDMTextToImagePipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from sfumato.backbones.base import Backbone, Conditioning
+from sfumato.backbones.base import Backbone, Extra
+from sfumato.backbones.capabilities import Layout
 from sfumato.backbones.loading import from_pipe, load
+from sfumato.denoising.base import Pair
 from sfumato.errors import Unsupported
 from tests import tiny_models
-from tests.guided import predict
+from tests.guided import conditioned, predict
 
 BUILDERS = {
     "sd1": tiny_models.tiny_sd1,
@@ -48,11 +50,12 @@ def pixels(batch: int, side: int = 32) -> torch.Tensor:
 
 
 def latents(backbone: Backbone, batch: int) -> torch.Tensor:
-    return draw(batch, backbone.latent_channels, 8, 8, seed=1)
+    return draw(batch, backbone.traits.latent_channels, 8, 8, seed=1)
 
 
 def test_describes_itself(backbones: dict[str, Backbone]) -> None:
-    facts = {family: (b.family, b.prediction_type, b.factor, b.resolution, b.latent_channels) for family, b in backbones.items()}
+    traits = {family: backbone.traits for family, backbone in backbones.items()}
+    facts = {family: (t.family, t.prediction, t.factor, t.resolution, t.latent_channels) for family, t in traits.items()}
 
     assert facts == {
         "sd1": ("sd1", "epsilon", 2, 32, 4),
@@ -61,42 +64,42 @@ def test_describes_itself(backbones: dict[str, Backbone]) -> None:
         "ldm": ("ldm", "epsilon", 2, 32, 4),
         "embedded": ("embedded", "v_prediction", 8, 64, 8),
     }
-    assert backbones["sd1"].scheduler_config["beta_schedule"] == "scaled_linear"
+    assert traits["sd1"].scheduler_config["beta_schedule"] == "scaled_linear"
 
 
 def test_encode_and_decode_shapes_and_ranges(backbone: Backbone) -> None:
-    encoded = backbone.encode(pixels(2))
-    decoded = backbone.decode(10 * encoded)
+    encoded = backbone.autoencoder.encode(pixels(2))
+    decoded = backbone.autoencoder.decode(10 * encoded)
 
-    assert encoded.shape == (2, backbone.latent_channels, 32 // backbone.factor, 32 // backbone.factor)
+    assert encoded.shape == (2, backbone.traits.latent_channels, 32 // backbone.traits.factor, 32 // backbone.traits.factor)
     assert encoded.dtype == decoded.dtype == torch.float32
     assert decoded.shape == (2, 3, 32, 32)
     assert decoded.abs().max() <= 1
 
 
 def test_encode_is_the_posterior_mean_shifted_and_scaled(backbone: Backbone) -> None:
-    config = backbone.vae.config
-    code = backbone.vae.encode(pixels(1)).latent_dist.mean
+    config = backbone.autoencoder.vae.config
+    code = backbone.autoencoder.vae.encode(pixels(1)).latent_dist.mean
     expected = (code - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
 
-    encoded = backbone.encode(pixels(1))
+    encoded = backbone.autoencoder.encode(pixels(1))
 
     torch.testing.assert_close(encoded, expected)
-    torch.testing.assert_close(backbone.unscale(encoded), code, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(backbone.autoencoder.unscale(encoded), code, atol=1e-5, rtol=1e-5)
 
 
 def test_a_generator_draws_a_sample_of_the_posterior(backbones: dict[str, Backbone]) -> None:
     model = backbones["sd1"]
-    mean = model.encode(pixels(1))
-    first, again = (model.encode(pixels(1), torch.Generator().manual_seed(3)) for _ in range(2))
+    mean = model.autoencoder.encode(pixels(1))
+    first, again = (model.autoencoder.encode(pixels(1), torch.Generator().manual_seed(3)) for _ in range(2))
 
     assert torch.equal(first, again)
     assert not torch.allclose(first, mean)
 
 
 def test_guidance_combines_the_two_branches(backbone: Backbone) -> None:
-    both = backbone.encode_prompt("a red ball", "grass", SIZE)
-    only = [Conditioning(states=both.states[[i, i]], extra={k: v[[i, i]] for k, v in both.extra.items()}) for i in (0, 1)]
+    both = conditioned(backbone, "a red ball", "grass", SIZE)
+    only = [Pair(unconditional=one, conditional=one) for one in (both.unconditional, both.conditional)]
     z = latents(backbone, 3)
     unconditional, conditional = (predict(backbone, z, 301.0, one, 1.0) for one in only)
 
@@ -108,7 +111,7 @@ def test_guidance_combines_the_two_branches(backbone: Backbone) -> None:
 
 
 def test_a_prediction_does_not_depend_on_its_batch(backbone: Backbone) -> None:
-    conditioning = backbone.encode_prompt("a red ball", "", SIZE)
+    conditioning = conditioned(backbone, "a red ball", "", SIZE)
     z = latents(backbone, 3)
 
     together = predict(backbone, z, 500.0, conditioning, 3.0)
@@ -120,9 +123,9 @@ def test_a_prediction_does_not_depend_on_its_batch(backbone: Backbone) -> None:
 def test_without_guidance_only_the_prompt_is_run(backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = backbones["sd1"]
     batches = []
-    forward = model.unet.forward
-    monkeypatch.setattr(model.unet, "forward", lambda x, *a, **k: batches.append(len(x)) or forward(x, *a, **k))
-    conditioning = model.encode_prompt("a red ball", "", SIZE)
+    forward = model.denoiser.unet.forward
+    monkeypatch.setattr(model.denoiser.unet, "forward", lambda x, *a, **k: batches.append(len(x)) or forward(x, *a, **k))
+    conditioning = conditioned(model, "a red ball", "", SIZE)
 
     predict(model, latents(model, 2), 10.0, conditioning, 1.0)
     predict(model, latents(model, 2), 10.0, conditioning, 2.0)
@@ -135,10 +138,12 @@ def test_prompts_are_encoded_as_diffusers_does(family: str, folders: dict[str, P
     pipe = StableDiffusionPipeline.from_pretrained(folders[family], safety_checker=None)
     prompt, negative = pipe.encode_prompt("a red ball", "cpu", 1, True, "grass")
 
-    conditioning = backbones[family].encode_prompt("a red ball", "grass", SIZE)
+    pair = conditioned(backbones[family], "a red ball", "grass", SIZE)
 
-    torch.testing.assert_close(conditioning.states, torch.cat([negative, prompt]))
-    assert conditioning.extra == {}
+    for given, expected in ((pair.unconditional, negative), (pair.conditional, prompt)):
+        assert given.text is not None
+        torch.testing.assert_close(given.text.states, expected)
+        assert given.extras == {}
 
 
 def test_sdxl_matches_a_step_of_its_own_pipeline(folders: dict[str, Path], backbones: dict[str, Backbone]) -> None:
@@ -152,21 +157,26 @@ def test_sdxl_matches_a_step_of_its_own_pipeline(folders: dict[str, Path], backb
         uncond, cond = pipe.unet(z.repeat(2, 1, 1, 1), 301, encoder_hidden_states=states, added_cond_kwargs=extra).sample
 
     model = backbones["sdxl"]
-    guided = predict(model, z, 301.0, model.encode_prompt("a red ball", "grass", (48, 32)), 5.0)
+    guided = predict(model, z, 301.0, conditioned(model, "a red ball", "grass", (48, 32)), 5.0)
 
     torch.testing.assert_close(guided[0], uncond + 5.0 * (cond - uncond), atol=1e-5, rtol=1e-4)
 
 
 def test_sdxl_is_told_the_size_and_zeroes_an_empty_negative_prompt(backbones: dict[str, Backbone]) -> None:
-    small = backbones["sdxl"].encode_prompt("a red ball", "", (48, 32))
-    large = backbones["sdxl"].encode_prompt("a red ball", "", (1024, 512))
+    small = conditioned(backbones["sdxl"], "a red ball", "", (48, 32))
+    large = conditioned(backbones["sdxl"], "a red ball", "", (1024, 512))
+    unconditional, conditional = small.unconditional.text, small.conditional.text
+    assert unconditional is not None
+    assert conditional is not None
+    assert unconditional.pooled is not None
 
-    assert small.states.shape == (2, 77, 64)
-    assert small.extra["text_embeds"].shape == (2, 32)
-    assert large.extra["time_ids"].tolist() == [[512, 1024, 0, 0, 512, 1024]] * 2
-    assert small.states[0].abs().max() == 0
-    assert small.extra["text_embeds"][0].abs().max() == 0
-    assert small.states[1].abs().max() > 0
+    assert unconditional.states.shape == conditional.states.shape == (1, 77, 64)
+    assert unconditional.pooled.shape == (1, 32)
+    for given in (large.unconditional, large.conditional):
+        assert given.extras[Extra.TIME_IDS].tolist() == [[512, 1024, 0, 0, 512, 1024]]
+    assert unconditional.states.abs().max() == 0
+    assert unconditional.pooled.abs().max() == 0
+    assert conditional.states.abs().max() > 0
 
 
 def test_ldm_matches_its_own_pipeline(folders: dict[str, Path], backbones: dict[str, Backbone]) -> None:
@@ -178,30 +188,47 @@ def test_ldm_matches_its_own_pipeline(folders: dict[str, Path], backbones: dict[
     expected = pipe("a red ball", latents=start, **options)
 
     model = backbones["ldm"]
-    conditioning = model.encode_prompt("a red ball", "", (32, 32))
+    conditioning = conditioned(model, "a red ball", "", (32, 32))
     z = start
     for timestep in pipe.scheduler.timesteps:
         z = pipe.scheduler.step(predict(model, z, float(timestep), conditioning, 5.0), timestep, z).prev_sample
 
-    torch.testing.assert_close(model.decode(z) / 2 + 0.5, expected.images, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.autoencoder.decode(z) / 2 + 0.5, expected.images, atol=1e-4, rtol=1e-4)
 
 
 def test_from_pipe_uses_the_pipelines_own_modules(folders: dict[str, Path], backbones: dict[str, Backbone]) -> None:
     pipe = StableDiffusionInpaintPipeline.from_pretrained(folders["sd1"], safety_checker=None)
     model: Any = from_pipe(pipe)
-    z, conditioning = latents(model, 1), model.encode_prompt("a red ball", "", SIZE)
+    z, conditioning = latents(model, 1), conditioned(model, "a red ball", "", SIZE)
 
-    assert model.unet is pipe.unet
-    assert model.vae is pipe.vae
+    assert model.denoiser.unet is pipe.unet
+    assert model.autoencoder.vae is pipe.vae
     assert not any(p.requires_grad for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
-    assert model.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.denoiser.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     expected = predict(backbones["sd1"], z, 301.0, conditioning, 4.0)
     torch.testing.assert_close(predict(model, z, 301.0, conditioning, 4.0), expected)
 
 
-def test_an_inpainting_unet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="text-to-image checkpoint"):
-        load(str(tiny_models.tiny_inpainting(tmp_path)), device="cpu", dtype="float32")
+def test_an_inpainting_unet_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    folder = tiny_models.tiny_inpainting(tmp_path)
+    for weights in folder.glob("unet/*.safetensors"):
+        weights.unlink()
+    with pytest.raises(Unsupported, match=r"trained for inpainting \(its UNet takes 9 channels: latents, mask.*text-to-image"):
+        load(str(folder), device="cpu", dtype="float32")
+
+
+def test_an_inpainting_pipeline_is_refused(tmp_path: Path) -> None:
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(tiny_models.tiny_inpainting(tmp_path), safety_checker=None)
+    with pytest.raises(Unsupported, match="trained for inpainting"):
+        from_pipe(pipe)
+
+
+@pytest.mark.parametrize(
+    ("channels", "layout"), [(4, Layout.LATENTS), (9, Layout.INPAINTING), (8, Layout.INSTRUCTION), (6, None)]
+)
+def test_a_layout_is_known_by_its_channels(channels: int, layout: Layout | None) -> None:
+    assert Layout.of(channels, 4) is layout
+    assert layout is None or layout.channels(4) == channels
 
 
 def test_half_precision_gives_float32_and_spares_the_overflowing_autoencoder(folders: dict[str, Path]) -> None:
@@ -210,17 +237,18 @@ def test_half_precision_gives_float32_and_spares_the_overflowing_autoencoder(fol
     reduced = load(str(folders["sd1"]), device="cpu", dtype="bfloat16")
     z = latents(reduced, 1)
 
-    assert (model.dtype, model.vae.dtype, pipe.vae.dtype) == (torch.float16, torch.float32, torch.float16)
-    assert reduced.vae.dtype == torch.bfloat16
-    assert reduced.encode(pixels(1)).dtype == reduced.decode(z).dtype == torch.float32
-    assert predict(reduced, z, 10.0, reduced.encode_prompt("a", "", SIZE), 2.0).dtype == torch.float32
+    assert (model.traits.dtype, model.autoencoder.vae.dtype, pipe.vae.dtype) == (torch.float16, torch.float32, torch.float16)
+    assert reduced.autoencoder.vae.dtype == torch.bfloat16
+    assert reduced.autoencoder.encode(pixels(1)).dtype == reduced.autoencoder.decode(z).dtype == torch.float32
+    assert predict(reduced, z, 10.0, conditioned(reduced, "a", "", SIZE), 2.0).dtype == torch.float32
 
 
 def test_the_embedded_model_knows_its_words(backbones: dict[str, Backbone]) -> None:
+    known: dict[str, Any] = {family: backbone.text_encoder for family, backbone in backbones.items()}
     long = "a red ball on the grass, " * 4
 
-    assert backbones["embedded"].unknown_words("A red Ball, on GRASS") == []
-    assert backbones["embedded"].unknown_words(long + "a Zebra; zebra, of mars and a Zebra") == ["Zebra", "zebra", "mars", "and"]
-    assert backbones["sd1"].unknown_words("zebra") == []
-    assert backbones["embedded"].known_words() == ["a", "red", "blue", "ball", "cube", "on", "grass", "the", "of"]
-    assert backbones["sd1"].known_words() == []
+    assert known["embedded"].unknown_words("A red Ball, on GRASS") == []
+    assert known["embedded"].unknown_words(long + "a Zebra; zebra, of mars and a Zebra") == ["Zebra", "zebra", "mars", "and"]
+    assert known["sd1"].unknown_words("zebra") == []
+    assert known["embedded"].known_words() == ["a", "red", "blue", "ball", "cube", "on", "grass", "the", "of"]
+    assert known["sd1"].known_words() == []

@@ -24,8 +24,8 @@ SIDE = 48
 
 
 @dataclass
-class TinyBackbone:
-    """The part of a backbone that reconstructions use, around a real autoencoder."""
+class TinyAutoencoder:
+    """What reconstructions use, around an autoencoder of diffusers."""
 
     vae: Any
     dtype: torch.dtype = torch.float32
@@ -44,14 +44,14 @@ class TinyBackbone:
 
 @dataclass
 class Case:
-    backbone: TinyBackbone
+    autoencoder: TinyAutoencoder
     latents: Tensor
     decoded: Tensor
     source: Tensor
     mask: Tensor
 
     def arguments(self) -> tuple[Any, ...]:
-        return self.backbone, self.latents, self.decoded, self.source, self.mask
+        return self.autoencoder, self.latents, self.decoded, self.source, self.mask
 
     def error(self, pixels: Tensor, i: int = 0) -> float:
         return float(weighted_error(pixels[i : i + 1], self.decoded[i : i + 1], self.source, self.mask))
@@ -80,11 +80,11 @@ def make(kind: str, dtype: torch.dtype = torch.float32, n: int = 1) -> Case:
         else:
             vae = PatchAutoencoder(latent_channels=4, block_out_channels=(8, 8, 8, 8))
             vae.start_from_patches(pictures(4, 5))
-    backbone = TinyBackbone(vae.to(dtype).eval(), dtype)
+    autoencoder = TinyAutoencoder(vae.to(dtype).eval(), dtype)
     mask = torch.zeros(1, 1, SIDE, SIDE)
     mask[..., 10:31, 14:40] = 1
-    latents = backbone.encode(pictures(n, 1))
-    return Case(backbone, latents, backbone.decode(latents), pictures(1, 2), mask)
+    latents = autoencoder.encode(pictures(n, 1))
+    return Case(autoencoder, latents, autoencoder.decode(latents), pictures(1, 2), mask)
 
 
 @pytest.fixture(params=["kl", "patch"])
@@ -109,7 +109,7 @@ def test_table_is_listed_without_torch() -> None:
 def test_weights_are_as_found_and_result_is_clean(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfumato.background.fitting.STEPS", 3)
     case = make("kl", dtype, n=2)
-    vae = case.backbone.vae
+    vae = case.autoencoder.vae
     before = {key: value.clone() for key, value in vae.state_dict().items()}
     done: list[tuple[int, int]] = []
     with torch.inference_mode():
@@ -127,7 +127,7 @@ def test_weights_are_as_found_and_result_is_clean(name: str, dtype: torch.dtype,
 
 @pytest.mark.parametrize("name", ["latents", "decoder", "decoder-solve"])
 def test_cancelling_leaves_the_weights(name: str, case: Case) -> None:
-    vae = case.backbone.vae
+    vae = case.autoencoder.vae
     before = {key: value.clone() for key, value in vae.state_dict().items()}
 
     def stop(done: int, total: int) -> None:
@@ -155,17 +155,17 @@ def test_predictions_are_fitted_by_themselves(monkeypatch: pytest.MonkeyPatch) -
     both = make("patch", n=2)
     for name in ("latents", "decoder", "decoder-solve"):
         run = BACKGROUNDS[name].load()
-        alone = run(both.backbone, both.latents[1:], both.decoded[1:], both.source, both.mask)
+        alone = run(both.autoencoder, both.latents[1:], both.decoded[1:], both.source, both.mask)
         torch.testing.assert_close(run(*both.arguments())[1:], alone)
 
 
 def adam_on_last_convolution(case: Case, steps: int = 200) -> float:
     """What gradient descent reaches on the same weights: the reference for the closed form."""
-    vae = case.backbone.vae
+    vae = case.autoencoder.vae
     caught: list[Tensor] = []
     hook = vae.decoder.conv_out.register_forward_hook(lambda module, inputs, output: caught.extend((inputs[0], output)))
     with torch.no_grad():
-        rest = vae.decode(case.backbone.unscale(case.latents)).sample - caught[1]
+        rest = vae.decode(case.autoencoder.unscale(case.latents)).sample - caught[1]
     hook.remove()
     conv = torch.nn.Conv2d(caught[0].shape[1], 3, 3, padding=1)
     conv.load_state_dict(vae.decoder.conv_out.state_dict())
@@ -189,7 +189,7 @@ def test_solving_in_bands_changes_nothing(case: Case, monkeypatch: pytest.Monkey
 
 
 def test_solving_needs_a_last_convolution(case: Case) -> None:
-    case.backbone.vae.decoder.conv_out = torch.nn.Identity()
+    case.autoencoder.vae.decoder.conv_out = torch.nn.Identity()
     with pytest.raises(Unsupported, match="conv_out"):
         solve(*case.arguments())
 

@@ -1,5 +1,6 @@
 """The door: what an edit promises whatever the model, on tiny random Stable Diffusion models."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from sfumato import Editor, EditRequest, ranking
+from sfumato.backbones.families import family
 from sfumato.background import fitting
 from sfumato.editing.sampling import Progress
 from sfumato.errors import Cancelled, MaskError, ModelNotFound, OptionError, ResourceError, Unsupported
@@ -148,10 +150,10 @@ def test_weights_are_as_before_after_decoder_tuning(
     editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "STEPS", 5)
-    before = {k: v.clone() for k, v in editor.backbone.vae.state_dict().items()}
+    before = {k: v.clone() for k, v in editor.backbone.autoencoder.vae.state_dict().items()}
     for background in ("decoder-solve", "decoder", "latents"):
         editor.edit(**{**request_fields, "background": background, "n": 1, "steps": 1})
-    assert all(torch.equal(v, before[k]) for k, v in editor.backbone.vae.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in editor.backbone.autoencoder.vae.state_dict().items())
 
 
 def test_out_of_memory_halves_the_batch(editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +232,8 @@ def test_refusals(editor: Editor, request_fields: dict[str, Any], change: dict[s
 def test_a_method_refuses_models_it_cannot_run_on(
     editor: Editor, request_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(editor.backbone, "family", "pixel")
+    pixel: Any = replace(editor.backbone.traits, family="pixel", capabilities=family("pixel").capabilities)
+    monkeypatch.setattr(editor.backbone.denoiser, "traits", pixel)
     with pytest.raises(Unsupported, match="sdxl"):
         editor.edit(**request_fields)
 

@@ -41,7 +41,7 @@ def test_a_request_that_names_no_model_runs_on_the_pipeline(folder: Path, pipe: 
 
     result = editor.edit(EditRequest(**fields))
 
-    assert editor.backbone.unet is pipe.unet  # type: ignore[attr-defined]
+    assert editor.backbone.denoiser.unet is pipe.unet  # type: ignore[attr-defined]
     assert result.request.model == editor.model != "embedded"
     assert same(result.images[0], Editor(str(folder), dtype="float32").edit(**fields).images[0])
     assert same(editor.edit(result.request).images[0], result.images[0])  # as it was stored
@@ -64,7 +64,7 @@ def test_an_editor_around_a_pipeline_loads_nothing_else(
         editor.edit(EditRequest(**fields, **named))
     with pytest.raises(Unsupported, match=sentence):
         editor.edit(**fields, **named)
-    assert editor.backbone.unet is pipe.unet  # type: ignore[attr-defined]
+    assert editor.backbone.denoiser.unet is pipe.unet  # type: ignore[attr-defined]
 
 
 def test_the_editor_of_a_pipeline_is_told_what_it_predicts(pipe: Any, fields: dict[str, Any]) -> None:

@@ -202,7 +202,7 @@ def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path) -> None:
     for index in (0, scenes.HELD_OUT):
         scenes.render_pairs(tmp_path, index, count=4, size=32)
     told: list[str] = []
-    training.train(pairs=tmp_path, out=tmp_path / "run", minutes=0.001, batch_size=2, tell=told.append)
+    training.train(pairs=tmp_path, out=tmp_path / "run", minutes=0.001, batch_size=2, on_progress=told.append)
     assert Judge.load(tmp_path / "run" / "model").labels["kind"] == (*KINDS, NOTHING)
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
     assert [line.split(":")[0] for line in told[-3:]] == list(training.MAKERS)
@@ -211,7 +211,9 @@ def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path) -> None:
 def test_a_run_can_begin_with_the_shipped_judge(tmp_path) -> None:
     for index in (0, scenes.HELD_OUT):
         scenes.render_pairs(tmp_path, index, count=4, size=32)
-    training.train(pairs=tmp_path, out=tmp_path / "run", minutes=0.001, start_from=WEIGHTS, batch_size=2, tell=lambda _: None)
+    training.train(
+        pairs=tmp_path, out=tmp_path / "run", minutes=0.001, start_from=WEIGHTS, batch_size=2, on_progress=lambda _: None
+    )
     before, after = (Judge.load(folder).state_dict() for folder in (WEIGHTS, tmp_path / "run" / "model"))
     assert all(torch.allclose(after[name], weight, atol=0.05) for name, weight in before.items())
 

@@ -10,7 +10,7 @@ from sfumato.embedded.judge import NOTHING, Judge, Reading
 from sfumato.errors import ModelNotFound, ResourceError
 from sfumato.metrics.diversity import FeatureDistance, PublishedLPIPS, best_distance, pairwise
 from sfumato.metrics.fidelity import MOST_DB, greatest_error, psnr
-from sfumato.metrics.precision import read_predictions, right
+from sfumato.metrics.precision import matches, read_predictions
 from sfumato.metrics.seam import grain_ratio, seam_elsewhere
 from sfumato.metrics.statistics import estimate, paired_difference
 from sfumato.metrics.text_match import text_match
@@ -33,10 +33,10 @@ def reading(kind: str = "ball", colour: str = "red") -> Reading:
 
 
 def test_only_what_is_wanted_must_be_right() -> None:
-    assert right(reading(), {"kind": "ball", "colour": "red"})
-    assert right(reading(), {"colour": "red"})
-    assert not right(reading(colour="blue"), {"kind": "ball", "colour": "red"})
-    assert right(reading(kind=NOTHING), {"kind": "nothing"})
+    assert matches(reading(), {"kind": "ball", "colour": "red"})
+    assert matches(reading(), {"colour": "red"})
+    assert not matches(reading(colour="blue"), {"kind": "ball", "colour": "red"})
+    assert matches(reading(kind=NOTHING), {"kind": "nothing"})
 
 
 def test_every_prediction_is_read_under_the_same_mask() -> None:

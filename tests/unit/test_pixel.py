@@ -16,12 +16,13 @@ from sfumato.backbones import guided_diffusion as layout
 from sfumato.backbones.base import Conditions
 from sfumato.backbones.guided_diffusion import Architecture, architecture_of, convert, to_diffusers
 from sfumato.backbones.loading import load
-from sfumato.backbones.pixel import PixelDiffusion, make_unet
+from sfumato.backbones.pixel import make_unet
 from sfumato.cli.main import app
 from sfumato.editing.resolving import resolve
 from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupported
 from sfumato.methods import registry
 from sfumato.request import EditRequest
+from tests.parity import reference
 from tests.tiny_checkpoints import tiny_guided_diffusion
 
 TINY = Architecture(image_size=32, model_channels=64, widths=(32, 64), attention=(False, True), head_channels=16)
@@ -147,9 +148,8 @@ def test_converting_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
 
     backbone = load(str(out), dtype="float32")
-    assert isinstance(backbone, PixelDiffusion)
-    assert (backbone.family, backbone.resolution, backbone.factor) == ("pixel", 32, 1)
-    answer = backbone(torch.zeros(1, 3, 32, 32), 10.0, Conditions())
+    assert (backbone.traits.family, backbone.traits.resolution, backbone.traits.factor) == ("pixel", 32, 1)
+    answer = backbone.denoiser(torch.zeros(1, 3, 32, 32), 10.0, Conditions())
     assert answer.prediction.shape == (1, 3, 32, 32)
     assert answer.variance is not None
     assert answer.variance.shape == (1, 3, 32, 32)
@@ -225,7 +225,8 @@ def test_a_pickle_that_runs_code_is_not_read_even_if_allowed(tmp_path: Path) -> 
     ],
 )
 def test_the_embedded_pixel_model_has_its_own_guidance(family: str, fields: dict[str, Any], views: int, outside: str) -> None:
-    backbone: Any = SimpleNamespace(family=family, name=family, guidance_embedding=False)
+    known = reference.traits(family=family, name=family)
+    backbone: Any = SimpleNamespace(traits=known, text_encoder=None)
     request = EditRequest(image="photo.png", prompt="a red ball", method="blended-diffusion", **fields)
     resolved = resolve(request, backbone, registry.get("blended-diffusion"))
     assert resolved.request.clip_augmentations == resolved.options.clip_augmentations == views

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from sfumato import Editor, EditRequest
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.loading import load
-from sfumato.editing.prompts import Texts
+from sfumato.denoising.prompts import Texts
 from sfumato.editing.resolving import GUARD, resolve
 from sfumato.errors import OptionError, UnsafeCheckpoint, Unsupported
 from sfumato.methods import registry
@@ -48,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def read(backbone: Backbone, prompt: str, *, allow_pickle: bool = False, **fields: Any) -> Texts:
-    if backbone.family == "pixel":
+    if backbone.traits.family == "pixel":
         fields["method"] = "repaint"
     request = EditRequest(image=Path("x.png"), prompt=prompt, **fields)
     return resolve(request, backbone, registry.get(request.method), allow_pickle=allow_pickle).texts
@@ -102,7 +102,7 @@ def test_prompts_that_change_during_the_steps_and_and_are_noted(models: Models) 
 def test_models_without_weights_say_that_brackets_are_plain(models: Models, family: str, text: str) -> None:
     texts = read(models[family], text)
     assert texts.prompt == texts.words == text
-    assert any(models[family].name in note and "plain text" in note for note in texts.notes)
+    assert any(models[family].traits.name in note and "plain text" in note for note in texts.notes)
     assert read(models[family], text, prompt_weights=False).notes == ()
     assert read(models[family], "a red ball, 5:30").notes == ()
     if family not in ("flux", "flux2", "z-image", "ddpm"):
@@ -177,14 +177,14 @@ def test_a_negative_prompt_without_guidance_is_noted(models: Models, family: str
 def test_other_models_refuse_embeddings_by_name(models: Models, family: str) -> None:
     with pytest.raises(Unsupported, match="has no use for embedding") as caught:
         read(models[family], "a", embedding=("missing.safetensors",))
-    assert models[family].name in str(caught.value)
+    assert models[family].traits.name in str(caught.value)
 
 
 @pytest.mark.parametrize("family", PLAIN)
 def test_other_models_tell_that_clip_skip_is_ignored(models: Models, family: str) -> None:
     texts = read(models[family], "a", clip_skip=1)
     assert texts.clip_skip == 0
-    assert any("clip_skip=1 was ignored" in note and models[family].name in note for note in texts.notes)
+    assert any("clip_skip=1 was ignored" in note and models[family].traits.name in note for note in texts.notes)
 
 
 def test_embeddings_of_another_model_or_unused_ones_are_told(models: Models, tmp_path: Path) -> None:
@@ -274,3 +274,19 @@ def test_the_ranker_reads_the_words_alone(editor: Editor, picture_file: Path, mo
     assert asked == ["a red ball"]
     assert result.request.prompt == "a (red:1.3) ball <lora:x:1>"
     assert sum("<lora:x:1>" in note for note in result.notes) == 1
+
+
+# Encoding
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_no_negative_prompt_is_what_the_checkpoint_says(weights: bool, models: Models) -> None:
+    """SDXL saw zeros in training; the prompt is never zeroed."""
+    model = models["sdxl"]
+    assert model.text_encoder is not None
+    for negative, zero in ((None, True), ("()", weights), ("grass", False)):
+        texts = read(model, "a red ball", negative_prompt=negative, guard=False, prompt_weights=weights)
+        unconditional, conditional = texts.encode(model.text_encoder)
+        assert (unconditional.states.abs().max() == 0) == zero
+        assert conditional.states.abs().max() > 0
+        assert unconditional.states.shape == conditional.states.shape

@@ -198,7 +198,7 @@ def test_the_pixel_model_is_exported_as_a_folder_that_loads(tmp_path: Path) -> N
     unet = pixel.make_unet()
     pixel.export(unet, tmp_path / "pixel")
     backbone = load(str(tmp_path / "pixel"), dtype="float32")
-    assert (backbone.family, backbone.resolution, backbone.prediction_type) == ("pixel", 64, "sample")
+    assert (backbone.traits.family, backbone.traits.resolution, backbone.traits.prediction) == ("pixel", 64, "sample")
     assert sum(path.stat().st_size for path in (tmp_path / "pixel").rglob("*")) < 8e6
 
 
@@ -210,7 +210,7 @@ def test_the_pixel_model_s_patches_are_cells_of_its_network(tmp_path: Path) -> N
     cells = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 1, 4, 5, 2, 3).reshape(2, 48, 16, 16)
     with torch.no_grad():
         answer = unet.half().float()(cells, torch.tensor(300.0)).sample.view(2, 3, 4, 4, 16, 16)
-        given = backbone(x, 300.0, Conditions()).prediction
+        given = backbone.denoiser(x, 300.0, Conditions()).prediction
     expected = answer.permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 64, 64)
     assert expected.std() > 1e-3
     assert (given - expected).abs().max() < 1e-5

@@ -1,0 +1,1 @@
+"""Accelerators: wrappers around the denoiser that are attached for one run."""

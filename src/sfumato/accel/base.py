@@ -1,4 +1,4 @@
-"""What wraps a denoiser for the length of one run and is gone afterwards: caches, counters, exact arithmetic."""
+"""Interface of accelerators, which wrap the denoiser for one run: caches, counters, exact arithmetic."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager

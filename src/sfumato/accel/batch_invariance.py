@@ -1,4 +1,4 @@
-"""Products that do not depend on the batch.
+"""Matrix products whose rounding does not depend on the batch size.
 
 Some CPUs add up long products in half precision as the size of the batch suits, and a picture must not depend on how many are
 made beside it. So long matrix products are computed sample by sample. A function mode intercepts them in this thread alone: no

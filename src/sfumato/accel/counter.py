@@ -1,4 +1,4 @@
-"""Counts the denoiser's calls, for the benchmark."""
+"""Accelerator that counts the denoiser's calls, for the benchmark."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,0 +1,1 @@
+"""Model backends: checkpoints, families, networks and how they are called."""

@@ -1,15 +1,31 @@
-"""Interface that every model backend implements."""
+"""The four roles of a model: traits, autoencoder, text encoder, denoiser."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from sfumato.backbones.capabilities import Capability, Layout
+from sfumato.masks.window import CONTEXT
 from sfumato.noise.levels import Prediction
+from sfumato.text.chunks import Embedding
+from sfumato.text.clip import Parts
 from sfumato.text.limits import TextReader
+
+
+class Extra(Enum):
+    """Conditions besides text and channels that some denoisers take."""
+
+    TIME_IDS = "time_ids"  # (1|B, 6): height and width of the original, top and left of the crop, height and width of the target
+    GUIDANCE = "guidance"  # (1|B,): the guidance scale that distilled models embed
+
+
+def same_schedule(cells: tuple[int, int], steps: int) -> Mapping[str, Any]:
+    """Of models whose schedule does not depend on the latents' size."""
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +35,12 @@ class Traits:
     Args:
         name: What the user calls it.
         family: Name of its family.
+        capabilities: What it can do; those of its family.
         prediction: What the denoiser's output stands for.
         scheduler_config: Of the checkpoint, in diffusers' keys.
+        schedule: From the latents' (h, w) and the number of steps, further scheduler settings: a flow-matching model's shift.
+        layout: What the denoiser's first layer reads.
+        extras: What the denoiser takes besides text and channels.
         latent_channels: Of its latents.
         factor: Image pixels per latent cell.
         resolution: Native side in pixels.
@@ -32,23 +52,24 @@ class Traits:
 
     name: str
     family: str
+    capabilities: frozenset[Capability]
     prediction: Prediction
-    scheduler_config: dict[str, Any]
+    scheduler_config: Mapping[str, Any]
+    schedule: Callable[[tuple[int, int], int], Mapping[str, Any]] = same_schedule
+    layout: Layout = Layout.LATENTS
+    extras: frozenset[Extra] = frozenset()
     latent_channels: int
     factor: int
     resolution: int
-    context: float
-    stacks_branches: bool
-    keeps_norm: bool
+    context: float = CONTEXT
+    stacks_branches: bool = True
+    keeps_norm: bool = False
     device: torch.device
     dtype: torch.dtype
 
-
-class Extra(Enum):
-    """Conditions besides text and channels that some denoisers take."""
-
-    TIME_IDS = "time_ids"  # (1|B, 6): sizes and crop, of SDXL
-    GUIDANCE = "guidance"  # (1|B,): the guidance scale that distilled models embed, of FLUX.1-dev
+    def can(self, *capabilities: Capability) -> bool:
+        """Whether it can do all of these."""
+        return self.capabilities.issuperset(capabilities)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +77,7 @@ class Text:
     """One encoded prompt.
 
     Args:
-        states: (1, tokens, width).
+        states: (1, tokens, width), without padding where the model takes texts of any length.
         pooled: (1, width) where the model has one vector for the whole prompt (SDXL, SD 3, FLUX.1).
     """
 
@@ -120,66 +141,94 @@ def expand(conditions: Conditions, count: int) -> Conditions:
     return mapped(conditions, lambda tensor: tensor if len(tensor) == count else tensor.repeat_interleave(count, 0))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conditioning:
-    """Encoded prompts of one edit, unconditional first.
+class Autoencoder(Protocol):
+    """Pixels to latents and back. Latents are scaled (about unit variance); a pixel model's are the pixels themselves."""
+
+    vae: Any  # for reconstructions that fit a copy of it: encoder, decode(), decoder.conv_out
+    notes: list[str]  # what the user should know of how it ran
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to float32 latents (B, C, H/f, W/f): the posterior's mean, or a sample given a generator."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to float32 pixels (B, 3, f h, f w) in [-1, 1], clamped."""
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """Latents to the code that `vae.decode` takes."""
+
+
+class TextEncoder(Protocol):
+    """Prompts to states. Subclasses that read any word, and all of a text, have `encode` alone to write."""
+
+    def encode(self, prompts: Sequence[str | None]) -> list[Text]:
+        """One text for each prompt; those of one call fit one batch where the model's `traits.stacks_branches`.
+
+        Args:
+            prompts: None is no prompt at all: for most models the empty one, for some what they were trained to see instead.
+        """
+
+    def text_readers(self) -> list[TextReader]:
+        """The encoders that leave out the end of a long prompt."""
+        return []
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the prompt that the model has never seen; of a closed vocabulary only."""
+        return []
+
+    def known_words(self) -> list[str]:
+        """The whole vocabulary of a model with a closed one."""
+        return []
+
+
+@runtime_checkable
+class WeighingTextEncoder(TextEncoder, Protocol):
+    """A text encoder that takes weights, learned words and fewer layers, as those by CLIP do."""
+
+    def text_widths(self) -> list[int]:
+        """Of the vectors that each of its encoders reads."""
+
+    def encode_parts(self, prompts: Sequence[Parts], embeddings: Sequence[Embedding] = (), clip_skip: int = 0) -> list[Text]:
+        """`encode` for parsed prompts.
+
+        Args:
+            prompts: As `text.grammar.parse` gives them.
+            embeddings: Learned words.
+            clip_skip: Layers to leave out.
+
+        Raises:
+            OptionError: option-clip-skip, prompt-long.
+        """
+
+    def no_prompt(self, empty: Text) -> Text:
+        """What stands for no prompt, of the length of an empty one."""
+
+
+@dataclass(kw_only=True)
+class Backbone:
+    """A loaded model, as the parts that play its roles.
 
     Args:
-        states: (2, tokens, width) text states: negative prompt, then prompt.
-        extra: More keyword tensors for the denoiser, each with leading size 2 (SDXL: text_embeds, time_ids).
+        denoiser: One forward pass; has the traits.
+        autoencoder: Pixels to latents and back.
+        text_encoder: Prompts to states; None for models that read none.
+        loading_notes: What the user should know of how it was loaded.
     """
 
-    states: Tensor
-    extra: dict[str, Tensor]
-
-
-class Backbone(Protocol):
-    """A diffusion model of latents, or of pixels, which then are its latents: factor 1, encoded and decoded as they are.
-
-    Latents are scaled (about unit variance); pixels are in [-1, 1].
-    """
-
-    name: str
-    family: str  # "sd1", "sd2", "sdxl", "ldm", "embedded", "embedded-fast", or of FLOW_FAMILIES, PIXEL_FAMILIES in methods.base
-    device: torch.device
-    dtype: torch.dtype
-    latent_channels: int
-    factor: int  # image pixels per latent cell
-    resolution: int  # native side in pixels
-    context: float  # side of the window that it works in, in longer sides of the mask's bounding box
-    prediction_type: Prediction
-    scheduler_config: dict[str, Any]  # of the checkpoint, in diffusers' keys
-    guidance_embedding: bool  # whether it is told a guidance: conditioning.extra["guidance"], (2,)
-    notes: list[str]  # what the user should know of how it was loaded and runs
-    vae: Any  # the autoencoder, for background reconstruction: encode(), decode(), decoder.conv_out
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+    text_encoder: TextEncoder | None = None
+    loading_notes: list[str] = field(default_factory=list)
 
     @property
     def traits(self) -> Traits:
         """What kind of model it is."""
+        return self.denoiser.traits
 
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f): the posterior's mean, or a sample given a generator."""
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) to float32 pixels (B, 3, f h, f w) in [-1, 1], clamped."""
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """Scaled latents to the code that `vae.decode` takes."""
-
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """Encode one prompt pair; `size` is the window's (width, height), which SDXL is told about."""
-
-    def text_readers(self) -> list[TextReader]:
-        """Its text encoders that leave out the end of a long prompt; empty for models that read all of it, or nothing."""
-
-    def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
-        """Scheduler settings that depend on the latents' (h, w) and the number of steps: a flow-matching model's shift."""
-
-    def unknown_words(self, prompt: str) -> list[str]:
-        """Words of the prompt that the model has never seen; empty for models with an open vocabulary."""
-
-    def known_words(self) -> list[str]:
-        """The whole vocabulary of a model with a closed one; empty otherwise."""
-
-    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
-        """See `Denoiser`."""
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how it was loaded and ran."""
+        return [*self.loading_notes, *self.autoencoder.notes]

@@ -1,4 +1,4 @@
-"""What a model can do, which methods and backgrounds ask for. Light: cards are listed without torch."""
+"""What a model can do and what it reads, which methods and backgrounds ask for. Light: cards are listed without torch."""
 
 from enum import Enum
 
@@ -8,10 +8,39 @@ class Capability(Enum):
 
     TEXT = "reads a prompt"
     OPEN_VOCABULARY = "reads any word, and may draw a prompt as written letters"
-    CLIP_TEXT = "reads by CLIP's text encoders, which take weights, learned words and fewer layers"
     LATENTS = "denoises the latents of an autoencoder"
     PIXELS = "denoises pixels, and can be differentiated"
     DECODER = "has an image decoder that a background can be fitted with"
     CHAIN = "was trained on the levels of DDPM's chain"
     FLOW = "matches flows"
     ANY_LEVEL = "can be run at any of its noise levels, as distilled models cannot"
+
+
+class Layout(Enum):
+    """What a denoiser's first layer reads, in order, and so what the model was trained for.
+
+    Args:
+        reads: In words.
+        task: What models of this layout were trained for.
+        latents: How many times it reads as many channels as the latents have.
+        others: Further channels.
+    """
+
+    LATENTS = "latents alone", "text-to-image", 1, 0
+    DEPTH = "latents and depth", "depth-to-image", 1, 1
+    UPSCALING = "latents and a small picture", "upscaling", 1, 3
+    INSTRUCTION = "latents and those of the picture", "instruction editing as InstructPix2Pix", 2, 0
+    INPAINTING = "latents, mask and those of the masked picture", "inpainting", 2, 1
+
+    def __init__(self, reads: str, task: str, latents: int, others: int) -> None:
+        self.reads, self.task = reads, task
+        self._latents, self._others = latents, others
+
+    def channels(self, latent_channels: int) -> int:
+        """Input channels of a denoiser of this layout."""
+        return self._latents * latent_channels + self._others
+
+    @classmethod
+    def of(cls, channels: int, latent_channels: int) -> "Layout | None":
+        """The layout of a denoiser with so many input channels; None if it is none of these."""
+        return next((layout for layout in cls if layout.channels(latent_channels) == channels), None)

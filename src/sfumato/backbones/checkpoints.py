@@ -1,4 +1,4 @@
-"""What a checkpoint is, told from its content and before anything of it is loaded.
+"""Detection of a checkpoint's kind from its files, before anything of it is loaded.
 
 A pickle runs code when it is read, so a weights file counts as safe only if its bytes are those of a safetensors file: a suffix
 proves nothing.
@@ -9,40 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from sfumato.backbones.capabilities import Layout
+from sfumato.backbones.families import base_pipeline, loaded_with, supported
 from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsupported
 
-FAMILIES = (
-    "Stable Diffusion 1.x, 2.x, XL and 3, CompVis text-to-image Latent Diffusion, FLUX.1, FLUX.2 [klein], Z-Image, Qwen-Image, "
-    "and unconditional pixel models (DDPM)"
-)
-PIPELINES = {  # pipeline class of a checkpoint, and the class that we load its components with
-    "StableDiffusionPipeline": "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
-    "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLInpaintPipeline": "StableDiffusionXLPipeline",
-    "LDMTextToImagePipeline": "LDMTextToImagePipeline",
-    "StableDiffusion3Pipeline": "StableDiffusion3Pipeline",
-    "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
-    "StableDiffusion3InpaintPipeline": "StableDiffusion3Pipeline",
-    "FluxPipeline": "FluxPipeline",
-    "FluxImg2ImgPipeline": "FluxPipeline",
-    "FluxInpaintPipeline": "FluxPipeline",
-    "Flux2KleinPipeline": "Flux2KleinPipeline",
-    "ZImagePipeline": "ZImagePipeline",
-    "QwenImagePipeline": "QwenImagePipeline",
-    "DDPMPipeline": "DDPMPipeline",
-}
-PIPELINE_FAMILIES = {  # the families of pipelines that have one
-    "LDMTextToImagePipeline": "ldm",
-    "StableDiffusion3Pipeline": "sd3",
-    "FluxPipeline": "flux",
-    "Flux2KleinPipeline": "flux2",
-    "ZImagePipeline": "z-image",
-    "QwenImagePipeline": "qwen-image",
-    "DDPMPipeline": "pixel",
-}
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"})
 LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion"})  # whose classes a checkpoint may name
@@ -53,7 +23,7 @@ FileKind = Literal["safetensors", "pickle", "unknown"]
 
 
 def file_kind(path: Path) -> FileKind:
-    """Tell a weights file by its first bytes.
+    """Detect the kind of a weights file by its first bytes.
 
     A safetensors file is eight bytes of header length, little-endian, then JSON; a torch checkpoint is a zip or a pickle.
     """
@@ -121,8 +91,8 @@ def read_index(folder: Path) -> dict[str, Any]:
         )
     index = read_json(folder / "model_index.json")
     pipeline = index.get("_class_name")
-    if pipeline not in PIPELINES:
-        raise Unsupported(f"'{folder}' holds a {pipeline}, which is not supported; the supported families are {FAMILIES}.")
+    if base_pipeline(str(pipeline)) is None:
+        raise Unsupported(f"'{folder}' holds a {pipeline}, which is not supported; the supported families are {supported()}.")
     for component in components(index):
         if index[component][0] not in LIBRARIES:
             raise Unsupported(
@@ -170,6 +140,37 @@ def variant(folder: Path) -> str | None:
     return "fp16" if names and all(".fp16" in name for name in names) else None
 
 
+def check_layout(channels: int, latent_channels: int, where: str | Path) -> Layout:
+    """The layout of a UNet, which must read latents alone.
+
+    Args:
+        channels: How many it takes.
+        latent_channels: Of its autoencoder's code.
+        where: The model's name or file.
+
+    Raises:
+        Unsupported: If it reads more, saying what it was trained for.
+    """
+    layout = Layout.of(channels, latent_channels)
+    if layout is Layout.LATENTS:
+        return layout
+    task, reads = ("another task", f"not {latent_channels} of latents alone") if layout is None else (layout.task, layout.reads)
+    given = f"its UNet takes {channels} channels: {reads}"
+    raise Unsupported(f"'{where}' was trained for {task} ({given}); give a text-to-image checkpoint instead.")
+
+
+def check_folder_layout(folder: Path, index: Mapping[str, Any], name: str) -> None:
+    """Refuse a folder whose UNet reads more than latents, before any weights are read.
+
+    Raises:
+        Unsupported: See `check_layout`.
+    """
+    vae = next((part for part in ("vae", "vqvae") if part in index), None)
+    if vae is not None and "unet" in index:
+        given, code = (read_json(folder / part / "config.json") for part in ("unet", vae))
+        check_layout(int(given.get("in_channels", 4)), int(code.get("latent_channels", 4)), name)
+
+
 def unet_family(config: Mapping[str, Any]) -> str:
     """ "sdxl", "sd2" or "sd1" from a UNet's configuration: only XL takes sizes, only 1.x projects by convolution."""
     if config.get("addition_embed_type") == "text_time":
@@ -178,12 +179,9 @@ def unet_family(config: Mapping[str, Any]) -> str:
 
 
 def folder_family(folder: Path) -> str | None:
-    """Family of a model in a folder, or None if it is none that we edit with. Reads no weights."""
+    """Family of a model in a folder, or None if it is not supported. Reads no weights."""
     try:
-        index = read_index(folder)
-        family = PIPELINE_FAMILIES.get(PIPELINES[index["_class_name"]])
-        if family is not None:
-            return family
-        return unet_family(read_json(folder / "unet" / "config.json"))
+        cards = loaded_with(str(base_pipeline(read_index(folder)["_class_name"])))
+        return cards[0].name if len(cards) == 1 else unet_family(read_json(folder / "unet" / "config.json"))
     except BackboneError:
         return None

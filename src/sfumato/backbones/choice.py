@@ -1,4 +1,4 @@
-"""Which model an edit runs on: what the request names, and what it leaves to the editor."""
+"""Selection of the model of an edit, from the request and the editor's defaults."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ class Choice(NamedTuple):
 
     @classmethod
     def of(cls, request: EditRequest) -> "Choice":
-        """What a complete request names."""
+        """The choice that a complete request makes."""
         return cls(request.model, request.lora, request.vae, request.prediction_type)
 
     def complete(self, request: EditRequest, method: str) -> EditRequest:
@@ -53,7 +53,7 @@ class Choice(NamedTuple):
 
 
 class Held:
-    """The one model that an editor holds.
+    """Holder of the one model that an editor keeps loaded.
 
     Args:
         own: What requests that name nothing run on.
@@ -67,7 +67,7 @@ class Held:
         self._backbone = self._load(own) if pipe is None else reading(pipe, own.prediction_type)
 
     def get(self, wanted: Choice) -> Backbone:
-        """The model asked for, loaded if it is another one; the old one stays if that fails.
+        """The requested model, loaded if it is another one; the old one is kept if that fails.
 
         Raises:
             BackboneError: As `loading.load`, and `Choice.check_pipeline`.

@@ -1,8 +1,8 @@
-"""Stable Diffusion networks trained in the EDM way (Karras et al., arXiv:2206.00364), as Playground v2.5.
+"""Preconditioning of Stable Diffusion networks trained with EDM (Karras et al., arXiv:2206.00364), such as Playground v2.5.
 
-EDM's denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4), with x = z0 + sigma eps. Solvers show a model its
-latents at variance-preserving scale, x / sqrt(1 + sigma^2), and D is a prediction of the clean latents: so with EDM's noise
-levels and this preconditioning every solver and method runs such a network as it runs others that predict the sample.
+EDM's denoiser (equation 7) is D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4), with x = z0 + sigma eps. Solvers show a
+model its latents at variance-preserving scale, x / sqrt(1 + sigma^2), and D is a prediction of the clean latents: so with EDM's
+noise levels and this preconditioning every solver and method runs such a network as it runs others that predict the sample.
 """
 
 import math
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditions, Output
+from sfumato.backbones.base import Conditions, Output, Traits
 from sfumato.backbones.prediction import check_prediction
-from sfumato.backbones.stable_diffusion import StableDiffusion
+from sfumato.backbones.unet import UNet
 from sfumato.errors import Unsupported
 
 SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
@@ -82,22 +82,23 @@ class Schedule:
         }
 
 
-class EDMStableDiffusion(StableDiffusion):
+class EDMUNet(UNet):
     """A Stable Diffusion network under EDM's preconditioning; see the module's text.
 
     Args:
-        text, **parts: As for `StableDiffusion`; `scheduler_config` is that of an EDM scheduler.
+        unet, traits: As for `UNet`.
+        noise_levels: Of the scheduler.
     """
 
-    def __init__(self, text: Any, **parts: Any) -> None:
-        self.noise_levels = Schedule.from_config(parts["scheduler_config"], parts["name"])
-        super().__init__(text, **parts | {"scheduler_config": self.noise_levels.config()})
+    def __init__(self, unet: Any, traits: Traits, noise_levels: Schedule) -> None:
+        super().__init__(unet, traits)
+        self.noise_levels = noise_levels
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         """See `Denoiser`: EDM's D. The network's input is c_in x and log(sigma) / 4."""
         levels = self.noise_levels
         sigma = float(levels.sigma(timestep))
         spread = math.hypot(sigma, levels.data)
-        x = x.to(self.device) * math.hypot(1.0, sigma)
+        x = x.to(self.traits.device) * math.hypot(1.0, sigma)
         output = super().__call__(x / spread, math.log(sigma) / 4, given).prediction
         return Output((levels.data / spread) ** 2 * x + levels.sign * sigma * levels.data / spread * output)

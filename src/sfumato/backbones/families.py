@@ -1,4 +1,4 @@
-"""The families of models: what each can do, and the best defaults for it. Light: listed without torch."""
+"""Table of the model families: capabilities and defaults of each. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +12,16 @@ PAPER_CLIP = "openai/clip-vit-base-patch16"
 _LATENT = frozenset({Capability.TEXT, Capability.LATENTS, Capability.DECODER})
 _CHAIN = frozenset({Capability.CHAIN, Capability.ANY_LEVEL})
 _OPEN = frozenset({Capability.OPEN_VOCABULARY})
-_CLIP = frozenset({Capability.CLIP_TEXT})
 _FLOW = frozenset({Capability.ANY_LEVEL, Capability.FLOW})
 _PIXEL = frozenset({Capability.PIXELS}) | _CHAIN
 
+_STABLE_DIFFUSION, _FLOW_FAMILIES = "sfumato.backbones.stable_diffusion", "sfumato.backbones.flow_families"
+_SD_PIPELINES = {"StableDiffusionPipeline": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")}
+_SD_UNUSED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+_NO_PICTURES = {"image_encoder": None, "feature_extractor": None}
+
 # A quarter of Stable Diffusion's steps ends at this noise-to-signal ratio. Schedules of flow matching are shifted to the noisy
-# end, some with the picture's size, so there a share of the steps would say little.
+# end, some with the picture's size, so there a fraction of the steps would say little.
 _FLOW_START: dict[str, Any] = {"scheduler": "flow-euler", "start_sigma": 3.94, "start_fraction": 0.0}
 
 
@@ -30,6 +34,10 @@ class FamilyCard:
         title: For people.
         capabilities: What its models can do.
         defaults: Values for fields of EditRequest that are left None.
+        module: Where `from_pipe(pipe, name) -> Backbone` wraps its pipelines.
+        pipelines: diffusers' text-to-image pipelines that its components are loaded with, and of each the other pipelines of
+            the same components.
+        unused: Keyword arguments of diffusers' loader that leave out what is not used.
         method_defaults: By method, its own options where the family wants others than its default preset has.
         clip: What ranks and guides by default.
     """
@@ -38,11 +46,14 @@ class FamilyCard:
     title: str
     capabilities: frozenset[Capability]
     defaults: Mapping[str, Any]
+    module: str = ""
+    pipelines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unused: Mapping[str, Any] = field(default_factory=dict)
     method_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clip: str = PAPER_CLIP
 
     def can(self, *capabilities: Capability) -> bool:
-        """Whether its models can do all of these."""
+        """Whether its models have all of these capabilities."""
         return self.capabilities.issuperset(capabilities)
 
 
@@ -74,26 +85,39 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sd1",
         title="Stable Diffusion 1.x",
-        capabilities=_LATENT | _CHAIN | _OPEN | _CLIP,
+        capabilities=_LATENT | _CHAIN | _OPEN,
         defaults={"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
+        module=_STABLE_DIFFUSION,
+        pipelines=_SD_PIPELINES,
+        unused=_SD_UNUSED,
     ),
     FamilyCard(
         name="sd2",
         title="Stable Diffusion 2.x",
-        capabilities=_LATENT | _CHAIN | _OPEN | _CLIP,
+        capabilities=_LATENT | _CHAIN | _OPEN,
         defaults={"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
+        module=_STABLE_DIFFUSION,
+        pipelines=_SD_PIPELINES,
+        unused=_SD_UNUSED,
     ),
     FamilyCard(
         name="sdxl",
         title="Stable Diffusion XL",
-        capabilities=_LATENT | _CHAIN | _OPEN | _CLIP,
+        capabilities=_LATENT | _CHAIN | _OPEN,
         defaults={"steps": 30, "guidance_scale": 5.0, "start_fraction": 0.25},
+        module=_STABLE_DIFFUSION,
+        pipelines={
+            "StableDiffusionXLPipeline": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+        },
+        unused={"feature_extractor": None, "add_watermarker": False},
     ),
     FamilyCard(
         name="ldm",
         title="CompVis text-to-image latent diffusion",
         capabilities=_LATENT | _CHAIN | _OPEN,
         defaults={"steps": 50, "guidance_scale": 5.0, "start_fraction": 0.0},
+        module="sfumato.backbones.latent_diffusion",
+        pipelines={"LDMTextToImagePipeline": ()},
     ),
     # Steps and guidance of each model's own pipeline in diffusers. Guidance 1 and a guidance embedding is for distilled models.
     FamilyCard(
@@ -101,32 +125,51 @@ FAMILIES: tuple[FamilyCard, ...] = (
         title="Stable Diffusion 3",
         capabilities=_LATENT | _FLOW | _OPEN,
         defaults=_FLOW_START | {"steps": 28, "guidance_scale": 7.0},
+        module=_FLOW_FAMILIES,
+        pipelines={"StableDiffusion3Pipeline": ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")},
+        unused=_NO_PICTURES,
     ),
     FamilyCard(
         name="flux",
         title="FLUX.1",
         capabilities=_LATENT | _FLOW | _OPEN,
         defaults=_FLOW_START | {"steps": 28, "guidance_scale": 1.0},
+        module=_FLOW_FAMILIES,
+        pipelines={"FluxPipeline": ("FluxImg2ImgPipeline", "FluxInpaintPipeline")},
+        unused=_NO_PICTURES,
     ),
     FamilyCard(
         name="flux2",
         title="FLUX.2 [klein]",
         capabilities=_LATENT | _FLOW | _OPEN,
         defaults=_FLOW_START | {"steps": 4, "guidance_scale": 1.0},
+        module=_FLOW_FAMILIES,
+        pipelines={"Flux2KleinPipeline": ("Flux2KleinInpaintPipeline",)},
     ),
     FamilyCard(
         name="z-image",
         title="Z-Image",
         capabilities=_LATENT | _FLOW | _OPEN,
         defaults=_FLOW_START | {"steps": 9, "guidance_scale": 1.0},
+        module=_FLOW_FAMILIES,
+        pipelines={"ZImagePipeline": ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline")},
     ),
     FamilyCard(
         name="qwen-image",
         title="Qwen-Image",
         capabilities=(_LATENT | _FLOW | _OPEN) - {Capability.DECODER},  # a video decoder
         defaults=_FLOW_START | {"steps": 50, "guidance_scale": 4.0},
+        module=_FLOW_FAMILIES,
+        pipelines={"QwenImagePipeline": ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline")},
     ),
-    FamilyCard(name="pixel", title="pixel models", capabilities=_PIXEL, defaults={"steps": 100}),
+    FamilyCard(
+        name="pixel",
+        title="unconditional pixel models (DDPM)",
+        capabilities=_PIXEL,
+        defaults={"steps": 100},
+        module="sfumato.backbones.pixel",
+        pipelines={"DDPMPipeline": ()},
+    ),
     FamilyCard(
         name="embedded-pixel",
         title="the embedded pixel model",
@@ -145,5 +188,22 @@ def family(name: str) -> FamilyCard:
 
 
 def able(needs: frozenset[Capability]) -> list[str]:
-    """Names of the families that can do all of these."""
+    """Names of the families that have all of these capabilities."""
     return [card.name for card in FAMILIES if card.capabilities >= needs]
+
+
+def loaded_with(pipeline: str) -> list[FamilyCard]:
+    """The families whose components diffusers loads with a pipeline of this class."""
+    return [card for card in FAMILIES if pipeline in card.pipelines]
+
+
+def base_pipeline(pipeline: str) -> str | None:
+    """The text-to-image pipeline of the same components as this one, or itself; None for those of no family."""
+    bases = {name: base for card in FAMILIES for base, others in card.pipelines.items() for name in (base, *others)}
+    return bases.get(pipeline)
+
+
+def supported() -> str:
+    """The families that can be loaded, for messages."""
+    *titles, last = [card.title for card in FAMILIES if card.pipelines]
+    return f"{', '.join(titles)} and {last}"

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found where they arise, and said, instead of being shown as black."""
+"""Checks that networks return finite numbers, so that an overflow is reported and not shown as black."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def check_latents(latents: Tensor, name: str) -> None:
 
 
 def check_decoded(pixels: Tensor, name: str) -> None:
-    """Refuse pictures, or a code, that an autoencoder in float32 gave with infinite numbers or NaN.
+    """Refuse pictures or latents with infinite numbers or NaN that an autoencoder returned in float32.
 
     Raises:
         BackboneError: numerics.

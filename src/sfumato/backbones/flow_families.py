@@ -1,18 +1,19 @@
-"""The families of flow-matching transformers: Stable Diffusion 3, FLUX.1, FLUX.2 [klein], Z-Image and Qwen-Image."""
+"""Backends of the flow-matching families: Stable Diffusion 3, FLUX.1, FLUX.2 [klein], Z-Image and Qwen-Image."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Conditioning, Conditions, Text
-from sfumato.backbones.flow import FlowTransformer, pad
+from sfumato.backbones import flow_text
+from sfumato.backbones.autoencoder import LatentAutoencoder, freeze
+from sfumato.backbones.base import Backbone, Conditions, Text
+from sfumato.backbones.flow import FlowTransformer, flow_traits
 from sfumato.backbones.packing import PATCH, pack, unpack
-from sfumato.text.limits import TextReader
-
-TOKENS, T5_TOKENS_SD3 = 512, 256  # of a prompt, that diffusers' pipelines encode unless told otherwise
 
 
 def text_of(given: Conditions) -> Text:
@@ -24,25 +25,12 @@ def text_of(given: Conditions) -> Text:
 class StableDiffusion3(FlowTransformer):
     """Stable Diffusion 3 and 3.5: three text encoders, of which the largest may be left out."""
 
-    family_name, packed = "sd3", False
+    packed = False
 
-    def __init__(self, pipe: Any, name: str) -> None:
-        super().__init__(pipe, name)
-        self.resolution = self.factor * int(self.transformer.config.sample_size)
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-        positive, negative, pooled, negative_pooled = self._pipe.encode_prompt(
-            prompt, prompt, prompt, device=self.device, negative_prompt=negative_prompt
-        )
-        extra = {"pooled": torch.cat([negative_pooled, pooled]).to(self.dtype)}
-        return Conditioning(states=torch.cat([negative, positive]).to(self.dtype), extra=extra)
-
-    def text_readers(self) -> list[TextReader]:
-        """See `Backbone.text_readers`."""
-        clip = TextReader("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length)
-        return [clip] if self._pipe.text_encoder_3 is None else [clip, TextReader("T5", self._pipe.tokenizer_3, T5_TOKENS_SD3)]
+    @classmethod
+    def side(cls, transformer: Any) -> int:
+        """As its configuration says."""
+        return int(transformer.config.sample_size)
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         velocity: Tensor = self.transformer(
@@ -56,21 +44,7 @@ class StableDiffusion3(FlowTransformer):
 
 
 class Flux(FlowTransformer):
-    """FLUX.1: CLIP's pooled vector and T5's tokens; [dev] is told a guidance, [schnell] none."""
-
-    family_name = "flux"
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-        encoded = [self._pipe.encode_prompt(text, None, self.device) for text in (negative_prompt, prompt)]
-        extra = {"pooled": torch.cat([pooled for _, pooled, _ in encoded]).to(self.dtype)}
-        return Conditioning(states=torch.cat([states for states, _, _ in encoded]).to(self.dtype), extra=extra)
-
-    def text_readers(self) -> list[TextReader]:
-        """See `Backbone.text_readers`."""
-        clip = TextReader("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length)
-        return [clip, TextReader("T5", self._pipe.tokenizer_2, TOKENS)]
+    """FLUX.1: CLIP's pooled vector and T5's tokens; [dev] takes an embedded guidance scale, [schnell] none."""
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         text = text_of(given).states
@@ -90,19 +64,7 @@ class Flux(FlowTransformer):
 
 
 class Flux2Klein(FlowTransformer):
-    """FLUX.2 [klein]: Qwen3 reads the prompt; latents are standardised per channel of a token."""
-
-    family_name = "flux2"
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-        states = torch.cat([self._pipe.encode_prompt(text, self.device)[0] for text in (negative_prompt, prompt)])
-        return Conditioning(states=states.to(self.dtype), extra={})
-
-    def text_readers(self) -> list[TextReader]:
-        """See `Backbone.text_readers`."""
-        return [TextReader("Qwen3", self._pipe.tokenizer, TOKENS, _chat(self._pipe.tokenizer, enable_thinking=False))]
+    """FLUX.2 [klein]: Qwen3 reads the prompt."""
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         text = text_of(given).states
@@ -118,42 +80,16 @@ class Flux2Klein(FlowTransformer):
         )[0]
         return unpack(tokens, (x.shape[-2], x.shape[-1]))
 
-    def unscale(self, latents: Tensor) -> Tensor:
-        """See `Backbone.unscale`: the batch norm's statistics, undone on packed channels."""
-        mean, std = self._statistics(latents)
-        return F.pixel_shuffle(F.pixel_unshuffle(latents, PATCH) * std + mean, PATCH).to(self.device, self.vae.dtype)
-
-    def _scaled(self, code: Tensor) -> Tensor:
-        mean, std = self._statistics(code)
-        return F.pixel_shuffle((F.pixel_unshuffle(code, PATCH) - mean) / std, PATCH)
-
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        norm = self.vae.bn
-        std = (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
-        return norm.running_mean.view(1, -1, 1, 1).to(like), std.view(1, -1, 1, 1).to(like)
-
-    def _mu(self, tokens: int, steps: int) -> float:
+    @classmethod
+    def shift(cls, config: Mapping[str, Any], tokens: int, steps: int) -> float:
         """What diffusers' pipeline computes, fitted to the size and the number of steps."""
-        from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
-
         return float(compute_empirical_mu(image_seq_len=tokens, num_steps=steps))
 
 
 class ZImage(FlowTransformer):
-    """Z-Image: Qwen3 reads the prompt; the transformer is told 1 - s and answers z0 - eps."""
+    """Z-Image: Qwen3 reads the prompt; the transformer takes 1 - s as timestep and predicts z0 - eps."""
 
-    family_name, packed = "z-image", False
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-        positive, negative = self._pipe.encode_prompt(prompt, self.device, True, negative_prompt)
-        states, lengths = pad([negative[0].to(self.dtype), positive[0].to(self.dtype)])
-        return Conditioning(states=states, extra={"lengths": lengths})
-
-    def text_readers(self) -> list[TextReader]:
-        """See `Backbone.text_readers`."""
-        return [TextReader("Qwen3", self._pipe.tokenizer, TOKENS, _chat(self._pipe.tokenizer, enable_thinking=True))]
+    packed = False
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         texts = list(text_of(given).states)
@@ -162,21 +98,9 @@ class ZImage(FlowTransformer):
 
 
 class QwenImage(FlowTransformer):
-    """Qwen-Image: Qwen2.5-VL reads the prompt; a video autoencoder; guidance keeps the length of each token's velocity."""
+    """Qwen-Image: Qwen2.5-VL reads the prompt; guidance keeps the length of each token's velocity."""
 
-    family_name, keeps_norm = "qwen-image", True
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`. An empty negative prompt is a space, as in the model's own examples."""
-        texts = [self._pipe.encode_prompt(text or " ", self.device)[0][0] for text in (negative_prompt, prompt)]
-        states, lengths = pad([text.to(self.dtype) for text in texts])
-        return Conditioning(states=states, extra={"lengths": lengths})
-
-    def text_readers(self) -> list[TextReader]:
-        """See `Backbone.text_readers`."""
-        length = self._pipe.tokenizer_max_length + self._pipe.prompt_template_encode_start_idx
-        return [TextReader("Qwen2.5-VL", self._pipe.tokenizer, length, self._pipe.prompt_template_encode.format)]
+    keeps_norm = True
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         shape = (1, x.shape[-2] // PATCH, x.shape[-1] // PATCH)
@@ -191,8 +115,30 @@ class QwenImage(FlowTransformer):
         )[0]
         return unpack(tokens, (x.shape[-2], x.shape[-1]))
 
+
+class Flux2Autoencoder(LatentAutoencoder):
+    """Latents are standardised per channel of a token."""
+
     def unscale(self, latents: Tensor) -> Tensor:
-        """See `Backbone.unscale`: (B, C, h, w) to a video of one frame, (B, C, 1, h, w)."""
+        """See `Autoencoder.unscale`: the batch norm's statistics, undone on packed channels."""
+        mean, std = self._statistics(latents)
+        return F.pixel_shuffle(F.pixel_unshuffle(latents, PATCH) * std + mean, PATCH).to(self.device, self.vae.dtype)
+
+    def _scaled(self, code: Tensor) -> Tensor:
+        mean, std = self._statistics(code)
+        return F.pixel_shuffle((F.pixel_unshuffle(code, PATCH) - mean) / std, PATCH)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        norm = self.vae.bn
+        std = (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
+        return norm.running_mean.view(1, -1, 1, 1).to(like), std.view(1, -1, 1, 1).to(like)
+
+
+class QwenAutoencoder(LatentAutoencoder):
+    """An autoencoder of videos, of which a picture is one frame."""
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """See `Autoencoder.unscale`: (B, C, h, w) to a video of one frame, (B, C, 1, h, w)."""
         mean, std = self._statistics(latents)
         return (latents * std + mean).unsqueeze(2).to(self.device, self.vae.dtype)
 
@@ -211,20 +157,43 @@ class QwenImage(FlowTransformer):
         return pixels.squeeze(2)
 
 
-def _chat(tokenizer: Any, **options: bool) -> Callable[[str], str]:
-    """What makes a prompt a user's message to a language model, as diffusers' pipelines do."""
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The classes that play a family's roles."""
 
-    def template(text: str) -> str:
-        messages = [{"role": "user", "content": text}]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+    family: str
+    denoiser: type[FlowTransformer]
+    text: type[flow_text.PipelineText]
+    autoencoder: type[LatentAutoencoder] = LatentAutoencoder
 
-    return template
 
-
-FLOW_MODELS: dict[str, type[FlowTransformer]] = {  # by the class of the transformer
-    "SD3Transformer2DModel": StableDiffusion3,
-    "FluxTransformer2DModel": Flux,
-    "Flux2Transformer2DModel": Flux2Klein,
-    "ZImageTransformer2DModel": ZImage,
-    "QwenImageTransformer2DModel": QwenImage,
+PARTS: dict[str, Parts] = {  # by the class of the transformer
+    "SD3Transformer2DModel": Parts(family="sd3", denoiser=StableDiffusion3, text=flow_text.StableDiffusion3Text),
+    "FluxTransformer2DModel": Parts(family="flux", denoiser=Flux, text=flow_text.FluxText),
+    "Flux2Transformer2DModel": Parts(
+        family="flux2", denoiser=Flux2Klein, text=flow_text.Flux2KleinText, autoencoder=Flux2Autoencoder
+    ),
+    "ZImageTransformer2DModel": Parts(family="z-image", denoiser=ZImage, text=flow_text.ZImageText),
+    "QwenImageTransformer2DModel": Parts(
+        family="qwen-image", denoiser=QwenImage, text=flow_text.QwenImageText, autoencoder=QwenAutoencoder
+    ),
 }
+
+
+def from_pipe(pipe: Any, name: str) -> Backbone:
+    """Wrap a loaded pipeline, whose modules are used, not copied, and are frozen in evaluation mode.
+
+    Raises:
+        Unsupported: See `flow_traits`.
+    """
+    parts = PARTS[type(pipe.transformer).__name__]
+    autoencoder = parts.autoencoder(pipe.vae, name=name, device=pipe._execution_device)
+    traits = flow_traits(pipe, parts.denoiser, autoencoder, name=name, family=parts.family)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            freeze(component)
+    return Backbone(
+        denoiser=parts.denoiser(pipe.transformer, traits),
+        autoencoder=autoencoder,
+        text_encoder=parts.text(pipe, traits.device, traits.dtype),
+    )

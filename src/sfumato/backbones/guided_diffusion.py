@@ -1,4 +1,4 @@
-"""The layout of OpenAI's guided-diffusion checkpoints: told from the weights, kept under its own names, mapped when loaded.
+"""Reader of OpenAI's guided-diffusion checkpoints: detects the architecture and maps the weights to diffusers' UNet.
 
 A published state dict is flat: `input_blocks` and `output_blocks` number residual blocks, attentions and resamplings of all
 levels through. Facts from openai/guided-diffusion (MIT).
@@ -40,7 +40,7 @@ _PART = re.compile(r"(?P<block>(?:input|output)_blocks\.\d+\.\d+|middle_block\.\
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What the weights do not say by themselves.
+    """The architecture of a guided-diffusion UNet.
 
     Args:
         image_size: Side of the pictures in pixels.
@@ -49,7 +49,7 @@ class Architecture:
         attention: Whether each level attends.
         classes: Rows of the class embedding; 0 for an unconditional model.
         out_channels: 3, or 6 with a learned variance.
-        num_res_blocks: Residual blocks of each level on the way down.
+        num_res_blocks: Residual blocks per level of the encoder.
         head_channels: Channels of an attention head.
     """
 

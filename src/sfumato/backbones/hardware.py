@@ -1,4 +1,4 @@
-"""Which device and number format a model runs in, from what the machine has."""
+"""Selection of the device and the number format (dtype) that a model runs in."""
 
 from typing import TYPE_CHECKING
 

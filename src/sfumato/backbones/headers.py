@@ -1,4 +1,4 @@
-"""The header of one weights file: names and shapes of its tensors and its metadata, read before any network is built."""
+"""Reader of the header of a weights file: tensor names, shapes and metadata, before any network is built."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The local model cache: what is in it, and the one command that fetches into it.
+"""The local model cache: its contents, and the only command that downloads into it.
 
 An edit never downloads: it finds a model in the cache or says which command fetches it.
 """
@@ -99,7 +99,7 @@ def cached_snapshot(model: str, *, needed_by: str | None = None) -> Path:
 
 
 def single_file_repository(path: Path) -> str:
-    """The hub id whose configuration files a single checkpoint file needs, told from its header.
+    """The hub id whose configuration files a single checkpoint file needs, detected from its header.
 
     Raises:
         Unsupported: If the file holds no text-to-image model of a family that we support; says what it holds.

@@ -1,4 +1,4 @@
-"""From a name to a model: the embedded one, a folder, a single file, a cached hub id, or a loaded diffusers pipeline.
+"""Model loading: the embedded model, a folder, a single file, a cached hub id, or a loaded diffusers pipeline.
 
 Only components are taken from a checkpoint, never code: no custom pipelines, no remote code, no safety checker, no pickles unless
 the user allows them. Nothing here uses the network except `pull`.
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.backbones.checkpoints import FAMILIES, PIPELINES, check_file, check_weights, read_index, read_json, variant
+from sfumato.backbones.checkpoints import check_file, check_folder_layout, check_weights, read_index, read_json, variant
+from sfumato.backbones.families import base_pipeline, loaded_with
 from sfumato.backbones.guided_diffusion import CLASS_NAME
 from sfumato.backbones.hardware import choose_device, choose_dtype
 from sfumato.backbones.headers import read_header
-from sfumato.backbones.hub import cached_models, go_offline, is_shipped, locate, pull, single_file_configuration
+from sfumato.backbones.hub import cached_models, go_offline, locate, pull, single_file_configuration
 from sfumato.backbones.lora import apply_lora
-from sfumato.backbones.pipelines import check_pipeline
-from sfumato.backbones.prediction import Marks, apply_marks, check_given, check_schedule, overrule, read_marks, reading, settle
+from sfumato.backbones.pipelines import base_of, check_pipeline
+from sfumato.backbones.prediction import Marks, apply_marks, check_given, overrule, read_marks, reading, settle
 from sfumato.backbones.single_file import check_kind, check_parts, family_of, is_edm, repository_of
 from sfumato.backbones.vae import KIND, load_vae
 from sfumato.errors import OUT_OF_MEMORY, BackboneError, EditError, ResourceError, Unsupported, is_out_of_memory
@@ -72,16 +73,16 @@ def load(
     source = locate(model)
     with _explained(model):
         if _is_guided_diffusion(source):
-            from sfumato.backbones.pixel import PixelDiffusion
+            from sfumato.backbones.pixel import from_guided_diffusion
 
             _take_no_parts("This pixel model", lora, vae)
-            pixel = PixelDiffusion.from_guided_diffusion(source, name=model, device=device, dtype=dtype)
+            pixel = from_guided_diffusion(source, name=model, device=device, dtype=dtype)
             return reading(pixel, prediction_type)
         if _is_embedded(source):
-            from sfumato.backbones.embedded import Embedded
+            from sfumato.backbones.embedded import from_folder
 
             _take_no_parts("The embedded model", lora, vae)
-            return reading(Embedded.from_folder(source, name=model, device=device, dtype=dtype), prediction_type)
+            return reading(from_folder(source, name=model, device=device, dtype=dtype), prediction_type)
         given = _Given(model=model, dtype=dtype, allow_pickle=allow_pickle, vae=vae)
         if source.is_dir():
             pipe = _read_folder(source, given).to(device)
@@ -90,13 +91,13 @@ def load(
             backbone = from_pipe(pipe, name=model)
         else:
             backbone, notes = _from_file(source, given, device, lora, prediction_type)
-        backbone.notes += notes
+        backbone.loading_notes += notes
         return reading(backbone, prediction_type)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """How a model is read: its name, the number format, whether pickles may be read, and another autoencoder."""
+    """Settings of loading: name, number format, whether pickles are allowed, and a separate autoencoder."""
 
     model: str
     dtype: "torch.dtype"
@@ -113,7 +114,7 @@ def _take_no_parts(what: str, lora: Sequence[str], vae: str | None) -> None:
 def _from_file(
     path: Path, given: _Given, device: "torch.device", lora: Sequence[str], prediction_type: str | None
 ) -> "tuple[Backbone, list[str]]":
-    """A single file's model, with what the file says of its predictions."""
+    """Load a single file's model, with the prediction type that the file states."""
     check_file(path, allow_pickle=given.allow_pickle)
     header = read_header(path)
     check_kind(header)
@@ -126,8 +127,7 @@ def _from_file(
         marks, notes = settle(marks, prediction_type, family, given.model, pipe.unet)
     notes = [*notes, *apply_lora(pipe, lora)]
     backbone = from_pipe(pipe, name=given.model)
-    apply_marks(backbone, marks, prediction_type)
-    return backbone, notes
+    return apply_marks(backbone, marks, prediction_type), notes
 
 
 def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
@@ -138,35 +138,11 @@ def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":
             would be left out.
     """
     notes = check_pipeline(pipe)
-    backbone = _wrap(pipe, name)
-    backbone.notes += notes
+    (card, *_) = loaded_with(str(base_of(pipe)))
+    name = name or pipe.config.get("_name_or_path") or type(pipe).__name__
+    backbone: Backbone = importlib.import_module(card.module).from_pipe(pipe, name)
+    backbone.loading_notes += notes
     return backbone
-
-
-def _wrap(pipe: Any, name: str | None) -> "Backbone":
-    from sfumato.backbones.edm import SCHEDULERS as EDM_SCHEDULERS
-    from sfumato.backbones.edm import EDMStableDiffusion
-    from sfumato.backbones.flow_families import FLOW_MODELS
-    from sfumato.backbones.latent_diffusion import LatentDiffusion
-    from sfumato.backbones.pixel import PixelDiffusion
-    from sfumato.backbones.stable_diffusion import StableDiffusion
-
-    parts = set(pipe.components)
-    denoiser = type(getattr(pipe, "transformer", None)).__name__
-    if denoiser in FLOW_MODELS:
-        return FLOW_MODELS[denoiser](pipe, name or pipe.config.get("_name_or_path") or type(pipe).__name__)
-    if parts == {"unet", "scheduler"} and type(pipe.unet).__name__ == "UNet2DModel":
-        shipped = is_shipped(pipe.config.get("_name_or_path"), "embedded-pixel")
-        family = "embedded-pixel" if shipped else "pixel"
-        return PixelDiffusion.from_pipe(pipe, name or type(pipe).__name__, family)
-    if {"vqvae", "bert", "tokenizer", "unet"} <= parts:
-        return LatentDiffusion.from_pipe(pipe, name)
-    if {"vae", "text_encoder", "tokenizer", "unet"} <= parts and "text_encoder_3" not in parts:
-        if type(pipe.scheduler).__name__ in EDM_SCHEDULERS:
-            return EDMStableDiffusion.from_pipe(pipe, name)
-        check_schedule(pipe.scheduler, name or type(pipe).__name__)
-        return StableDiffusion.from_pipe(pipe, name)
-    raise Unsupported(f"A {type(pipe).__name__} is not supported; the supported families are {FAMILIES}.")
 
 
 def _is_embedded(source: Path) -> bool:
@@ -184,21 +160,16 @@ def _is_guided_diffusion(source: Path) -> bool:
 
 def _options(pipeline: str, dtype: "torch.dtype") -> dict[str, Any]:
     """Keyword arguments of diffusers' loaders, so that nothing unused is loaded and nothing is fetched."""
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
-    if pipeline == "StableDiffusionPipeline":
-        options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    if pipeline == "StableDiffusionXLPipeline":
-        options |= {"feature_extractor": None, "add_watermarker": False}
-    if pipeline in ("StableDiffusion3Pipeline", "FluxPipeline"):
-        options |= {"image_encoder": None, "feature_extractor": None}
-    return options
+    return {"dtype": dtype, "local_files_only": True, **loaded_with(pipeline)[0].unused}
 
 
 def _read_folder(folder: Path, given: _Given) -> Any:
     import diffusers
 
     index = read_index(folder)
-    options = _options(PIPELINES[index["_class_name"]], given.dtype)
+    check_folder_layout(folder, index, given.model)
+    pipeline = str(base_pipeline(index["_class_name"]))
+    options = _options(pipeline, given.dtype)
     if given.vae is not None:
         if index.get("vae") != ["diffusers", KIND]:
             raise Unsupported(f"'{given.model}' takes no other autoencoder: its own is no {KIND}; leave --vae out.")
@@ -207,14 +178,13 @@ def _read_folder(folder: Path, given: _Given) -> Any:
     check_weights(folder, index, allow_pickle=given.allow_pickle)
     # None takes safetensors where there are any, and else a pickle, which diffusers and transformers read with weights_only
     safe = None if given.allow_pickle else True
-    pipeline = getattr(diffusers, PIPELINES[index["_class_name"]])
-    return pipeline.from_pretrained(folder, use_safetensors=safe, variant=variant(folder), **options)
+    return getattr(diffusers, pipeline).from_pretrained(folder, use_safetensors=safe, variant=variant(folder), **options)
 
 
 def _read_file(path: Path, config: Path, given: _Given) -> Any:
     import diffusers
 
-    pipeline = PIPELINES[read_index(config)["_class_name"]]
+    pipeline = str(base_pipeline(read_index(config)["_class_name"]))
     options = _options(pipeline, given.dtype)
     if given.vae is not None:
         options["vae"] = _other_vae(given, config)
@@ -230,7 +200,7 @@ def _other_vae(given: _Given, folder: Path) -> Any:
 
 @contextmanager
 def _explained(model: str) -> Iterator[None]:
-    """Turn whatever the libraries raise while loading into one sentence, and keep their progress bars off the terminal."""
+    """Convert the libraries' exceptions while loading into one sentence, and hide their progress bars."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al., arXiv:2106.09685), added into a pipeline's weights before it is used."""
+"""LoRA (Hu et al., arXiv:2106.09685, equation 3): low-rank updates fused into a pipeline's weights before use."""
 
 import importlib.util
 import logging
@@ -83,7 +83,7 @@ def _attach(pipe: Any, file: LoraFile, name: str) -> None:
     from diffusers.utils import logging as diffusers_logging
 
     level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity(logging.CRITICAL + 1)  # what it tells is counted and noted, or raised
+    diffusers_logging.set_verbosity(logging.CRITICAL + 1)  # its messages are reported by us, in notes or errors
     try:
         pipe.load_lora_weights(file.weights(), adapter_name=name)
     except (ValueError, RuntimeError, KeyError, IndexError) as error:

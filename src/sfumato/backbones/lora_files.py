@@ -1,4 +1,4 @@
-"""What an adapter's file holds: low-rank layers, adapters of other kinds, or something else; told from its names and shapes."""
+"""Detection of what an adapter file holds (LoRA, another kind of adapter, something else) from tensor names and shapes."""
 
 import re
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class LoraFile:
         return {name: tensor for name, tensor in load_file(self.path).items() if _layer(name) in self.layers}
 
     def check_family(self, pipe: Any) -> None:
-        """Refuse an adapter of another family, told by its blocks and by the width of the text that its layers take.
+        """Refuse an adapter of another family, detected by its blocks and by the text width of its layers.
 
         Raises:
             Unsupported: One sentence that says what it was trained for.

@@ -1,4 +1,4 @@
-"""Latents to tokens of 2x2 cells and back."""
+"""Packing of latents into tokens of 2x2 cells, and unpacking."""
 
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,15 +1,10 @@
-"""Which loaded pipelines are taken: by their class and their components, so that nothing of one is left out in silence."""
+"""Check of loaded diffusers pipelines: accepts those of which no component would be ignored."""
 
 from typing import Any
 
-from sfumato.backbones.checkpoints import FAMILIES, PIPELINES
+from sfumato.backbones.families import base_pipeline, supported
 from sfumato.errors import Unsupported
 
-VARIANTS = {  # of a family's pipelines: the same components, called for another task
-    "Flux2KleinPipeline": ("Flux2KleinInpaintPipeline",),
-    "ZImagePipeline": ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
-    "QwenImagePipeline": ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
-}
 USED = frozenset(
     {
         *("vae", "vqvae", "unet", "transformer", "scheduler", "bert"),
@@ -20,7 +15,7 @@ IDLE = frozenset({"safety_checker", "feature_extractor", "image_encoder"})  # ac
 
 
 def check_pipeline(pipe: Any) -> list[str]:
-    """Refuse a loaded pipeline that does more than we would do with its components.
+    """Refuse a loaded pipeline some component of which an edit would ignore.
 
     Returns:
         Notes about what is left out and does not change what the model makes.
@@ -35,9 +30,9 @@ def check_pipeline(pipe: Any) -> list[str]:
             f"This {kind} has a {_called(extra[0])}, which would be left out; give its plain pipeline, which "
             "from_pipe of the text-to-image class makes of the same components."
         )
-    if _base(pipe) is None:
+    if base_of(pipe) is None:
         raise Unsupported(
-            f"A {kind} is not supported, as what it adds would be left out; the supported families are {FAMILIES}. If its "
+            f"A {kind} is not supported, as what it adds would be left out; the supported families are {supported()}. If its "
             "components are of one of these, give its plain text-to-image pipeline."
         )
     if _takes_pictures(getattr(pipe, "unet", None)) or _takes_pictures(getattr(pipe, "transformer", None)):
@@ -50,10 +45,9 @@ def check_pipeline(pipe: Any) -> list[str]:
     return notes
 
 
-def _base(pipe: Any) -> str | None:
-    """The text-to-image class whose components these are; also of the user's own subclasses."""
-    names = {variant: base for base, variants in VARIANTS.items() for variant in variants} | PIPELINES
-    return next((names[kind.__name__] for kind in type(pipe).__mro__ if kind.__name__ in names), None)
+def base_of(pipe: Any) -> str | None:
+    """The text-to-image class whose components these are; also of the user's own subclasses. None for those of no family."""
+    return next((base for kind in type(pipe).__mro__ if (base := base_pipeline(kind.__name__))), None)
 
 
 def _called(component: str) -> str:

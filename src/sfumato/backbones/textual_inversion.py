@@ -1,4 +1,4 @@
-"""Textual inversion (Gal et al., arXiv:2208.01618): words learned as vectors, read from files."""
+"""Textual inversion (Gal et al., arXiv:2208.01618): learned token embeddings, loaded from files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,7 +102,7 @@ def _tensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
 
 
 def _of_encoders(path: Path, tensors: dict[str, Tensor], encoders: int) -> list[Tensor]:
-    """One tensor for each text encoder of the model, as far as the file tells them apart."""
+    """One tensor for each text encoder of the model, as far as the file distinguishes them."""
     pair = next((names for names in _PAIRS if set(names) <= tensors.keys()), None)
     if pair is not None:
         return [tensors[name] for name in pair]

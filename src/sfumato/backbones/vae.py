@@ -1,4 +1,4 @@
-"""An autoencoder given beside the model: a folder in diffusers' format or a single file, in place of the model's own."""
+"""Loading of a separate autoencoder (`--vae`), a folder or a single file, which replaces the model's own."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

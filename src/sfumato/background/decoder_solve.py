@@ -1,4 +1,4 @@
-"""Background reconstruction over the decoder's last convolution, in closed form."""
+"""Background reconstruction in closed form, over the decoder's last convolution."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Autoencoder
 from sfumato.background.fitting import KEEP_WEIGHT, decode, private_autoencoder, trainable_inputs
 from sfumato.background.registry import Watch
 from sfumato.errors import Unsupported
 
 RIDGE = 1e-6
-"""Cost of a change of the weights, as a share of the mean eigenvalue of the normal equations, so that it has no unit.
+"""Ridge penalty on the change of the weights, as a fraction of the mean eigenvalue of the normal equations; without a unit.
 
 Small enough to cost the objective less than a per mille, large enough for features that are nearly copies of each other (or zero)
 not to be played off against each other: it damps only directions that carry less than a millionth of the features' energy.
@@ -21,28 +21,28 @@ BAND_NUMBERS = 2**23  # float64 numbers per band of unfolded features: 64 MB
 
 
 def reconstruct(
-    backbone: Backbone, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
+    autoencoder: Autoencoder, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
 ) -> Tensor:
     """The minimum of the paper's weighted objective over the weights and bias of `vae.decoder.conv_out`, which is linear in them.
 
-    Ours; the objective is the one of `fitting.weighted_error` (arXiv:2206.02779). With the unfolded features f_p that enter the
-    convolution at pixel p, the change d of its weights minimises sum_p W_p |D_p + d f_p - t_p|^2 + ridge |d|^2, where D is
-    the untouched picture, t the prediction inside the mask and the source outside, and W is 1 inside and 100 outside: a
-    ridge regression with 9 C + 1 unknowns per colour. It holds for every decoder to whose output the convolution's is added.
+    Ours; the objective is the one of `fitting.weighted_error` (arXiv:2206.02779, section 4.2). With the unfolded features f_p
+    that enter the convolution at pixel p, the change d of its weights minimises sum_p W_p |D_p + d f_p - t_p|^2 + ridge |d|^2,
+    where D is the untouched picture, t the prediction inside the mask and the source outside, and W is 1 inside and 100 outside:
+    a ridge regression with 9 C + 1 unknowns per colour. It holds for every decoder to whose output the convolution's is added.
 
-    The arguments are those of `sfumato.background.registry.Reconstruct`. The backbone's weights are never written to.
+    The arguments are those of `sfumato.background.registry.Reconstruct`. The autoencoder's own weights are never written to.
 
     Raises:
         Unsupported: If the decoder does not end in a plain convolution.
     """
     results = []
     with torch.inference_mode(False), torch.no_grad():
-        autoencoder = private_autoencoder(backbone.vae)
-        convolution = _last_convolution(autoencoder)
-        latents, decoded, source, mask = trainable_inputs(backbone, latents, decoded, source, mask)
+        private = private_autoencoder(autoencoder.vae)
+        convolution = _last_convolution(private)
+        latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
         weight = mask + KEEP_WEIGHT * (1 - mask)
         for i in range(len(latents)):
-            features, picture = _features(backbone, autoencoder, convolution, latents[i : i + 1])
+            features, picture = _features(autoencoder, private, convolution, latents[i : i + 1])
             target = decoded[i : i + 1] * mask + source * (1 - mask)
             kernel, bias = _solve(features, target - picture, weight, convolution)
             results.append(picture + F.conv2d(features, kernel, bias, padding=convolution.padding))
@@ -51,8 +51,8 @@ def reconstruct(
     return torch.cat(results).clamp(-1, 1)
 
 
-def _last_convolution(autoencoder: Any) -> nn.Conv2d:
-    convolution = getattr(autoencoder.decoder, "conv_out", None)
+def _last_convolution(private: Any) -> nn.Conv2d:
+    convolution = getattr(private.decoder, "conv_out", None)
     plain = isinstance(convolution, nn.Conv2d) and (
         (convolution.stride, convolution.dilation, convolution.groups) == ((1, 1), (1, 1), 1)
         and convolution.padding_mode == "zeros"
@@ -61,17 +61,17 @@ def _last_convolution(autoencoder: Any) -> nn.Conv2d:
     if not plain:
         raise Unsupported(
             f"decoder-solve needs an autoencoder whose decoder ends in a plain convolution named conv_out, but "
-            f"{type(autoencoder).__name__} has none; use the background 'decoder' or 'poisson'."
+            f"{type(private).__name__} has none; use the background 'decoder' or 'poisson'."
         )
     assert isinstance(convolution, nn.Conv2d)
     return convolution
 
 
-def _features(backbone: Backbone, autoencoder: Any, convolution: nn.Conv2d, latents: Tensor) -> tuple[Tensor, Tensor]:
+def _features(autoencoder: Autoencoder, private: Any, convolution: nn.Conv2d, latents: Tensor) -> tuple[Tensor, Tensor]:
     """What enters the last convolution, (1, C, H, W), and the decoded picture, (1, 3, H, W)."""
     caught: list[Tensor] = []
     hook = convolution.register_forward_hook(lambda module, inputs, output: caught.append(inputs[0]))
-    picture = decode(backbone, autoencoder, latents)
+    picture = decode(autoencoder, private, latents)
     hook.remove()
     return caught[0], picture
 

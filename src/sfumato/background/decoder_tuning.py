@@ -1,9 +1,9 @@
-"""Background reconstruction over the decoder's weights: the paper's own choice."""
+"""Background reconstruction by fine-tuning the decoder per prediction, the paper's choice (arXiv:2206.02779, section 4.2)."""
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Autoencoder
 from sfumato.background.fitting import decode, descend, private_autoencoder, progress, trainable_inputs, weighted_error
 from sfumato.background.registry import Watch
 
@@ -11,13 +11,13 @@ LEARNING_RATE = 1e-4
 
 
 def reconstruct(
-    backbone: Backbone, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
+    autoencoder: Autoencoder, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
 ) -> Tensor:
-    """argmin over the decoder's weights of the objective in `fitting.weighted_error`, z fixed (arXiv:2206.02779).
+    """argmin over the decoder's weights of the objective in `fitting.weighted_error`, z fixed (arXiv:2206.02779, section 4.2).
 
     75 steps of Adam at 1e-4 per prediction, lambda 100; trained are the parameters of `vae.decoder` only (not `post_quant_conv`).
     The picture is the tuned decoder's, applied once. What is tuned is a float32 copy made anew for each prediction: the
-    backbone's own weights are never written to, whatever happens on the way.
+    autoencoder's own weights are never written to, whatever happens on the way.
 
     The arguments are those of `sfumato.background.registry.Reconstruct`.
 
@@ -26,16 +26,16 @@ def reconstruct(
     """
     results = []
     with torch.inference_mode(False), torch.enable_grad():
-        latents, decoded, source, mask = trainable_inputs(backbone, latents, decoded, source, mask)
+        latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
         for i in range(len(latents)):
-            autoencoder = private_autoencoder(backbone.vae)
-            autoencoder.decoder.requires_grad_(True)
+            private = private_autoencoder(autoencoder.vae)
+            private.decoder.requires_grad_(True)
             z, target = latents[i : i + 1], decoded[i : i + 1]
 
-            def error(autoencoder: torch.nn.Module = autoencoder, z: Tensor = z, target: Tensor = target) -> Tensor:
-                return weighted_error(decode(backbone, autoencoder, z), target, source, mask)
+            def error(private: torch.nn.Module = private, z: Tensor = z, target: Tensor = target) -> Tensor:
+                return weighted_error(decode(autoencoder, private, z), target, source, mask)
 
-            descend(autoencoder.decoder.parameters(), error, LEARNING_RATE, progress(watch, i, len(latents)))
+            descend(private.decoder.parameters(), error, LEARNING_RATE, progress(watch, i, len(latents)))
             with torch.no_grad():
-                results.append(decode(backbone, autoencoder, z))
+                results.append(decode(autoencoder, private, z))
     return torch.cat(results).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""What the reconstructions that fit something share: the paper's objective, a private decoder, a descent."""
+"""Objective and optimiser shared by the background reconstructions that fit something (arXiv:2206.02779, section 4.2)."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Autoencoder
 
 KEEP_WEIGHT = 100.0  # lambda of the paper
 STEPS = 75
 
 
 def weighted_error(output: Tensor, decoded: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """The background reconstruction objective of Blended Latent Diffusion (arXiv:2206.02779, section on reconstruction).
+    """The background reconstruction objective of Blended Latent Diffusion (arXiv:2206.02779, section 4.2).
 
     mean((M output - M decoded)^2) + 100 mean(((1-M) output - (1-M) source)^2), where both means are over all pixels and channels,
     so that the balance of the two depends on the area of the mask, as in the official code.
@@ -44,15 +44,15 @@ def private_autoencoder(vae: Any) -> Any:
     return private
 
 
-def decode(backbone: Backbone, autoencoder: Any, latents: Tensor) -> Tensor:
+def decode(autoencoder: Autoencoder, private: Any, latents: Tensor) -> Tensor:
     """Scaled latents (B, C, h, w) to pixels (B, 3, H, W), not clamped, with gradients, by a private autoencoder."""
-    sample: Tensor = autoencoder.decode(backbone.unscale(latents).float()).sample
+    sample: Tensor = private.decode(autoencoder.unscale(latents).float()).sample
     return sample
 
 
-def trainable_inputs(backbone: Backbone, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Float32 copies on the backbone's device. Copies, because autograd refuses tensors born in inference mode."""
-    return tuple(tensor.detach().to(backbone.device, torch.float32).clone() for tensor in tensors)
+def trainable_inputs(autoencoder: Autoencoder, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Float32 copies on the autoencoder's device. Copies, because autograd refuses tensors born in inference mode."""
+    return tuple(tensor.detach().to(autoencoder.device, torch.float32).clone() for tensor in tensors)
 
 
 def descend(
@@ -75,7 +75,7 @@ def descend(
 
 
 def progress(watch: Callable[[int, int], None] | None, image: int, images: int) -> Callable[[int], None]:
-    """What tells `watch` of the steps of one image in units of the whole batch."""
+    """A callback that reports the steps of one image to `watch`, in units of the whole batch."""
 
     def report(step: int) -> None:
         if watch is not None:

@@ -1,4 +1,4 @@
-"""Poisson blending: the gradients of the edit, the colours of the source at the border (Perez et al., SIGGRAPH 2003)."""
+"""Background reconstruction by Poisson blending (Perez et al., SIGGRAPH 2003, section 3, seamless cloning)."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Autoencoder
 from sfumato.background.registry import Watch
 
 EROSION_PX = 3  # OpenCV takes the edit's gradients only this far inside the mask it is given
@@ -15,17 +15,17 @@ NEAR_PX = 2 * PADDING_PX  # a mask this close to the frame is mirrored across it
 
 
 def reconstruct(
-    backbone: Backbone, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
+    autoencoder: Autoencoder, latents: Tensor, decoded: Tensor, source: Tensor, mask: Tensor, watch: Watch | None = None
 ) -> Tensor:
     """Clone each prediction into the source with OpenCV's `seamlessClone` (normal cloning, 8 bits).
 
-    The arguments are those of `sfumato.background.registry.Reconstruct`; the backbone and the latents are not used.
+    The arguments are those of `sfumato.background.registry.Reconstruct`; the autoencoder and the latents are not used.
 
     The system is solved on the mask's bounding box, so pixels outside the mask but inside the box may change too.
 
     Differs from the official script: the whole bounding box is used and it is not moved by a pixel; the mask is grown by what
     OpenCV erodes, so that a stroke of a few pixels is cloned too; where the mask is near the frame, everything is mirrored
-    across it, so that the frame pulls the edit to no colour. A mask without a border leaves the prediction as it is.
+    across it, so that the frame does not tint the edit. A mask without a border leaves the prediction as it is.
     """
     region = mask[0, 0].cpu().numpy() > 0.5
     background = _levels(source[0])

@@ -1,4 +1,4 @@
-"""The ways of restoring what surrounds the mask, as a table that can be listed without loading PyTorch."""
+"""Registry of the background reconstructions; listing it loads no PyTorch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfumato.backbones.base import Backbone
+    from sfumato.backbones.base import Autoencoder
     from sfumato.request import EditRequest
 
 Watch = Callable[[int, int], None]
@@ -20,7 +20,7 @@ class Reconstruct(Protocol):
 
     def __call__(
         self,
-        backbone: "Backbone",
+        autoencoder: "Autoencoder",
         latents: "Tensor",
         decoded: "Tensor",
         source: "Tensor",
@@ -30,12 +30,12 @@ class Reconstruct(Protocol):
         """Make the surroundings of the edit agree with the source.
 
         Args:
-            backbone: Its `vae` and `unscale` are used; its weights are never changed.
+            autoencoder: Its `vae` and `unscale` are used; its weights are never changed.
             latents: (B, C, h, w) clean scaled latents of the predictions.
-            decoded: (B, 3, H, W) what the backbone decodes them to, in [-1, 1], float32.
+            decoded: (B, 3, H, W) what the autoencoder decodes them to, in [-1, 1], float32.
             source: (1, 3, H, W) the picture being edited, in [-1, 1].
             mask: (1, 1, H, W) in {0, 1}; 1 = edit.
-            watch: Told of progress; may raise Cancelled.
+            watch: Called with the progress; may raise Cancelled.
 
         Returns:
             (B, 3, H, W) pixels in [-1, 1], clamped.
@@ -44,7 +44,7 @@ class Reconstruct(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundCard:
-    """The row of one reconstruction: where it lives, what it does and what it costs.
+    """The row of one reconstruction: its module, description and cost.
 
     Args:
         module, description, cost: As said.
@@ -96,7 +96,7 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
 
 
 def usual_times(request: "EditRequest") -> dict[str, float]:
-    """What restoring and ranking usually take, beside the denoising of a request without open options."""
+    """Usual times of background reconstruction and ranking relative to denoising, for a request without open options."""
     steps = max(1.0, (request.steps or 1) * (1 - (request.start_fraction or 0.0)))
     return {
         "background": BACKGROUNDS[request.background or "paste"].steps / steps,

@@ -1,1 +1,1 @@
-"""The benchmark: tasks with known answers, runs that can be interrupted, tables and a report."""
+"""The benchmark: tasks with known answers, resumable runs, tables and a report."""

@@ -1,11 +1,11 @@
-"""BrushBench (arXiv:2403.06976): 600 pictures of 512x512, a caption each, the thing or its surroundings to be made anew."""
+"""BrushBench (arXiv:2403.06976): 600 captioned pictures of 512x512, to be edited inside or outside the mask."""
 
 from pathlib import Path
 
 import numpy as np
 
 from sfumato.bench import quality
-from sfumato.bench.measuring import Made, Measured, Values, cost_values, joining, or_note, surroundings
+from sfumato.bench.measuring import EditOutputs, Measured, Values, cost_values, joining, or_note, surroundings
 from sfumato.bench.reading import from_runs, invalid, read_json, read_rgb
 from sfumato.bench.runner import Plan
 from sfumato.bench.tasks import Example
@@ -66,7 +66,7 @@ class QualityInstruments:
         }
         self.measures: dict[str, quality.Measure] = {name: measure for name, measure in found.items() if measure is not None}
 
-    def measure(self, example: Example, made: Made) -> Measured:
+    def measure(self, example: Example, made: EditOutputs) -> Measured:
         first, keep = made.predictions[0], np.asarray(example.mask == 0)
         square, decibels = quality.kept_error(made.raw, example.image, keep)
         values: Values = {"mse_kept": 1000 * square, "psnr_kept": decibels}

@@ -1,4 +1,4 @@
-"""What an edit costs: calls of the model, seconds and memory, seen from outside."""
+"""Measurement of the cost of an edit: model calls, time and memory."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ MEBIBYTE = 2**20
 
 @dataclass
 class Cost:
-    """Filled in when the block of `costs` ends.
+    """Cost of an edit; filled in when the block of `costs` ends.
 
     Args:
         model_calls: Calls of the denoiser, each on a whole batch.
@@ -34,9 +34,9 @@ class Cost:
 
 @contextmanager
 def costs(editor: Editor) -> Iterator[Cost]:
-    """Count what happens in the block. The editor is as it was afterwards, also after an error."""
+    """Measure the cost of the block. The editor is restored afterwards, also after an error."""
     cost, counter = Cost(), CallCounter()
-    device, before = editor.backbone.device, editor.accelerators
+    device, before = editor.backbone.traits.device, editor.accelerators
     _forget_peak(device)
     start, start_cpu = time.perf_counter(), time.process_time()
     editor.accelerators = (*before, counter)
@@ -52,7 +52,7 @@ def costs(editor: Editor) -> Iterator[Cost]:
 
 
 def _forget_peak(device: torch.device) -> None:
-    """Start a new peak where the system can (CUDA, Linux); elsewhere the peak is that of the process so far."""
+    """Reset the peak memory where the system can (CUDA, Linux); elsewhere it is that of the process so far."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

@@ -1,4 +1,4 @@
-"""EditBench (Imagen Editor, arXiv:2212.06909): 120 photographs and 120 made pictures with free-form masks and three prompts each.
+"""EditBench (Imagen Editor, arXiv:2212.06909): 240 pictures, real and generated, with free-form masks and three prompts each.
 
 Its own measure is people's judgement; the CLIP score and CLIP R-precision are the automatic stand-ins that its paper reports.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sfumato.bench import quality
-from sfumato.bench.measuring import Made, Measured, Values, cost_values, joining, or_note, surroundings
+from sfumato.bench.measuring import EditOutputs, Measured, Values, cost_values, joining, or_note, surroundings
 from sfumato.bench.reading import invalid, read_csv, read_rgb
 from sfumato.bench.runner import Plan
 from sfumato.bench.tasks import Example
@@ -66,7 +66,7 @@ class TextInstruments:
         self.prompts, self.notes = prompts, list[str]()
         self.scorer = or_note(quality.load_clip, self.notes, "The CLIP score and R-precision are left out.")
 
-    def measure(self, example: Example, made: Made) -> Measured:
+    def measure(self, example: Example, made: EditOutputs) -> Measured:
         values: Values = surroundings(example, made) | joining(example, made) | cost_values(made.cost)
         if self.scorer is not None:
             first = made.predictions[0]

@@ -1,4 +1,4 @@
-"""What a result was made on and with."""
+"""Description of the machine and the library versions of a benchmark run."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ LIBRARIES = ("sfumato", "torch", "diffusers", "transformers", "numpy", "opencv-p
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that decide pixels and numbers."""
+    """Versions of Python and of the libraries that affect the results."""
     return {"python": platform.python_version(), **{name: found for name in LIBRARIES if (found := _version(name))}}
 
 

@@ -1,4 +1,4 @@
-"""From the pictures of one edit to its numbers."""
+"""Computation of all metrics of one edit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,7 @@ from sfumato.embedded.judge import Judge
 from sfumato.errors import EditError
 from sfumato.metrics.diversity import Distance, best_distance, pairwise
 from sfumato.metrics.fidelity import greatest_error, psnr
-from sfumato.metrics.precision import Reader, read_predictions, right
+from sfumato.metrics.precision import Reader, matches, read_predictions
 from sfumato.metrics.seam import grain_ratio, seam_elsewhere, seam_ratio
 from sfumato.metrics.text_match import text_match
 from sfumato.perception.clip import Scorer, load_scorer
@@ -23,8 +23,8 @@ Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What one edit gave.
+class EditOutputs:
+    """Outputs of one edit.
 
     Args:
         predictions: (H, W, 3) each, best first, the user's own pixels around the mask.
@@ -50,11 +50,11 @@ class Measured:
 
 
 class Instruments(Protocol):
-    """What a protocol measures with."""
+    """The metrics and models of a protocol."""
 
     notes: list[str]  # what could not be measured, and why
 
-    def measure(self, example: Example, made: Made) -> Measured:
+    def measure(self, example: Example, made: EditOutputs) -> Measured:
         """All numbers of one edit."""
 
 
@@ -79,10 +79,10 @@ class SceneInstruments:
         notes: list[str] = []
         reader = or_note(lambda: Judge.load(), notes, "Precision is left out.")
         scorer = or_note(lambda: load_scorer("embedded"), notes, "Text match is left out.")
-        distance, told = best_distance(Judge.load)
-        return cls(reader, scorer, distance, notes + told)
+        distance, reasons = best_distance(Judge.load)
+        return cls(reader, scorer, distance, notes + reasons)
 
-    def measure(self, example: Example, made: Made) -> Measured:
+    def measure(self, example: Example, made: EditOutputs) -> Measured:
         """Precision and diversity of all predictions; the rest of the first one."""
         mask = example.mask > 0
         values = surroundings(example, made) | joining(example, made) | cost_values(made.cost)
@@ -91,7 +91,7 @@ class SceneInstruments:
         if self.reader is None:
             return Measured(values)
         readings = read_predictions(self.reader, made.predictions, mask)
-        hits = [right(reading, example.wanted) for reading in readings]
+        hits = [matches(reading, example.wanted) for reading in readings]
         values |= precision_values(hits)
         for name, label in example.wanted.items():
             values[f"{name}_first"] = float(getattr(readings[0], name) == label)
@@ -102,7 +102,7 @@ class SceneInstruments:
 
 
 def or_note(load: Callable[[], Any], notes: list[str], consequence: str) -> Any:
-    """What `load` gives, or None and a sentence."""
+    """The result of `load`, or None and a note."""
     try:
         return load()
     except EditError as error:
@@ -111,7 +111,7 @@ def or_note(load: Callable[[], Any], notes: list[str], consequence: str) -> Any:
 
 
 def precision_values(hits: Sequence[bool]) -> Values:
-    """Of the first-ranked prediction, and of all."""
+    """Precision of the first-ranked prediction, and of all."""
     return {"precision_first": float(hits[0]), "precision_all": float(np.mean(hits))}
 
 
@@ -124,7 +124,7 @@ def cost_values(cost: Cost) -> Values:
     }
 
 
-def surroundings(example: Example, made: Made) -> Values:
+def surroundings(example: Example, made: EditOutputs) -> Values:
     """Error outside the mask: of the worst prediction as the user gets it, and of the first one before put-back."""
     outside = example.mask == 0
     finals = [greatest_error(picture, example.image, outside) for picture in made.predictions]
@@ -138,8 +138,8 @@ def surroundings(example: Example, made: Made) -> Values:
     }
 
 
-def joining(example: Example, made: Made) -> Values:
-    """How the first prediction joins its surroundings, and how near it comes to the true picture."""
+def joining(example: Example, made: EditOutputs) -> Values:
+    """Seam and texture of the first prediction, and its PSNR against the true picture."""
     mask, first = example.mask > 0, made.predictions[0]
     grain = grain_ratio(first, mask)
     values: Values = {

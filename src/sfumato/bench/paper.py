@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from sfumato.bench.measuring import Made, Measured, cost_values, joining, or_note, precision_values, surroundings
+from sfumato.bench.measuring import EditOutputs, Measured, cost_values, joining, or_note, precision_values, surroundings
 from sfumato.bench.reading import invalid, read_csv, read_rgb
 from sfumato.bench.runner import Plan
 from sfumato.bench.tasks import Example
@@ -77,7 +77,7 @@ class Classifier:
 
     @torch.inference_mode()
     def first(self, crops: Sequence[NDArray[np.uint8]], count: int = FIRST) -> list[list[int]]:
-        """The likeliest classes of each picture (h, w, 3), likeliest first."""
+        """The most likely classes of each picture (h, w, 3), in descending order."""
         found = []
         for crop in crops:
             pixels = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None].float() / 255
@@ -108,7 +108,7 @@ def prepare(
     for label, *_ in entries.values():
         reader.place_of(label)  # before hours are spent
     instruments = PaperInstruments.load(reader)
-    ranked = {"rank": "region"} if instruments.scorer is not None else {}  # the paper's ranking, where its CLIP is at hand
+    ranked = {"rank": "region"} if instruments.scorer is not None else {}  # the paper's ranking, where its CLIP is installed
 
     def make(name: str) -> Example:
         label, path, box = entries[name]
@@ -189,10 +189,10 @@ class PaperInstruments:
     def load(cls, classifier: Classifier) -> "PaperInstruments":
         notes: list[str] = []
         scorer = or_note(lambda: load_scorer(PAPER_CLIP), notes, "Text match is left out.")
-        distance, told = best_distance(Judge.load)
-        return cls(classifier, scorer, distance, notes + told)
+        distance, reasons = best_distance(Judge.load)
+        return cls(classifier, scorer, distance, notes + reasons)
 
-    def measure(self, example: Example, made: Made) -> Measured:
+    def measure(self, example: Example, made: EditOutputs) -> Measured:
         """Precision: whether the class is among the first five of the mask's crop. Diversity: of the right predictions."""
         mask, place = example.mask > 0, self.classifier.place_of(example.wanted["class"])
         x, y, width, height = bounding_box(example.mask)

@@ -1,4 +1,4 @@
-"""Small plots as inline SVG: bars with intervals, and points with intervals on both axes."""
+"""Plots as inline SVG: bars and scatter points with confidence intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Protocols on a user's own data: the paper's, BrushBench's and EditBench's."""
+"""Registry of the protocols on a user's own data: the paper's, BrushBench's and EditBench's."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Measures of other benchmarks, each left out with a sentence when what it needs is not installed. Nothing is downloaded."""
+"""Image quality and text alignment metrics of other benchmarks; those not installed are left out with a note."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Reading the data of other benchmarks: pictures, tables, run-length masks."""
+"""Readers of other benchmarks' data: pictures, tables, run-length encoded masks."""
 
 import csv
 import json

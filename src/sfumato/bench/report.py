@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, pictures and plots included."""
+"""The benchmark's report: one self-contained HTML file with tables, pictures and plots."""
 
 import base64
 import html
@@ -82,14 +82,14 @@ def _facts(results: dict[str, Any]) -> str:
 
 
 def _variants(variants: Sequence[dict[str, Any]]) -> str:
-    """What the names of several variants stand for."""
+    """Legend of several variants: name, method, model and options."""
     if len(variants) < 2:
         return ""
     lines = []
     for variant in variants:
         fields = "".join(f", {name}={value}" for name, value in variant["fields"].items())
-        told = html.escape(f"{variant['method']} on {variant['model']}{fields}")
-        lines.append(f"<dt><b>{html.escape(variant['name'])}</b></dt><dd>{told}</dd>")
+        described = html.escape(f"{variant['method']} on {variant['model']}{fields}")
+        lines.append(f"<dt><b>{html.escape(variant['name'])}</b></dt><dd>{described}</dd>")
     return f"<dl>{''.join(lines)}</dl>"
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: results.json and report.html."""
+"""Writer of a benchmark run's results: results.json and report.html."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Running a plan: every example with every variant, each finished one a file, so that a run can be stopped and taken up again."""
+"""Runner of the benchmark: every example with every variant, one file per finished edit, so that a run can be resumed."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from PIL import Image
 
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.bench.counting import costs
-from sfumato.bench.measuring import Instruments, Made
+from sfumato.bench.measuring import EditOutputs, Instruments
 from sfumato.bench.seeds import example_seeds
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, check_distinct
@@ -25,9 +25,9 @@ from sfumato.pictures.writing import write, write_text
 
 RUN, ITEMS = "run.json", "items"
 SHOWN = 4  # predictions kept as pictures, best first
-SOFT_EDGE = 0.1  # width of a soft mask's edge, in longer sides of the picture
+SOFT_EDGE = 0.1  # width of a soft mask's edge, relative to the longer side of the picture
 
-Tell = Callable[[int, int, str], None]
+OnProgress = Callable[[int, int, str], None]
 """Called before each edit with (edits done, edits in all, what comes now)."""
 
 
@@ -74,9 +74,9 @@ def run(
     loading: Loading,
     *,
     force: bool = False,
-    tell: Tell = lambda done, total, what: None,
+    on_progress: OnProgress = lambda done, total, what: None,
 ) -> tuple[list[dict[str, Any]], Any]:
-    """Make and measure what is not finished yet.
+    """Run and measure all edits that are not finished yet.
 
     Args:
         plan: The examples.
@@ -84,8 +84,8 @@ def run(
         instruments: What to measure with.
         out: Folder of the run; a run of the same plan and variants that is there is taken up.
         loading: How to load models.
-        force: Start anew, whatever is there.
-        tell: Hears of every edit.
+        force: Start again, even if the folder holds another run.
+        on_progress: Called before every edit, with edits done, edits in all and what is next.
 
     Returns:
         The records of all edits, and the device they were made on (None if all were there already).
@@ -109,18 +109,18 @@ def run(
                 continue
             example = plan.make(name)
             if editor is None:
-                tell(done, total, f"loading {model[0]}")
+                on_progress(done, total, f"loading {model[0]}")
                 editor = loading.editor(variants[missing[0]])
                 device = editor.device
                 _edit(editor, example, variants[missing[0]], seed=plan.seed, n=1)  # the first edit loads and warms up
             for i in missing:
-                tell(done, total, f"{name} {variants[i].name}")
+                on_progress(done, total, f"{name} {variants[i].name}")
                 path = _path(out, i, name)
                 finished[i, name] = _one(
                     editor, example, variants[i], (seeds[name], _predictions(variants[i], plan)), instruments, path
                 )
                 done += 1
-    tell(total, total, "done")
+    on_progress(total, total, "done")
     return [finished[i, name] for i in range(len(variants)) for name in plan.names], device
 
 
@@ -131,14 +131,14 @@ def _predictions(variant: Variant, plan: Plan) -> int:
 def _one(
     editor: Editor, example: Example, variant: Variant, seed_and_n: tuple[int, int], instruments: Instruments, path: Path
 ) -> dict[str, Any]:
-    """Make, measure and keep one edit; the record is written last."""
+    """Run, measure and store one edit; the record is written last."""
     seed, n = seed_and_n
     with costs(editor) as cost:
         result = _edit(editor, example, variant, seed=seed, n=n)
     # the same prediction once more, as it was before the user's own pixels were put back
     bare = {"n": 1, "seed": result.seeds[0], "keep_unmasked": False, "rank": "none"}
     raw = _edit(editor, example, variant, **bare)
-    made = Made(
+    made = EditOutputs(
         predictions=[_rgb(image) for image in result.images],
         raw=_rgb(raw.images[0]),
         seen=_seen(raw.facts.get("windows"), example.mask.shape),
@@ -177,7 +177,7 @@ def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) ->
 
 
 def _mask(mask: np.ndarray, soft: bool) -> Image.Image:
-    """As a user would paint it: white inside, softly edged where the variant reads greys."""
+    """The mask picture: white inside, with a soft edge where the variant uses soft masks."""
     opacity = soft_edge(mask, SOFT_EDGE * max(mask.shape) if soft else 0)
     return Image.fromarray((255 * opacity).round().astype(np.uint8))
 
@@ -249,7 +249,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _identity(plan: Plan, variants: Sequence[Variant]) -> dict[str, Any]:
-    """Everything that decides the results: a run is only taken up by its like."""
+    """Everything that affects the results: only a run with the same identity is resumed."""
     first = plan.make(plan.names[0])
     return {
         **plan.identity,

@@ -1,4 +1,4 @@
-"""The plan of the rendered tasks."""
+"""Benchmark plan of the rendered tasks."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The seeds of a run's edits."""
+"""Seeds of the edits of a benchmark run."""
 
 import zlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The paper's ablations as named suites: which tasks, and what is put side by side."""
+"""Named suites, the ablations of the paper: the tasks and the variants to compare."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Suite:
     Args:
         tasks: On which tasks it is run.
         variants: As texts that `variants.parse` reads; the first is what the others are compared with.
-        about: What it tells.
+        about: What it measures.
     """
 
     tasks: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""From the numbers of single edits to tidy rows with intervals, and to differences that exceed noise or do not."""
+"""Aggregation of per-edit metrics: means with confidence intervals, and paired differences between variants."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ EVERY_TASK = "all"
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown: a short title, decimals, and what it says."""
+    """Presentation of a metric: a short title, decimals, and its meaning."""
 
     title: str
     decimals: int

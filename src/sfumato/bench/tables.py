@@ -1,4 +1,4 @@
-"""Rows of results as tables on the terminal, and what series are called."""
+"""Tables of benchmark results on the terminal, and names of variants."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def series_of(rows: Rows) -> list[tuple[str, str]]:
 
 
 def labels_of(rows: Rows) -> dict[tuple[str, str], str]:
-    """What each series is called: by the name it was given where there are several; with its model where models differ."""
+    """Label of each series: its given name where there are several; with its model where models differ."""
     keys = series_of(rows)
     given = {(row["method"], row["model"]): row.get("variant") for row in rows}
     models = {model for _, model in keys}

@@ -1,4 +1,4 @@
-"""The tasks on rendered scenes: each example has a picture, a mask, a prompt, what must be seen, and the true picture."""
+"""Tasks on rendered scenes: each example has a picture, a mask, a prompt, the expected content and the true picture."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

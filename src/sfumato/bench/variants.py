@@ -1,4 +1,4 @@
-"""What is put side by side: a model, a method and options, written as text."""
+"""Parser of benchmark variants: a model, a method and options, written as text."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +108,7 @@ def _items(key: str, value: Any) -> Any:
 
 
 def check_distinct(variants: list[Variant]) -> None:
-    """Refuse variants that cannot be told apart in the tables.
+    """Refuse variants of the same name.
 
     Raises:
         OptionError: variant-invalid.

@@ -1,1 +1,1 @@
-"""The command line: options in, files out. Everything else is the editor's."""
+"""The command line: parses options, calls the editor, writes files."""

@@ -1,4 +1,4 @@
-"""`sfumato bench`: measure methods, options and models on tasks with known answers."""
+"""`sfumato bench`: measures methods, options and models on tasks with known answers."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ from sfumato.errors import Cancelled, OptionError
 
 if TYPE_CHECKING:
     from sfumato.bench.measuring import Instruments
-    from sfumato.bench.runner import Plan, Tell
+    from sfumato.bench.runner import OnProgress, Plan
     from sfumato.bench.variants import Variant
 
 PROTOCOLS = ("scenes", "paper", "brushbench", "editbench")
@@ -68,8 +68,10 @@ def run(settings: Settings) -> None:
     plan, instruments, about = _prepare(settings)
     where = [0, len(plan.names) * len(variants)]
     try:
-        with _bar(where) as tell:
-            items, device = runner.run(plan, variants, instruments, settings.out, loading, force=settings.force, tell=tell)
+        with _bar(where) as on_progress:
+            items, device = runner.run(
+                plan, variants, instruments, settings.out, loading, force=settings.force, on_progress=on_progress
+            )
     except KeyboardInterrupt:
         raise Cancelled(
             f"stopped after {where[0]} of {where[1]} edits, which are kept in {settings.out}; the same command goes on there."
@@ -151,7 +153,7 @@ def _show(found: dict[str, Any], settings: Settings) -> None:
 
 
 @contextmanager
-def _bar(where: list[int]) -> Iterator["Tell"]:
+def _bar(where: list[int]) -> Iterator["OnProgress"]:
     """A progress bar on stderr where somebody is watching; `where` follows the number of finished edits."""
     console = Console(stderr=True)
     columns = (
@@ -164,8 +166,8 @@ def _bar(where: list[int]) -> Iterator["Tell"]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("start", total=where[1])
 
-        def tell(done: int, total: int, what: str) -> None:
+        def on_progress(done: int, total: int, what: str) -> None:
             where[0] = done
             bar.update(task, completed=done, total=total, description=what)
 
-        yield tell
+        yield on_progress

@@ -1,4 +1,4 @@
-"""What a picture's format cannot hold, said before any work: transparency in JPEG, sides of more pixels than can be counted."""
+"""Check of what an output format can hold (transparency, side lengths), before any model is loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path

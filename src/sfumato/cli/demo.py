@@ -1,4 +1,4 @@
-"""`sfumato demo`: the bundled scene and a photograph, edited by the bundled model."""
+"""`sfumato demo`: edits the bundled scene and a photograph with the embedded model."""
 
 import shlex
 import shutil

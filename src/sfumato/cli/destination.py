@@ -1,4 +1,4 @@
-"""Where an edit's pictures go: a folder for all of them, or a file or standard output for the best one."""
+"""Output destination of an edit: a folder for all predictions, or a file or standard output for the best one."""
 
 import sys
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ OTHER_PICTURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """What --out means.
+    """Parsed value of --out.
 
     Args:
         kind: folder: all predictions, a grid and a record; file: the best prediction; stream: the same on standard output.
@@ -35,12 +35,12 @@ class Destination:
 
     @property
     def format(self) -> Format | None:
-        """What the file's name asks for."""
+        """The format given by the file name."""
         return SUFFIXES[self.path.suffix.lower()] if self.kind == "file" else None
 
 
 def destination(out: Path) -> Destination:
-    """Tell files from folders by their endings: the endings in SUFFIXES are files, unless there is a folder of that name.
+    """Distinguish files and folders by their endings: the endings in SUFFIXES are files, unless there is a folder of that name.
 
     Raises:
         OptionError: output-format: a picture's ending that is not written; output-terminal: nobody can look at bytes.
@@ -63,7 +63,7 @@ def destination(out: Path) -> Destination:
 
 
 def check_sources(place: Destination, sources: Iterable[object]) -> None:
-    """Refuse to write over what is edited: without it nothing could be made again.
+    """Refuse to overwrite a source of the edit, which a replay would need.
 
     Raises:
         OptionError: output-invalid.

@@ -1,4 +1,4 @@
-"""`sfumato doctor`: what this machine has, and what is missing."""
+"""`sfumato doctor`: reports what is installed on this machine and what is missing."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`sfumato edit`: one request, its predictions in one folder."""
+"""`sfumato edit`: runs one request and writes its predictions."""
 
 import inspect
 import json
@@ -93,7 +93,7 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
 
 
 def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image]:
-    """Read the pictures of a request once, so that what is wrong with them is said at once; what is left is a tile."""
+    """Read the pictures of a request once, to report errors early; returns a tile for the grid."""
     from sfumato.editing.preparing import read_pictures  # loads torch: after the options are understood
 
     picture, _, _ = read_pictures(request, settings.max_pixels)
@@ -101,7 +101,7 @@ def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image
 
 
 def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:
-    """The format of the predictions, after all that is to be written was found possible.
+    """The format of the predictions, after checking that everything can be written.
 
     Raises:
         OptionError: output-format or option-contradiction.
@@ -127,7 +127,7 @@ def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:
 
 
 def _staged(place: Destination, file_format: Format, request: EditRequest, settings: Settings) -> AbstractContextManager[Path]:
-    """A folder whose files go where they belong when the block ends well."""
+    """A staging folder, whose files are moved to their destination when the block succeeds."""
     wanted = {"mask.extra": settings.save_mask, "steps.gif": settings.save_steps}
     extras = {name: path for name, path in wanted.items() if path is not None}
     if place.kind == "folder":

@@ -1,4 +1,4 @@
-"""The optional parts of this installation, as its own metadata names them."""
+"""Installed and missing optional dependencies, from the package's metadata."""
 
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 

@@ -1,4 +1,4 @@
-"""One clear sentence and one exit status for everything that can go wrong."""
+"""Error reporting of the command line: one sentence and one exit status for every failure."""
 
 import errno
 import json
@@ -65,7 +65,7 @@ def _explain(error: BaseException, stopped: str) -> EditError:
 
 
 def _stop(error: EditError, as_json: bool, statuses: list[int]) -> NoReturn:
-    """Say what happened and end, with a signal's exit status if there was one."""
+    """Print the reason and exit, with a signal's exit status if there was one."""
     try:
         typer.echo(f"error: {error.message} [{error.code}]", err=True)
         if as_json:

@@ -1,4 +1,4 @@
-"""One picture that shows an edit at a glance: source, mask, predictions with their scores."""
+"""Overview image of an edit: source, mask and predictions with their scores."""
 
 import math
 from collections.abc import Iterable, Sequence

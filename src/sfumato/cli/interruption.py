@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as Ctrl-C: what is half done is cleaned up, and the exit status says which signal it was."""
+"""Signal handling: SIGTERM and SIGHUP clean up as Ctrl-C does, each with its own exit status."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def signals_raised(wanted: bool = True) -> Iterator[list[int]]:
 
 
 def abandon_streams() -> None:
-    """Flush the standard streams, and give up those that take no more, so that flushing them at exit raises nothing."""
+    """Flush the standard streams, and abandon closed ones, so that flushing at exit raises nothing."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not _flushed(stream):
             with suppress(OSError, ValueError):

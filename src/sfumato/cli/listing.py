@@ -1,4 +1,4 @@
-"""Lists of methods and models."""
+"""`sfumato methods` and `sfumato models list`: tables of methods and models."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`sfumato`: the commands. What each needs is imported when it is called, so that help answers at once."""
+"""`sfumato`: the commands. Each imports what it needs when it is called, so that help is fast."""
 
 import sys
 from io import TextIOWrapper
@@ -15,7 +15,7 @@ from sfumato.cli.models import models
 
 
 class Commands(TyperGroup):
-    """Gives `edit` its options only when it is called: they are made from the request, which needs pydantic."""
+    """Command group that builds the options of `edit` only when it is called, because the request needs pydantic."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[:1] == ["edit"]:

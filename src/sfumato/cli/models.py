@@ -1,4 +1,4 @@
-"""`sfumato models`: what is at hand, fetching and converting."""
+"""`sfumato models`: lists, downloads and converts models."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, silent when nobody is watching."""
+"""Progress bar on stderr, hidden when stderr is no terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,9 +35,9 @@ def progress_bar() -> Iterator[Callable[["EditProgress"], None] | None]:
         task = bar.add_task("start", total=1.0, left="")
 
         def show(progress: "EditProgress") -> None:
-            told = meter(progress)
-            left = "" if told.seconds_left is None else f"about {_duration(told.seconds_left)} left"
-            bar.update(task, completed=told.fraction, left=left, description=f"{told.stage} {told.step}/{told.total}")
+            now = meter(progress)
+            left = "" if now.seconds_left is None else f"about {_duration(now.seconds_left)} left"
+            bar.update(task, completed=now.fraction, left=left, description=f"{now.stage} {now.step}/{now.total}")
 
         yield show
 

@@ -1,4 +1,4 @@
-"""`sfumato replay`: make a picture again from the request stored in it."""
+"""`sfumato replay`: regenerates a picture from the request stored in it."""
 
 import json
 from collections.abc import Iterator
@@ -57,8 +57,8 @@ def run(
     whole = request_of(stored, changes, file)
     _check_sources(whole, stored.facts)
     changes |= _as_then(stored, whole, file, max_pixels)
-    told = stored.facts
-    settings = Settings(device=device or told.get("device"), dtype=told.get("dtype"), offline=offline, max_pixels=max_pixels)
+    facts = stored.facts
+    settings = Settings(device=device or facts.get("device"), dtype=facts.get("dtype"), offline=offline, max_pixels=max_pixels)
     with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
         for batch in _batches(whole, stored.seed):
             result = make(request_of(stored, {**changes, **batch}, file), settings)
@@ -141,9 +141,9 @@ def _report(file: Path, largest: int, then: dict[str, str], now: dict[str, str],
 
 
 def _as_then(stored: Stored, request: EditRequest, file: Path, max_pixels: int) -> dict[str, Any]:
-    """What has to be said to today's version for it to read the pictures of a request as the version that stored it did.
+    """The fields that make this version read a request's pictures as the version that stored it did.
 
-    Before records told their version, a mask in the mode auto was read by its transparency where that varies, else by its
+    Before records had a version, a mask in the mode auto was read by its transparency where that varies, else by its
     brightness, whatever its colours.
 
     Args:

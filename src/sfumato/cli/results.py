@@ -1,4 +1,4 @@
-"""What an edit leaves behind: the predictions, best first, a grid of them, and a record."""
+"""Writer of an edit's results: predictions, best first, the grid and the record."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""`sfumato serve`: the page and the APIs, until interrupted."""
+"""`sfumato serve`: runs the web page and the HTTP APIs until interrupted."""
 
 import logging
 import os
@@ -83,7 +83,7 @@ def _say(address: str, needs_token: bool) -> None:
 
 
 def data_folder() -> Path:
-    """Where results are kept unless told otherwise: the user's own data folder, by the habit of the system."""
+    """Default folder of the results: the user's data folder, by the convention of the system."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""All of an edit's files or none: written beside their destination, moved there at the end."""
+"""Atomic output: all of an edit's files or none; they are written beside their destination and moved there at the end."""
 
 import errno
 import json

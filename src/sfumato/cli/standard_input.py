@@ -1,4 +1,4 @@
-"""A picture from standard input: `-` in place of a file's name."""
+"""Reading a picture from standard input: `-` in place of a file name."""
 
 import sys
 from collections.abc import Iterator

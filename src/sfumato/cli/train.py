@@ -1,4 +1,4 @@
-"""`sfumato train`: make the embedded model, or fine-tune it on your own pictures."""
+"""`sfumato train`: trains the embedded model, or fine-tunes it on your own pictures."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MINUTES |= {"ranker": 10.0, "judge": 15.0, "pixel": 60.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a part is trained.
+    """Settings of a training call.
 
     Args:
         folder: Holds `scenes` and a folder for each part.
@@ -91,7 +91,7 @@ def run(part: str, settings: Settings) -> None:
 
 
 def _train(part: str, settings: Settings) -> None:
-    """What each worker does."""
+    """Body of each worker process."""
     folder = settings.folder
     chosen: dict[str, Any] = {"lr": settings.lr, "cooldown": settings.cooldown}
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -99,12 +99,12 @@ def _train(part: str, settings: Settings) -> None:
     if part == "autoencoder":
         from sfumato.training import autoencoder
 
-        autoencoder.train(scenes=folder / "scenes", start_from=_weights(settings, "vae"), tell=typer.echo, **common)
+        autoencoder.train(scenes=folder / "scenes", start_from=_weights(settings, "vae"), on_progress=typer.echo, **common)
     elif part == "decoder":
         from sfumato.training import autoencoder
 
         autoencoder.train(
-            scenes=folder / "scenes", start_from=_autoencoder(settings), decoder_only=True, tell=typer.echo, **common
+            scenes=folder / "scenes", start_from=_autoencoder(settings), decoder_only=True, on_progress=typer.echo, **common
         )
     elif part == "denoiser":
         from sfumato.training import denoiser
@@ -115,7 +115,7 @@ def _train(part: str, settings: Settings) -> None:
             data=settings.data,
             size=denoiser.SIZES[settings.size],
             start_from=_weights(settings),
-            tell=typer.echo,
+            on_progress=typer.echo,
             **common,
         )
     elif part in ("flow", "distilled"):
@@ -126,22 +126,31 @@ def _train(part: str, settings: Settings) -> None:
         shipped_weights = _weights(settings, shipped)
         start = shipped_weights and shipped_weights / FILE
         train(
-            model=_teacher(settings), vae=_autoencoder(settings), scenes=folder / "scenes", start=start, tell=typer.echo, **common
+            model=_teacher(settings),
+            vae=_autoencoder(settings),
+            scenes=folder / "scenes",
+            start=start,
+            on_progress=typer.echo,
+            **common,
         )
     elif part == "judge":
         from sfumato.training import judge
 
-        judge.train(pairs=folder / "pairs", start_from=_weights(settings, "judge"), tell=typer.echo, **common)
+        judge.train(pairs=folder / "pairs", start_from=_weights(settings, "judge"), on_progress=typer.echo, **common)
     elif part == "ranker":
         from sfumato.training import ranker
 
         ranker.train(
-            scenes=folder / "scenes", others=folder / "others", start_from=_weights(settings, "ranker"), tell=typer.echo, **common
+            scenes=folder / "scenes",
+            others=folder / "others",
+            start_from=_weights(settings, "ranker"),
+            on_progress=typer.echo,
+            **common,
         )
     else:
         from sfumato.training import pixel
 
-        pixel.train(scenes=folder / "scenes", tell=typer.echo, **common)
+        pixel.train(scenes=folder / "scenes", on_progress=typer.echo, **common)
 
 
 def _minutes(part: str, settings: Settings) -> float | None:

@@ -1,0 +1,1 @@
+"""Interface between the sampling loops and the models: denoiser, conditions, guidance."""

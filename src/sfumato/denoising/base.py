@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditioning, Conditions, Denoiser, Extra, Output, Text, Traits, expand
+from sfumato.backbones.base import Conditions, Denoiser, Output, Text, Traits, expand
 from sfumato.noise.plan import Step
 
 
@@ -42,20 +42,6 @@ class Model:
     def __call__(self, x: Tensor, step: Step) -> Output:
         """The guided output for (B, C, h, w) scaled latents at `step.timestep`."""
         return self.guidance(self.denoiser, self.pair, x, step)
-
-
-def pair_of(conditioning: Conditioning) -> Pair:
-    """The two branches that a model's text encoder made, unconditional first."""
-    known = {extra.value: extra for extra in Extra}
-    lengths, pooled = conditioning.extra.get("lengths"), conditioning.extra.get("pooled", conditioning.extra.get("text_embeds"))
-
-    def branch(i: int) -> Conditions:
-        one = slice(i, i + 1)
-        states = conditioning.states[one] if lengths is None else conditioning.states[one, : int(lengths[i])]
-        extras = {known[name]: tensor[one] for name, tensor in conditioning.extra.items() if name in known}
-        return Conditions(text=Text(states=states, pooled=None if pooled is None else pooled[one]), extras=extras)
-
-    return Pair(unconditional=branch(0), conditional=branch(1))
 
 
 def stack(first: Conditions, second: Conditions, count: int) -> Conditions:

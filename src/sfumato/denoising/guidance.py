@@ -1,4 +1,4 @@
-"""Classifier-free guidance, and its variants."""
+"""Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, equation 6), limited to an interval of noise levels if asked."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from sfumato.noise.plan import Step
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierFree:
-    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion).
+    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, equation 6 with scale = 1 + w).
 
     Args:
         scale: 1 is none: the unconditional branch cancels and is not run.
@@ -40,7 +40,7 @@ class ClassifierFree:
 
 @dataclass(frozen=True, kw_only=True)
 class NormPreserving(ClassifierFree):
-    """The same, but each token of 2x2 cells keeps the length that the conditional branch gives it, as Qwen-Image is sampled."""
+    """The same, with the norm of each 2x2 token rescaled to that of the conditional output, as Qwen-Image is sampled."""
 
     def combine(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
         """See `ClassifierFree.combine`."""
@@ -61,5 +61,5 @@ def _both_branches(denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> tup
 
 
 def guidance_of(traits: Traits, scale: float) -> ClassifierFree:
-    """The guidance that suits a model."""
+    """The kind of guidance that a model was trained for."""
     return NormPreserving(scale=scale) if traits.keeps_norm else ClassifierFree(scale=scale)

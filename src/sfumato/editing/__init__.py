@@ -1,1 +1,1 @@
-"""The stages of one edit, in order: resolving, preparing, sampling, finishing."""
+"""The stages of one edit, in order: resolving, preparing, encoding, sampling, finishing."""

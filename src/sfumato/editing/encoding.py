@@ -1,9 +1,9 @@
-"""What the predictions of one edit are tied to and start from, in latent space."""
+"""Encoding of the source, the fill and the mask of an edit into latents."""
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Autoencoder
 from sfumato.editing.preparing import Inputs
 
 
@@ -14,13 +14,13 @@ class Encoder:
     so that a prediction does not depend on those made beside it. What is not random is encoded once, for all.
 
     Args:
-        backbone, inputs: What is encoded, with what.
+        autoencoder, inputs: What is encoded, with what.
         sampled: Whether the code is a sample of the autoencoder's posterior instead of its mean.
     """
 
-    def __init__(self, backbone: Backbone, inputs: Inputs, sampled: bool) -> None:
-        self._backbone, self._inputs, self._sampled = backbone, inputs, sampled
-        self._source = None if sampled else backbone.encode(inputs.pixels)
+    def __init__(self, autoencoder: Autoencoder, inputs: Inputs, sampled: bool) -> None:
+        self._autoencoder, self._inputs, self._sampled = autoencoder, inputs, sampled
+        self._source = None if sampled else autoencoder.encode(inputs.pixels)
         self._start = None if sampled or inputs.start.random else self._encode_start(0, self._source, None)
 
     def of(self, seeds: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -37,11 +37,11 @@ class Encoder:
 
     def _one(self, seed: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed) if self._sampled else None
-        source = self._backbone.encode(self._inputs.pixels, generator) if self._source is None else self._source
+        source = self._autoencoder.encode(self._inputs.pixels, generator) if self._source is None else self._source
         return source, self._encode_start(seed, source, generator)
 
     def _encode_start(self, seed: int, source: Tensor | None, generator: torch.Generator | None) -> Tensor:
         pixels = self._inputs.start.of(seed)
         if source is not None and torch.equal(pixels, self._inputs.pixels):
             return source
-        return self._backbone.encode(pixels, generator)
+        return self._autoencoder.encode(pixels, generator)

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 
 import sfumato
-from sfumato.backbones.capabilities import Capability
-from sfumato.backbones.families import family
 from sfumato.editing.prepared import Prepared
 from sfumato.masks.islands import surrounding
 
@@ -23,7 +21,7 @@ def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str,
         "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
-        "prediction_type": backbone.prediction_type,
+        "prediction_type": backbone.traits.prediction,
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "window": list(surrounding([part.window for part in parts]).box),
@@ -34,12 +32,13 @@ def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str,
 
 def text_notes(edit: Prepared) -> list[str]:
     """What became of the prompt: how it was read, and what of it the model does not know."""
-    backbone, card, texts = edit.backbone, edit.card, edit.resolved.texts
-    if not family(backbone.family).can(Capability.TEXT) and not card.guided:
-        note = f"{backbone.name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."
-        return [*texts.notes, note]
-    unknown = backbone.unknown_words(texts.prompt)
+    encoder, card, texts = edit.backbone.text_encoder, edit.card, edit.resolved.texts
+    if encoder is None:
+        name = edit.backbone.traits.name
+        note = f"{name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."
+        return [*texts.notes, *([] if card.guided else [note])]
+    unknown = encoder.unknown_words(texts.prompt)
     if not unknown:
         return list(texts.notes)
-    known = ", ".join(backbone.known_words()[:WORDS_SHOWN])
+    known = ", ".join(encoder.known_words()[:WORDS_SHOWN])
     return [*texts.notes, f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]

@@ -1,6 +1,6 @@
-"""From latents to pictures: decoded, what surrounds the edit restored, and put back into the whole picture.
+"""From latents to pictures: decoding, background reconstruction, and composition of the whole pictures from their windows.
 
-Whole pictures are made from their windows when they are asked for: of a large one each takes much memory.
+Whole pictures are composed on demand, because large ones take much memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ from sfumato.request import EditRequest
 
 
 class Predictions(Sequence[Image.Image]):
-    """A list that cannot be changed, though each picture can: one that was asked for is kept. See `sfumato.request.one_by_one`.
+    """A read-only list of pictures that are composed on first access and kept. See `sfumato.request.one_by_one`.
 
     Args:
         parts: The pictures of the edit, in each of its windows.
@@ -109,10 +109,10 @@ def _restore(window: PreparedWindow, latents: torch.Tensor, first: int) -> list[
     assert window.request.background
     with torch.inference_mode():
         with edit.clock.stage("denoise"):
-            decoded = edit.backbone.decode(latents)
+            decoded = edit.backbone.autoencoder.decode(latents)
         with edit.clock.stage("background"):
             pixels = BACKGROUNDS[window.request.background].load()(
-                edit.backbone,
+                edit.backbone.autoencoder,
                 latents,
                 decoded,
                 inputs.pixels.to(decoded.device),
@@ -128,7 +128,7 @@ def animation(edit: Prepared, windows: list[np.ndarray], request: EditRequest) -
     finished: list[np.ndarray] = []
     for window, made in zip(edit.windows, windows, strict=True):
         with torch.inference_mode():
-            pictures = [to_uint8(edit.backbone.decode(frame)[0]) for frame in window.frames]
+            pictures = [to_uint8(edit.backbone.autoencoder.decode(frame)[0]) for frame in window.frames]
         parts = [each.inputs for each in edit.windows[: len(finished) + 1]]
         frames += [shown(put_back(parts, [*finished, picture], request)) for picture in pictures]
         finished.append(made[0])

@@ -1,4 +1,4 @@
-"""Masks and scribbles for a picture that its EXIF orientation turns: made for the picture as shown, or for its stored pixels?"""
+"""Orientation of masks and scribbles for a picture that its EXIF orientation rotates."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ Source = Path | Image.Image
 
 
 def align(request: EditRequest, picture: Picture, max_pixels: int) -> tuple[EditRequest, Picture]:
-    """The request with mask and scribble in the upright picture's orientation, and the picture with notes on how they came there.
+    """The request with mask and scribble in the upright picture's orientation, and the picture with notes about it.
 
     Args:
         request: Names the layers, of any size.
@@ -33,7 +33,7 @@ def align(request: EditRequest, picture: Picture, max_pixels: int) -> tuple[Edit
 
 
 def _on_box(box: Box, picture: Picture) -> str:
-    """What a box means in a picture that was turned.
+    """Check and notes for a box in a picture that was rotated.
 
     Raises:
         MaskError: mask-box: it lies in the stored picture alone.

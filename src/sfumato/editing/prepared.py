@@ -6,19 +6,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions
 from sfumato.backbones.choice import Choice
 from sfumato.background.registry import Watch
-from sfumato.denoising.base import Pair, pair_of
+from sfumato.denoising.base import Pair
 from sfumato.editing.encoding import Encoder
 from sfumato.editing.preparing import Inputs
 from sfumato.editing.progress import Listener, Progress
 from sfumato.editing.resolving import Resolved
-from sfumato.methods.base import Guide, Method, MethodCard, Sampling
+from sfumato.methods.base import EditInputs, Guide, Method, MethodCard, Sampling
 from sfumato.pictures.tensors import to_uint8
 from sfumato.request import EditRequest
 
@@ -105,15 +104,18 @@ class PreparedWindow:
         self.edit, self.method, self.resolved, self.inputs, self.index = edit, method, resolved, inputs, index
         self.request: EditRequest = request
         self.tell = in_part(edit.tell, index, count)
-        self.encoder = Encoder(backbone, inputs, getattr(resolved.options, "posterior_sample", False))
+        self.encoder = Encoder(backbone.autoencoder, inputs, getattr(resolved.options, "posterior_sample", False))
         self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
-        height, width = inputs.pixels.shape[-2:]
         assert request.steps
-        conditioning = resolved.texts.encode(backbone, (width, height))
-        if request.guidance_embedding is not None:
-            embedded = torch.full((2,), request.guidance_embedding, device=backbone.device)
-            conditioning = replace(conditioning, extra=conditioning.extra | {"guidance": embedded})
-        self.pair: Pair = pair_of(conditioning)
+        given = EditInputs(
+            texts=resolved.texts,
+            pixels=inputs.pixels,
+            mask_pixels=inputs.mask_pixels,
+            mask_latent=inputs.mask_latent,
+            options=resolved.options,
+            guidance_embedding=request.guidance_embedding,
+        )
+        self.pair: Pair = method.condition(backbone, given)
         self.guidance_scale = 1.0 if request.guidance_scale is None else request.guidance_scale
         self.shrink = request.shrink == "on" or (request.shrink == "auto" and inputs.thin)
         sampling = Sampling(
@@ -121,7 +123,7 @@ class PreparedWindow:
             steps=request.steps,
             start_fraction=request.start_fraction or 0.0,
             start_sigma=request.start_sigma,
-            settings=backbone.schedule(self.cells, request.steps),
+            settings=backbone.traits.schedule(self.cells, request.steps),
         )
         self.plan = method.plan(backbone.traits, sampling, resolved.options)
         self.key = self._key(sampling)
@@ -166,7 +168,7 @@ class PreparedWindow:
                     step=done // self.batch_size * total + step,
                     total=batches * total,
                     share=(done + rows * step / total) / n,
-                    preview=lambda: Image.fromarray(to_uint8(self.edit.backbone.decode(clean[:1])[0])),
+                    preview=lambda: Image.fromarray(to_uint8(self.edit.backbone.autoencoder.decode(clean[:1])[0])),
                     window=self.inputs.window,
                     inputs=self.inputs,
                 )

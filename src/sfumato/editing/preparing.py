@@ -1,4 +1,4 @@
-"""From a request to what a method works on: pictures read, mask understood, window cut out at the model's own resolution."""
+"""Preparation of an edit: reads the pictures and the mask, and crops the windows at the model's resolution."""
 
 import hashlib
 from dataclasses import dataclass, replace

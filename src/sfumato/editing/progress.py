@@ -1,4 +1,4 @@
-"""How far an edit is: what it tells on its way, and the fraction of the whole and the time left that follow from it."""
+"""Progress of an edit: stage and step, fraction of the whole, and estimated time left."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ MEMORY = 0.9  # how much of a stage's pace is carried over from one event to the
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where an edit is. Raise `sfumato.errors.Cancelled` from the callback to stop it.
+    """Progress report of an edit. Raise `sfumato.errors.Cancelled` from the callback to stop it.
 
     Args:
         stage: "load", "encode", "denoise", "background" or "rank"; the third and fourth alternate if there are several batches.
@@ -47,7 +47,7 @@ Listener = Callable[[Progress], None]
 
 
 class Meter:
-    """Fills in `fraction` and `seconds_left`, from the steps that an edit tells of and the time between them.
+    """Fills in `fraction` and `seconds_left`, from the steps that an edit reports and the time between them.
 
     A stage takes what was measured of it so far; before it has begun, what it usually takes beside the denoising. Work that
     has been done moves the fraction on by its part of all work then left. So the fraction neither falls nor stands still,
@@ -67,11 +67,11 @@ class Meter:
         self.expect(usual)
 
     def expect(self, usual: Mapping[str, float]) -> None:
-        """Say what the stages usually take, once more is known of the edit."""
+        """Set the usual times of the stages, once more is known of the edit."""
         self._usual = {"denoise": 1.0, **usual}
 
     def __call__(self, progress: Progress) -> Progress:
-        """The event with what was missing; one that has its fraction stays as it is."""
+        """The report with fraction and time left filled in; one that has its fraction stays as it is."""
         if progress.fraction is not None:
             return progress
         now = self._clock()
@@ -83,14 +83,14 @@ class Meter:
         return replace(progress, fraction=self.fraction, seconds_left=left if any(self._work.values()) else None)
 
     def telling(self, listener: Listener | None) -> Listener:
-        """A listener that passes on what it hears, filled in."""
+        """A listener that fills in every progress report and passes it on."""
 
-        def tell(progress: Progress) -> None:
-            told = self(progress)
+        def listening(progress: Progress) -> None:
+            filled = self(progress)
             if listener is not None:
-                listener(told)
+                listener(filled)
 
-        return tell
+        return listening
 
     def _advance(self, stage: str, share: float, spent: float) -> None:
         if stage == "rank":  # begins when all else is done

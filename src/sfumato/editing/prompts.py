@@ -1,15 +1,13 @@
-"""The texts of one request: what the model is told, what a CLIP that ranks or guides reads, and what the user should know."""
+"""The prompts of a request: what the model and the CLIP models get, and notes about what was changed or cut."""
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from dataclasses import replace
 
-from sfumato.backbones.base import Backbone, Conditioning
-from sfumato.backbones.capabilities import Capability
-from sfumato.backbones.families import family
+from sfumato.backbones.base import Backbone, Traits, WeighingTextEncoder
 from sfumato.backbones.lora import parse_lora
 from sfumato.backbones.textual_inversion import read_embeddings
+from sfumato.denoising.prompts import Texts
 from sfumato.errors import OptionError, Unsupported
 from sfumato.request import EditRequest
 from sfumato.text import grammar
@@ -17,46 +15,6 @@ from sfumato.text.chunks import Embedding, as_word
 from sfumato.text.clip import Parts
 from sfumato.text.grammar import Span
 from sfumato.text.limits import cut_notes
-
-
-class ReadsParts(Protocol):
-    """What backbones that read by CLIP's text encoders have besides `Backbone`."""
-
-    def text_widths(self) -> list[int]:
-        """Of the vectors that each text encoder reads."""
-
-    def encode_parts(
-        self, prompt: Parts, negative: Parts, size: tuple[int, int], embeddings: Sequence[Embedding], clip_skip: int
-    ) -> Conditioning:
-        """Encode parsed prompts; see `StableDiffusion.encode_parts`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """What is said to the models.
-
-    Args:
-        prompt, negative: As the model is told them, without tags; the guard is in the negative.
-        words: The prompt without brackets and weights, for CLIPs that rank or guide.
-        parts: Prompt and negative as parsed, for models that read by CLIP's text encoders.
-        embeddings: Learned words.
-        clip_skip: Layers left out.
-        notes: What was read otherwise than it was written, or not at all.
-    """
-
-    prompt: str
-    negative: str
-    words: str
-    parts: tuple[Parts, Parts] | None = None
-    embeddings: tuple[Embedding, ...] = ()
-    clip_skip: int = 0
-    notes: tuple[str, ...] = ()
-
-    def encode(self, backbone: Backbone, size: tuple[int, int]) -> Conditioning:
-        """By the model's own text encoders; `size` is the window's (width, height)."""
-        if self.parts is None:
-            return backbone.encode_prompt(self.prompt, self.negative, size)
-        return cast(ReadsParts, backbone).encode_parts(*self.parts, size, self.embeddings, self.clip_skip)
 
 
 def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pickle: bool = False) -> Texts:
@@ -73,12 +31,10 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
         BackboneError, OptionError: See `read_embeddings`.
         OptionError: prompt-empty, if nothing but tags and brackets was written.
     """
-    known = family(backbone.family)
-    weighs = known.can(Capability.CLIP_TEXT)
-    if request.embedding and not weighs:
+    traits, encoder = backbone.traits, backbone.text_encoder
+    if request.embedding and not isinstance(encoder, WeighingTextEncoder):
         raise Unsupported(
-            f"{backbone.name} ({backbone.family}) has no use for embedding: only Stable Diffusion 1.x, 2.x and XL have; "
-            "leave it out."
+            f"{traits.name} ({traits.family}) has no use for embedding: only Stable Diffusion 1.x, 2.x and XL have; leave it out."
         )
     prompt, prompt_tags = grammar.take_tags(request.prompt)
     own, own_tags = grammar.take_tags(request.negative_prompt or "")
@@ -86,22 +42,22 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
     negative = ", ".join(part for part in (own, guard) if part)
     if request.negative_prompt and request.guidance_scale == 1.0:
         notes.append("The negative prompt does nothing at guidance_scale 1; raise it to use one.")
-    if weighs:
+    if isinstance(encoder, WeighingTextEncoder):
         texts = _weighed(prompt, own, guard, request)
         _check_words(request.prompt, texts.words)
         embeddings: tuple[Embedding, ...] = ()
         if request.embedding:
-            embeddings = read_embeddings(request.embedding, cast(ReadsParts, backbone).text_widths(), allow_pickle=allow_pickle)
+            embeddings = read_embeddings(request.embedding, encoder.text_widths(), allow_pickle=allow_pickle)
             notes += _unused_notes(embeddings, texts)
         notes += texts.notes
         return replace(texts, negative=negative, embeddings=embeddings, clip_skip=request.clip_skip, notes=tuple(notes))
     _check_words(request.prompt, prompt)
-    notes += _plain_notes(request, prompt, own, backbone)
-    readers = backbone.text_readers() if known.can(Capability.TEXT) else []
+    notes += _plain_notes(request, prompt, own, traits)
+    readers = [] if encoder is None else encoder.text_readers()
     if guard and own and any(reader.dropped(negative) for reader in readers):
         negative = f"{guard}, {own}"  # what is cut must not be the guard
-    told = {"prompt": prompt} | ({} if request.guidance_scale == 1.0 else {"negative prompt": negative})
-    notes += cut_notes(readers, told)
+    used = {"prompt": prompt} | ({} if request.guidance_scale == 1.0 else {"negative prompt": negative})
+    notes += cut_notes(readers, used)
     return Texts(prompt=prompt, negative=negative, words=prompt, notes=tuple(notes))
 
 
@@ -159,7 +115,7 @@ def _with_guard(parts: Parts, guard: str) -> Parts:
 
 
 def _tag_notes(tags: Iterable[str], lora: Sequence[str]) -> list[str]:
-    """What became of `<lora:name:0.8>` and the like."""
+    """Notes about tags such as `<lora:name:0.8>`."""
     given = {path.stem: scale for path, scale in map(parse_lora, lora)}
     notes = []
     for tag in tags:
@@ -189,18 +145,18 @@ def _unused_notes(embeddings: Sequence[Embedding], texts: Texts) -> list[str]:
     ]
 
 
-def _plain_notes(request: EditRequest, prompt: str, negative: str, backbone: Backbone) -> list[str]:
+def _plain_notes(request: EditRequest, prompt: str, negative: str, traits: Traits) -> list[str]:
     """That a model without weights reads brackets as they stand, and one without CLIP's layers skips none."""
     notes = []
     if request.clip_skip:  # clients of the web UI send it to every model
         notes.append(
-            f"clip_skip={request.clip_skip} was ignored: {backbone.name} ({backbone.family}) has no use for it; only Stable "
+            f"clip_skip={request.clip_skip} was ignored: {traits.name} ({traits.family}) has no use for it; only Stable "
             "Diffusion 1.x, 2.x and XL have."
         )
     if not request.prompt_weights or all(grammar.parse(text) == [[Span(text)]] for text in (prompt, negative)):
         return notes
     return [
         *notes,
-        f"{backbone.name} ({backbone.family}) takes no weights: brackets, numbers in them and BREAK are read as plain text; only "
+        f"{traits.name} ({traits.family}) takes no weights: brackets, numbers in them and BREAK are read as plain text; only "
         "Stable Diffusion 1.x, 2.x and XL read them.",
     ]

@@ -1,12 +1,13 @@
-"""The best value for every option that a request leaves open, by model and method."""
+"""Resolution of a request: default values, by model and method, for every option left open."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sfumato.backbones.base import Backbone
+from sfumato.backbones.base import Backbone, Extra, Traits
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.families import able, family
-from sfumato.editing.prompts import Texts, read_texts
+from sfumato.denoising.prompts import Texts
+from sfumato.editing.prompts import read_texts
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import TEXT_FIELDS, MethodCard, MethodOptions, Preset
 from sfumato.methods.registry import CARDS, fields_of, method_fields
@@ -26,7 +27,7 @@ SCRIBBLE_SIGMA = 2.28  # the same on Stable Diffusion's schedule, as a noise-to-
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A request without open options, the method options that its preset names, and what the model is told."""
+    """A request without open options, the method options that its preset names, and the prompts for the model."""
 
     request: EditRequest
     options: Any
@@ -41,23 +42,24 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
         OptionError: Unknown preset, or an option that the method does not have.
         BackboneError: An embedding that is absent, unsafe or made for another model.
     """
-    known = family(backbone.family)
-    if not known.capabilities >= card.needs:
-        others = [other.name for other in CARDS if known.capabilities >= other.needs]
+    traits = backbone.traits
+    known = family(traits.family)
+    if not traits.capabilities >= card.needs:
+        others = [other.name for other in CARDS if traits.capabilities >= other.needs]
         raise Unsupported(
-            f"{card.name} cannot run on {backbone.name} ({known.name}); it runs on: {', '.join(able(card.needs))}. "
+            f"{card.name} cannot run on {traits.name} ({known.name}); it runs on: {', '.join(able(card.needs))}. "
             f"On {known.name} you can use: {', '.join(others)}."
         )
     presets, name = card.load().PRESETS, request.preset or SHARED_DEFAULTS["preset"]
     if name not in presets:
         raise OptionError(f"Unknown preset {name!r} of {card.name}; choose one of: {', '.join(presets)}.", code="preset-unknown")
-    _check_options(request, backbone, card)
+    _check_options(request, traits, card)
     preset: Preset[Any] = presets[name]
     suited = known.method_defaults.get(card.name, {}) if name == SHARED_DEFAULTS["preset"] else {}
     options = _own_options(request, preset.options.updated(suited))
-    values = _family_values(backbone) | {"preset": name} | dict(preset.defaults)
+    values = _family_values(traits) | {"preset": name} | dict(preset.defaults)
     if request.scribble is not None:
-        values |= {"fill": "original", **_scribble_start(backbone)}
+        values |= {"fill": "original", **_scribble_start(traits)}
     if request.start_fraction is not None:  # what the user says goes before a default in other units
         values.pop("start_sigma", None)
     if card.guided:
@@ -65,21 +67,21 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     values |= {option: value for option in options.exposed() if (value := getattr(options, option)) is not None}
     unknown = method_fields() - set(fields_of(card))
     filled = {field: value for field, value in values.items() if getattr(request, field) is None and field not in unknown}
-    guard = GUARD if request.guard and known.can(Capability.OPEN_VOCABULARY) else ""
+    guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update=filled)
     texts = read_texts(request, guard, backbone, allow_pickle=allow_pickle)
     return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
 
-def _scribble_start(backbone: Backbone) -> dict[str, Any]:
+def _scribble_start(traits: Traits) -> dict[str, Any]:
     """Where an edit with a scribble starts."""
-    if family(backbone.family).can(Capability.FLOW):
+    if traits.can(Capability.FLOW):
         return {"start_sigma": SCRIBBLE_SIGMA}
-    return {"start_fraction": EDM_SCRIBBLE_START if _is_edm(backbone) else SCRIBBLE_START}
+    return {"start_fraction": EDM_SCRIBBLE_START if _is_edm(traits) else SCRIBBLE_START}
 
 
 def with_background(resolved: Resolved, border_tells: bool) -> Resolved:
-    """Choose the background reconstruction if the request leaves it open: Poisson, or paste where the border tells nothing.
+    """Choose the background reconstruction if the request leaves it open: Poisson, or paste for strokes and backdrops.
 
     Poisson keeps the colours of the border. A stroke is nearly all border: nothing would be seen of its edit. And around what
     stands before a new background lies the old one, which would tint it.
@@ -91,35 +93,34 @@ def with_background(resolved: Resolved, border_tells: bool) -> Resolved:
     return replace(resolved, request=request.model_copy(update={"background": background}))
 
 
-def _check_options(request: EditRequest, backbone: Backbone, card: MethodCard) -> None:
+def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> None:
     """Refuse what the user asked for and would not get."""
-    known = family(backbone.family)
     given = {name for name in method_fields() if getattr(request, name) != EditRequest.model_fields[name].default}
     for name in sorted(given - set(fields_of(card))):
         raise OptionError(
             f"{card.name} has no option {name}; its options are: {', '.join(sorted(fields_of(card)))}.", code="option-unsupported"
         )
-    textless = set() if known.can(Capability.TEXT) else given & set(TEXT_FIELDS)
+    textless = set() if traits.can(Capability.TEXT) else given & set(TEXT_FIELDS)
     for name in sorted(textless):
-        raise Unsupported(f"{backbone.name} reads no text, so {name} would do nothing; leave it out.")
-    if "guidance_embedding" in given and not backbone.guidance_embedding:
-        raise Unsupported(f"{backbone.name} has no guidance embedding; use guidance_scale.")
-    if request.background not in (None, "paste", "poisson") and not known.can(Capability.DECODER):
-        raise Unsupported(f"background={request.background} needs an image decoder, which {backbone.name} has not; use poisson.")
+        raise Unsupported(f"{traits.name} reads no text, so {name} would do nothing; leave it out.")
+    if "guidance_embedding" in given and Extra.GUIDANCE not in traits.extras:
+        raise Unsupported(f"{traits.name} has no guidance embedding; use guidance_scale.")
+    if request.background not in (None, "paste", "poisson") and not traits.can(Capability.DECODER):
+        raise Unsupported(f"background={request.background} needs an image decoder, which {traits.name} has not; use poisson.")
 
 
 def _own_options(request: EditRequest, preset: MethodOptions) -> MethodOptions:
-    """The preset's options with what the request says otherwise."""
+    """The preset's options, overridden by the request's."""
     own = {name: getattr(request, name) for name in preset.exposed()}
     return preset.updated({name: value for name, value in own.items() if value is not None})
 
 
-def _family_values(backbone: Backbone) -> dict[str, Any]:
+def _family_values(traits: Traits) -> dict[str, Any]:
     """Defaults of the model's family."""
-    embedded = {"guidance_embedding": GUIDANCE_EMBEDDING} if backbone.guidance_embedding else {}
-    edm = EDM_DEFAULTS if _is_edm(backbone) else {}
-    return SHARED_DEFAULTS | dict(family(backbone.family).defaults) | edm | embedded
+    embedded = {"guidance_embedding": GUIDANCE_EMBEDDING} if Extra.GUIDANCE in traits.extras else {}
+    edm = EDM_DEFAULTS if _is_edm(traits) else {}
+    return SHARED_DEFAULTS | dict(family(traits.family).defaults) | edm | embedded
 
 
-def _is_edm(backbone: Backbone) -> bool:
-    return "sigma_data" in getattr(backbone, "scheduler_config", {})
+def _is_edm(traits: Traits) -> bool:
+    return "sigma_data" in traits.scheduler_config

@@ -84,7 +84,7 @@ def _batch(batch: Sequence[Sample], accelerators: Sequence[Accelerator]) -> list
     with torch.inference_mode():
         with _timed(shares, "encode"):
             task, pair = _task(shares), _pair(shares)
-        with _timed(shares, "denoise"), attached(backbone, [*exact, *accelerators, rows]) as denoiser:
+        with _timed(shares, "denoise"), attached(backbone.denoiser, [*exact, *accelerators, rows]) as denoiser:
             model = Model(denoiser=denoiser, pair=pair, guidance=guidance_of(backbone.traits, window.guidance_scale))
             latents = window.method.run(model, task, _watch(shares, rows), None)
     made, start = [], 0

@@ -76,7 +76,7 @@ class Scorers:
 
     def _load(self, edit: Prepared, mode: str) -> tuple[clip.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
-        suited = family(edit.backbone.family).clip
+        suited = family(edit.backbone.traits.family).clip
         if self._ranker is not None or suited == "embedded":
             return clip.load_scorer(self._ranker or suited, self._device), []
         try:

@@ -1,4 +1,4 @@
-"""The request that a prediction carries, and how it is read again by a later version."""
+"""Serialised requests: the record stored in a prediction, and reading records of earlier versions."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ VERSION = 1  # of the fields below and of EditRequest's; raise it when one is re
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What a prediction carries.
+    """The record stored in a prediction.
 
     Args:
         version: Of the record's format.
@@ -32,7 +32,7 @@ class Stored:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the libraries it was made with, as far as they are told."""
+        """Of the libraries it was made with, as far as they are recorded."""
         found = self.facts.get("versions")
         return found if isinstance(found, dict) else {}
 
@@ -51,7 +51,7 @@ def to_text(result: EditResult, index: int) -> str:
 
 
 def from_text(text: str | None, file: Path) -> Stored:
-    """Read what `to_text` of this version or an earlier one has made.
+    """Read a record written by `to_text` of this version or an earlier one.
 
     Args:
         text: What the file carries, or None.
@@ -65,8 +65,8 @@ def from_text(text: str | None, file: Path) -> Stored:
         version = found.get("version", 0)
         if type(version) is int and version > VERSION:
             raise _later(file, version, found)
-        told = _upgraded(found, version)
-        return Stored(version=version, request=dict(told["request"]), seed=int(told["seed"]), facts=dict(told["facts"]))
+        record = _upgraded(found, version)
+        return Stored(version=version, request=dict(record["request"]), seed=int(record["seed"]), facts=dict(record["facts"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise OptionError(
             f"{file} holds no stored request; only pictures that `sfumato edit` wrote without --no-metadata can be replayed.",
@@ -75,14 +75,14 @@ def from_text(text: str | None, file: Path) -> Stored:
 
 
 def _upgraded(found: dict[str, Any], version: int) -> dict[str, Any]:
-    """A record of an earlier format in today's: the one place to rename what has another name now.
+    """A record converted to the current format; renamed fields are handled here only.
 
     Raises:
         ValueError: If there never was such a version.
     """
     if type(version) is not int or version < 0:
         raise ValueError(version)
-    if version < 1:  # before records told their version
+    if version < 1:  # before records had a version
         found = {"facts": {}, **found}
         request: dict[str, Any] = {"prompt_weights": False, **found["request"]}  # brackets were plain before there were weights
         window = found["facts"].get("window")

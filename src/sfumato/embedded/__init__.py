@@ -1,3 +1,3 @@
-"""The model that ships with the package: its world, its parts and how they are made."""
+"""The embedded model, which ships with the package: its networks and the world of its scenes."""
 
-WINDOW = 1.3  # side of the window that it edits in, in longer sides of the mask's bounding box: large things are drawn better
+WINDOW = 1.3  # side of the edited window, relative to the longer side of the mask's bounding box: large objects are drawn better

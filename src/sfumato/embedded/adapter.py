@@ -1,4 +1,4 @@
-"""A change of a UNet that is small to ship: low-rank for its matrices, whole for what is small anyway (arXiv:2106.09685).
+"""Adapters of the embedded UNet: low-rank updates of its matrices, replaced small tensors (arXiv:2106.09685, equation 3).
 
 W + B A for every matrix and convolution, the latter as (out, in k k) matrices; the first and last convolution, the time
 embedding, norms and biases are replaced. It is merged into the UNet when that is loaded, so it costs nothing at a step.
@@ -29,7 +29,7 @@ def base_digest(folder: Path) -> str:
 
 
 class Adapter(nn.Module):
-    """The change of one UNet, and nothing of the UNet itself; at first, no change.
+    """The update of one UNet, without the UNet itself; initially zero.
 
     Args:
         unet: The base. The adapter is made on its device.
@@ -42,7 +42,7 @@ class Adapter(nn.Module):
     def __init__(self, unet: nn.Module, digest: str, rank: int = RANK) -> None:
         super().__init__()
         self.digest, self.rank = digest, rank
-        # in the state, so that a checkpoint tells which base it is for
+        # in the state, so that a checkpoint says which base it is for
         self.register_buffer("base", torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8))
         self.whole, self.down, self.up = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for name, weight in unet.named_parameters():
@@ -55,7 +55,7 @@ class Adapter(nn.Module):
                 self.up[key] = torch.zeros(rows, rank, device=weight.device)
 
     def weights(self, unet: nn.Module) -> dict[str, Tensor]:
-        """The base's weights as they become, by their names in it."""
+        """The updated weights, by their names in the base."""
         changed: dict[str, Tensor] = {}
         for name, weight in unet.named_parameters():
             key = name.replace(".", "/")
@@ -64,12 +64,12 @@ class Adapter(nn.Module):
         return changed
 
     def forward(self, unet: nn.Module, x: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        """What the changed UNet says; gradients reach the adapter alone. x (B, C, h, w), timesteps (B,), states (B, T, D)."""
+        """Output of the updated UNet; gradients reach the adapter alone. x (B, C, h, w), timesteps (B,), states (B, T, D)."""
         answer: Any = functional_call(unet, self.weights(unet), (x, timesteps, states))
         return answer.sample.float()
 
     def check_base(self, source: Path) -> None:
-        """Refuse what was read from `source` if it was made for other weights than `digest`.
+        """Refuse an adapter that was trained for other weights than `digest`.
 
         Raises:
             BackboneError: adapter-mismatch.

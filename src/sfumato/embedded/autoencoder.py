@@ -1,12 +1,12 @@
-"""The embedded model's autoencoder: 8x8 patches projected on their principal components, refined by small convolutions.
+"""Autoencoder of the embedded model: 8x8 patches projected on principal components, refined by small convolutions.
 
 Both ends start as a linear projection (the best linear 8-channel code of 8x8 patches), and the convolutional branches start at
 zero, so training begins near 29 dB instead of at noise. The interface is diffusers': `encode(x).latent_dist`, `decode(z).sample`,
 `config.scaling_factor`, `config.shift_factor`, `decoder.conv_out`.
 
 Eight numbers a patch cannot carry the blades of a lawn: the decoder gives their mean, a smooth green. As video codecs do with
-film grain, what the code has lost is drawn anew, of the strength and direction that the decoder's features tell, when `decode`
-is given a generator.
+film grain, what the latents have lost is synthesised, with the strength and direction given by the decoder's features, when
+`decode` is given a generator.
 """
 
 import itertools
@@ -104,7 +104,7 @@ class _Decoder(nn.Module):
 
 
 class _Grain(nn.Module):
-    """White noise, filtered in every place as its features tell: they weigh the taps of a few fixed filters."""
+    """White noise, filtered at every pixel by its features, which weight a few fixed filters."""
 
     def __init__(self, channels: int, filters: int = 24, taps: int = 5) -> None:
         super().__init__()

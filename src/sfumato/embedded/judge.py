@@ -1,6 +1,6 @@
-"""The judge: a small classifier that reads what is under a mask. It measures edits and never guides or ranks them.
+"""The judge: a small classifier of what is under a mask. It measures edits and never guides or ranks them.
 
-It is trained apart from the other models, on renders of its own (`embedded/training/judge.py`).
+It is trained apart from the other models, on renders of its own (`training/judge.py`).
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ WEIGHTS = Path(__file__).parent / "weights" / "judge"
 NOTHING = "nothing"  # the kind of a region without a thing
 ATTRIBUTES = ("kind", "colour", "material", "ground")
 SIDE = 64
-CONTEXT = 1.25  # side of the crop, in longer sides of the mask's bounding box
+CONTEXT = 1.25  # side of the crop, relative to the longer side of the mask's bounding box
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the judge sees in one region.
+    """The judge's classification of one region.
 
     Args:
         kind: One of the world's kinds, or "nothing".
@@ -50,7 +50,7 @@ def crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], context: float = CON
     Args:
         image: (H, W, 3).
         mask: (H, W), not empty. What the square holds beyond the picture repeats the picture's border, outside the mask.
-        context: Side of the square, in longer sides of the mask's bounding box.
+        context: Side of the square, relative to the longer side of the mask's bounding box.
 
     Returns:
         (SIDE, SIDE, 4): colours in [-1, 1] and the mask's coverage in [0, 1].
@@ -92,7 +92,7 @@ class _Residual(nn.Module):
 
 
 class Judge(ModelMixin, ConfigMixin):
-    """Reads kind, colour, material and ground of a masked region.
+    """Classifier of kind, colour, material and ground of a masked region.
 
     Args:
         kinds, colours, materials, grounds: The labels, in the order of the outputs; "nothing" is added to the kinds.
@@ -116,8 +116,8 @@ class Judge(ModelMixin, ConfigMixin):
             down = [nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1)] if i else []
             self.stages.append(nn.Sequential(*down, _Residual(width)))
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[-2:])
-        # the mean over the crop tells what is around, the mean and the strongest under the mask what is inside: a gleam, which
-        # tells a shiny thing, is small, so the finer of two stages is read as well
+        # the mean over the crop describes the surroundings, mean and maximum under the mask the object: a highlight, which
+        # marks a shiny object, is small, so the finer of two stages is read as well
         features = widths[-1] + 2 * sum(widths[-2:])
         self.heads = nn.Linear(features, sum(len(names) for names in self.labels.values()))
 

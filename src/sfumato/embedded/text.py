@@ -1,4 +1,4 @@
-"""The embedded model's tokenizer and text encoder: whole words, lower case, transformers' own classes."""
+"""Tokenizer and text encoder of the embedded model: whole lower-case words, transformers' own classes."""
 
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast

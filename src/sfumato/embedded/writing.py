@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever interrupts their writing."""
+"""Atomic file writing: a file is complete or absent, whatever interrupts the writing."""
 
 import os
 from collections.abc import Iterator

@@ -74,7 +74,7 @@ class Item:
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture whose header has been read, and nothing else, told by its first bytes; of fewer formats than files.
+    """A picture of which only the header has been read, detected by its first bytes; fewer formats than for files.
 
     Raises:
         ImageError: image-format, image-depth, image-damaged, or extra-missing, which is the sender's to mend here.

@@ -1,4 +1,4 @@
-"""Pictures on the way: the prediction as it stands, inside the whole picture."""
+"""Preview pictures: the current prediction, composited into the whole picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAST_SECONDS = 0.3
 
 
 class Previewer:
-    """Puts predictions into the picture of one job, and not so often that it would slow the job down.
+    """Composes previews of one job, rate-limited so that the job is not slowed down.
 
     Args:
         request: The edit; its pictures are read only where the events do not carry them.

@@ -1,1 +1,1 @@
-"""Masks: 1 (white) = edit, 0 (black) = keep, everywhere inside. Foreign polarities are converted in `reading`, once."""
+"""Masks: 1 (white) = edit, 0 (black) = keep, everywhere. Other polarities are converted in `reading`, once."""

@@ -1,4 +1,4 @@
-"""Soft edges inside the mask."""
+"""Soft edges (feathering) inside the mask."""
 
 import math
 
@@ -61,7 +61,7 @@ def _extent(mask: Mask) -> tuple[slice, slice]:
 
 
 def default_feather(mask: Mask) -> float:
-    """Width in pixels of a ramp that suits the mask's size: 4 % of the square root of its area, at most 12.
+    """Default width in pixels of the ramp, by the mask's size: 4 % of the square root of its area, at most 12.
 
     It is also at most a quarter of the largest inscribed radius, so that the middle of a thin mask stays fully edited.
     """

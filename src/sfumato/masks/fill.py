@@ -1,4 +1,4 @@
-"""What the masked area starts from."""
+"""Fills of the masked area, from which the edit starts: source, blurred surroundings, mean colour, noise."""
 
 import math
 from typing import Literal

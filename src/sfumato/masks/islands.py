@@ -1,4 +1,4 @@
-"""Windows of their own for parts of a mask that lie far apart, so that each is worked on at the model's own resolution."""
+"""Splitting of a mask into windows: parts that lie far apart are edited each at the model's own resolution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from sfumato.masks.window import CONTEXT, Window, bounding_box, choose_window, w
 MOST = 8  # windows of one edit; each costs the model calls of an edit
 GAIN = 2  # times the resolution that an island must win by a window of its own
 ENOUGH = 8  # latent cells along an island's longer side that do, in a window that the model sees unshrunk
-PIECES = 64  # told apart before they are joined; of finer speckles, neighbours are one piece
+PIECES = 64  # distinguished before they are joined; of finer speckles, neighbours are one piece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Windows:
 def choose_windows(
     mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box, context: float = CONTEXT
 ) -> Windows:
-    """Choose what the model sees: one window, or for a mask of far islands several.
+    """Choose the windows for the model: one, or several for islands that lie far apart.
 
     Islands start alone, each with its automatic window. Two join, the nearest first, when their windows touch, or when neither
     would gain by staying alone: a window for both is less than twice as wide as its own, or is not larger than the model's

@@ -1,4 +1,4 @@
-"""Masks on the latent grid."""
+"""Masks on the latent grid: downsampling, dilation, detection of thin masks."""
 
 import numpy as np
 import torch

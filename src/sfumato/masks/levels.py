@@ -1,4 +1,4 @@
-"""What the picture of a mask marks: whether its brightness, its colours or its transparency is meant, and from what value on.
+"""Interpretation of a mask picture: whether brightness, colour or transparency marks the edit, and the threshold.
 
 The table for users is in docs/guide.md. White = edit from here on.
 """
@@ -20,7 +20,7 @@ Values = NDArray[np.uint8]
 
 HALF = 127  # values above are edited
 BLACK = 8  # values of a soft mask below this are black: compression leaves such in what was painted black
-FAINT = 32  # values up to this are taken for traces of compression when it is told what of a mask is kept
+FAINT = 32  # values up to this are taken for traces of compression when the note says what of a mask is kept
 RINGING = 0.35  # of the strongest colour: what compression leaves around it is weaker
 OVERSHOOT = 0.1  # of what is marked: if less is above half, it is compression's doing
 CONTRAST = 16  # two values nearer than this are noise, unless there are no others
@@ -32,7 +32,7 @@ CHOOSE = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Levels:
-    """How strongly each place is marked.
+    """Mask strength of each pixel.
 
     Args:
         values: (H, W) uint8; of a hard mask, what is above 127 is edited.
@@ -50,7 +50,7 @@ def levels_of(mask: Picture, source: Picture, mode: Mode, soft: bool) -> Levels:
 
     Args:
         mask: The mask, of the source's size.
-        source: The picture to edit: a mask that is a copy of it with a hole is told by its colours.
+        source: The picture to edit: a mask that is a copy of it with a hole is recognised by its colours.
         mode: How to read it. Auto decides by the content.
         soft: Whether greys say how much may change, so that they are not stretched.
 
@@ -200,7 +200,7 @@ def _cut_between(found: Levels, dark: int, light: int) -> Levels:
 
 
 def _with_kept(found: Levels, marked: NDArray[np.bool_], greys: Values | None = None) -> Levels:
-    """Says it when whole areas of grey are kept because they are not bright enough."""
+    """Adds a note if whole areas of grey are kept because they are not bright enough."""
     greys = found.values if greys is None else greys
     darkest = int(greys.min())
     kept = ~marked & (greys > max(FAINT, darkest + FAINT))

@@ -1,4 +1,4 @@
-"""Which few colours a picture was painted with, if it was painted: what tells masks from photographs."""
+"""Detection of flat painted colours, which distinguish masks from photographs."""
 
 import cv2
 import numpy as np

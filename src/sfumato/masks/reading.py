@@ -1,4 +1,4 @@
-"""From whatever the user gives (grey or coloured picture, transparency, box) to one mask: (H, W) uint8, 1 = edit, 0 = keep.
+"""Reader of masks (grey or coloured picture, transparency, box), as one (H, W) uint8 array: 1 = edit, 0 = keep.
 
 A soft mask says how much each place may change; it is (H, W) float32 in [0, 1].
 """
@@ -45,7 +45,7 @@ def read_area(
     soft: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Area:
-    """Find out where to edit, and what has to be said of it.
+    """Read where to edit, with notes on how it was read.
 
     A mask is read by its brightness (above 127 = edit), by its colours (all but black = edit) or by its transparency; "auto"
     decides by its content (`masks.levels`), "grey", "alpha" (transparent = edit) and "paint" (opaque = edit) say it. Without

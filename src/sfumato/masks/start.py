@@ -1,4 +1,4 @@
-"""The picture that a prediction starts from."""
+"""The picture that a prediction starts from: source, scribble and fill."""
 
 from dataclasses import dataclass
 from typing import Literal

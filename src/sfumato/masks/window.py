@@ -1,4 +1,4 @@
-"""The part of the picture that the model sees: chosen around the mask, brought to the model's size."""
+"""Window around the mask: the part of the picture that the model gets, resized to its resolution."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sfumato.errors import MaskError, OptionError
 from sfumato.masks.reading import Box, Mask, SoftMask
 
-CONTEXT = 1.6  # side of the window, in longer sides of the mask's bounding box, unless a model asks for another
+CONTEXT = 1.6  # side of the window, relative to the longer side of the mask's bounding box, unless a model has its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Window:
 def choose_window(
     mask: Mask, resolution: int, factor: int, setting: Literal["auto", "whole"] | Box, context: float = CONTEXT
 ) -> Window:
-    """Choose what the model sees, so that a small mask is worked on at the model's own resolution.
+    """Choose the window for the model, so that a small mask is edited at the model's resolution.
 
     "auto" is a square of `context` times the longer side of the mask's bounding box, centred on it and shifted into the picture.
     It is at least a quarter of the model's resolution, so that tiny masks keep context, and is cut to the picture's sides: to
@@ -43,7 +43,7 @@ def choose_window(
         resolution: The model's native side in pixels.
         factor: Image pixels per latent cell; the square's side is rounded up to whole cells.
         setting: "auto", "whole", or x, y, width, height.
-        context: Side of the square, in longer sides of the mask's bounding box.
+        context: Side of the square, relative to the longer side of the mask's bounding box.
 
     Returns:
         A window inside the picture that holds the whole mask.

@@ -1,4 +1,4 @@
-"""Views of a picture from slightly elsewhere, so that CLIP's gradient is not fooled by single pixels (arXiv:2111.14818, 4.3)."""
+"""Random augmentations of CLIP's input, against adversarial gradients (Blended Diffusion, arXiv:2111.14818, section 4.3)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a method is: a card in the registry, and a file with its options, its presets, its plan and its loop."""
+"""What a method is: a card in the registry, and a file with its options, presets, plan, conditions and loop."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -13,8 +13,9 @@ from sfumato.backbones.capabilities import Capability
 if TYPE_CHECKING:  # the registry is listed without torch
     from torch import Tensor
 
-    from sfumato.backbones.base import Traits
-    from sfumato.denoising.base import Model
+    from sfumato.backbones.base import Backbone, Traits
+    from sfumato.denoising.base import Model, Pair
+    from sfumato.denoising.prompts import Texts
     from sfumato.noise.stream import NoiseStream
     from sfumato.perception.clip import Scorer
 
@@ -77,7 +78,7 @@ class Preset(Generic[OptionsT]):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What a plan is made from: the resolved fields of EditRequest, and scheduler settings that the picture's size asks for."""
+    """Inputs of a plan: the resolved fields of EditRequest, and scheduler settings that the picture's size asks for."""
 
     scheduler: str
     steps: int
@@ -88,7 +89,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Guide:
-    """A CLIP that steers sampling by its gradients, and the prompt in its space, (1, D); LPIPS too, where it is asked for."""
+    """A CLIP that guides sampling by its gradients, and its embedding of the prompt, (1, D); LPIPS too, if requested."""
 
     scorer: "Scorer"
     text: "Tensor"
@@ -96,14 +97,35 @@ class Guide:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EditInputs(Generic[OptionsT]):
+    """One edit in one window, before any batch: what its conditions are made from.
+
+    Args:
+        texts: The prompts, as the model reads them.
+        pixels: (1, 3, H, W) in [-1, 1] the source.
+        mask_pixels: (1, 1, H, W) in {0, 1}; 1 = edit.
+        mask_latent: (1, 1, h, w) in [0, 1]: how much each latent cell may change.
+        options: The method's own options.
+        guidance_embedding: The guidance scale that distilled models embed; None for those that embed none.
+    """
+
+    texts: "Texts"
+    pixels: "Tensor"
+    mask_pixels: "Tensor"
+    mask_latent: "Tensor"
+    options: OptionsT
+    guidance_embedding: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EditTask(Generic[OptionsT, PlanT]):
     """One batch of predictions in latent space. Tensors lead with the batch, or with 1 where all predictions share them.
 
     Args:
-        source: (1|B, C, h, w) clean scaled latents of the image: what everything outside the mask is tied to.
+        source: (1|B, C, h, w) clean scaled latents of the image, which everything outside the mask is replaced by.
         start: (1|B, C, h, w) clean scaled latents that the masked area starts from (the source, a fill or a scribble).
-        mask: (1|B, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, say how much each
-            place may change.
+        mask: (1|B, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, are a per-pixel
+            edit strength.
         seeds: One per prediction.
         plan: What the method's `plan` made.
         options: The method's own options.
@@ -122,7 +144,7 @@ class EditTask(Generic[OptionsT, PlanT]):
 
 
 class Method(Protocol):
-    """What the file of a method holds."""
+    """Interface of a method's module."""
 
     Options: type[MethodOptions]
     PRESETS: Mapping[str, Preset[Any]]  # "default" is always there
@@ -130,8 +152,11 @@ class Method(Protocol):
     plan: Callable[["Traits", Sampling, Any], Any]
     """Plan a run, before the first step: (what model it is, the request's sampling, options) -> plan."""
 
+    condition: Callable[["Backbone", EditInputs[Any]], "Pair"]
+    """What both branches of guidance are conditioned on. Called once per edit in a window, before the first batch."""
+
     run: Callable[["Model", EditTask[Any, Any], Watch, "NoiseStream | None"], "Tensor"]
-    """The loop: gives (B, C, h, w) clean scaled latents."""
+    """The loop, called once per batch: gives (B, C, h, w) clean scaled latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +165,7 @@ class MethodCard:
 
     Args:
         name, kind, title, paper: What it is.
-        module: The file that holds its `Options`, `PRESETS`, `plan` and `run`.
+        module: The file that holds its `Options`, `PRESETS`, `plan`, `condition` and `run`.
         needs: What a model must be able to do.
         uses: Fields of EditRequest that it uses, among those that not all methods do.
         guided: Whether it needs a CLIP to take gradients of.

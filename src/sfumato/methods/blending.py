@@ -1,9 +1,36 @@
-"""What the loops of several methods share: the blend, and the check that numbers are still numbers."""
+"""What the loops of several methods share: a solver's plan, the blend, the check that numbers are still numbers."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from sfumato.backbones.base import Traits
 from sfumato.errors import BackboneError
+from sfumato.methods.base import Sampling
+from sfumato.noise.plan import Plan, make_plan
+
+
+def plan_steps(model: Traits, sampling: Sampling, settings: Mapping[str, Any]) -> Plan:
+    """The plan of a method that follows a solver.
+
+    Args:
+        model: What model it is.
+        sampling: The request's.
+        settings: The method's own scheduler settings; those that the picture's size asks for go before them.
+
+    Raises:
+        OptionError: scheduler-unknown, scheduler-unsupported, steps-too-many.
+    """
+    return make_plan(
+        sampling.scheduler,
+        model.scheduler_config,
+        model.prediction,
+        sampling.steps,
+        sampling.start_fraction,
+        sampling.start_sigma,
+        {**settings, **sampling.settings},
+    )
 
 
 def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:

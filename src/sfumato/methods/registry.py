@@ -1,4 +1,4 @@
-"""All editing methods. A new one is a file, and a row here."""
+"""Registry of all editing methods: one row per method."""
 
 from sfumato.backbones.capabilities import Capability
 from sfumato.errors import OptionError

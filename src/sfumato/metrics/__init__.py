@@ -1,1 +1,1 @@
-"""What edits are measured by. Every measure is a function of pictures and masks; models come in as arguments."""
+"""Metrics of edits: functions of pictures and masks; models are arguments."""

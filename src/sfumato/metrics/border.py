@@ -1,4 +1,4 @@
-"""How well an edit keeps its surroundings and joins them."""
+"""Metrics of the mask's border: gradient across it, and difference in light and colour."""
 
 import math
 

@@ -1,8 +1,8 @@
-"""Diversity: how much the right predictions of one edit differ (the paper's mean pairwise LPIPS, arXiv:1801.03924).
+"""Diversity: mean pairwise LPIPS of the correct predictions of one edit (arXiv:1801.03924, equation 1).
 
 LPIPS compares unit-length feature vectors of a trained network, place by place. The published networks and their weights are
-large and come from elsewhere; where they are not at hand, the features are those of the embedded judge: the same formula without
-learnt channel weights. Its numbers compare with each other only, so results name the distance they were made with.
+large and come from elsewhere; where they are not installed, the features are those of the embedded judge: the same formula
+without learnt channel weights. Its numbers compare with each other only, so results name the distance they were made with.
 """
 
 import itertools
@@ -27,7 +27,7 @@ LEAST_SIDE = 64  # the published trunks need about this much
 
 
 class Distance(Protocol):
-    """A distance of pictures as people see them."""
+    """A perceptual distance of pictures."""
 
     name: str
 
@@ -93,7 +93,7 @@ class PublishedLPIPS:
 
 
 def best_distance(load_judge: Callable[[], Judge]) -> tuple[Distance | None, list[str]]:
-    """The published LPIPS if it is at hand, else the one on the judge's features, else none; and what to tell the user."""
+    """The published LPIPS if it is installed, else the one on the judge's features, else none; and notes for the user."""
     try:
         return PublishedLPIPS(), []
     except EditError as missing:
@@ -134,7 +134,7 @@ def _region(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Tensor:
 
 
 def guiding_lpips(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The published LPIPS, on VGG as in Blended Diffusion. Nothing stands in for it: the judge, who measures, may not guide."""
+    """The published LPIPS, on VGG as in Blended Diffusion. There is no substitute: the judge measures, so it may not guide."""
     try:
         with torch.inference_mode(False):  # its weights take part in gradients
             return PublishedLPIPS("vgg", device).differentiable

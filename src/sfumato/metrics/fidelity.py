@@ -1,4 +1,4 @@
-"""Closeness in pixels: of the surroundings to the source, of the edit to the true picture."""
+"""Pixel errors: of the surroundings against the source, of the edit against the true picture."""
 
 import numpy as np
 from numpy.typing import NDArray

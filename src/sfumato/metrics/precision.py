@@ -1,4 +1,4 @@
-"""Precision: the share of predictions that show what was asked for (Blended Latent Diffusion, arXiv:2206.02779, section 5)."""
+"""Precision: the fraction of predictions that show what was asked for (Blended Latent Diffusion, arXiv:2206.02779, section 5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -10,13 +10,13 @@ from sfumato.embedded.judge import Reading
 
 
 class Reader(Protocol):
-    """Whoever says what a region shows; `sfumato.embedded.judge.Judge` is one."""
+    """A classifier of regions, such as `sfumato.embedded.judge.Judge`."""
 
     def read(self, images: NDArray[np.uint8], masks: NDArray[np.bool_]) -> list[Reading]:
         """Pictures (n, H, W, 3) and masks (n, H, W) to one reading each."""
 
 
-def right(reading: Reading, wanted: Mapping[str, str]) -> bool:
+def matches(reading: Reading, wanted: Mapping[str, str]) -> bool:
     """Whether every attribute that is wanted is read; attributes that are not wanted do not matter."""
     return all(getattr(reading, name) == value for name, value in wanted.items())
 

@@ -1,4 +1,4 @@
-"""Seams: does the mask's border show, as a step or as a change of grain?"""
+"""Seam metrics: visibility of the mask's border as an edge or as a change of grain."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How sure a mean is, and whether two differ: the bootstrap over examples (Efron 1979)."""
+"""Bootstrap confidence intervals of means and of paired differences (Efron 1979)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

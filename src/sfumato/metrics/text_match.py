@@ -1,4 +1,4 @@
-"""Text match: how well the edited region fits the prompt, by the model that also ranks."""
+"""Text match: CLIP similarity of the edited region and the prompt, by the model that also ranks."""
 
 from collections.abc import Sequence
 

@@ -1,0 +1,1 @@
+"""Noise: levels, plans of a run, solvers, the DDPM chain, and random generators."""

@@ -78,7 +78,7 @@ class Chain:
         return torch.exp(share * float(self.betas[index].log()) + (1 - share) * float(posterior.log()))
 
     def down(self, mean: Tensor, variance: Tensor, index: int, noise: NoiseStream) -> Tensor:
-        """Draw the step from `index` to the level below; the last one, to the clean picture, draws nothing."""
+        """Sample the step from `index` to the level below; the last one, to the clean picture, adds no noise."""
         return mean if index == 0 else mean + variance.sqrt().to(mean) * noise.draw()
 
     def up(self, x: Tensor, index: int, noise: NoiseStream) -> Tensor:

@@ -1,8 +1,8 @@
-"""Noise levels, and the conversions between a model's output and the clean latents it stands for.
+"""Noise levels, and conversion between a denoiser's output and the clean latents.
 
-variance preserving: x = sqrt(abar) z0 + sqrt(1 - abar) eps
-variance exploding:  x = z0 + sigma eps
-flow matching:       x = (1 - s) z0 + s eps
+variance preserving: x = sqrt(abar) z0 + sqrt(1 - abar) eps     (arXiv:2006.11239, equation 4)
+variance exploding:  x = z0 + sigma eps                         (arXiv:2206.00364)
+flow matching:       x = (1 - s) z0 + s eps                     (arXiv:2210.02747)
 """
 
 import math

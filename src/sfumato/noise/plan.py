@@ -1,4 +1,4 @@
-"""The plan of a run: which noise levels it visits and which timesteps it passes, known before the first step.
+"""Plan of a run: the noise levels and timesteps it visits, known before the first step.
 
 A plan is immutable and may be used by many runs; what steps through it, and counts its steps, is `sfumato.noise.solvers.Solver`.
 Levels are float64, so that a method can put the source at exactly the level of the latents. No level is ever taken from a
@@ -19,7 +19,7 @@ from sfumato.noise.levels import CLEAN, Level, Prediction
 
 
 class Process(Enum):
-    """How signal and noise are mixed: see `sfumato.noise.levels`."""
+    """Forward process, which mixes signal and noise: see `sfumato.noise.levels`."""
 
     VARIANCE_PRESERVING = "variance preserving"
     VARIANCE_EXPLODING = "variance exploding"
@@ -196,7 +196,7 @@ def _make_scheduler(solver: SolverCard, settings: Mapping[str, Any]) -> Any:
     class_name = solver.scheduler
     if solver is DDIM and settings["timestep_spacing"] != "leading":
         # DDIM is first-order DPM-Solver++ (arXiv:2211.01095, section 4.1). diffusers' DDIMScheduler always goes 1000 // steps
-        # timesteps down, so with trailing spacing and 28 steps its latents fall behind what the model is told, and end noisy.
+        # timesteps down, so with trailing spacing and 28 steps its latents fall behind the timesteps, and end noisy.
         class_name, settings = DPM.scheduler, {**settings, **_UNIFORM, "solver_order": 1}
     scheduler_class = getattr(diffusers, class_name)
     known = inspect.signature(scheduler_class.__init__).parameters

@@ -1,8 +1,9 @@
-"""What steps through a plan: diffusers' own schedulers.
+"""Solvers: diffusers' schedulers, which step through a plan.
 
-variance preserving: ddim, dpm++, unipc, lcm
-variance exploding:  euler
-flow matching:       flow-euler
+variance preserving: ddim (arXiv:2010.02502, equation 12), dpm++ (arXiv:2211.01095, Algorithm 2), unipc (arXiv:2302.04867),
+                     lcm (arXiv:2310.04378)
+variance exploding:  euler (arXiv:2206.00364, section 3)
+flow matching:       flow-euler (arXiv:2403.03206)
 """
 
 from typing import Any

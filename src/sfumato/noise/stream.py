@@ -1,4 +1,4 @@
-"""Where noise is drawn from: one CPU generator per prediction."""
+"""Random noise: one CPU generator per prediction."""
 
 from collections.abc import Sequence
 

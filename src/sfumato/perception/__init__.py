@@ -1,0 +1,1 @@
+"""CLIP models, for ranking, guidance and metrics."""

@@ -1,4 +1,4 @@
-"""CLIP: pictures and sentences in one space. It ranks predictions, guides Blended Diffusion and measures text match."""
+"""CLIP (Radford et al., arXiv:2103.00020): embeds pictures and text; for ranking, guidance and text match."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ BATCH_SIZE = 32
 
 
 class Scorer(Protocol):
-    """A model that puts pictures and sentences into one space.
+    """A model that embeds pictures and text in one space.
 
     Args:
         size: Height and width of the pictures it sees.

@@ -1,4 +1,4 @@
-"""A CLIP of the package open_clip, an optional one."""
+"""CLIP models of the optional package open_clip."""
 
 from pathlib import Path
 

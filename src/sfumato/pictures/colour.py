@@ -1,4 +1,4 @@
-"""Colour spaces: a source's own samples to the sRGB that models know, and an edit back again by the same profile."""
+"""Colour management: a source's samples to the sRGB that models use, and an edit back through the same profile."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ class ColourSpace:
 
 
 def colour_space(icc: bytes | None, grey: bool, deep: bool) -> tuple[ColourSpace | None, bytes | None, list[str]]:
-    """What a profile means for an edit.
+    """The colour space of a profile, for an edit.
 
     Args:
         icc: The profile of the source.
@@ -80,7 +80,7 @@ def colour_space(icc: bytes | None, grey: bool, deep: bool) -> tuple[ColourSpace
 
 
 def without_profile(mode: str) -> str:
-    """What to say of a picture in a mode whose values depend on a profile that it has not."""
+    """The note about a picture whose mode needs a profile that it does not have."""
     return f"The image is {mode} without a usable colour profile and was converted by a plain formula: the result is RGB."
 
 

@@ -1,4 +1,4 @@
-"""Pictures of 16 bits per channel, which Pillow reads and holds only in grey.
+"""Pictures of 16 bits per channel, which Pillow holds only in grey.
 
 Their samples are decoded by OpenCV, and believed if they agree with the 8 bits that Pillow sees of the same file.
 """

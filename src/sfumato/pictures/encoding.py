@@ -1,4 +1,4 @@
-"""Pictures to bytes: PNG, JPEG, WebP and TIFF, with profile and metadata, and what each of them cannot hold."""
+"""Encoders: PNG, JPEG, WebP and TIFF with profile and metadata, and notes on what each format loses."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which files are read, told by their first bytes; the header alone is read here, no pixel.
+"""Detection of a file's format from its first bytes; only the header is read.
 
 ICO and TGA are left out on purpose: an icon's header does not bound the picture inside it, and a TGA has no mark to know it by.
 """
@@ -14,7 +14,7 @@ from sfumato.pictures.tiff import read_by_tifffile
 
 ODD_TIFF_PIXELS = 40_000_000  # of a TIFF that only tifffile reads, unless the caller says
 BITS = "bits_in_file"  # key of `info`: bits per channel of AVIF, HEIC and JPEG 2000, of which Pillow may read fewer
-PREFIX = 4096  # bytes that tell the format, and the depth of those whose decoder does not
+PREFIX = 4096  # bytes from which the format is detected, and the depth where the decoder does not report it
 
 UPLOADED = ("PNG", "JPEG", "WEBP", "GIF", "JPEG2000")  # from strangers: what browsers and phones make, and few decoders
 READ = (*UPLOADED, "BMP", "TIFF", "PPM")
@@ -69,7 +69,7 @@ def _stated_bits(prefix: bytes) -> int | None:
 
 
 def damaged(label: str, error: Exception) -> ImageError:
-    """What to say of a file that no decoder can finish."""
+    """The error about a file that cannot be decoded completely."""
     return ImageError(f"{label} is damaged or cut short ({error}); give an intact file.", code="image-damaged")
 
 

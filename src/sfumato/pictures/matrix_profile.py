@@ -1,4 +1,4 @@
-"""Profiles that are a matrix and curves, or one grey curve, as formulas in float (ICC.1:2022, 10.6 and 10.18).
+"""Matrix and grey ICC profiles as floating-point formulas (ICC.1:2022, 10.6 and 10.18).
 
 Pillow's ImageCms works at 8 bits only, which would leave bands in the edit of a 16-bit picture.
 """

@@ -1,4 +1,4 @@
-"""What a picture carries beside its pixels, taken from the source and put into the results."""
+"""Metadata of a picture (EXIF, XMP, resolution, text), copied from the source into the results."""
 
 import contextlib
 import re
@@ -80,7 +80,7 @@ def read_source(image: Image.Image, upright: Image.Image) -> Metadata:
 def _exif(image: Image.Image, upright: Image.Image) -> bytes | None:
     turned = ExifTags.Base.Orientation in image.getexif()
     exif = upright.getexif()
-    if image.format == "TIFF":  # whose first directory also tells how the file is laid out
+    if image.format == "TIFF":  # whose first directory also describes the layout of the file
         whole, exif = image.getexif(), Image.Exif()
         for tag in DESCRIPTIVE:
             if tag in whole:

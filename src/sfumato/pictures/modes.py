@@ -1,4 +1,4 @@
-"""How every pixel mode of Pillow is read and restored.
+"""Conversion of Pillow's pixel modes, on reading and on writing.
 
 What becomes of a source's mode (`Picture.mode`) on the way in and out again:
 

@@ -1,4 +1,4 @@
-"""Which way up a picture is: by EXIF's Orientation alone, as browsers and viewers have it.
+"""Orientation of a picture, by the EXIF orientation alone, as in browsers and viewers.
 
 A few other places that can hold an orientation are read by hardly any viewer, and so not here either: XMP's tiff:Orientation,
 EXIF that follows the pixels of a PNG or was stored there as text, and a tag that is no 16-bit number. Whoever drew a mask did so

@@ -1,4 +1,4 @@
-"""A decoded picture, and edits put back into it."""
+"""A decoded picture, and compositing of edits into it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -68,7 +68,7 @@ class Picture:
 
     @cached_property
     def seen(self) -> Pixels:
-        """`rgb` as far as it can be seen: hidden colours are replaced by their visible surroundings, extended."""
+        """`rgb` with hidden colours replaced by their visible surroundings, extended."""
         if self.alpha is None:
             return self.rgb
         return narrow(visible(self.rgb, self.alpha))
@@ -127,7 +127,7 @@ def put_back(picture: Picture, parts: Sequence[Part], *, whole: bool = False, st
 
 
 def _lay(canvas: Samples, picture: Picture, part: Part, whole: bool) -> None:
-    """Put one part into the canvas, rows by rows."""
+    """Blend one part into the canvas, row by row."""
     height, width = part.colours.shape[:2]
     place = np.s_[part.top : part.top + height, part.left : part.left + width]
     below, cover = picture.own[place], None

@@ -1,4 +1,4 @@
-"""Pictures in and out: header checks before decoding, every pixel mode by rule, files written whole or not at all.
+"""Reader of pictures: checks the header before decoding, then converts every pixel mode by its rule.
 
 How each pixel mode is read and restored is the table of `sfumato.pictures.modes`.
 """
@@ -84,7 +84,7 @@ def inspect(
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height, as `read` turns a picture, of one of which only the header has been read.
 
-    No pixel is decoded, whatever size the header tells. Errors are those of `read`, but for its limit.
+    No pixel is decoded, whatever size the header has. Errors are those of `read`, but for its limit.
     """
     with _opened(image, MAX_PIXELS, "image") as (_, label), _damage_reported(label):
         _check_header(image, label, image.width * image.height)
@@ -163,7 +163,7 @@ def _decode(image: Image.Image, label: str, name: str, max_pixels: int, what: st
         upright = orientation.turn(image, turned_by)
     notes = list(said)
     if samples is None:
-        if wide and image.format != "TIFF":  # whose depth is told by its tags, below
+        if wide and image.format != "TIFF":  # whose depth is read from its tags, below
             notes.append("The image has 16 bits per channel in a layout of which only 8 can be read: the results have 8.")
         plain = upright
         if managed and upright.mode in CONVERTED:

@@ -1,4 +1,4 @@
-"""Samples of 8 and 16 bits."""
+"""Conversions between samples of 8 and 16 bits."""
 
 from typing import Any, TypeAlias
 

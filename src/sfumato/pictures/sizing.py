@@ -1,4 +1,4 @@
-"""The size of a result: what was asked for, in the picture's own aspect ratio."""
+"""Size of a result: the requested size, fitted to the picture's aspect ratio."""
 
 from sfumato.errors import OptionError
 
@@ -29,7 +29,7 @@ def fitted(own: Size, asked: Size | None) -> Size:
 
 
 def size_notes(asked: Size | None, used: Size) -> list[str]:
-    """What to tell of a size that was fitted."""
+    """The note about a size that was fitted."""
     if asked is None or asked == used:
         return []
     return [

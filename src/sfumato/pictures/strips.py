@@ -1,4 +1,4 @@
-"""Large pictures between Pillow and NumPy in strips, so that neither side is held twice on the way."""
+"""Conversion of large pictures between Pillow and NumPy in strips, to limit memory."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Pictures as arrays and as tensors."""
+"""Conversion of pictures between arrays and tensors."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""TIFF (revision 6.0): grey or RGB with or without alpha, 8 or 16 bits, written deflated, with profile and metadata.
+"""TIFF writer (revision 6.0): grey or RGB with or without alpha, 8 or 16 bits, deflate, with profile and metadata.
 
 What Pillow and OpenCV cannot read of it, grey with alpha and separate planes of 16 bits, tifffile can, where it is installed.
 """
@@ -16,7 +16,7 @@ from sfumato.pictures.samples import Samples
 STRIP_BYTES = 2**20
 _DEFLATE, _DIFFERENCES, _UNASSOCIATED = 8, 2, 2
 _XMP, _ICC = 700, 34675
-# What EXIF's first directory says of the picture; the rest of it tells how a file is laid out, and is the writer's.
+# What EXIF's first directory says of the picture; the rest of it describes the layout of a file, and is the writer's.
 DESCRIPTIVE = (270, 271, 272, 274, 305, 306, 315, 316, 18246, 18249, 33432, 40091, 40092, 40093, 40094, 40095)
 NESTED = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 

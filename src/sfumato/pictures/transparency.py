@@ -1,4 +1,4 @@
-"""Transparent pixels: what may be seen of them, and resizing that keeps what cannot be seen out of what can.
+"""Transparent pixels: their visible content, and resizing that ignores hidden colours.
 
 The colour under alpha 0 is invisible and arbitrary, black in one program and white in another, so nothing visible may depend on
 it. What a model sees there is made from what can be seen.

@@ -1,4 +1,4 @@
-"""Writing pictures and animations: a file is complete or not there at all."""
+"""Writer of pictures and animations; a file is complete or absent."""
 
 import errno
 import os

@@ -1,1 +1,1 @@
-"""HTTP over the editor: the images-edit endpoint of OpenAI, the API of the Stable Diffusion web UI, our jobs, and the page."""
+"""HTTP server: OpenAI's images-edit endpoint, the Stable Diffusion web UI's API, a jobs API, and the web page."""

@@ -1,4 +1,4 @@
-"""The application: all routes behind one gate, around one board of jobs."""
+"""The FastAPI application: all routes, the middleware, and the queue of jobs with its workers."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ PURGE_SECONDS = 60.0
 
 @dataclass
 class Backstage:
-    """What runs behind the routes: the board, its store and its workers."""
+    """State of the application: the job queue, its store and its workers."""
 
     settings: Settings
     make_editor: MakeEditor

@@ -1,4 +1,4 @@
-"""What all three APIs do with a job: check it, let it wait, watch it, stop it when its client leaves."""
+"""Operations on jobs shared by all three APIs: check, enqueue, follow, cancel when the client disconnects."""
 
 import asyncio
 import time
@@ -22,11 +22,11 @@ PATIENCE_SECONDS = 0.5  # how soon a client that left is noticed
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """Where requests become jobs.
+    """Submits requests as jobs and follows them.
 
     Args:
         settings, board, store: The server's.
-        checkpoints: By owner, the model that the web UI's API was told to use; owners are as few as tokens.
+        checkpoints: By owner, the model selected through the web UI's API; owners are as few as tokens.
         decoding: Held while pictures are decoded to be checked, so that many requests do not take much memory at once.
     """
 
@@ -80,7 +80,7 @@ class Desk:
         await to_thread.run_sync(self.board.cancel, job)
 
     def address(self, job_id: str, name: str) -> str:
-        """Path of a result that needs no token: the signature is the permission."""
+        """Path of a result, signed, so that it needs no token."""
         return f"/v1/results/{job_id}/{name}?signature={sign(self.store.key, f'{job_id}/{name}')}"
 
 
@@ -107,4 +107,4 @@ def _desk_of(request: Request) -> Desk:
 
 
 AtDesk = Annotated[Desk, Depends(_desk_of)]
-"""The parameter by which a route gets the server's desk."""
+"""Dependency that gives a route this object."""

@@ -1,4 +1,4 @@
-"""What can be wrong with a request besides the edit itself, and how each API says it."""
+"""Errors of requests besides those of the edit itself, and how each API formats them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class Refused(EditError):
-    """A request that is answered by a status of its own.
+    """A refused request, with its own HTTP status.
 
     Args:
         message: One sentence: what was given, what is allowed, what to do.
@@ -28,7 +28,8 @@ class Refused(EditError):
 def response(path: str, error: EditError) -> JSONResponse:
     """The answer to a request that failed, in the shape of the API that was called.
 
-    Clients of OpenAI's API try again after 408, 409, 429 and every 5xx unless told not to; only what may pass is worth it.
+    Clients of OpenAI's API try again after 408, 409, 429 and every 5xx unless a header says not to; it helps only for temporary
+    failures.
     """
     status = error.http_status
     retry_after = getattr(error, "retry_after", None)

@@ -1,4 +1,4 @@
-"""Jobs on their way: a bounded queue, and everybody who watches."""
+"""Jobs that are queued or running: a bounded queue, and the clients that follow each job."""
 
 import asyncio
 import secrets
@@ -27,7 +27,7 @@ WATCHED_SECONDS = 5.0  # a preview is made for whoever asked within this time
 
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """One job, from its acceptance until nobody looks at it any more.
+    """One job, from its acceptance until no client follows it any more.
 
     Only the worker writes what changes; whoever watches reads it after `watch()` has woken them.
 
@@ -37,7 +37,7 @@ class Job:
         kind: The API that it came by.
         submission: What to do; dropped when it is done.
         ends: When it will probably be over, on the monotonic clock; None before anything could be measured.
-        partials_wanted: Number of whole pictures to make on the way.
+        partials_wanted: Number of partial pictures to make.
     """
 
     owner: str
@@ -75,7 +75,7 @@ class Job:
         return None if self.ends is None else max(0.0, self.ends - time.monotonic())
 
     def wants_preview(self) -> None:
-        """Somebody looks at the preview now."""
+        """Note that a client has requested a preview."""
         self.watched_until = time.monotonic() + WATCHED_SECONDS
 
     @contextmanager
@@ -89,14 +89,14 @@ class Job:
             self._watchers.remove(entry)
 
     def changed(self) -> None:
-        """Wake whoever watches; from any thread."""
+        """Notify all watchers; from any thread."""
         for loop, event in tuple(self._watchers):
             with suppress(RuntimeError):  # a loop that was closed meanwhile
                 loop.call_soon_threadsafe(event.set)
 
 
 class Board:
-    """All jobs that are not over, in the order they came; the worker takes them from here.
+    """Queue of all jobs that are not over, in order of arrival; workers take them from here.
 
     Args:
         store: Where states and results are kept.
@@ -115,7 +115,7 @@ class Board:
         self._mean_seconds = 5.0
 
     def submit(self, job: Job) -> None:
-        """Let a job wait for its turn. Writes to disk: not in the loop.
+        """Put a job into the queue. Writes to disk: do not call it in the event loop.
 
         Raises:
             Refused: queue-full or shutting-down.
@@ -204,7 +204,7 @@ class Board:
         return min(jobs, key=lambda job: (job.state != "running", job.created), default=None)
 
     def cancel(self, job: Job) -> None:
-        """Stop a job: at once if it waits, within a step if it runs. Writes to disk: not in the loop."""
+        """Stop a job: at once if it waits, within a step if it runs. Writes to disk: do not call it in the event loop."""
         job.stop.set()
         with self._free:
             waited = job in self._waiting
@@ -215,7 +215,7 @@ class Board:
             self.finish(job, "cancelled")
 
     def finish(self, job: Job, state: State, *, error: EditError | None = None, size: int = 0) -> None:
-        """Record how a job ended, as far as that is possible, then let everybody know."""
+        """Record how a job ended, as far as that is possible, then notify all watchers."""
         now = time.time()
         try:
             state, error = self.ledger.finish(job, state, now, error, size)
@@ -228,7 +228,7 @@ class Board:
             self._settle(job, state, error, now)
 
     def abandon(self, job: Job, error: EditError) -> None:
-        """Let a job fail that something unforeseen kept from its end; those that wait for it learn that it failed."""
+        """Mark a job as failed after an unexpected error, and notify the clients that wait for it."""
         if not job.done:
             self.finish(job, "failed", error=error)
 

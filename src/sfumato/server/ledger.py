@@ -1,4 +1,4 @@
-"""Between the server and its store: what fails there is known, is tried again, and takes nobody with it."""
+"""Access to the store with retries: a failing database or disk is reported and does not stop a worker."""
 
 import logging
 import sqlite3
@@ -34,7 +34,7 @@ class StoreFailed(EditError):
 
 
 class Ledger:
-    """Every call of the store, by threads that must go on whatever becomes of it.
+    """All calls of the store, for threads that must continue when it fails.
 
     A call that failed is remembered until it succeeds: `problem` makes it again, harmlessly, so that it is neither wrong for
     long about a store that fails nor about one that has recovered. How a job ended is kept here until it is recorded.
@@ -99,7 +99,7 @@ class Ledger:
         return state, error
 
     def get(self, job_id: str) -> dict[str, Any] | None:
-        """A job's row; as remembered here where the store does not have it right.
+        """A job's row; from memory where the store is out of date.
 
         Raises:
             StoreFailed: It cannot be read, and is not remembered either.
@@ -126,7 +126,7 @@ class Ledger:
         """A finished job's file; None if there is none.
 
         Raises:
-            StoreFailed: Nobody can tell.
+            StoreFailed: The database does not answer.
         """
         return self._call("path", lambda: self.store.path(job_id, name))
 
@@ -147,7 +147,7 @@ class Ledger:
             self._attempt("finish", self._record_rest)
 
     def problem(self) -> EditError | None:
-        """Why results cannot be kept at the moment, if they cannot. Asks the store: not in the loop."""
+        """Why results cannot be stored at the moment, if so. Calls the store: do not call it in the event loop."""
         if self._failing and self._asking.acquire(blocking=False):
             try:
                 if time.monotonic() - self._asked >= PATIENCE_SECONDS:
@@ -172,7 +172,7 @@ class Ledger:
             log.warning("the store's %s works again", name)
 
     def _call(self, name: str, work: Callable[[], T], again: Callable[[], object] | None = None) -> T:
-        """What the store answers.
+        """Call the store, and convert its failures.
 
         Args:
             name: Of the call.
@@ -230,7 +230,7 @@ class Ledger:
 
 
 def _row(job: "Job", state: "State", finished: float, error: EditError | None, size: int) -> dict[str, Any]:
-    told = None if error is None else {"code": error.code, "message": error.message, "status": error.http_status}
+    failure = None if error is None else {"code": error.code, "message": error.message, "status": error.http_status}
     return {
         "id": job.id,
         "owner": job.owner,
@@ -239,13 +239,13 @@ def _row(job: "Job", state: "State", finished: float, error: EditError | None, s
         "started": job.started,
         "finished": finished,
         "bytes": size,
-        "error": told,
+        "error": failure,
         "result": job.result if state == "succeeded" else None,
     }
 
 
 def _reason(error: BaseException) -> str:
-    """What may be told to everybody: no paths."""
+    """The public part of an error: no paths."""
     if isinstance(error, EditError):
         return error.message.rstrip(".")
     if isinstance(error, sqlite3.Error):

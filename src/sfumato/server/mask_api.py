@@ -1,4 +1,4 @@
-"""`POST /v1/masks`: how a mask would be understood, before anything is edited. The page loads masks through it."""
+"""`POST /v1/masks`: reports how a mask would be read, before anything is edited. The page loads masks through it."""
 
 import base64
 from typing import Any

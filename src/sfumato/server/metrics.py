@@ -1,4 +1,4 @@
-"""What the operator can watch, for Prometheus. No label holds anything that a user wrote."""
+"""Metrics for Prometheus. No label contains text from a user."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 

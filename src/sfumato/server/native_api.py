@@ -1,4 +1,4 @@
-"""Jobs of our own: every field of an edit, progress, previews, cancelling, and results that are kept."""
+"""The jobs API: every field of an edit, progress, previews, cancelling, and stored results."""
 
 import asyncio
 import base64
@@ -37,12 +37,12 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 
 def missing() -> Refused:
-    """A job that is not there, or another owner's: nobody can tell which."""
+    """The error for a job that does not exist or has another owner; both look the same."""
     return Refused("There is no such job; it may have been removed.", code="job-not-found", status=404)
 
 
 async def look(desk: Desk, job_id: str, owner: str) -> JobView:
-    """An owner's job, whether it is over or not.
+    """Find an owner's job, running or finished.
 
     Raises:
         Refused: job-not-found.

@@ -1,4 +1,4 @@
-"""`POST /v1/images/edits` and `GET /v1/models` as OpenAI's API has them, with the other options of an edit as extra fields."""
+"""`POST /v1/images/edits` and `GET /v1/models`, compatible with OpenAI's API; other options of an edit are extra fields."""
 
 import base64
 import json

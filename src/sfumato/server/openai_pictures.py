@@ -1,4 +1,4 @@
-"""The pictures of OpenAI's images-edit request, and whether its answer can be given in the format asked for."""
+"""Pictures of an OpenAI images-edit request, and the check that the requested output format can hold the result."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
 
 
 def check_output(asked: Any, pictures: dict[str, bytes], size: tuple[int, int] | None) -> None:
-    """Refuse an answer that could not be given, before the edit is made."""
+    """Refuse an output format that could not hold the result, before the edit is made."""
     if asked.response_format == "url" and asked.output_format != "png":
         raise refused("Addresses are of PNG pictures; ask for b64_json.", "output_format")
     image = open_picture(pictures["image"], "image")

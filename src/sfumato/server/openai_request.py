@@ -1,4 +1,4 @@
-"""OpenAI's images-edit request: its fields, what each means here, and a word on every one that means nothing."""
+"""Parser of OpenAI's images-edit request: the meaning of each field, and a note for each that is ignored."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -180,7 +180,7 @@ def _model(name: str | None, settings: Settings) -> str:
 
 
 def _notes(asked: Any, fields: dict[str, Any], settings: Settings) -> list[str]:
-    """A word on every field that was given and did not do what it does at OpenAI."""
+    """A note on every given field that does not have its effect at OpenAI."""
     notes = []
     if asked.model in settings.aliases:
         notes.append(f"{asked.model} is an alias of {settings.aliases[asked.model]} here.")

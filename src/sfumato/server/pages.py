@@ -1,4 +1,4 @@
-"""The page and its files, and what the operator's tools ask for: health, readiness, metrics."""
+"""The web page and its files, and the operator's endpoints: health, readiness, metrics."""
 
 import mimetypes
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Running the application under uvicorn, and stopping it in good order."""
+"""Runs the application under uvicorn, with graceful shutdown."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ GRACE_SECONDS = 3  # for answers to be sent after the last job has ended
 
 
 class Server(uvicorn.Server):
-    """Tells its address when it listens; when told to stop, lets the running job finish first.
+    """Announces its address when it listens; on a stop signal, lets the running job finish first.
 
     Args:
         config: uvicorn's.
@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
             self.listening(sockets[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On the first signal, end the jobs while answers can still be sent; on the second, go at once."""
+        """On the first signal, end the jobs while responses can still be sent; on the second, exit at once."""
         if self.should_exit:
             self.force_exit = True
             return

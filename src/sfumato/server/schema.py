@@ -1,4 +1,4 @@
-"""The OpenAPI description: what FastAPI derives from the routes, and the bodies that are read by hand."""
+"""OpenAPI description: FastAPI's own, plus the request bodies that are parsed by hand."""
 
 from typing import Any
 

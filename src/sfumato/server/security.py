@@ -1,4 +1,4 @@
-"""What every request passes before it is read: host, origin, token, size; and the headers of every answer."""
+"""ASGI middleware: checks host, origin, token and size of every request, and adds security headers to every response."""
 
 import base64
 import binascii
@@ -44,7 +44,7 @@ class Gate:
 
     A request must name a host that is ours, come from our own page if it comes from a page, carry a token if there are
     any, and be no larger than allowed. What then goes wrong unforeseen is logged under the request's id, which is all that
-    the client is told. `scope["state"]["owner"]` says whose jobs the request may see: each token has its own.
+    the client is informed. `scope["state"]["owner"]` says whose jobs the request may see: each token has its own.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
@@ -80,7 +80,7 @@ class Gate:
             self.metrics.requests.labels(_method(scope["method"]), route, answer.status).inc()
 
     def _admit(self, headers: Headers, path: str) -> str:
-        """The owner that a request acts for.
+        """The owner of a request, after all checks.
 
         Raises:
             Refused: host-unknown, origin-foreign, token-wrong or body-too-large.
@@ -120,7 +120,7 @@ class Gate:
             raise _foreign()
 
     def _owner(self, authorization: str) -> str:
-        """The token's owner; every token is compared, in constant time, so that timing tells nothing."""
+        """The token's owner; every token is compared, in constant time, so that timing reveals nothing."""
         given = hashlib.sha256(_credential(authorization).encode("utf-8", "surrogateescape")).digest()
         matches = [hmac.compare_digest(given, digest) for digest in self.digests]
         if not any(matches):
@@ -186,7 +186,7 @@ def _method(name: str) -> str:
 
 
 def internal(reference: str) -> EditError:
-    """What a client learns of a fault of ours: where the operator can find it."""
+    """The error for an internal fault: it refers to the server's log."""
     return EditError(f"Something unexpected happened; the server's log has it under {reference}.", code="internal")
 
 

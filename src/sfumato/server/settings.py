@@ -1,4 +1,4 @@
-"""How the server is set up: everything the operator decides, and no request can change."""
+"""Server settings: what the operator configures and no request can change."""
 
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -28,7 +28,7 @@ class Limits:
         queue: Jobs waiting; one more is answered 429.
         queue_bytes: Pictures of all waiting jobs together, which are held in memory.
         job_seconds: Time a job may run before it is stopped.
-        shutdown_seconds: Time the running job gets to finish when the server is told to stop.
+        shutdown_seconds: Time the running job gets to finish when the server is stopped.
         keep_seconds, keep_bytes: How long, and how many bytes of, results are kept.
     """
 

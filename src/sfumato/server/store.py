@@ -1,4 +1,4 @@
-"""What outlives the process: a row per job in SQLite, its pictures as files beside it."""
+"""Persistent storage: a row per job in SQLite, its pictures as files beside the database."""
 
 import errno
 import json
@@ -203,7 +203,7 @@ def _values(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _hold(path: Path) -> int:
-    """Keep other servers out of a folder until this process ends, however it ends.
+    """Lock a folder against other servers until this process ends.
 
     Raises:
         ResourceError: data-in-use.

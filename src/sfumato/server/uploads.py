@@ -1,4 +1,4 @@
-"""From what a client sends to bytes of a picture that may be decoded, and to the fields beside it. Nothing touches the disk."""
+"""Parsing of request bodies: form fields, and picture bytes that are safe to decode. Nothing is written to disk."""
 
 import base64
 import binascii
@@ -183,7 +183,7 @@ def content_type(request: Request) -> str:
 
 
 def gone() -> Cancelled:
-    """The client went away while it was sending."""
+    """The error for a client that disconnected while sending."""
     return Cancelled("The client closed the connection.")
 
 

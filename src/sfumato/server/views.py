@@ -1,4 +1,4 @@
-"""What the jobs API answers with."""
+"""Response models of the jobs API."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""`/sdapi/v1`, as the Stable Diffusion web UI has it, for inpainting: existing plug-ins work with their address changed."""
+"""`/sdapi/v1`, compatible with the Stable Diffusion web UI, for inpainting by existing plug-ins."""
 
 import base64
 import json
@@ -74,20 +74,20 @@ def skip(desk: AtDesk, request: Request) -> dict[str, Any]:
 
 
 def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, notes: list[str]) -> Img2ImgAnswer:
-    told = _info(asked, job, seed)
+    info = _info(asked, job, seed)
     skipped = asked.override_settings.get(CLIP_SKIP, 1)
-    unused = [f"override_settings.{CLIP_SKIP}"] if job.result is not None and told["clip_skip"] != skipped else []
-    told |= {"notes": list(notes), "ignored": sorted([*ignored(asked), *unused])}
+    unused = [f"override_settings.{CLIP_SKIP}"] if job.result is not None and info["clip_skip"] != skipped else []
+    info |= {"notes": list(notes), "ignored": sorted([*ignored(asked), *unused])}
     pictures: list[str] = []
     if job.result is not None:
-        told["notes"] += job.result["notes"]
+        info["notes"] += job.result["notes"]
         if asked.send_images:
-            made = zip(one_by_one(job.images), told["infotexts"], strict=True)
+            made = zip(one_by_one(job.images), info["infotexts"], strict=True)
             pictures = [
                 base64.b64encode(encode(image, "PNG", keep=True, texts={PARAMETERS: text})).decode() for image, text in made
             ]
     parameters = _without_pictures(fields, asked.include_init_images)
-    return Img2ImgAnswer(images=pictures, parameters=parameters, info=json.dumps(told))
+    return Img2ImgAnswer(images=pictures, parameters=parameters, info=json.dumps(info))
 
 
 def _info(asked: Img2Img, job: Job, seed: int) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _info(asked: Img2Img, job: Job, seed: int) -> dict[str, Any]:
     used: dict[str, Any] = {} if result is None else result["request"]
     seeds = [seed] if result is None else result["seeds"]
     solver = used.get("scheduler")
-    told = {
+    info = {
         "prompt": asked.prompt,
         "all_prompts": [asked.prompt] * len(seeds),
         "negative_prompt": asked.negative_prompt,
@@ -127,21 +127,21 @@ def _info(asked: Img2Img, job: Job, seed: int) -> dict[str, Any]:
         "scores": [] if result is None else result["scores"],
         "version": f"sfumato {sfumato.__version__}",
     }
-    return told | {"infotexts": [] if result is None else [_infotext(asked, told, one) for one in seeds]}
+    return info | {"infotexts": [] if result is None else [_infotext(asked, info, one) for one in seeds]}
 
 
-def _infotext(asked: Img2Img, told: dict[str, Any], seed: int) -> str:
+def _infotext(asked: Img2Img, info: dict[str, Any], seed: int) -> str:
     settings = {
-        "Steps": told["steps"],
-        "Sampler": told["sampler_name"],
-        "CFG scale": told["cfg_scale"],
+        "Steps": info["steps"],
+        "Sampler": info["sampler_name"],
+        "CFG scale": info["cfg_scale"],
         "Seed": seed,
-        "Size": f"{told['width']}x{told['height']}",
-        "Model": told["sd_model_name"],
+        "Size": f"{info['width']}x{info['height']}",
+        "Model": info["sd_model_name"],
         "Denoising strength": asked.denoising_strength,
         "Mask blur": f"{asked.mask_blur:g}" if asked.mask_blur else None,
-        "Clip skip": told["clip_skip"] if told["clip_skip"] > 1 else None,
-        "Version": told["version"],
+        "Clip skip": info["clip_skip"] if info["clip_skip"] > 1 else None,
+        "Version": info["version"],
     }
     return infotext(asked.prompt, asked.negative_prompt, settings)
 

@@ -1,4 +1,4 @@
-"""What clients of the web UI ask for before they edit: lists, options, memory; answered by what there is."""
+"""Lists, options and memory figures that clients of the web UI's API request before an edit."""
 
 import json
 import re
@@ -124,7 +124,7 @@ def unchanged() -> dict[str, list[str]]:
 @router.post("/png-info", summary="What a picture says about its making")
 async def png_info(desk: AtDesk, request: Request) -> dict[str, Any]:
     fields = await read_json(request)
-    return _told_by(fields.get("image"), desk.settings.limits)
+    return _texts_of(fields.get("image"), desk.settings.limits)
 
 
 @router.post("/txt2img", summary="Not offered")
@@ -141,7 +141,7 @@ def not_offered(request: Request) -> None:
     )
 
 
-def _told_by(image: Any, limits: Limits) -> dict[str, Any]:
+def _texts_of(image: Any, limits: Limits) -> dict[str, Any]:
     """The texts in a picture's header, of a PNG; the web UI's own also as a table.
 
     Raises:
@@ -161,8 +161,8 @@ def _texts(picture: Image.Image) -> dict[str, str]:
 def infotext(prompt: str, negative: str, settings: dict[str, Any]) -> str:
     """How a picture was made, in the form that the web UI and its relatives read."""
     lines = [prompt, f"Negative prompt: {negative}"] if negative else [prompt]
-    told = [f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None]
-    return "\n".join([*lines, ", ".join(told)])
+    parts = [f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None]
+    return "\n".join([*lines, ", ".join(parts)])
 
 
 def _unquoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The pictures of the web UI's img2img request."""
+"""Pictures of the web UI's img2img request."""
 
 from typing import Any
 

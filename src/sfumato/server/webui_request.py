@@ -1,4 +1,4 @@
-"""The web UI's img2img request: what each of its fields means here, and a word about each that means nothing."""
+"""Parser of the web UI's img2img request: the meaning of each field, and a note for each that is ignored."""
 
 import json
 from typing import Any
@@ -150,7 +150,7 @@ def checkpoint(name: Any, models: tuple[str, ...]) -> str:
 
 
 def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tuple[Submission, list[str]]:
-    """The edit that a web UI request means, and notes on what of it was not followed.
+    """Convert a web UI request to a job submission, with notes on what was not followed.
 
     Args:
         asked: The request.
@@ -223,7 +223,7 @@ def _count(asked: Img2Img, limits: Limits) -> int:
 
 
 def _start(strength: float) -> tuple[float, list[str]]:
-    """The share of the steps that is skipped, and a word where the strength was not followed."""
+    """The fraction of the steps that is skipped, and a note where the strength was not followed."""
     if strength == 0:
         raise Refused(
             "denoising_strength 0 changes nothing, so there is no picture to make; give more than 0, up to 1.",

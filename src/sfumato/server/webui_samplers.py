@@ -1,4 +1,4 @@
-"""The web UI's names of samplers, and those of its relatives, as the solvers that there are."""
+"""Sampler names of the web UI and similar programs, mapped to our solvers."""
 
 import re
 from typing import TypeGuard

@@ -1,1 +1,1 @@
-"""Prompts: what their characters mean, and how long ones, weights and learned words reach CLIP's text encoders."""
+"""Prompts: weights, long prompts in chunks, and textual inversion, for CLIP's text encoders."""

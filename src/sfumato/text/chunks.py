@@ -1,4 +1,4 @@
-"""How a prompt longer than CLIP reads is cut into parts that it can read one by one. Pure, given a tokenizer."""
+"""Splitting of prompts longer than CLIP's limit into chunks. Pure, given a tokenizer."""
 
 import re
 from collections.abc import Callable, Sequence

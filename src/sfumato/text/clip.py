@@ -1,4 +1,4 @@
-"""CLIP's text encoders as Stable Diffusion 1.x, 2.x and XL use them: long prompts in chunks, weights, layers left out."""
+"""CLIP's text encoders as Stable Diffusion 1.x, 2.x and XL use them: long prompts in chunks, weights, clip skip."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -138,23 +138,22 @@ def _weighted(states: Tensor, chunk: list[Token]) -> Tensor:
     return (weighted * (before / after) if keeps else weighted).to(states.dtype)
 
 
-def encode_pair(
-    encoders: Sequence[Encoder], prompt: Parts, negative: Parts, embeddings: Sequence[Embedding] = (), clip_skip: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Encode a prompt and its negative with all encoders of a model, in the same number of chunks.
+def encode_all(
+    encoders: Sequence[Encoder], prompts: Sequence[Parts], embeddings: Sequence[Embedding] = (), clip_skip: int = 0
+) -> list[tuple[Tensor, Tensor]]:
+    """Encode prompts with all encoders of a model, each in as many chunks as the longest needs.
 
     Returns:
-        States (2, tokens, width), the negative's first, the encoders side by side; and the last encoder's first output for the
-        first chunk of each, which is the pooled text, (2, width), of an encoder with a projection.
+        For each prompt its states (1, tokens, width), the encoders side by side; and the last encoder's first output for the
+        first chunk, which is the pooled text, (1, width), of an encoder with a projection.
     """
-    texts = [[encoder.chunks(parts, embeddings) for encoder in encoders] for parts in (negative, prompt)]
+    texts = [[encoder.chunks(parts, embeddings) for encoder in encoders] for parts in prompts]
     count = max(len(chunks) for text in texts for chunks in text)
-    states, pooled = [], []
+    encoded = []
     for text in texts:
         read = [
             encoder.encode(chunks + [[]] * (count - len(chunks)), embeddings, clip_skip)
             for encoder, chunks in zip(encoders, text, strict=True)
         ]
-        states.append(torch.cat([one for one, _ in read], -1))
-        pooled.append(read[-1][1])
-    return torch.cat(states), torch.cat(pooled)
+        encoded.append((torch.cat([states for states, _ in read], -1), read[-1][1]))
+    return encoded

@@ -1,4 +1,4 @@
-"""What the characters of a prompt mean, as people write prompts for AUTOMATIC1111's Stable Diffusion web UI. Pure text.
+"""Parser of prompt weights in the syntax of AUTOMATIC1111's Stable Diffusion web UI. Pure text.
 
 `(x)` weighs x by 1.1, `[x]` by 1 / 1.1, `(x:1.3)` by 1.3; nested brackets multiply; a bracket that is never closed reaches to the
 end. A backslash before a bracket or a backslash makes it plain. BREAK, in capitals, begins a new part of the prompt.

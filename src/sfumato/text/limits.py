@@ -1,4 +1,4 @@
-"""What a text encoder of a fixed length does not read of a prompt."""
+"""Detection of the part of a prompt that a text encoder of fixed length cuts."""
 
 import textwrap
 from collections.abc import Callable, Sequence

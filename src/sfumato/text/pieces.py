@@ -1,4 +1,4 @@
-"""Sentences longer than a CLIP that ranks or guides reads, as the mean of what it reads piece by piece."""
+"""Text embeddings of sentences longer than a CLIP's limit, as the mean over their parts."""
 
 from collections.abc import Callable
 

@@ -1,0 +1,1 @@
+"""Training of the embedded models, on rendered scenes or your own pictures."""

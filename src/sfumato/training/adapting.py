@@ -1,4 +1,4 @@
-"""Train an adapter of the embedded denoiser: what its kinds share. The text encoder and the denoiser itself stay as they are."""
+"""Training of an adapter of the embedded denoiser, the part shared by all kinds. Denoiser and text encoder stay frozen."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sfumato.embedded.adapter import RANK, Adapter, base_digest, read
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.training.denoiser import Batches, quick_attention
 from sfumato.training.latents import load_scene_latents
-from sfumato.training.loop import Run, Tell, check_fits
+from sfumato.training.loop import OnProgress, Run, check_fits
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Teacher:
         return self.states(tokens.to(self.device))
 
 
-class Course:
+class AdapterTraining:
     """A run that trains an adapter of a denoiser on captioned scenes.
 
     Args:
@@ -59,7 +59,7 @@ class Course:
         vae, scenes: Folders of the autoencoder and of rendered scenes.
         out: Gets `checkpoint.pt`, sheets of samples, and adapter and scheduler in `model`.
         scheduler: diffusers' scheduler that says what the adapted denoiser is.
-        minutes, lr, cooldown, tell: See `loop.Run`.
+        minutes, lr, cooldown, on_progress: See `loop.Run`.
         rank: Of the adapter.
         device, batch_size: Where, and how many scenes a step.
         start: An adapter to begin with if there is no checkpoint and this is there. It may be of another denoiser: what it
@@ -85,7 +85,7 @@ class Course:
         batch_size: int = 16,
         cooldown: float = 0.5,
         start: Path | None = None,
-        tell: Tell = print,
+        on_progress: OnProgress = print,
     ) -> None:
         self.model, self.out, self.scheduler = model, out, scheduler
         self.teacher = Teacher.load(model, torch.device(device))
@@ -96,7 +96,7 @@ class Course:
             state = read(start)[1] | {"base": self.adapter.base}
             check_fits(state, self.adapter, start)
             self.adapter.load_state_dict(state)
-        self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, tell)
+        self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, on_progress)
         self.adapter.check_base(out / "checkpoint.pt")
         self.batches = Batches(load_scene_latents(vae, scenes), self.teacher.tokenizer, batch_size, self.teacher.device)
 

@@ -1,4 +1,4 @@
-"""Train the embedded autoencoder: L1 and gradient loss on 64x64 crops, a little noise on the code so that it becomes smooth.
+"""Training of the embedded autoencoder: L1 and gradient loss on 64x64 crops, with noise on the latents for smoothness.
 
 Half of the crops are recoloured and a fifth are dead leaves, so that the code carries photographs too, not only the world.
 Beside it learns the grain, from the decoder's features and without a say in them: the picture and its grain shall have as strong
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.pictures.reading import write
 from sfumato.pictures.tensors import to_uint8
-from sfumato.training.loop import Run, Tell
+from sfumato.training.loop import OnProgress, Run
 from sfumato.training.samples import tiled
 from sfumato.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 
@@ -114,7 +114,7 @@ def train(
     batch_size: int = 32,
     lr: float = 1.5e-3,
     cooldown: float = 1.0,
-    tell: Tell = print,
+    on_progress: OnProgress = print,
 ) -> None:
     """Train on crops of the rendered shards in `scenes`.
 
@@ -126,7 +126,7 @@ def train(
         start_from: Folder of saved weights to begin with, if there is no checkpoint.
         decoder_only: Leave the encoder as it is, so that denoisers trained on its latents stay of use.
         batch_size, lr, cooldown: See `loop.Run`.
-        tell: Hears how it goes.
+        on_progress: See `loop.Run`.
     """
     images = np.concatenate([load_shard(p)[0] for p in training_shards(scenes)])
     rng = np.random.default_rng()
@@ -138,7 +138,7 @@ def train(
         model = PatchAutoencoder.from_pretrained(start_from).float()
     model.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.encoder.requires_grad_(not decoder_only)
-    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
+    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
     for _ in run.steps():
         x = crops(images, batch_size, rng, leaves).to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16):
@@ -152,7 +152,7 @@ def train(
         run.use_average()
         if not decoder_only:
             measure_latents(model.cpu(), images)
-        finish(model.cpu(), scenes, out, tell)
+        finish(model.cpu(), scenes, out, on_progress)
 
 
 @torch.inference_mode()
@@ -163,12 +163,12 @@ def measure_latents(model: PatchAutoencoder, images: np.ndarray) -> None:
 
 
 @torch.inference_mode()
-def finish(model: PatchAutoencoder, scenes: Path, out: Path, tell: Tell) -> None:
+def finish(model: PatchAutoencoder, scenes: Path, out: Path, on_progress: OnProgress) -> None:
     """Measure on held-out scenes, draw a sheet of them, save in diffusers' folder format, float16."""
     held_out = to_pixels(load_shard(shard_path(scenes, HELD_OUT))[0][:64])
     codes = model.encoder(held_out)
     again, grainy = (model.picture(codes, draws) for draws in (None, torch.Generator().manual_seed(0)))
-    tell(f"held-out scenes: {psnr(again, held_out):.2f} dB, with grain {psnr(grainy, held_out):.2f} dB")
+    on_progress(f"held-out scenes: {psnr(again, held_out):.2f} dB, with grain {psnr(grainy, held_out):.2f} dB")
     model.half().save_pretrained(out / "model")
     sheet = tiled([np.stack([to_uint8(pixels) for pixels in row[:8]]) for row in (held_out, again, grainy)])
     write(Image.fromarray(sheet), out / "held-out.png", format="PNG", overwrite=True)

@@ -1,8 +1,8 @@
-"""Train the embedded denoiser and its text encoder together: v-prediction (arXiv:2202.00512), zero terminal SNR (2305.08891).
+"""Training of the embedded denoiser and text encoder: v-prediction (arXiv:2202.00512), zero terminal SNR (2305.08891).
 
 A thing of the world covers dozens of latent cells, which show its colour and shape through a lot of noise: the words are needed
 only at the noisiest levels. So half of the training favours these, without the weights that usually favour the cleaner ones; the
-other half favours the cleaner ones, which straighten outlines and draw what grounds and materials are told by.
+other half favours the cleaner ones, which straighten outlines and carry the details of grounds and materials.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +23,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.text import MAX_TOKENS, make_text_encoder, make_tokenizer
 from sfumato.embedded.world.split import LEARNED
 from sfumato.training.latents import LatentSet, Words, load_folder_latents, load_scene_latents
-from sfumato.training.loop import Run, Tell
+from sfumato.training.loop import OnProgress, Run
 
 CAPTION_DROPOUT = 0.1
 GROUND_ALONE, MAIN_ALONE = 0.05, 0.5  # how often a caption names the ground of things alone, or of several things the main one
@@ -111,16 +111,16 @@ class Batches:
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (B, C, h, w), weights of the loss (B, 1, h, w), tokens (B, T)."""
         index = self.rng.integers(0, len(self.data.words), self.batch_size)
-        texts, tells_main, tells_others = zip(*(self._told(self.data.words[i]) for i in index), strict=True)
+        texts, names_main, names_others = zip(*(self._caption(self.data.words[i]) for i in index), strict=True)
         tokens = self.tokenizer(list(texts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         x = self.data.latents[index].float().contiguous(memory_format=torch.channels_last)
         main, others = self.data.main[index].float(), self.data.others[index].float()
-        told = [torch.tensor(tells).view(-1, 1, 1, 1) for tells in (tells_main, tells_others)]
-        weights = loss_weights(main * told[0], main * ~told[0] + others * ~told[1])
+        named = [torch.tensor(names).view(-1, 1, 1, 1) for names in (names_main, names_others)]
+        weights = loss_weights(main * named[0], main * ~named[0] + others * ~named[1])
         return x.to(self.device), weights.to(self.device), tokens.input_ids.to(self.device)
 
-    def _told(self, words: Words) -> tuple[str, bool, bool]:
-        """A caption, and whether it tells of the main thing and of the others."""
+    def _caption(self, words: Words) -> tuple[str, bool, bool]:
+        """A caption, and whether it names the main object and the others."""
         chance = self.rng.random()
         if chance < CAPTION_DROPOUT:
             return "", True, True
@@ -131,17 +131,17 @@ class Batches:
         return words.whole(self.rng), True, True
 
 
-def loss_weights(told: Tensor, untold: Tensor) -> Tensor:
+def loss_weights(named: Tensor, unnamed: Tensor) -> Tensor:
     """How much the error in each cell counts, (B, 1, h, w).
 
     Args:
-        told: Share of each cell that the main thing covers, (B, 1, h, w); 0 if the caption leaves it out.
-        untold: The same of what the caption leaves out.
+        named: Fraction of each cell that the main object covers, (B, 1, h, w); 0 if the caption leaves it out.
+        unnamed: The same of what the caption leaves out.
     """
-    # the thing and two cells around it: shape is told by both sides of an outline
-    near = F.max_pool2d(told, 5, stride=1, padding=2)
+    # the object and two cells around it: both sides of an outline define a shape
+    near = F.max_pool2d(named, 5, stride=1, padding=2)
     place = SURROUNDINGS_WEIGHT + (1 - SURROUNDINGS_WEIGHT) * near
-    return place * (F.max_pool2d(untold, 3, stride=1, padding=1) == 0)
+    return place * (F.max_pool2d(unnamed, 3, stride=1, padding=1) == 0)
 
 
 def quick_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -201,7 +201,7 @@ def train(
     cooldown: float = 0.3,
     lr: float | None = None,
     start_from: Path | None = None,
-    tell: Tell = print,
+    on_progress: OnProgress = print,
 ) -> None:
     """Train on rendered scenes, or on a user's folder of pictures with captions.
 
@@ -215,7 +215,7 @@ def train(
         cooldown: Share of the minutes over which the learning rate falls.
         lr: Peak learning rate; the size's by default.
         start_from: Folder of a saved model to begin with, if there is no checkpoint.
-        tell: Hears how it goes.
+        on_progress: See `loop.Run`.
     """
     from sfumato.training.samples import write_sheet
 
@@ -230,7 +230,7 @@ def train(
         export(net, vae, out / "model")
         write_sheet(out / "model", out / f"samples-{run.samples:08d}.png", place)
 
-    run = Run(net, out / "checkpoint.pt", minutes, size.lr if lr is None else lr, cooldown, on_save, tell)
+    run = Run(net, out / "checkpoint.pt", minutes, size.lr if lr is None else lr, cooldown, on_save, on_progress)
     network: Any = torch.compile(net) if place.type == "cuda" else net
     scheduler, batches = make_scheduler(), Batches(latents, tokenizer, size.batch, place)
     for _ in run.steps():
@@ -240,7 +240,7 @@ def train(
 def export(net: TextDenoiser, vae_folder: Path, out: Path) -> None:
     """Write the weights as a diffusers folder, float16 safetensors."""
     loaded = PatchAutoencoder.from_pretrained(vae_folder)
-    # built anew, because what from_pretrained gives remembers its folder in the configuration
+    # rebuilt, because from_pretrained stores its folder in the configuration
     vae = PatchAutoencoder.from_config({key: value for key, value in loaded.config.items() if not key.startswith("_")})
     vae.load_state_dict(loaded.state_dict())
     tokenizer = make_tokenizer()

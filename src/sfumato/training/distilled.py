@@ -1,4 +1,4 @@
-"""Distil the embedded denoiser into one that needs four steps and no guidance: latent consistency (arXiv:2310.04378).
+"""Latent consistency distillation (arXiv:2310.04378) of the embedded denoiser, for four steps without guidance.
 
 The student f(x, t) predicts the clean latents. It learns to say at one level what its own average says at the next, cleaner one,
 to which the teacher takes it with one guided DDIM step; at the cleanest level it is right by itself.
@@ -13,10 +13,10 @@ from diffusers import LCMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from sfumato.embedded.adapter import Adapter
-from sfumato.training.adapting import Course, Teacher
+from sfumato.training.adapting import AdapterTraining, Teacher
 from sfumato.training.denoiser import make_scheduler
 
-# Levels that the teacher walks down, of which diffusers' LCMScheduler chooses those of an edit. The paper has 50; in a short run
+# Levels of the teacher's trajectory, of which diffusers' LCMScheduler chooses those of an edit. The paper has 50; in a short run
 # a few learn more each, and what the cleanest level knows has less far to travel to the noisiest.
 STEPS = 8
 GUIDANCE = 4.0  # that the student has built in
@@ -26,7 +26,7 @@ HUBER = 0.03
 
 @dataclass(frozen=True)
 class Levels:
-    """Signal and noise of the levels of the walk, cleanest first; each (STEPS,) float32, and their timesteps (STEPS,)."""
+    """Signal and noise of the trajectory's levels, cleanest first; each (STEPS,) float32, and their timesteps (STEPS,)."""
 
     timesteps: Tensor
     signal: Tensor
@@ -87,9 +87,9 @@ def consistency_loss(
 
 
 def train(*, lr: float = 1e-3, **settings: Any) -> None:
-    """Distil the denoiser in the folder `model` into an adapter of it; the settings are those of `Course`."""
+    """Distil the denoiser in the folder `model` into an adapter of it; the settings are those of `AdapterTraining`."""
     scheduler = LCMScheduler.from_config(make_scheduler().config, original_inference_steps=STEPS)
-    course = Course(scheduler=scheduler, lr=lr, **settings)
+    course = AdapterTraining(scheduler=scheduler, lr=lr, **settings)
     adapter, teacher = course.adapter, course.teacher
     target = copy.deepcopy(adapter).requires_grad_(False)
     levels, empty = Levels.of(teacher.device), teacher.empty()

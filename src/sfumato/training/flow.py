@@ -1,4 +1,4 @@
-"""Turn the embedded denoiser into a flow-matching one: x = (1 - s) z0 + s eps, v = eps - z0, told 1000 s (arXiv:2210.02747).
+"""Training of the flow-matching adapter: x = (1 - s) z0 + s eps, v = eps - z0, timestep 1000 s (arXiv:2210.02747).
 
 The denoiser knows the answer at every level already, on latents of another scale, under another timestep and as another
 combination of z0 and eps. The adapter learns that change of variables on noised scenes from the denoiser's own answers: they are
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.embedded.adapter import Adapter
-from sfumato.training.adapting import Course, Teacher
+from sfumato.training.adapting import AdapterTraining, Teacher
 from sfumato.training.denoiser import make_scheduler, random_timesteps
 
 SHIFT = 2.0  # spaces the levels of a run about as the denoiser's own, evenly over its timesteps
@@ -47,13 +47,13 @@ def flow_loss(adapter: Adapter, teacher: Teacher, flow: Flow, x: Tensor, states:
     with torch.no_grad():
         known = velocity_of(teacher.unet(preserved, timesteps, states).sample.float(), preserved, signal, noise)
     total = signal + noise
-    told = 1000 * (noise / total).flatten()
-    return F.mse_loss(adapter(teacher.unet, preserved / total, told, states), known)
+    timestep = 1000 * (noise / total).flatten()
+    return F.mse_loss(adapter(teacher.unet, preserved / total, timestep, states), known)
 
 
 def train(*, lr: float = 2e-3, **settings: Any) -> None:
-    """Train a flow-matching adapter of the denoiser in the folder `model`; the settings are those of `Course`."""
-    course = Course(scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT), lr=lr, **settings)
+    """Train a flow-matching adapter of the denoiser in the folder `model`; the settings are those of `AdapterTraining`."""
+    course = AdapterTraining(scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT), lr=lr, **settings)
     flow = Flow(course.teacher.device)
     for _ in course.learn(lambda x, states: flow_loss(course.adapter, course.teacher, flow, x, states)):
         pass

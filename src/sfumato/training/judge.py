@@ -1,4 +1,4 @@
-"""Train the judge (`embedded/judge.py`) on renders that nothing else is trained on."""
+"""Training of the judge (`embedded/judge.py`), on renders that no other model is trained on."""
 
 import functools
 import time
@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from sfumato.embedded.judge import ATTRIBUTES, CONTEXT, Judge, crop
 from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
-from sfumato.training.loop import Run, Tell
+from sfumato.training.loop import OnProgress, Run
 from sfumato.training.pairs import Pair, load_pairs, shards_of, softened_shard
 from sfumato.training.views import View, plain_view, view
-from sfumato.training.workers import divided
+from sfumato.training.workers import shard_by_rank
 
 Maker = Callable[[Pair, Pair, np.random.Generator], View]
 UNREAD = -100  # the label of what a view does not show
 LEAST_CONTEXT, MOST_CONTEXT = 1.15, 1.45  # of the crops that are trained on
-PLAIN = 0.2  # share of the views that show a render as it is: in worn ones materials can hardly be told
+PLAIN = 0.2  # share of the views that show a render as it is: in degraded ones materials are hardly recognisable
 MAKERS: dict[str, Maker] = {
     "held-out renders": lambda pair, other, rng: plain_view(pair, rng),
     "held-out views, put together as edits are": functools.partial(view, wear=False),
@@ -30,7 +30,7 @@ MAKERS: dict[str, Maker] = {
 
 
 def sometimes_plain(pair: Pair, other: Pair, rng: np.random.Generator) -> View:
-    """What is trained on."""
+    """A training view: sometimes a plain render, else a composited and degraded one."""
     return plain_view(pair, rng) if rng.random() < PLAIN else view(pair, other, rng)
 
 
@@ -71,18 +71,18 @@ def train(
     batch_size: int = 64,
     lr: float = 1e-3,
     cooldown: float = 0.7,
-    tell: Tell = print,
+    on_progress: OnProgress = print,
 ) -> None:
     """Train on the rendered shards in `pairs`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
 
-    Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint. Told at the end is the accuracy
+    Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint. Prints at the end the accuracy
     on held-out pairs, which are rendered from seeds of their own.
 
     Raises:
         InputError: no-scenes.
     """
     shards = shards_of(pairs, held_out=False)
-    for path in divided(shards):
+    for path in shard_by_rank(shards):
         softened_shard(path)  # the workers share the work out
     data = load_pairs(shards)
     place = torch.device(device)
@@ -90,7 +90,7 @@ def train(
     if start_from is not None:
         judge.load_state_dict(Judge.load(start_from).state_dict())
     judge.to(place, memory_format=torch.channels_last)
-    run = Run(judge, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
+    run = Run(judge, out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
     rng = np.random.default_rng(time.time_ns())
     for _ in run.steps():
         crops, labels = batch(judge, data, batch_size, rng, sometimes_plain)
@@ -102,7 +102,7 @@ def train(
         judge.cpu()
         for name, make in MAKERS.items():
             found = accuracy(judge, pairs, make)
-            tell(f"{name}: " + ", ".join(f"{attribute} {found[attribute]:.1%}" for attribute in ATTRIBUTES))
+            on_progress(f"{name}: " + ", ".join(f"{attribute} {found[attribute]:.1%}" for attribute in ATTRIBUTES))
         export(judge, out / "model")
 
 

@@ -1,4 +1,4 @@
-"""Pictures encoded once, with what can be said about each: what the denoiser is trained on."""
+"""Training data of the denoiser: pictures encoded once, each with its possible captions."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from sfumato.errors import InputError
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.loop import save_atomically
 from sfumato.training.scenes import load_shard, seen, training_shards
-from sfumato.training.workers import divided
+from sfumato.training.workers import shard_by_rank
 
 BATCH = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -29,7 +29,7 @@ Caption = Callable[[np.random.Generator], str]
 
 @dataclass(frozen=True)
 class Words:
-    """What can be said of a picture: of all of it, its main thing alone, or its ground alone; None if that leaves nothing out."""
+    """Possible captions of a picture: of all of it, its main thing alone, or its ground alone; None if nothing is left out."""
 
     whole: Caption
     main: Caption | None = None
@@ -76,7 +76,7 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
     folder = scenes / "latents" / _digest_of(sorted(p for p in vae_folder.iterdir() if p.is_file()))
     caches = [folder / f"{_digest_of([shard])}.pt" for shard in shards]
     vae = load_vae(vae_folder)
-    for shard, cache in divided(list(zip(shards, caches, strict=True))):
+    for shard, cache in shard_by_rank(list(zip(shards, caches, strict=True))):
         if not cache.exists():
             save_atomically({"latents": _encode_all(vae, load_shard(shard)[0])}, cache)
     latents = torch.cat([torch.load(cache, weights_only=True)["latents"] for cache in caches])

@@ -1,4 +1,4 @@
-"""What every training run shares: a clock, a learning-rate schedule, an average of the weights, and checkpoints."""
+"""Training loop shared by all trainers: time budget, learning-rate schedule, weight averaging, checkpoints."""
 
 import errno
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sfumato.embedded.writing import written_whole
 from sfumato.errors import BackboneError, OptionError, ResourceError
 from sfumato.training.muon import Muon, split
-from sfumato.training.workers import together
+from sfumato.training.workers import rank_and_world_size
 
 SAVE_EVERY_S = 300.0
 AGREE_EVERY_S = 15.0
@@ -23,11 +23,11 @@ LEAST_MINUTES = 0.001
 AVERAGE = 0.9985  # share of the old average that each step keeps
 DIFFERENCES_SHOWN = 3
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 def save_atomically(state: object, path: Path) -> None:
-    """`torch.save` that leaves a whole file.
+    """`torch.save`, atomically.
 
     Raises:
         ResourceError: disk-full; what was there before is untouched.
@@ -68,7 +68,7 @@ def check_fits(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:
 
 
 def check_plan(minutes: float | None, lr: float | None = None, cooldown: float | None = None) -> None:
-    """Refuse what no training can be planned with; None stands for a default.
+    """Refuse invalid settings of a training call; None stands for a default.
 
     Raises:
         OptionError: option-invalid.
@@ -94,7 +94,7 @@ class Run:
         lr: Peak learning rate.
         cooldown: Share of `minutes` over which the rate falls; 0 keeps it.
         on_save: Called with the run after each checkpoint, with the averaged weights in the model; for sheets of samples.
-        tell: Hears how it goes, a line at a time.
+        on_progress: Called with a line of text at every report.
 
     Raises:
         OptionError: option-invalid: minutes, lr or cooldown that nothing can be trained with.
@@ -109,16 +109,16 @@ class Run:
         lr: float,
         cooldown: float = 0.3,
         on_save: Callable[["Run"], None] | None = None,
-        tell: Tell = print,
+        on_progress: OnProgress = print,
     ) -> None:
         check_plan(minutes, lr, cooldown)
         self.model, self.path, self.seconds, self.lr, self.cooldown = model, path, minutes * 60, lr, cooldown
-        self.on_save, self.tell = on_save, tell
+        self.on_save, self.on_progress = on_save, on_progress
         matrices, others = split(model)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0.01)]
         if matrices:
             self.optimizers.append(Muon(matrices, lr))
-        rank, self.workers = together()
+        rank, self.workers = rank_and_world_size()
         self.leader = rank == 0
         self.step = 0  # of this worker
         self.samples = 0  # of all workers
@@ -201,7 +201,9 @@ class Run:
     def _report(self, speed: float, left_s: float) -> None:
         loss = sum(self._losses) / max(len(self._losses), 1)
         self._losses.clear()
-        self.tell(f"step {self.step}  samples {self.samples}  loss {loss:.4f}  {speed:.1f} samples/s  {left_s / 60:.1f} min left")
+        self.on_progress(
+            f"step {self.step}  samples {self.samples}  loss {loss:.4f}  {speed:.1f} samples/s  {left_s / 60:.1f} min left"
+        )
 
     @torch.no_grad()
     def _agree(self, over: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Muon: momentum whose update is made orthogonal, for a network's matrices (Jordan et al. 2024; scale of arXiv:2502.16982)."""
+"""Muon optimiser: orthogonalised momentum for matrices (Jordan et al. 2024; scale of arXiv:2502.16982)."""
 
 from collections.abc import Iterable
 

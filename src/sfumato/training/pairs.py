@@ -1,4 +1,4 @@
-"""Rendered scenes for the judge alone: each with its main thing and without, in shards that depend on their number alone."""
+"""Training data of the judge: rendered scenes with and without their main object, in reproducible shards."""
 
 import json
 from dataclasses import asdict, dataclass

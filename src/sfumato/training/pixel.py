@@ -1,4 +1,4 @@
-"""Train the embedded pixel model: an unconditional UNet over 64-pixel scenes, no text.
+"""Training of the embedded pixel model: an unconditional UNet over 64-pixel scenes.
 
 It knows what scenes look like; what should be in them is for Blended Diffusion's CLIP to say, or for RePaint's surroundings.
 The network sees patches of 4 x 4 pixels as cells of 48 channels (arXiv:2301.11093, section 4): on a CPU that is several times as
@@ -27,14 +27,14 @@ from sfumato.pictures.reading import write
 from sfumato.pictures.tensors import to_uint8
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import quick_attention
-from sfumato.training.loop import Run, Tell
+from sfumato.training.loop import OnProgress, Run
 from sfumato.training.samples import tiled
 from sfumato.training.scenes import load_shard, training_shards
 
 SIDE, PATCH = 64, 4
 BATCH = 32
 LEAST_NOISE = 0.3  # below which cleaner levels count no more in the loss
-CLOSEST, WIDEST = 1.3, 2.4  # side of a window, in longer sides of the thing in it: edits are made in windows of 1.6
+CLOSEST, WIDEST = 1.3, 2.4  # side of a window, relative to the longer side of the object in it: edits are made in windows of 1.6
 SHEET_ROWS, SHEET_COLUMNS, SHEET_STEPS = 3, 10, 25
 
 
@@ -116,7 +116,7 @@ def train(
     batch_size: int = BATCH,
     lr: float = 1e-3,
     cooldown: float = 0.3,
-    tell: Tell = print,
+    on_progress: OnProgress = print,
 ) -> None:
     """Train on the rendered shards in `scenes`; `out` gets `checkpoint.pt`, the averaged `model` and sheets of samples."""
     rng, place = np.random.default_rng(), torch.device(device)
@@ -128,7 +128,7 @@ def train(
         export(unet, out / "model")
         write_sheet(out / "model", out / f"samples-{run.samples:08d}.png", device)
 
-    run = Run(unet, out / "checkpoint.pt", minutes, lr, cooldown, on_save, tell)
+    run = Run(unet, out / "checkpoint.pt", minutes, lr, cooldown, on_save, on_progress)
     scheduler = make_scheduler()
     for _ in run.steps():
         pixels = to_pixels(pictures[rng.integers(0, len(pictures), batch_size)])
@@ -144,8 +144,8 @@ def write_sheet(folder: Path, path: Path, device: str) -> None:
     noise = NoiseStream(tuple(range(SHEET_ROWS * SHEET_COLUMNS)), (3, SIDE, SIDE), torch.device(device))
     x = noise.draw()
     for step in plan.run:
-        x, _ = solver.step(model(x, step.timestep, Conditions()).prediction, step, x, noise)
-    pictures = np.stack([to_uint8(picture) for picture in model.decode(x)])
+        x, _ = solver.step(model.denoiser(x, step.timestep, Conditions()).prediction, step, x, noise)
+    pictures = np.stack([to_uint8(picture) for picture in model.autoencoder.decode(x)])
     sheet = tiled(list(pictures.reshape(SHEET_ROWS, SHEET_COLUMNS, SIDE, SIDE, 3)))
     write(Image.fromarray(sheet), path, format="PNG", overwrite=True)
 

@@ -1,4 +1,4 @@
-"""Train the embedded ranker: a small CLIP (arXiv:2103.00020) that reads what is under a mask, all else black.
+"""Training of the embedded ranker: a small CLIP (arXiv:2103.00020) of what is under a mask, with black around it.
 
 Captions of a batch often fit several images, so every fitting pair is a positive. Beside each caption stand hard negatives: what
 would be said of the same thing with one attribute changed. Some of the images show bare ground, which only captions of that
@@ -24,11 +24,11 @@ from sfumato.embedded.world.captions import ground_alone, name
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, WHOLE, unseen
 from sfumato.training.denoiser import quick_attention
-from sfumato.training.loop import Run, Tell
+from sfumato.training.loop import OnProgress, Run
 from sfumato.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 from sfumato.training.softening import redrawn_shard
 from sfumato.training.views import worn
-from sfumato.training.workers import divided
+from sfumato.training.workers import shard_by_rank
 
 SIZE = 64
 MEAN = STD = 0.5
@@ -75,8 +75,8 @@ def masked_view(image: np.ndarray, owner: np.ndarray, rng: np.random.Generator) 
     return view[:, ::-1] if rng.random() < 0.5 else view
 
 
-def fits(told: frozenset[str], described: Thing, seen: Thing) -> bool:
-    return all(getattr(described, attribute) == getattr(seen, attribute) for attribute in told)
+def fits(named: frozenset[str], described: Thing, seen: Thing) -> bool:
+    return all(getattr(described, attribute) == getattr(seen, attribute) for attribute in named)
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
@@ -92,11 +92,11 @@ def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
     return (rows.mean() + columns.mean()) / 2
 
 
-def changed(thing: Thing, told: frozenset[str], rng: np.random.Generator) -> Thing:
-    """The thing with one of the told attributes changed, to no combination that is held out."""
+def changed(thing: Thing, named: frozenset[str], rng: np.random.Generator) -> Thing:
+    """The thing with one of the named attributes changed, to no combination that is held out."""
     values: dict[str, tuple[str, ...]] = {"kind": WHOLE.kinds, "colour": WHOLE.colours, "material": WHOLE.materials}
     while True:
-        attribute = str(rng.choice(sorted(told)))
+        attribute = str(rng.choice(sorted(named)))
         change: dict[str, Any] = {attribute: str(rng.choice(values[attribute]))}
         other = replace(thing, **change)
         if other != thing and not unseen(other.kind, other.colour):
@@ -150,8 +150,8 @@ class Views:
             views.append(masked_view(self.picture(s, i), owners[i], self.rng))
             things.append(scene.things[0])
             captions.append((*name(scene.things[0], self.rng), scene.things[0]))
-        for _, told, thing in NEGATIVES * captions:
-            other = changed(thing, told, self.rng)
+        for _, named, thing in NEGATIVES * captions:
+            other = changed(thing, named, self.rng)
             captions.append((*name(other, self.rng), other))
         texts, grounds = [text for text, _, _ in captions], []
         for _ in range(self.batch_size // 8 if self.bare else 0):
@@ -160,14 +160,14 @@ class Views:
             s, i = self.bare[self.rng.integers(len(self.bare))]
             views.append(masked_view(self.picture(s, i), shape, self.rng))
             grounds.append(self.shards[s][2][i].ground)
-        told_grounds = grounds + [str(self.rng.choice([g for g in LEARNED.grounds if g != ground])) for ground in grounds]
-        texts += [ground_alone(ground, self.rng) for ground in told_grounds]
+        named_grounds = grounds + [str(self.rng.choice([g for g in LEARNED.grounds if g != ground])) for ground in grounds]
+        texts += [ground_alone(ground, self.rng) for ground in named_grounds]
         positive = torch.zeros(len(views), len(texts), dtype=torch.bool)
         positive[: len(things), : len(captions)] = torch.tensor(
-            [[fits(told, described, seen) for _, told, described in captions] for seen in things]
+            [[fits(named, described, seen) for _, named, described in captions] for seen in things]
         )
         for i, ground in enumerate(grounds):
-            positive[len(things) + i, len(captions) :] = torch.tensor([ground == told for told in told_grounds])
+            positive[len(things) + i, len(captions) :] = torch.tensor([ground == other for other in named_grounds])
         pixels = (torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
         tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         return pixels, tokens.input_ids, positive
@@ -188,14 +188,14 @@ def train(
     batch_size: int = 96,
     lr: float = 1e-3,
     cooldown: float = 0.6,
-    tell: Tell = print,
+    on_progress: OnProgress = print,
 ) -> None:
     """Train on the rendered shards in `scenes` and `others`; `out` gets `checkpoint.pt` and the averaged weights in `model`.
 
     Begins with the weights in the folder `start_from`, if it is given and there is no checkpoint.
     """
     shards = training_shards(scenes), training_shards(others)
-    for path in divided(redrawn_ones(*shards)):
+    for path in shard_by_rank(redrawn_ones(*shards)):
         redrawn_shard(path, WEIGHTS)
     views = Views(*shards, batch_size)
     place = torch.device(device)
@@ -203,7 +203,7 @@ def train(
     if start_from is not None:
         model.load_state_dict(load_file(start_from / "model.safetensors"))
     model.to(place)
-    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, tell=tell)
+    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
     for _ in run.steps():
         pixels, tokens, positive = (tensor.to(place) for tensor in views.draw())
         with torch.autocast(place.type, torch.bfloat16), quick_attention(place):
@@ -211,7 +211,7 @@ def train(
         run.update(contrastive_loss(logits.float(), positive), batch_size)
     if run.leader:
         run.use_average()
-        tell(f"the best caption fits {accuracy(model.cpu(), scenes, others):.1%} of held-out views")
+        on_progress(f"the best caption fits {accuracy(model.cpu(), scenes, others):.1%} of held-out views")
         export(model, out / "model")
 
 

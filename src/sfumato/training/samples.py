@@ -1,4 +1,4 @@
-"""Sheets of samples, to be looked at while a model trains."""
+"""Sheets of samples, for visual inspection during training."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sfumato.denoising.base import Model, pair_of
+from sfumato.backbones.base import Conditions
+from sfumato.denoising.base import Model, Pair
 from sfumato.denoising.guidance import guidance_of
 from sfumato.noise.plan import make_plan
 from sfumato.noise.solvers import Solver
@@ -36,21 +37,24 @@ def write_sheet(
 
     Of an adapter, `base` is the folder of the model that it changes.
     """
-    from sfumato.backbones.embedded import Embedded
+    from sfumato.backbones.embedded import from_folder
 
-    model = Embedded.from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
-    solver_name, steps, guidance = RUNS[model.family]
+    model = from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
+    traits, encoder = model.traits, model.text_encoder
+    assert encoder is not None
+    solver_name, steps, guidance = RUNS[traits.family]
     columns = []
     for prompt in prompts:
-        plan = make_plan(solver_name, model.scheduler_config, model.prediction_type, steps)
+        plan = make_plan(solver_name, traits.scheduler_config, traits.prediction, steps)
         solver = Solver(plan)
-        side = model.resolution // model.factor
-        noise = NoiseStream(tuple(range(PER_PROMPT)), (model.latent_channels, side, side), device)
+        side = traits.resolution // traits.factor
+        noise = NoiseStream(tuple(range(PER_PROMPT)), (traits.latent_channels, side, side), device)
         latents = noise.draw()
-        pair = pair_of(model.encode_prompt(prompt, "", (model.resolution, model.resolution)))
-        guided = Model(denoiser=model, pair=pair, guidance=guidance_of(model.traits, guidance))
+        unconditional, conditional = (Conditions(text=text) for text in encoder.encode([None, prompt]))
+        pair = Pair(unconditional=unconditional, conditional=conditional)
+        guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
         for step in plan.run:
             latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
-        columns.append(np.stack([to_uint8(pixels) for pixels in model.decode(latents)]))
+        columns.append(np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)]))
     sheet = tiled([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)])
     write(Image.fromarray(sheet), path, format="PNG", overwrite=True)

@@ -1,4 +1,4 @@
-"""Rendered scenes of the learned part of the world on disk, in shards: images, the owner of every pixel, and the scenes.
+"""Training scenes on disk, in shards: images, the object of every pixel, and the scenes.
 
 Shard `k` depends on `k` alone, so any number of processes can render a set together and a killed run resumes where it was.
 """
@@ -83,7 +83,13 @@ def as_edited(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def render(
-    one: Callable[..., Path], folder: Path, shards: int, held_out: int, size: int, workers: int, tell: Any = print
+    one: Callable[..., Path],
+    folder: Path,
+    shards: int,
+    held_out: int,
+    size: int,
+    workers: int,
+    on_progress: Callable[[str], None] = print,
 ) -> None:
     """Render the first `shards` shards to train on and `held_out` shards that are never trained on, those that are missing.
 
@@ -92,12 +98,12 @@ def render(
         folder: Gets the shards.
         size: Side of the pictures in pixels.
         workers: Processes.
-        tell: Hears of each shard that is there.
+        on_progress: Called with the path of each finished shard.
     """
     indices = [*range(HELD_OUT, HELD_OUT + held_out), *range(shards)]
     with multiprocessing.Pool(workers) as pool:
         for path in pool.imap_unordered(functools.partial(one, folder, size=size), indices):
-            tell(str(path))
+            on_progress(str(path))
 
 
 def scene_from_dict(fields: dict[str, Any]) -> Scene:
@@ -114,7 +120,7 @@ def load_shard(path: Path) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
 
 
 def seen(scene: Scene, owner: np.ndarray) -> Scene:
-    """The scene without what hardly shows in its picture, as a caption should tell it.
+    """The scene without what is hardly visible in its picture, for captions.
 
     Args:
         owner: (H, W) index of the thing in each pixel.

@@ -1,6 +1,6 @@
-"""Renders as a small model would show them, so that judge and ranker are not trained on renders alone.
+"""Degradation of renders to look like a small model's pictures, for the training of judge and ranker.
 
-What a picture shows stays what it was: it is told by the render, never by the model.
+The labels of a picture stay those of the render.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from sfumato.training.scenes import load_shard
 Pictures = NDArray[np.uint8]
 BATCH = 8
 MOST_NOISE, MOST_PATCHES, MOST_BLUR = 0.25, 0.12, 0.6  # standard deviations, and share of the mean of 3x3 cells
-LEAST_REDRAWN, MOST_REDRAWN = 0.15, 0.6  # share of the timesteps that are drawn again; above, kinds cannot be told any more
+LEAST_REDRAWN, MOST_REDRAWN = 0.15, 0.6  # fraction of the timesteps; above, kinds are no longer recognisable
 MOST_UNKNOWN = 0.3  # the same for kinds that the denoiser has not learnt
 STEPS = 4
 MOST_GUIDANCE = 3.0  # from none to as much as edits get by default
@@ -58,7 +58,7 @@ def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pict
 
 
 def most_redrawn(scene: Scene) -> float:
-    """The share of the timesteps after which the kind of the main thing can still be seen."""
+    """The fraction of the timesteps after which the kind of the main thing can still be seen."""
     return MOST_REDRAWN if scene.things and scene.things[0].kind in LEARNED.kinds else MOST_UNKNOWN
 
 
@@ -69,8 +69,8 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
     Outlines melt and shading flattens as in the model's own pictures; with little enough noise the kind can still be seen.
 
     Args:
-        texts: What the model is told of each.
-        most: The largest share of the timesteps that is drawn again, of each.
+        texts: The prompt for each.
+        most: The largest fraction of the timesteps that is denoised again, of each.
         folder: With the model's `vae`, `unet`, `text_encoder`, `tokenizer` and `scheduler`.
     """
     vae = load_vae(folder / "vae")
@@ -93,8 +93,8 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
             a = kept[now].view(-1, 1, 1, 1)
             noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
-                told, untold = unet(noisy.repeat(2, 1, 1, 1), now.repeat(2), states).sample.float().chunk(2)
-            velocity = torch.lerp(untold, told, guidance[part])
+                conditional, unconditional = unet(noisy.repeat(2, 1, 1, 1), now.repeat(2), states).sample.float().chunk(2)
+            velocity = torch.lerp(unconditional, conditional, guidance[part])
             clean, noise = a.sqrt() * noisy - (1 - a).sqrt() * velocity, a.sqrt() * velocity + (1 - a).sqrt() * noisy
         out[part] = _decoded(vae, clean, rng)
     return out
@@ -110,7 +110,7 @@ def _decoded(vae: PatchAutoencoder, latents: Tensor, rng: np.random.Generator) -
 
 
 def redrawn_shard(path: Path, folder: Path) -> Pictures:
-    """The pictures (n, H, W, 3) of a shard of scenes, redrawn as told what they show; kept beside the shard."""
+    """The pictures (n, H, W, 3) of a shard of scenes, regenerated with captions of what they show; cached beside the shard."""
     kept = path.with_name(path.name.replace("scenes-", "redrawn-")).with_suffix(".npy")
     if not kept.exists():
         images, _, scenes = load_shard(path)

@@ -1,8 +1,8 @@
-"""What the judge is shown: pairs of scenes put together as an edit would, and worn as a small model's pictures are.
+"""Training views of the judge: pairs of scenes composited as edits are, and degraded as a small model's pictures are.
 
 The thing stands inside a mask, the place without it around; or the empty place lies under the mask of a thing. A mask often has
-the outline of another thing than the one under it, or lies beside it, so that its shape tells nothing: a model that does not see
-the mask draws things smaller than it, off its middle, or cut by it. Predictions of a small model are softer, blotchier, less
+the outline of another thing than the one under it, or lies beside it, so that its shape reveals nothing: a model that does not
+see the mask draws things smaller than it, off its middle, or cut by it. Predictions of a small model are softer, blotchier, less
 steady in outline and less exact in colour than renders, and have pieces of things that nobody asked for at their edges, so views
 are made so at random, inside the mask alone or everywhere.
 """

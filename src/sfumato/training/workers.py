@@ -1,4 +1,4 @@
-"""Several single-threaded workers, one a core, that train one model together."""
+"""Data-parallel training by several single-threaded processes, one per core."""
 
 import json
 import os
@@ -27,8 +27,8 @@ def _start_worker(rank: int, workers: int, meeting: str, function: Callable[...,
     try:
         function(*arguments)
     except errors.EditError as error:  # of which a process hands on nothing but the traceback
-        told = {"kind": type(error).__name__, "message": error.message, "code": error.code}
-        Path(f"{meeting}.{rank}").write_text(json.dumps(told), encoding="utf-8")
+        failure = {"kind": type(error).__name__, "message": error.message, "code": error.code}
+        Path(f"{meeting}.{rank}").write_text(json.dumps(failure), encoding="utf-8")
         raise
 
 
@@ -51,24 +51,24 @@ def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: in
         start_processes(_start_worker, (workers, str(meeting), function, arguments), nprocs=workers, daemon=True)
     except ProcessRaisedException:
         for path in sorted(folder.glob(f"{meeting.name}.*")):
-            told = json.loads(path.read_text(encoding="utf-8"))
-            raise getattr(errors, told["kind"])(told["message"], code=told["code"]) from None
+            failure = json.loads(path.read_text(encoding="utf-8"))
+            raise getattr(errors, failure["kind"])(failure["message"], code=failure["code"]) from None
         raise
     finally:
         for path in folder.glob(f"{meeting.name}*"):
             path.unlink(missing_ok=True)
 
 
-def together() -> tuple[int, int]:
-    """This worker's number, and how many there are."""
+def rank_and_world_size() -> tuple[int, int]:
+    """Rank of this worker, and the number of workers."""
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def divided(items: Sequence[Item]) -> Iterator[Item]:
-    """This worker's part of what all do together; ends when every worker has done its own."""
-    rank, workers = together()
+def shard_by_rank(items: Sequence[Item]) -> Iterator[Item]:
+    """This worker's share of the items; ends when every worker has finished its own."""
+    rank, workers = rank_and_world_size()
     yield from items[rank::workers]
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

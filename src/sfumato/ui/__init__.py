@@ -1,4 +1,4 @@
-"""The page: plain HTML, CSS and JavaScript modules over the server's own API. Nothing is built, nothing comes from elsewhere."""
+"""The web page: plain HTML, CSS and JavaScript modules over the server's API, without a build step or external files."""
 
 from pathlib import Path
 

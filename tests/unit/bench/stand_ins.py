@@ -10,7 +10,7 @@ from PIL import Image
 
 from sfumato.bench import runner
 from sfumato.bench.counting import Cost
-from sfumato.bench.measuring import Made, SceneInstruments
+from sfumato.bench.measuring import EditOutputs, SceneInstruments
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, parse
 from sfumato.embedded.judge import Reading
@@ -26,7 +26,7 @@ class FakeEditor:
 
     def __init__(self, **options: Any) -> None:
         self.options, self.device = options, torch.device("cpu")
-        self.backbone = SimpleNamespace(device=self.device)
+        self.backbone = SimpleNamespace(traits=SimpleNamespace(device=self.device))
         self.accelerators: tuple[Any, ...] = ()
 
     def edit(self, **fields: Any) -> Any:
@@ -84,8 +84,8 @@ def rectangle() -> np.ndarray:
     return mask
 
 
-def made(image: np.ndarray, raw: np.ndarray | None = None, n: int = 1) -> Made:
+def made(image: np.ndarray, raw: np.ndarray | None = None, n: int = 1) -> EditOutputs:
     cost = Cost(model_calls=2, seconds=0.5, peak_memory_mb=9)
-    return Made(
+    return EditOutputs(
         predictions=[image] * n, raw=image if raw is None else raw, seen=np.ones(SIZE, bool), seeds=list(range(n)), cost=cost
     )

@@ -218,8 +218,8 @@ def test_what_the_command_refuses(
 def test_an_interrupt_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sfumato.bench import runner
 
-    def interrupted(*arguments: Any, tell: Any, **options: Any) -> None:
-        tell(3, 8, "add-003")
+    def interrupted(*arguments: Any, on_progress: Any, **options: Any) -> None:
+        on_progress(3, 8, "add-003")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "run", interrupted)

@@ -11,7 +11,7 @@ import torch
 from sfumato.accel.base import attached
 from sfumato.bench import runner
 from sfumato.bench.counting import Cost, costs
-from sfumato.bench.measuring import Made, Measured, SceneInstruments, cost_values
+from sfumato.bench.measuring import EditOutputs, Measured, SceneInstruments, cost_values
 from sfumato.bench.tasks import Example
 from sfumato.errors import OptionError, ResourceError
 from tests.unit.bench.stand_ins import METHOD, FakeEditor, Parity, instruments, tiny_plan, variants
@@ -25,7 +25,7 @@ def test_calls_are_counted_and_the_editor_is_left_as_it_was() -> None:
             return 2 * x
 
     class Editor:
-        backbone = SimpleNamespace(device=torch.device("cpu"))
+        backbone = SimpleNamespace(traits=SimpleNamespace(device=torch.device("cpu")))
         accelerators: tuple[Any, ...] = ()
 
     editor: Any = Editor()
@@ -44,7 +44,12 @@ def test_calls_are_counted_and_the_editor_is_left_as_it_was() -> None:
 def test_a_run_measures_every_example_with_every_variant(tmp_path: Path, loading: runner.Loading) -> None:
     told: list[tuple[int, int]] = []
     items, device = runner.run(
-        tiny_plan(), variants("default", "steps=5"), instruments(), tmp_path, loading, tell=lambda *now: told.append(now[:2])
+        tiny_plan(),
+        variants("default", "steps=5"),
+        instruments(),
+        tmp_path,
+        loading,
+        on_progress=lambda *now: told.append(now[:2]),
     )
     assert device == torch.device("cpu")
     assert [(item["name"], item["method"]) for item in items[:4]] == [
@@ -175,7 +180,7 @@ def test_without_a_judge_the_rest_is_still_measured(tmp_path: Path, loading: run
 
 
 def test_measured_prediction_records() -> None:
-    made = Made(
+    made = EditOutputs(
         predictions=[np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 1, np.uint8)],
         raw=np.zeros((8, 8, 3), np.uint8),
         seen=np.ones((8, 8), bool),

@@ -8,7 +8,7 @@ import torch
 
 from sfumato.backbones import loading
 from tests import tiny_models
-from tests.guided import predict
+from tests.guided import conditioned, predict
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -19,7 +19,7 @@ def load(model: Path | str, **options: Any) -> Any:
 
 def prediction(model: Any) -> torch.Tensor:
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return predict(model, z, 301.0, model.encode_prompt("a red ball", "", (16, 16)), 3.0)
+    return predict(model, z, 301.0, conditioned(model, "a red ball", "", (16, 16)), 3.0)
 
 
 def scheduled(folder: Path, kind: str, config: dict[str, Any]) -> Path:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from sfumato import Editor
-from sfumato.denoising.base import pair_of
+from sfumato.backbones.unet import UNet
 from sfumato.errors import Unsupported
 from sfumato.noise.plan import make_plan
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 from tests import tiny_models
-from tests.guided import predict
+from tests.guided import conditioned, predict
 from tests.unit.loading.helpers import load, scheduled
 
 MEAN, STD = [-1.5, 1.2, 0.3, -0.4], [8.0, 6.0, 7.0, 5.0]
@@ -40,14 +40,14 @@ def test_clean_latents_are_those_of_the_edm_scheduler(
     config = {**CONFIG, "prediction_type": prediction_type, "sigma_schedule": ramp}
     model = load(scheduled(playground, kind, config))
     scheduler = getattr(diffusers, kind)(**config)
-    conditioning = model.encode_prompt("a red ball", "", (32, 32))
-    plan = make_plan(solver_name, model.scheduler_config, model.prediction_type, 7)
+    conditioning = conditioned(model, "a red ball")
+    plan = make_plan(solver_name, model.traits.scheduler_config, model.traits.prediction, 7)
     solver = Solver(plan)
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     told: list[Any] = []
-    model.unet.register_forward_pre_hook(lambda module, given: told.append((given[0], float(given[1]))))
+    model.denoiser.unet.register_forward_pre_hook(lambda module, given: told.append((given[0], float(given[1]))))
     raw: list[torch.Tensor] = []
-    model.unet.register_forward_hook(lambda module, given, output: raw.append(output.sample))
+    model.denoiser.unet.register_forward_hook(lambda module, given, output: raw.append(output.sample))
 
     for step in plan.steps:
         level = step.before
@@ -65,15 +65,15 @@ def test_clean_latents_are_those_of_the_edm_scheduler(
 
     assert plan.steps[0].before.ratio == pytest.approx(80.0, rel=1e-3)
     z = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
-    code = model.vae.encode(z).latent_dist.mode()
+    code = model.autoencoder.vae.encode(z).latent_dist.mode()
     mean, std = (torch.tensor(values).view(1, 4, 1, 1) for values in (MEAN, STD))
-    torch.testing.assert_close(model.encode(z), (code - mean) * 0.5 / std)
+    torch.testing.assert_close(model.autoencoder.encode(z), (code - mean) * 0.5 / std)
 
 
 def guided_network(model: Any, x: torch.Tensor, timestep: float, conditioning: Any, scale: float) -> torch.Tensor:
     """The bare network's output with classifier-free guidance, without EDM's preconditioning."""
-    pair = pair_of(conditioning)
-    bare = super(type(model), model).__call__
+    pair = conditioning
+    bare = UNet(model.denoiser.unet, model.traits)
     unconditional, conditional = (bare(x, timestep, given).prediction for given in (pair.unconditional, pair.conditional))
     return unconditional + scale * (conditional - unconditional)
 
@@ -82,11 +82,11 @@ def test_a_whole_run_is_that_of_diffusers_euler(playground: Path) -> None:
     """The same noise through both loops, at the same levels."""
     config = {**CONFIG, "prediction_type": "epsilon"}
     model: Any = load(scheduled(playground, "EDMEulerScheduler", config))
-    plan = make_plan("euler", model.scheduler_config, model.prediction_type, 10)
+    plan = make_plan("euler", model.traits.scheduler_config, model.traits.prediction, 10)
     solver = Solver(plan)
     scheduler = diffusers.EDMEulerScheduler(**config)
     sigmas = torch.tensor([step.before.ratio for step in plan.steps] + [0.0])
-    conditioning = model.encode_prompt("a red ball", "", (32, 32))
+    conditioning = conditioned(model, "a red ball")
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 
     ours = noise * plan.steps[0].before.ratio
@@ -111,7 +111,7 @@ def test_an_edit_starts_at_stable_diffusions_ratio_of_noise(playground: Path, pi
     result = editor.edit(**fields)
     scribbled = editor.edit(**fields, scribble=picture_file)
 
-    config, kind = editor.backbone.scheduler_config, editor.backbone.prediction_type
+    config, kind = editor.backbone.traits.scheduler_config, editor.backbone.traits.prediction
     for request, ratio in ((result.request, 3.94), (scribbled.request, 2.28)):
         plan = make_plan("ddim", config, kind, 30, request.start_fraction)
         assert plan.run[0].before.ratio / 0.5 == pytest.approx(ratio, rel=0.25)  # of latents of deviation 0.5

@@ -51,9 +51,9 @@ def test_a_lora_is_added_to_the_weights(sd1: Path, tmp_path: Path) -> None:
 
     assert model.notes == [f"LoRA '{file}' at scale 0.5: applied to 1 of 1 layers."]
 
-    attention = model.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
+    attention = model.denoiser.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
     torch.testing.assert_close(attention.to_k.weight, expected)
-    assert not any("lora" in name for name, _ in model.unet.named_parameters())
+    assert not any("lora" in name for name, _ in model.denoiser.unet.named_parameters())
     assert torch.isfinite(prediction(model)).all()
 
 
@@ -108,7 +108,7 @@ def test_a_kohya_file_changes_unet_and_text_encoder_by_its_alpha(sd1: Path, tmp_
     model, plain = load(sd1, lora=(f"{file}:0.5",)), load(sd1)
 
     change = torch.full((32, 32), 0.5 * 0.5 * 2)  # scale, alpha / rank, and the product of two rows of ones
-    pairs = [(model.unet, plain.unet, LAYER)]
+    pairs = [(model.denoiser.unet, plain.denoiser.unet, LAYER)]
     pairs += [
         (model._text.text_encoder, plain._text.text_encoder, f"encoder.layers.0.self_attn.{part}_proj") for part in ("q", "out")
     ]

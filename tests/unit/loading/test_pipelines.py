@@ -32,7 +32,7 @@ def test_a_controlnet_is_not_dropped(pipe: Any) -> None:
 
     with pytest.raises(Unsupported, match="StableDiffusionControlNetPipeline has a ControlNet, which would be left out"):
         from_pipe(controlled)
-    assert from_pipe(diffusers.StableDiffusionPipeline.from_pipe(controlled)).family == "sd1"
+    assert from_pipe(diffusers.StableDiffusionPipeline.from_pipe(controlled)).traits.family == "sd1"
 
 
 def test_kolors_is_not_taken_for_sdxl(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_plain_pipelines_and_the_users_own_subclasses_are_taken(name: str, pipe:
     plain = getattr(diffusers, name)(**pipe.components, requires_safety_checker=False)
     own = type("Mine", (getattr(diffusers, name),), {})(**pipe.components, requires_safety_checker=False)
 
-    assert from_pipe(plain).family == from_pipe(own).family == "sd1"
+    assert from_pipe(plain).traits.family == from_pipe(own).traits.family == "sd1"
     assert from_pipe(plain).notes == []
 
 
@@ -89,7 +89,7 @@ def test_a_flow_models_controlnet_is_not_dropped(tmp_path: Path) -> None:
     parts = {**pipe.components, "controlnet": object()}
     controlled = type("FluxControlNetPipeline", (), {"components": parts, **parts, "config": {}})()
 
-    assert from_pipe(pipe).family == "flux"
+    assert from_pipe(pipe).traits.family == "flux"
     with pytest.raises(Unsupported, match="FluxControlNetPipeline has a ControlNet"):
         from_pipe(controlled)
 

@@ -21,11 +21,11 @@ def test_a_schedulers_prediction_type_is_understood_or_refused(said: str, copy: 
     tiny_models.rewrite_json(copy / SCHEDULER, prediction_type=said)
 
     if said in ("V", "v-prediction"):
-        assert load(copy).prediction_type == "v_prediction"
+        assert load(copy).traits.prediction == "v_prediction"
         return
     with pytest.raises(Unsupported, match=f"predicts '{said}'.*epsilon, v_prediction, sample.*--prediction-type"):
         load(copy)
-    assert load(copy, prediction_type="sample").prediction_type == "sample"
+    assert load(copy, prediction_type="sample").traits.prediction == "sample"
 
 
 def test_an_unknown_prediction_type_is_never_taken_for_the_sample() -> None:
@@ -51,23 +51,23 @@ def test_schedulers_with_noise_levels_of_their_own_are_named(kind: str, config: 
 def test_the_user_overrules_a_model_with_a_note(sd1: Path) -> None:
     own, told, same = load(sd1), load(sd1, prediction_type="v_prediction"), load(sd1, prediction_type="epsilon")
 
-    assert (own.prediction_type, told.prediction_type) == ("epsilon", "v_prediction")
-    assert told.scheduler_config["prediction_type"] == "v_prediction"
+    assert (own.traits.prediction, told.traits.prediction) == ("epsilon", "v_prediction")
+    assert told.traits.scheduler_config["prediction_type"] == "v_prediction"
     assert ["epsilon itself" in note for note in told.notes] == [True]
     assert own.notes == same.notes == []
 
 
 def test_zero_terminal_snr_is_left_out_for_predicted_noise(sd1: Path) -> None:
     model = load(sd1, prediction_type="v_prediction")
-    model.scheduler_config["rescale_betas_zero_snr"] = True
+    model.traits.scheduler_config["rescale_betas_zero_snr"] = True
 
     read = reading(model, "epsilon")
-    first = make_plan("ddim", read.scheduler_config, read.prediction_type, 10).steps[0].before
+    first = make_plan("ddim", read.traits.scheduler_config, read.traits.prediction, 10).steps[0].before
 
     assert first.signal > 0.05
     assert "zero terminal SNR" in read.notes[-1]
-    assert model.scheduler_config["rescale_betas_zero_snr"]  # the model itself is as it was
-    assert (read.unet is model.unet, model.prediction_type) == (True, "v_prediction")
+    assert model.traits.scheduler_config["rescale_betas_zero_snr"]  # the model itself is as it was
+    assert (read.denoiser.unet is model.denoiser.unet, model.traits.prediction) == (True, "v_prediction")
 
 
 def test_a_flow_model_predicts_a_velocity_and_nothing_else(tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ def test_the_marks_of_a_file_are_read(sdxl: Path, configure: Any, tmp_path: Path
     file = tiny_checkpoints.single_file_xl(sdxl, tmp_path / "noob.safetensors", v_pred=MARK, ztsnr=MARK)
 
     model = load(file)
-    plan = make_plan("ddim", model.scheduler_config, model.prediction_type, 20)
+    plan = make_plan("ddim", model.traits.scheduler_config, model.traits.prediction, 20)
 
-    assert (model.family, model.prediction_type, model.notes) == ("sdxl", "v_prediction", [])
+    assert (model.traits.family, model.traits.prediction, model.notes) == ("sdxl", "v_prediction", [])
     assert plan.steps[0].before.signal < 1e-3  # no signal is left at the first level, which is the last that was trained
     assert plan.steps[0].timestep == 999
 
@@ -73,8 +73,8 @@ def test_a_file_without_marks_is_epsilon_and_a_trial_that_contradicts_is_told(sd
 
     model = load(file)
 
-    assert model.prediction_type == "epsilon"
-    assert not model.scheduler_config.get("rescale_betas_zero_snr")
+    assert model.traits.prediction == "epsilon"
+    assert not model.traits.scheduler_config.get("rescale_betas_zero_snr")
     assert "--prediction-type v_prediction" in model.notes[0]
 
 
@@ -95,7 +95,7 @@ def test_metadata_say_what_a_file_predicts(
 
     model = load(file)
 
-    assert (model.prediction_type, model.notes) == (expected, [])
+    assert (model.traits.prediction, model.notes) == (expected, [])
 
 
 def test_zero_terminal_snr_goes_with_what_is_predicted(sd1: Path, configure: Any, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_zero_terminal_snr_goes_with_what_is_predicted(sd1: Path, configure: Any
 
     told, left = load(file, prediction_type="v_prediction"), load(file, prediction_type="epsilon")
 
-    assert (told.prediction_type, told.scheduler_config.get("rescale_betas_zero_snr")) == ("v_prediction", True)
-    assert not left.scheduler_config.get("rescale_betas_zero_snr")
+    assert (told.traits.prediction, told.traits.scheduler_config.get("rescale_betas_zero_snr")) == ("v_prediction", True)
+    assert not left.traits.scheduler_config.get("rescale_betas_zero_snr")
     assert "zero terminal SNR, which predicted noise rules out" in left.notes[0]
 
 
@@ -117,7 +117,7 @@ def test_metadata_that_are_not_understood_are_refused_unless_overruled(sd1: Path
 
     with pytest.raises(Unsupported, match=r"modelspec\.prediction_type.*'rf'.*--prediction-type"):
         load(file)
-    assert load(file, prediction_type="sample").prediction_type == "sample"
+    assert load(file, prediction_type="sample").traits.prediction == "sample"
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_stable_diffusion_2_is_told_apart_with_a_note(
 
     model = load_sd2(file)
 
-    assert (model.prediction_type, model.scheduler_config["prediction_type"]) == (expected, expected)
-    assert model.resolution == side
+    assert (model.traits.prediction, model.traits.scheduler_config["prediction_type"]) == (expected, expected)
+    assert model.traits.resolution == side
     assert "--prediction-type" in model.notes[0]
     assert expected in model.notes[0]
     assert hub.single_file_repository(file).endswith("-base") == (expected == "epsilon")
@@ -165,7 +165,7 @@ def test_what_the_user_says_goes_before_a_name(sd2: Path, configure: Any, tmp_pa
 
     model = load_sd2(file, prediction_type="v_prediction")
 
-    assert (model.prediction_type, model.resolution) == ("v_prediction", 512)
+    assert (model.traits.prediction, model.traits.resolution) == ("v_prediction", 512)
     assert len(model.notes) == 1
     assert "as asked" in model.notes[0]
 
@@ -275,5 +275,5 @@ def test_playground_as_one_file_runs_in_the_edm_way(sdxl: Path, cache: Path, con
 
     model = load(file)
 
-    assert model.scheduler_config["sigma_data"] == 0.5
+    assert model.traits.scheduler_config["sigma_data"] == 0.5
     assert model.notes == []

@@ -42,16 +42,16 @@ def compvis(folder: Path, file: Path, prefix: str = "") -> Path:
 def test_a_vae_from_a_folder_replaces_the_models_own(sd1: Path, other: Path) -> None:
     model, plain = load(sd1, vae=str(other)), load(sd1)
 
-    code = model.vae.encode(pixels()).latent_dist.mode()
-    assert torch.equal(model.vae.encoder.conv_in.weight, load_file(other / WEIGHTS)["encoder.conv_in.weight"])
-    torch.testing.assert_close(model.encode(pixels()), code * 0.5)
-    assert not torch.allclose(model.encode(pixels()), plain.encode(pixels()))
+    code = model.autoencoder.vae.encode(pixels()).latent_dist.mode()
+    assert torch.equal(model.autoencoder.vae.encoder.conv_in.weight, load_file(other / WEIGHTS)["encoder.conv_in.weight"])
+    torch.testing.assert_close(model.autoencoder.encode(pixels()), code * 0.5)
+    assert not torch.allclose(model.autoencoder.encode(pixels()), plain.autoencoder.encode(pixels()))
 
 
 def test_a_whole_models_folder_gives_its_vae(sd1: Path, other: Path, copy: Path) -> None:
     shutil.copytree(other, copy / "vae", dirs_exist_ok=True)
 
-    torch.testing.assert_close(load(sd1, vae=str(copy)).encode(pixels()), load(copy).encode(pixels()))
+    torch.testing.assert_close(load(sd1, vae=str(copy)).autoencoder.encode(pixels()), load(copy).autoencoder.encode(pixels()))
 
 
 @pytest.mark.parametrize("form", ["published", "prefixed", "diffusers", "old"])
@@ -68,7 +68,8 @@ def test_a_vae_from_a_single_file_has_the_models_scale(form: str, sd1: Path, oth
 
     model = load(sd1, vae=str(file))
 
-    torch.testing.assert_close(model.encode(pixels()) / 0.18215, load(sd1, vae=str(other)).encode(pixels()) / 0.5)
+    expected = load(sd1, vae=str(other)).autoencoder.encode(pixels()) / 0.5
+    torch.testing.assert_close(model.autoencoder.encode(pixels()) / 0.18215, expected)
 
 
 def test_a_single_file_without_vae_takes_one(sd1: Path, other: Path, cache: Path, tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_a_single_file_without_vae_takes_one(sd1: Path, other: Path, cache: Path
     with pytest.raises(Unsupported, match=r"holds no autoencoder.*--vae"):
         load(file)
     torch.testing.assert_close(
-        load(file, vae=str(other)).vae.decoder.conv_in.weight, load_file(other / WEIGHTS)["decoder.conv_in.weight"]
+        load(file, vae=str(other)).autoencoder.vae.decoder.conv_in.weight, load_file(other / WEIGHTS)["decoder.conv_in.weight"]
     )
 
 
@@ -114,11 +115,11 @@ def test_statistics_of_the_latents_are_honoured(copy: Path) -> None:
     tiny_models.rewrite_json(copy / "vae/config.json", latents_mean=mean, latents_std=std, scaling_factor=0.5)
 
     model = load(copy)
-    code = model.vae.encode(pixels()).latent_dist.mode()
+    code = model.autoencoder.vae.encode(pixels()).latent_dist.mode()
     expected = (code - torch.tensor(mean).view(1, 4, 1, 1)) * 0.5 / torch.tensor(std).view(1, 4, 1, 1)
 
-    torch.testing.assert_close(model.encode(pixels()), expected)
-    torch.testing.assert_close(model.unscale(expected), code)
+    torch.testing.assert_close(model.autoencoder.encode(pixels()), expected)
+    torch.testing.assert_close(model.autoencoder.unscale(expected), code)
 
 
 @pytest.mark.parametrize(
@@ -151,16 +152,16 @@ def overflowing(sd1: Path, *, half: bool = True, damaged: bool = False) -> Any:
 
 def test_an_overflowing_autoencoder_decodes_in_float32_with_a_note(sd1: Path) -> None:
     half, whole = from_pipe(overflowing(sd1)), from_pipe(overflowing(sd1, half=False))
-    assert half.vae.dtype == torch.float16
+    assert half.autoencoder.vae.dtype == torch.float16
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
-    half_pipe_vae = half.vae
+    half_pipe_vae = half.autoencoder.vae
 
-    decoded = half.decode(latents)
+    decoded = half.autoencoder.decode(latents)
 
-    assert (decoded - whole.decode(latents)).abs().max() < 0.05
+    assert (decoded - whole.autoencoder.decode(latents)).abs().max() < 0.05
     assert decoded.std() > 0.01
     assert "overflowed in float16 at decoding" in half.notes[0]
-    half.decode(latents)
+    half.autoencoder.decode(latents)
     assert len(half.notes) == 1  # it stays in float32
     assert half_pipe_vae.dtype == torch.float16  # the user's own
 
@@ -174,17 +175,19 @@ def test_an_overflowing_encoder_encodes_in_float32_and_draws_the_same_sample(sd1
             pipe.vae.encoder.conv_out.weight.mul_(1e-4)
     half, whole = from_pipe(pipes[0].to(torch.float16)), from_pipe(pipes[1])
 
-    encoded = half.encode(pixels(), torch.Generator().manual_seed(5))
+    encoded = half.autoencoder.encode(pixels(), torch.Generator().manual_seed(5))
 
     assert "overflowed in float16 at encoding" in half.notes[0]
-    torch.testing.assert_close(encoded, whole.encode(pixels(), torch.Generator().manual_seed(5)), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(
+        encoded, whole.autoencoder.encode(pixels(), torch.Generator().manual_seed(5)), atol=0.05, rtol=0.05
+    )
 
 
 def test_numbers_that_no_format_holds_are_reported(sd1: Path) -> None:
     model = from_pipe(overflowing(sd1, half=False, damaged=True))
 
     with pytest.raises(BackboneError, match=r"autoencoder of .* not finite even in float32") as caught:
-        model.decode(torch.zeros(1, 4, 8, 8))
+        model.autoencoder.decode(torch.zeros(1, 4, 8, 8))
     assert caught.value.code == "numerics"
     with pytest.raises(BackboneError, match=r"latents of .* infinite or NaN"):
-        model.decode(torch.full((1, 4, 8, 8), float("nan")))
+        model.autoencoder.decode(torch.full((1, 4, 8, 8), float("nan")))

@@ -10,13 +10,14 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
+from sfumato.backbones.base import Text
 from sfumato.backbones.loading import from_pipe
 from sfumato.errors import OptionError
 from sfumato.text.chunks import Embedding
+from sfumato.text.clip import Parts
 from sfumato.text.grammar import parse
 from tests import tiny_models
 
-SIZE = (48, 32)
 BUILDERS = {"sd1": tiny_models.tiny_sd1, "sd2": tiny_models.tiny_sd2_v, "sdxl": tiny_models.tiny_sdxl}
 LONG = (
     "the quick brown fox jumps over the lazy dog while seventy five letters are not enough for it all"  # its tokens are letters
@@ -33,6 +34,25 @@ def pipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(params=list(BUILDERS))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def joined(texts: list[Text]) -> Text:
+    pooled = [text.pooled for text in texts if text.pooled is not None]
+    return Text(states=torch.cat([text.states for text in texts]), pooled=torch.cat(pooled) if pooled else None)
+
+
+def encode(model: Any, prompt: str, negative: str) -> Text:
+    """Both texts, the negative first; an empty negative is no prompt."""
+    return joined(model.text_encoder.encode([negative or None, prompt]))
+
+
+def encode_parts(model: Any, prompt: Parts, negative: Parts, *more: Any) -> Text:
+    return joined(model.text_encoder.encode_parts([negative, prompt], *more))
+
+
+def pooled_of(text: Text) -> Tensor:
+    assert text.pooled is not None
+    return text.pooled
 
 
 def encoders(pipe: Any) -> list[tuple[Any, Any]]:
@@ -62,12 +82,12 @@ def test_prompts_that_fit_are_encoded_as_diffusers_does_bit_for_bit(
     pipes: dict[str, Any], family: str, prompt: str, negative: str
 ) -> None:
     pipe = pipes[family]
-    got = from_pipe(pipe).encode_prompt(prompt, negative, SIZE)
+    got = encode(from_pipe(pipe), prompt, negative)
     if family != "sdxl":
         conditional, unconditional = pipe.encode_prompt(prompt, "cpu", 1, True, negative)
     else:
         conditional, unconditional, pooled, unpooled = pipe.encode_prompt(prompt, negative_prompt=negative or None)
-        assert torch.equal(got.extra["text_embeds"], torch.cat([unpooled, pooled]))
+        assert torch.equal(pooled_of(got), torch.cat([unpooled, pooled]))
     assert torch.equal(got.states, torch.cat([unconditional, conditional]))
 
 
@@ -76,10 +96,10 @@ def test_texts_are_filled_up_with_the_tokenizers_own_padding(tmp_path: Path, pro
     pipe = StableDiffusionXLPipeline.from_pretrained(tiny_models.tiny_sdxl(tmp_path))
     pipe.tokenizer_2.pad_token = "!"  # as SDXL's second tokenizer and that of 2.x have it
     conditional, unconditional, pooled, _ = pipe.encode_prompt(prompt, negative_prompt="grass")
-    got = from_pipe(pipe).encode_prompt(prompt, "grass", SIZE)
+    got = encode(from_pipe(pipe), prompt, "grass")
     assert torch.equal(got.states, torch.cat([unconditional, conditional]))
-    assert torch.equal(got.extra["text_embeds"][1:], pooled)
-    same = from_pipe(StableDiffusionXLPipeline.from_pretrained(tmp_path)).encode_prompt(prompt, "grass", SIZE)
+    assert torch.equal(pooled_of(got)[1:], pooled)
+    same = encode(from_pipe(StableDiffusionXLPipeline.from_pretrained(tmp_path)), prompt, "grass")
     assert torch.equal(same.states[1], got.states[1]) == (len(prompt) == 75)
 
 
@@ -89,7 +109,7 @@ def test_long_prompts_are_chunks_side_by_side(pipes: dict[str, Any], family: str
     assert len(ids) == 78
     negative = letters(pipe, "grass")
 
-    got = from_pipe(pipe).encode_prompt(LONG, "grass", SIZE)
+    got = encode(from_pipe(pipe), LONG, "grass")
 
     expected = torch.cat([read(pipe, ids[:75]), read(pipe, ids[75:])], 1)
     assert torch.equal(got.states[1:], expected)
@@ -97,7 +117,7 @@ def test_long_prompts_are_chunks_side_by_side(pipes: dict[str, Any], family: str
 
 
 def test_a_long_negative_prompt_lengthens_the_prompt(pipes: dict[str, Any], family: str) -> None:
-    got = from_pipe(pipes[family]).encode_prompt("a", LONG * 3, SIZE)
+    got = encode(from_pipe(pipes[family]), "a", LONG * 3)
     assert got.states.shape[1] == 4 * 77
     empty = read(pipes[family], [])
     assert torch.equal(got.states[1:], torch.cat([read(pipes[family], letters(pipes[family], "a")), empty, empty, empty], 1))
@@ -105,18 +125,18 @@ def test_a_long_negative_prompt_lengthens_the_prompt(pipes: dict[str, Any], fami
 
 def test_a_prompt_without_end_is_refused(pipes: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="7501 tokens is too long; at most 100 chunks of 75"):
-        from_pipe(pipes["sd1"]).encode_prompt("a" * 7501, "", SIZE)
+        encode(from_pipe(pipes["sd1"]), "a" * 7501, "")
 
 
 def test_sdxl_pools_the_first_chunk_and_zeroes_an_empty_negative_prompt(pipes: dict[str, Any]) -> None:
     pipe = pipes["sdxl"]
-    got = from_pipe(pipe).encode_prompt(LONG, "", SIZE)
+    got = encode(from_pipe(pipe), LONG, "")
     _, _, pooled, _ = pipe.encode_prompt(LONG[: LONG.index("for") + 3])  # words of 72 tokens
     first = [letters(pipe, LONG)[:75]]
     row = torch.tensor([[pipe.tokenizer_2.bos_token_id, *first[0], pipe.tokenizer_2.eos_token_id]])
     with torch.no_grad():
         expected = pipe.text_encoder_2(row).text_embeds
-    assert torch.equal(got.extra["text_embeds"], torch.cat([torch.zeros_like(expected), expected]))
+    assert torch.equal(pooled_of(got), torch.cat([torch.zeros_like(expected), expected]))
     assert not torch.equal(pooled, expected)
     assert got.states.shape == (2, 154, 64)
     assert got.states[0].abs().max() == 0
@@ -125,7 +145,7 @@ def test_sdxl_pools_the_first_chunk_and_zeroes_an_empty_negative_prompt(pipes: d
 def test_break_begins_a_chunk(pipes: dict[str, Any], family: str) -> None:
     pipe = pipes[family]
     got: Any = from_pipe(pipe)
-    states = got.encode_parts(parse("red BREAK blue"), parse("x"), SIZE).states
+    states = encode_parts(got, parse("red BREAK blue"), parse("x")).states
     assert torch.equal(states[1:], torch.cat([read(pipe, letters(pipe, "red")), read(pipe, letters(pipe, "blue"))], 1))
 
 
@@ -136,7 +156,7 @@ def test_weights_scale_states_and_keep_their_mean(pipes: dict[str, Any], family:
             parameter.data += 0.2 * name.endswith(("final_layer_norm.bias", "mlp.fc2.bias"))  # untrained, the mean would be 0
     model: Any = from_pipe(pipe)
     ids = letters(pipe, "a red ball")
-    got = model.encode_parts(parse("a (red:1.5) [ball]"), parse("(x:1.2)"), SIZE)
+    got = encode_parts(model, parse("a (red:1.5) [ball]"), parse("(x:1.2)"))
 
     widths = [encoder.config.hidden_size for _, encoder in encoders(pipe)]
     expected = []
@@ -157,13 +177,13 @@ def test_a_mean_that_is_only_rounding_is_not_kept(pipes: dict[str, Any]) -> None
     model: Any = from_pipe(pipe)
     expected = states.clone()
     expected[:, 2] *= 2
-    torch.testing.assert_close(model.encode_parts(parse("a (b:2)"), parse(""), SIZE).states[1:], expected)
+    torch.testing.assert_close(encode_parts(model, parse("a (b:2)"), parse("")).states[1:], expected)
 
 
 def test_weights_of_one_change_no_bit(pipes: dict[str, Any], family: str) -> None:
     model: Any = from_pipe(pipes[family])
-    plain = model.encode_prompt("a red ball", "grass", SIZE)
-    weighted = model.encode_parts(parse("a (red:1.0) ball"), parse("(grass:1)"), SIZE)
+    plain = encode(model, "a red ball", "grass")
+    weighted = encode_parts(model, parse("a (red:1.0) ball"), parse("(grass:1)"))
     assert torch.equal(plain.states, weighted.states)
 
 
@@ -173,15 +193,15 @@ def test_clip_skip_is_that_of_diffusers_for_both_branches(pipes: dict[str, Any],
     model: Any = from_pipe(pipe)
     if (family, skip) in {("sdxl", 1), ("sdxl", 2), ("sd1", 2), ("sd2", 2)}:  # of two layers, SDXL leaves one out itself
         with pytest.raises(OptionError, match="at most"):
-            model.encode_parts(parse("a"), parse("b"), SIZE, (), skip)
+            encode_parts(model, parse("a"), parse("b"), (), skip)
         return
-    got = model.encode_parts(parse("a red ball"), parse("grass"), SIZE, (), skip)
+    got = encode_parts(model, parse("a red ball"), parse("grass"), (), skip)
     ids = pipe.tokenizer(["grass", "a red ball"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():  # as diffusers' encode_prompt, which reads a name that transformers 5 has not
         hidden = torch.cat([pipe.text_encoder(row[None], output_hidden_states=True).hidden_states[-(skip + 1)] for row in ids])
         norm = getattr(pipe.text_encoder, "text_model", pipe.text_encoder).final_layer_norm
         assert torch.equal(got.states, norm(hidden))
-    assert not torch.allclose(got.states, model.encode_prompt("a red ball", "grass", SIZE).states)
+    assert not torch.allclose(got.states, encode(model, "a red ball", "grass").states)
 
 
 def test_clip_skip_of_sdxl_counts_from_the_layer_before_the_last() -> None:
@@ -198,9 +218,9 @@ def test_clip_skip_of_sdxl_counts_from_the_layer_before_the_last() -> None:
     model: Any = from_pipe(pipe)
     for skip in (1, 2):
         expected, _, pooled, _ = pipe.encode_prompt("a red ball", clip_skip=skip)
-        got = model.encode_parts(parse("a red ball"), parse("x"), SIZE, (), skip)
+        got = encode_parts(model, parse("a red ball"), parse("x"), (), skip)
         assert torch.equal(got.states[1:], expected)
-        assert torch.equal(got.extra["text_embeds"][1:], pooled)
+        assert torch.equal(pooled_of(got)[1:], pooled)
 
 
 def xl_unet() -> Any:
@@ -219,10 +239,10 @@ def test_learned_vectors_give_the_states_of_a_pipeline_that_loaded_them(tmp_path
 
     model: Any = from_pipe(pipe)
     embedding = Embedding(Path("zoe"), ("zoe",), (vectors,))
-    got = model.encode_parts(parse("a zoe, red"), parse("Zoe"), SIZE, (embedding,), 0)
+    got = encode_parts(model, parse("a zoe, red"), parse("Zoe"), (embedding,), 0)
 
     torch.testing.assert_close(got.states, torch.cat([negative, expected]))
-    assert not torch.allclose(got.states, model.encode_prompt("a zoe, red", "Zoe", SIZE).states)
+    assert not torch.allclose(got.states, encode(model, "a zoe, red", "Zoe").states)
     assert len(pipe.tokenizer) == words
     assert all(torch.equal(value, before[name]) for name, value in pipe.text_encoder.state_dict().items())
     assert not pipe.text_encoder.get_input_embeddings()._forward_hooks
@@ -232,7 +252,7 @@ def test_embeddings_that_the_user_loaded_into_a_pipeline_still_count(tmp_path: P
     pipe = StableDiffusionPipeline.from_pretrained(tiny_models.tiny_sd1(tmp_path))
     pipe.load_textual_inversion({"<zoe>": torch.ones(3, 32)})
     expected, negative = pipe.encode_prompt("a <zoe>", "cpu", 1, True, "x")
-    assert torch.equal(from_pipe(pipe).encode_prompt("a <zoe>", "x", SIZE).states, torch.cat([negative, expected]))
+    assert torch.equal(encode(from_pipe(pipe), "a <zoe>", "x").states, torch.cat([negative, expected]))
 
 
 def test_learned_vectors_are_for_one_thread_alone(tmp_path: Path) -> None:
@@ -240,17 +260,17 @@ def test_learned_vectors_are_for_one_thread_alone(tmp_path: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(tiny_models.tiny_sd1(tmp_path))
     model: Any = from_pipe(pipe)
     embedding = Embedding(Path("zoe"), ("zoe",), (torch.ones(3, 32),))
-    plain = model.encode_prompt("abc", "", SIZE).states
+    plain = encode(model, "abc", "").states
     elsewhere: list[Tensor] = []
 
     def meanwhile(_module: Any, _given: Any) -> None:
         if not elsewhere:
             elsewhere.append(plain[:0])
             with ThreadPoolExecutor(1) as others:
-                elsewhere[:] = [others.submit(model.encode_prompt, "abc", "", SIZE).result().states]
+                elsewhere[:] = [others.submit(encode, model, "abc", "").result().states]
 
     with pipe.text_encoder.register_forward_pre_hook(meanwhile):
-        model.encode_parts(parse("a"), parse("zoe"), SIZE, (embedding,), 0)
+        encode_parts(model, parse("a"), parse("zoe"), (embedding,), 0)
     assert torch.equal(elsewhere[0], plain)
 
 
@@ -258,7 +278,7 @@ def test_each_encoder_of_sdxl_gets_its_own_vectors(pipes: dict[str, Any]) -> Non
     pipe = pipes["sdxl"]
     model: Any = from_pipe(pipe)
     vectors = tuple(torch.full((2, 32), value) for value in (0.5, -0.5))
-    got = model.encode_parts(parse("zoe"), parse("x"), SIZE, (Embedding(Path("zoe"), ("zoe",), vectors),), 0).states[1:]
+    got = encode_parts(model, parse("zoe"), parse("x"), (Embedding(Path("zoe"), ("zoe",), vectors),), 0).states[1:]
     for number, (_, encoder) in enumerate(encoders(pipe)):
         layer = encoder.get_input_embeddings()
         old = layer.weight.data.clone()

@@ -28,8 +28,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def states(model: Any, prompt: str) -> list[torch.Tensor]:
-    conditioning = model.encode_prompt(prompt, "", (32, 32))
-    return [conditioning.states[1], *(value[1] for name, value in conditioning.extra.items() if name == "pooled")]
+    (text,) = model.text_encoder.encode([prompt])
+    return [text.states, *([] if text.pooled is None else [text.pooled])]
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
@@ -37,10 +37,10 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 
 def test_what_is_left_out_reaches_no_state_and_what_is_read_does(model: Any) -> None:
-    readers = model.text_readers()
-    if model.family in LENGTHS:
-        assert [reader.length for reader in readers] == LENGTHS[model.family]
-    words = ["a", "red", "ball"] * (2 if model.family == "embedded" else 40)
+    readers = model.text_encoder.text_readers()
+    if model.traits.family in LENGTHS:
+        assert [reader.length for reader in readers] == LENGTHS[model.traits.family]
+    words = ["a", "red", "ball"] * (2 if model.traits.family == "embedded" else 40)
     while not all(reader.dropped(" ".join(words)) for reader in readers):
         words += ["a", "red", "ball"] * 8
     whole = " ".join(words)
@@ -56,7 +56,7 @@ def test_what_is_left_out_reaches_no_state_and_what_is_read_does(model: Any) -> 
 
 
 def test_texts_that_fit_lose_nothing(model: Any) -> None:
-    for reader in model.text_readers():
+    for reader in model.text_encoder.text_readers():
         count = 1
         while not reader.dropped("a " * count + "b"):
             count += 1

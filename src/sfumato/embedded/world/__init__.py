@@ -1,0 +1,1 @@
+"""The world of the embedded model: tabletop scenes, their renderer, captions and masks."""

@@ -1,4 +1,4 @@
-"""What a person would say about a scene, in words of a small vocabulary with synonyms."""
+"""Captions of scenes, in a small vocabulary with synonyms."""
 
 import numpy as np
 
@@ -62,18 +62,18 @@ def _word(words: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 def name(thing: Thing, rng: np.random.Generator) -> tuple[str, frozenset[str]]:
-    """A noun phrase for one thing, and which of its attributes the phrase tells ("kind" always, "colour", "material")."""
-    words, told = [], {"kind"}
+    """A noun phrase for one thing, and which of its attributes the phrase names ("kind" always, "colour", "material")."""
+    words, named = [], {"kind"}
     if rng.random() < 0.93:
         words.append(_word(COLOUR_WORDS.get(thing.colour, (thing.colour,)), rng))
-        told.add("colour")
+        named.add("colour")
     if rng.random() < 0.4:  # "a shiny red ball", but mostly "a red wooden ball"
         last = thing.material in ("metal", "wooden") and rng.random() < 0.7
         words.insert(len(words) if last else 0, _word(MATERIAL_WORDS[thing.material], rng))
-        told.add("material")
+        named.add("material")
     words.append(_word(KIND_WORDS[thing.kind], rng))
     article = rng.choice([("an" if words[0][0] in "aeiou" else "a"), "the", ""], p=(0.8, 0.1, 0.1))
-    return f"{article} {' '.join(words)}".strip(), frozenset(told)
+    return f"{article} {' '.join(words)}".strip(), frozenset(named)
 
 
 def place(ground: str, rng: np.random.Generator) -> str:

@@ -1,4 +1,4 @@
-"""Masks as people make them, drawn around a thing whose exact outline is known: grown outlines, boxes, brush work, strokes."""
+"""Synthetic masks around an object of known outline: grown outlines, boxes, brush strokes."""
 
 import math
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Sphere tracing of a scene: soft shadows, ambient occlusion, one reflection, anti-aliasing where it shows.
+"""Renderer: sphere tracing with soft shadows, ambient occlusion, one reflection and adaptive anti-aliasing.
 
 Everything is a pure function of its arguments, so a scene looks the same wherever it is rendered.
 """
@@ -148,7 +148,7 @@ def _surface(
         gleam = 1.3 * max(0.0, rl) ** 55 * lit
         if material == METAL:
             r, g, b = 0.15 * r, 0.15 * g, 0.15 * b
-        elif material == SHINY:  # under a clear coat: deeper, with a wide gleam, so that even white ones are told from matte
+        elif material == SHINY:  # under a clear coat: deeper, with a wide gleam, so that even white ones differ from matte
             r, g, b = 0.72 * r, 0.72 * g, 0.72 * b
             gleam += 0.5 * max(0.0, rl) ** 12 * lit
         r, g, b = r + gleam, g + gleam, b + gleam
@@ -217,7 +217,7 @@ def _display(value: float) -> float:
 
 @jit
 def _rough(seen: np.ndarray, owner: np.ndarray, j: int, i: int) -> bool:
-    """Whether a pixel differs from a neighbour so much that one ray does not tell its colour."""
+    """Whether a pixel differs from a neighbour so much that one ray is not enough for its colour."""
     size = seen.shape[0]
     for b, a in ((j - 1, i), (j + 1, i), (j, i - 1), (j, i + 1)):
         if 0 <= b < size and 0 <= a < size:

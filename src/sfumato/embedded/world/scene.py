@@ -1,4 +1,4 @@
-"""A scene: what stands where, under which light, seen from where; drawn at random or built by hand."""
+"""Scenes: objects, light and camera, drawn at random or built by hand."""
 
 import math
 from dataclasses import dataclass, replace

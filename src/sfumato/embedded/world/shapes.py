@@ -1,4 +1,4 @@
-"""The kinds of things in the world: their solids, and what colour each part of them has.
+"""Shapes of the objects: their signed distance functions and the colour of each part.
 
 An object is one row of an array: kind, x, y, size, turn, material, red, green, blue. It rests on the ground plane z = 0 and
 is at most `REACH * size` away from the point (x, y, size). Local coordinates are in units of its size; things face -y.

@@ -1,4 +1,4 @@
-"""Which part of the world the shipped model was trained on, and which combinations were kept from it."""
+"""Split of the world: what the shipped model was trained on, and which combinations were held out."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,1 @@
+"""Methods that need no training: they change only the sampling loop."""

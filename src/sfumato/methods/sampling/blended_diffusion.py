@@ -1,12 +1,14 @@
-"""Blended Diffusion (Avrahami, Lischinski, Fried, CVPR 2022, arXiv:2111.14818): an unconditional pixel model, steered by CLIP.
+"""Blended Diffusion (Avrahami, Lischinski, Fried, CVPR 2022, arXiv:2111.14818): an unconditional pixel model, guided by CLIP.
 
-The model knows pictures but no words. At every step, CLIP looks at the predicted clean picture under the mask and says by its
-gradient, taken through the network, where the step's mean should go; then the source is blended in around the mask, noised to
-the level of the step, so that what is drawn fits in (Algorithm 2).
+The model reads no prompt. At every step the gradient of a CLIP loss on the predicted clean picture under the mask, taken through
+the network, shifts the mean of the step; then the source is blended in around the mask, noised to the level of the step, so that
+the edit fits in (Algorithm 2, section 4.2). The chain is DDPM's: posterior mean arXiv:2006.11239, equation 7; learned variance
+arXiv:2102.09672, equation 15 (`noise/chain.py`). Augmentations (section 4.3): `methods/augmentation.py`. Ranking: `ranking.py`.
 
-The paper's baseline, local CLIP-guided diffusion (Algorithm 1, preset "local"), blends nothing: a loss holds the background, the
-mean square and the LPIPS between picture and source outside the mask. Algorithm 2 has no such loss, and the published script has
-it off by default; so it is off here in all presets but "local", and its two weights are options with any of them.
+The paper's baseline, local CLIP-guided diffusion (Algorithm 1, section 4.1, preset "local"), does not blend: a loss keeps the
+background, the mean square and the LPIPS between picture and source outside the mask. Algorithm 2 has no such loss, and the
+published script has it off by default; so it is off here in all presets but "local", and its two weights are options with any of
+them.
 
 Differs from the published code: the mean square is summed over the batch, not averaged, so its weight is that of a batch of one;
 LPIPS sees the source masked too, as in the paper, not whole; DDIM sampling is left out; a mask is cut at half, not above zero.
@@ -25,6 +27,7 @@ from sfumato.denoising.base import Model
 from sfumato.methods import augmentation
 from sfumato.methods.base import EditTask, Guide, MethodOptions, PictureDistance, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.conditioning import no_pair
 from sfumato.noise.chain import Chain
 from sfumato.noise.levels import noised
 from sfumato.noise.stream import NoiseStream
@@ -38,12 +41,12 @@ class Options(MethodOptions):
 
     Args:
         clip_guidance_scale: Weight of CLIP's distance, lambda.
-        clip_augmentations: Views of the picture that CLIP sees, the plain one among them; the paper has 16, the code 8.
+        clip_augmentations: Augmented views of the picture for CLIP, the plain one among them; the paper has 16, the code 8.
         clip_model: The CLIP; by default the embedded one for the embedded model, ViT-B/16 for others.
         range_weight: Weight of what the predicted clean picture is outside [-1, 1].
         background_mse_weight: Weight of the mean square between picture and source outside the mask; the script's is 10000.
         background_lpips_weight: Weight of the LPIPS (VGG) between them; the script's is 1000.
-        blended: Whether the source is blended in; without it the losses alone hold the background.
+        blended: Whether the source is blended in; without it only the losses keep the background.
         outside: What CLIP sees outside the mask; the published script has grey here and black when it ranks.
         background_level: Put the source in at the level reached ("next"), or the one left, one step too noisy ("current").
         share_noise: Whether all predictions get the same background noise.
@@ -94,6 +97,9 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> ChainFrom:
     else:
         first = max((i for i, level in enumerate(chain.levels) if level.ratio <= sampling.start_sigma), default=0)
     return ChainFrom(chain=chain, first=first)
+
+
+condition = no_pair
 
 
 def run(
@@ -153,7 +159,7 @@ def run(
 
 
 def clip_input(picture: Tensor, mask: Tensor, outside: Literal["grey", "black"]) -> Tensor:
-    """What is under the mask, in [0, 1], the rest in one colour.
+    """CLIP's input: the picture under the mask, in [0, 1], the rest in one colour.
 
     Args:
         picture: (B, 3, H, W), about in [-1, 1].
@@ -164,7 +170,7 @@ def clip_input(picture: Tensor, mask: Tensor, outside: Literal["grey", "black"])
 
 
 def clip_distance(seen: Tensor, guide: Guide, augment: Augment, count: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """How far CLIP finds pictures from the prompt: half the squared angle between the two, summed over the batch.
+    """CLIP's distance of pictures and prompt: half the squared angle between their embeddings, summed over the batch.
 
     Summed, not averaged: each prediction's gradient is then its own, whatever the batch.
 
@@ -190,7 +196,7 @@ def out_of_range(clean: Tensor) -> Tensor:
 
 
 def background_loss(picture: Tensor, source: Tensor, mask: Tensor, options: Options, lpips: PictureDistance | None) -> Tensor:
-    """How far pictures are from the source outside the mask, both grey under it: D_bg of section 4.1, summed over the batch.
+    """Distance of pictures and source outside the mask, both grey under it: D_bg of section 4.1, summed over the batch.
 
     Args:
         picture: (B, 3, H, W), about in [-1, 1].

@@ -1,4 +1,4 @@
-"""Blended Latent Diffusion (Avrahami, Fried, Lischinski, SIGGRAPH 2023, arXiv:2206.02779).
+"""Blended Latent Diffusion (Avrahami, Fried, Lischinski, SIGGRAPH 2023, arXiv:2206.02779, section 4.1, Algorithm 1).
 
 A text-to-image latent diffusion model denoises the whole latent image; at every step, what lies outside the mask is replaced by
 the source image, noised to the level of the step. The model thus always sees the true surroundings and continues them.
@@ -7,8 +7,9 @@ Algorithm 1 writes z_bg ~ noise(z_init, t) beside z_fg ~ denoise(z_t, d, t), whi
 before or after the step. The three published scripts answer in two ways, and differ in their start and their end as well;
 `Options` holds these choices, and PRESETS the combinations.
 
-Progressive mask shrinking (section 3.4): `masks/schedules.py`. Background reconstruction (section 3.3): `background/`. Ranking of
-predictions (section 3.5): `ranking.py`.
+Where the rest of the paper is: progressive mask shrinking (section 4.3) in `masks/schedules.py`; background reconstruction
+(section 4.2) in `background/`; prediction ranking in `ranking.py`. The solver's step is DDIM (arXiv:2010.02502, equation 12) or
+another of `noise/solvers.py`; noising is DDPM's q(x_t | x_0) (arXiv:2006.11239, equation 4) in `noise/levels.py`.
 """
 
 from typing import Any, Literal
@@ -20,9 +21,10 @@ from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
 from sfumato.masks.schedules import mask_schedule, shrink_schedule
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch
-from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import CLEAN, Level, noised
-from sfumato.noise.plan import Plan, Step, make_plan
+from sfumato.noise.plan import Plan, Step
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 
@@ -71,7 +73,7 @@ class Options(MethodOptions):
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """The settings that `make_plan` takes as overrides."""
+        """Its scheduler settings."""
         return {key: getattr(self, key) for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one")}
 
 
@@ -139,15 +141,7 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
     Raises:
         OptionError: scheduler-unknown, steps-too-many, option-contradiction.
     """
-    made = make_plan(
-        sampling.scheduler,
-        model.scheduler_config,
-        model.prediction,
-        sampling.steps,
-        sampling.start_fraction,
-        sampling.start_sigma,
-        {**options.schedule, **sampling.settings},
-    )
+    made = plan_steps(model, sampling, options.schedule)
     aligned = options.order == "post" and options.background_level == "next" and options.background_noise == "fixed"
     if made.solver.multistep and not aligned:
         raise OptionError(
@@ -156,6 +150,9 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
             code="option-contradiction",
         )
     return made
+
+
+condition = text_pair
 
 
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
@@ -199,7 +196,7 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
 
 
 class _Background:
-    """The source at any level: what the edited area is surrounded with."""
+    """The noised source z_bg, which surrounds the edited area."""
 
     def __init__(self, source: Tensor, noise: NoiseStream, options: Options) -> None:
         self.noise = noise

@@ -1,12 +1,12 @@
-"""LanPaint (Zheng et al., TMLR 2025, arXiv:2502.03491): before every solver step, let the masked part settle beside the source.
+"""LanPaint (Zheng et al., TMLR 2025, arXiv:2502.03491): Langevin dynamics before every solver step.
 
-Replacement methods show the model the source but never let the filling and the source agree at one noise level. Here, a few steps
-of Langevin dynamics at the level do that: free cells are drawn to the model's estimate of the clean picture, kept cells past the
-source, away from that estimate, so that the model is told twice where it is wrong. Both are kicked by noise, so that the level
-stays. No gradients through the model; any first-order solver, flow matching too.
+Replacement methods show the model the source but never let the masked part and the source agree at one noise level. Here a few
+Langevin steps at that level do: free cells move towards the model's estimate of the clean latents, kept cells past the source,
+away from that estimate (the paper's bidirectional guidance), which corrects the model a second time where it is wrong. Noise is
+added, so that the noise level stays. No gradients through the model; any first-order solver, flow matching too.
 
-Differs from the paper: one estimate serves both pulls (it may take one of lower guidance for the kept cells), and the dynamics
-are overdamped.
+Differs from the paper: one estimate serves free and kept cells (the paper may use one of lower guidance for the kept cells), and
+the dynamics are overdamped. Masks: `masks/`. Background reconstruction: `background/`. Ranking: `ranking.py`.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,10 @@ from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import Level, noised
-from sfumato.noise.plan import Plan, Step, make_plan
+from sfumato.noise.plan import Plan, Step
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 
@@ -31,7 +32,7 @@ class Options(MethodOptions):
 
     Args:
         langevin_steps: Inner iterations before each solver step but the last, N; each is a model call.
-        langevin_strength: Lambda: kept cells are drawn to (1 + lambda) source - lambda estimate.
+        langevin_strength: Lambda: the target of kept cells is (1 + lambda) source - lambda estimate.
         langevin_step_size: Eta: time of an inner iteration, in units of the level's noise variance.
     """
 
@@ -54,21 +55,16 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
     Raises:
         OptionError: scheduler-unknown, steps-too-many, option-contradiction.
     """
-    made = make_plan(
-        sampling.scheduler,
-        model.scheduler_config,
-        model.prediction,
-        sampling.steps,
-        sampling.start_fraction,
-        sampling.start_sigma,
-        {**SCHEDULE, **sampling.settings},
-    )
+    made = plan_steps(model, sampling, SCHEDULE)
     if made.solver.multistep:
         raise OptionError(
             f"LanPaint moves the latents between steps, which {made.solver.name} cannot follow: choose ddim, euler or lcm.",
             code="option-contradiction",
         )
     return made
+
+
+condition = text_pair
 
 
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
@@ -118,7 +114,7 @@ def settle(
     estimate: Callable[[Tensor, Step], Tensor],
     noise: NoiseStream,
 ) -> Tensor:
-    """Langevin dynamics at one level: each cell is drawn to its target, exactly as far as the linear part goes.
+    """Langevin dynamics at one noise level; the linear part of the drift is integrated exactly (Ornstein-Uhlenbeck).
 
     In variance-preserving units u = x / scale, with time in units of the noise variance, du = (a target - u) dt + noise, where
     the target is the estimate on free cells and (1 + lambda) source - lambda estimate on kept ones. The rate of the linear part
@@ -131,7 +127,7 @@ def settle(
         step: Whose level to stay at.
         options: Iterations, strength and step size.
         estimate: Gives the clean latents predicted for latents at the level; one model call.
-        noise: Where the kicks come from.
+        noise: Random noise of the Langevin steps.
 
     Returns:
         (B, C, h, w) latents at `step.before`.

@@ -1,9 +1,10 @@
-"""RePaint (Lugmayr et al., CVPR 2022, arXiv:2201.09865): ancestral sampling that goes back and forth.
+"""RePaint (Lugmayr et al., CVPR 2022, arXiv:2201.09865): resampling of the DDPM chain.
 
-At every step the known region is replaced by the source at the latents' own level, and the model fills in the rest. One pass
-leaves both halves plausible apart but not together, so a stretch of steps is diffused back up and sampled again, several times:
-each time the model sees its own filling and the source in one picture. Algorithm 1, with the known part at the level of the
-latents (the printed line mixes up two levels).
+At every step the known region is replaced by the source at the latents' own level, and the model fills in the rest (equations 8a
+to 8c). One pass leaves both parts plausible but not harmonised, so a stretch of steps is noised again and resampled, several
+times: each time the model sees its own prediction and the source in one picture (section 4.2). Algorithm 1, with the known part
+at the level of the latents (the printed line mixes up two levels). The chain's step down is arXiv:2006.11239, equation 7, and its
+step up equation 2 (`noise/chain.py`).
 
 Works in pixels (unconditional models, as published) and on latents, where the prompt guides it.
 """
@@ -16,13 +17,14 @@ from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.conditioning import text_pair
 from sfumato.noise.chain import Chain
 from sfumato.noise.levels import noised
 from sfumato.noise.stream import NoiseStream
 
 
 class Options(MethodOptions):
-    """How far and how often to go back.
+    """Length and number of the resampling jumps.
 
     Args:
         jump_length: Levels that a jump goes up, j.
@@ -64,12 +66,15 @@ def model_calls(steps: int, jump_length: int, jump_resamples: int) -> int:
 
 
 def plan(model: Traits, sampling: Sampling, options: Options) -> Chain:
-    """The chain that is walked, from its noisiest level: RePaint starts from noise alone.
+    """The respaced chain, from its noisiest level: RePaint starts from pure noise.
 
     Raises:
         OptionError: steps-too-many.
     """
     return Chain(model.scheduler_config, model.prediction, sampling.steps)
+
+
+condition = text_pair
 
 
 def run(model: Model, task: EditTask[Options, Chain], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
@@ -99,7 +104,7 @@ def run(model: Model, task: EditTask[Options, Chain], watch: Watch, noise: Noise
             x = chain.up(x, after, noise)  # x_t ~ N(sqrt(1 - beta) x_{t-1}, beta)
             continue
         if done:
-            x = blend(x, noised(source, chain.levels[t], noise.draw()), mask)  # x = m x_unknown + (1 - m) x_known
+            x = blend(x, noised(source, chain.levels[t], noise.draw()), mask)  # x = m x_unknown + (1 - m) x_known, eq. 8c
         output = model(x, chain.step(t))
         clean = chain.clean(output.prediction, t, x)
         if model.traits.factor == 1:

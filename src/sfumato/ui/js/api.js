@@ -1,4 +1,4 @@
-// Talking to the server. The token, where one is needed, lives as long as this tab.
+// Client of the HTTP API. The token, where one is needed, is kept for this tab only.
 
 import {$} from "./dom.js";
 

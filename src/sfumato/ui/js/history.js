@@ -1,4 +1,4 @@
-// What was made in this browser: the server keeps the results, this keeps the source and mask that go with them.
+// History of this browser: the server keeps the results, this keeps the source and mask that belong to them.
 
 import * as api from "./api.js";
 import {$, make, toast} from "./dom.js";

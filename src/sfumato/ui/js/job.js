@@ -1,4 +1,4 @@
-// One edit on its way: sent, followed, shown while it grows, cancelled.
+// A running edit: sent, followed, shown as it progresses, cancelled.
 
 import * as api from "./api.js";
 import {$, say} from "./dom.js";

@@ -1,4 +1,4 @@
-// The page put together.
+// Entry point of the page: connects its modules.
 
 import * as api from "./api.js";
 import {Controls} from "./controls.js";

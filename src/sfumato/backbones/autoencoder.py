@@ -1,60 +1,39 @@
-"""The half that all latent models share: an autoencoder and the scale of its code."""
+"""The autoencoder of latent models, and the scale of its code."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditioning, Conditions, Output, Traits
 from sfumato.backbones.finite import check_decoded, check_latents, is_finite
-from sfumato.backbones.prediction import PREDICTIONS, check_prediction
 from sfumato.errors import Unsupported
-from sfumato.masks.window import CONTEXT
-from sfumato.noise.levels import Prediction
-from sfumato.text.limits import TextReader
 
 
-class LatentModel(ABC):
-    """A model of the latents of an autoencoder. See `Backbone` for the interface; subclasses add the denoiser and the text.
+class LatentAutoencoder:
+    """An autoencoder of diffusers'. See `Autoencoder` for the interface.
 
     Latent Diffusion (Rombach et al., CVPR 2022, section 3.1): `z = (code - shift_factor) * scaling_factor`, with the code the
     mean of the autoencoder's posterior. Where its configuration has `latents_mean` and `latents_std`, per channel:
     `z = (code - latents_mean) * scaling_factor / latents_std`.
 
-    The modules are put into evaluation mode, frozen and laid out channels-last, in place. One thing is copied: an autoencoder
-    whose configuration says that it overflows in float16 (SDXL's `force_upcast`), or that does, runs as a float32 copy.
+    The module is put into evaluation mode, frozen and laid out channels-last, in place. One that says that it overflows in
+    float16 (SDXL's `force_upcast`), or that does, runs as a float32 copy.
 
     Args:
+        vae: With diffusers' `encode` and `decode`.
         name: What the user calls the model.
-        family: See `Backbone`.
-        vae: Autoencoder with diffusers' `encode` and `decode`.
-        scheduler_config: Of the checkpoint, in diffusers' keys.
-        device: Where the networks run.
-        dtype: Number format of the denoiser.
+        device: Where it runs.
 
     Raises:
-        Unsupported: For an unknown prediction type, or statistics of the latents that are no such.
+        Unsupported: For statistics of the latents that are no such.
     """
 
-    context = CONTEXT
-
-    guidance_embedding = False
-    stacks_branches = True
-    keeps_norm = False
-    resolution: int
-
-    def __init__(
-        self, *, name: str, family: str, vae: Any, scheduler_config: dict[str, Any], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, vae: Any, *, name: str, device: torch.device) -> None:
         overflows = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-        self.name, self.family, self.device, self.dtype = name, family, device, dtype
         self.vae = freeze(copy.deepcopy(vae).float() if overflows else vae)
-        self.scheduler_config = dict(scheduler_config)
-        said = scheduler_config.get("prediction_type") or "epsilon"
-        self.prediction_type = Prediction(check_prediction(said, f"The scheduler of '{name}'", (*PREDICTIONS, "flow")))
+        self.name, self.device = name, device
         self.notes: list[str] = []
         self.latent_channels = int(getattr(vae.config, "latent_channels", None) or vae.config.z_dim)
         halvings = getattr(vae.config, "temperal_downsample", None) or vae.config.block_out_channels[1:]
@@ -63,7 +42,7 @@ class LatentModel(ABC):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """See `Backbone.encode`. The latents are float32, on the model's device.
+        """See `Autoencoder.encode`. The latents are float32, on the model's device.
 
         Args:
             pixels: (B, 3, H, W) in [-1, 1], sides divisible by `factor`.
@@ -85,7 +64,7 @@ class LatentModel(ABC):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """See `Backbone.decode`.
+        """See `Autoencoder.decode`.
 
         Raises:
             BackboneError: numerics, for latents or pictures that are not.
@@ -114,7 +93,7 @@ class LatentModel(ABC):
         return result
 
     def unscale(self, latents: Tensor) -> Tensor:
-        """See `Backbone.unscale`. The code has the autoencoder's device and dtype; the arithmetic keeps that of `latents`."""
+        """See `Autoencoder.unscale`. The code has the autoencoder's device and dtype; the arithmetic keeps that of `latents`."""
         return (latents / _like(self._scale, latents) + _like(self._shift, latents)).to(self.device, self.vae.dtype)
 
     def _scaled(self, code: Tensor) -> Tensor:
@@ -126,48 +105,6 @@ class LatentModel(ABC):
 
     def _from_vae(self, pixels: Tensor) -> Tensor:
         return pixels
-
-    @property
-    def traits(self) -> Traits:
-        """What kind of model it is."""
-        return Traits(
-            name=self.name,
-            family=self.family,
-            prediction=self.prediction_type,
-            scheduler_config=self.scheduler_config,
-            latent_channels=self.latent_channels,
-            factor=self.factor,
-            resolution=self.resolution,
-            context=self.context,
-            stacks_branches=self.stacks_branches,
-            keeps_norm=self.keeps_norm,
-            device=self.device,
-            dtype=self.dtype,
-        )
-
-    @abstractmethod
-    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
-        """See `Denoiser`."""
-
-    @abstractmethod
-    def encode_prompt(self, prompt: str, negative_prompt: str, size: tuple[int, int]) -> Conditioning:
-        """See `Backbone.encode_prompt`."""
-
-    def text_readers(self) -> list[TextReader]:
-        """See `Backbone.text_readers`."""
-        return []
-
-    def schedule(self, cells: tuple[int, int], steps: int) -> dict[str, Any]:
-        """See `Backbone.schedule`."""
-        return {}
-
-    def unknown_words(self, prompt: str) -> list[str]:
-        """None: the text encoders of these models split any word into pieces that they know."""
-        return []
-
-    def known_words(self) -> list[str]:
-        """None in particular, for the same reason."""
-        return []
 
 
 def _like(value: float | Tensor, like: Tensor) -> float | Tensor:

@@ -1,0 +1,79 @@
+"""How the UNets of latent models are called."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.backbones.autoencoder import LatentAutoencoder, freeze
+from sfumato.backbones.base import Conditions, Extra, Output, Traits, expand
+from sfumato.backbones.checkpoints import check_layout
+from sfumato.backbones.families import family as family_card
+from sfumato.backbones.prediction import read_prediction
+from sfumato.masks.window import CONTEXT
+
+
+def unet_traits(
+    unet: Any,
+    autoencoder: LatentAutoencoder,
+    *,
+    name: str,
+    family: str,
+    scheduler_config: Mapping[str, Any],
+    context: float = CONTEXT,
+) -> Traits:
+    """The traits of a UNet2DConditionModel on the latents of an autoencoder.
+
+    Raises:
+        Unsupported: If the UNet reads more than latents, as that of an inpainting checkpoint, or for an unknown prediction type.
+    """
+    channels = int(unet.config.in_channels)
+    layout = check_layout(channels, autoencoder.latent_channels, name)
+    side = unet.config.sample_size
+    return Traits(
+        name=name,
+        family=family,
+        capabilities=family_card(family).capabilities,
+        prediction=read_prediction(scheduler_config, name),
+        scheduler_config=scheduler_config,
+        layout=layout,
+        extras=frozenset({Extra.TIME_IDS} if unet.config.addition_embed_type == "text_time" else ()),
+        latent_channels=autoencoder.latent_channels,
+        factor=autoencoder.factor,
+        resolution=autoencoder.factor * (side if isinstance(side, int) else min(side)),
+        context=context,
+        device=autoencoder.device,
+        dtype=unet.dtype,
+    )
+
+
+class UNet:
+    """A UNet that denoises latents; see `Denoiser` for the interface.
+
+    Args:
+        unet: UNet2DConditionModel. It is put into evaluation mode, frozen and laid out channels-last, in place.
+        traits: See `unet_traits`.
+    """
+
+    def __init__(self, unet: Any, traits: Traits) -> None:
+        self.unet, self.traits = freeze(unet), traits
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        """See `Denoiser`."""
+        given = expand(given, len(x))
+        assert given.text is not None
+        x = x.to(self.traits.device, self.traits.dtype)
+        if given.channels is not None:
+            x = torch.cat([x, given.channels.to(x)], dim=1)
+        added = {name.value: tensor for name, tensor in given.extras.items()}
+        if given.text.pooled is not None:
+            added["text_embeds"] = given.text.pooled
+        prediction = self.unet(
+            x.contiguous(memory_format=torch.channels_last),
+            torch.tensor(timestep, dtype=torch.float32, device=self.traits.device),
+            encoder_hidden_states=given.text.states,
+            added_cond_kwargs=added or None,
+        ).sample
+        return Output(prediction.float())
