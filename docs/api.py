@@ -44,7 +44,13 @@ def page(schema: dict[str, Any]) -> str:
                     lines += _operation(method, path, operation)
     lines.append("## Objects\n")
     for name, model in sorted(schema["components"]["schemas"].items()):
-        lines += [f"### {name}\n", model.get("description", "").replace("\n", " ") + "\n", *_fields(model), ""]
+        lines += [
+            f"### {name}\n",
+            model.get("description", "").replace("\n", " ") + "\n",
+            *_fields(model),
+            *_alternatives(model),
+            "",
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -76,12 +82,19 @@ def _fields(model: dict[str, Any]) -> Iterator[str]:
         yield f"| `{name}` | {_kind(field)} | {default} | {field.get('description', '')} |".replace("  ", " ")
 
 
+def _alternatives(model: dict[str, Any]) -> Iterator[str]:
+    if "oneOf" in model:
+        yield f"\nWith these stand the options of its method: {', '.join(_kind(one) for one in model['oneOf'])}."
+
+
 def _kind(field: dict[str, Any]) -> str:
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
     if "anyOf" in field:
         return " or ".join(_kind(one) for one in field["anyOf"])
+    if "const" in field:
+        return f"`{field['const']}`"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field.get("type") == "array":

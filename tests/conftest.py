@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfumato.methods import registry
+from sfumato.methods.base import MethodCard, Preset, option
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,3 +39,20 @@ def mask_file(tmp_path: Path) -> Path:
     path = tmp_path / "mask.png"
     Image.fromarray(mask).save(path)
     return path
+
+
+@pytest.fixture
+def warmed(monkeypatch: pytest.MonkeyPatch) -> MethodCard:
+    """LanPaint's card while its file declares one option more."""
+    card = registry.get("lanpaint")
+    method = card.load()
+
+    class Options(method.Options):  # type: ignore[name-defined,misc]
+        langevin_warmth: int = option(3, "How warm it gets.", ge=1, le=9)
+        langevin_secret: str | None = option(None, "A file of this machine.", local=True)
+        langevin_switch: bool = option(False, "Whether.")
+        langevin_hidden: int = 3
+
+    monkeypatch.setattr(method, "Options", Options)
+    monkeypatch.setattr(method, "PRESETS", {"default": Preset(options=Options())})
+    return card

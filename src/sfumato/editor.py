@@ -11,8 +11,8 @@ from PIL import Image
 from sfumato.accel.base import Accelerator
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
-from sfumato.backbones.choice import Choice, Held
 from sfumato.background.registry import usual_times
+from sfumato.editing.choice import Choice, Held
 from sfumato.editing.facts import facts, text_notes
 from sfumato.editing.finishing import Predictions, animation, restore_all
 from sfumato.editing.prepared import Clock, Prepared, PreparedWindow, Sample, as_run

@@ -1,25 +1,32 @@
 """The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
 
+import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from PIL import Image
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     SkipValidation,
     ValidationError,
     WithJsonSchema,
     field_validator,
+    model_serializer,
+    model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sfumato.errors import OptionError
+from sfumato.methods import registry
 
 
 def _name_image(value: "Path | Image.Image") -> str:
@@ -29,7 +36,24 @@ def _name_image(value: "Path | Image.Image") -> str:
 ImageSource = Annotated[
     Path | Image.Image, PlainSerializer(_name_image, return_type=str), WithJsonSchema({"type": "string", "format": "path"})
 ]
-Box = tuple[int, int, int, int]
+
+_BETWEEN = re.compile("[,xX*\u00d7]")  # whole numbers, as people and programs write a size or a place
+
+
+def _numbers(value: Any) -> Any:
+    """A text of whole numbers as their list; all else is left to pydantic."""
+    parts = _BETWEEN.split(value.strip("[]() ")) if isinstance(value, str) else []
+    return parts if len(parts) > 1 and all(part.strip().lstrip("-").isdigit() for part in parts) else value
+
+
+_Text = Annotated[str, Field(pattern=r"^[\s\d,xX*\u00d7()\[\]-]+$")]
+Box = Annotated[
+    tuple[int, int, int, int],
+    BeforeValidator(_numbers, json_schema_input_type=tuple[int, int, int, int] | _Text),
+]
+"""x, y, width and height; also read from text, as "40,60,120,120"."""
+Size = Annotated[tuple[int, int], BeforeValidator(_numbers, json_schema_input_type=tuple[int, int] | _Text)]
+"""Width and height; also read from text, as "512x512"."""
 
 RANDOM_SEED = -1
 SEEDS_DRAWN = 2**32
@@ -44,7 +68,61 @@ Seed = Annotated[int, AfterValidator(_drawn)]
 """A seed; -1 becomes a random one where it is read, so that every request that is stored or answered holds a seed to repeat."""
 
 
-class EditRequest(BaseModel):
+class WithOptions(BaseModel):
+    """Fields that methods share, and `options`: the chosen method's own.
+
+    Outside there is one level of names: a method's own options are given, and written, beside the fields. They are checked as the
+    method's file declares them where the method is named here, or else when it is known.
+    """
+
+    remote: ClassVar[bool] = False  # whether it came over HTTP, where no option may name files of this machine
+
+    options: SkipJsonSchema[dict[str, Any]] = Field(
+        default_factory=dict, description="The chosen method's own options, as far as they are not left open."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, given: Any) -> Any:
+        """Move the methods' own options into `options`. Only where some are given are the methods loaded."""
+        if not isinstance(given, Mapping) or given.keys() <= cls.model_fields.keys() - {"options"}:
+            return given
+        inner = given.get("options", {})
+        if not isinstance(inner, Mapping):
+            return given
+        fields = {name: value for name, value in given.items() if name != "options"}
+        if twice := sorted(inner.keys() & {*fields, "options"}):
+            repeated = PydanticCustomError("option_repeated", "it is given twice, beside options and in them")
+            line = InitErrorDetails(type=repeated, loc=(twice[0],), input=inner[twice[0]])
+            raise ValidationError.from_exception_data(cls.__name__, [line])
+        fields |= inner
+        own = {name: fields.pop(name) for name in registry.option_names(remote=cls.remote) if name in fields}
+        own = {name: value for name, value in own.items() if value is not None}
+        card = next((card for card in registry.CARDS if card.name == fields.get("method")), None)
+        if card is not None:  # another method's options stay as they are: they are refused when the edit is made
+            model = card.load().Options.given()
+            checked = model.model_validate({name: own[name] for name in model.model_fields if name in own})
+            own |= checked.model_dump(exclude_unset=True)
+        return {**fields, "options": own} if own else fields
+
+    @model_serializer(mode="wrap")
+    def _flatten(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        own = fields.pop("options", {})
+        return fields | own
+
+    @classmethod
+    def shared_fields(cls) -> tuple[str, ...]:
+        """Names of the fields, without `options`."""
+        return tuple(name for name in cls.model_fields if name != "options")
+
+    @classmethod
+    def known(cls) -> tuple[str, ...]:
+        """All names that may be given. Loads the methods."""
+        return (*cls.shared_fields(), *registry.option_names(remote=cls.remote))
+
+
+class EditRequest(WithOptions):
     """An edit: what is to change, where, and how. Unknown fields are refused.
 
     A field that is None means "the best value for this model and method"; `EditResult.request` holds what was used.
@@ -112,31 +190,13 @@ class EditRequest(BaseModel):
         "auto", description="Part of the image that the model sees: auto (mask with context; far islands apart), whole, x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
-    jump_length: int | None = Field(None, ge=1, le=1000, description="RePaint: levels that a jump back goes up.")
-    jump_resamples: int | None = Field(None, ge=1, le=100, description="RePaint: times each stretch is sampled; 1 is no jump.")
-    langevin_steps: int | None = Field(None, ge=0, le=100, description="LanPaint: inner iterations, a model call each, per step.")
-    langevin_strength: float | None = Field(None, ge=0, le=100, description="LanPaint: how strongly the source draws (lambda).")
-    langevin_step_size: float | None = Field(None, gt=0, le=1, description="LanPaint: size of an inner iteration (eta).")
-    clip_model: str | None = Field(
-        None, description="Blended Diffusion: CLIP that guides: embedded, folder, cached id, or open_clip:ARCHITECTURE/TAG."
-    )
-    clip_guidance_scale: float | None = Field(None, ge=0, description="Blended Diffusion: weight of CLIP's guidance.")
-    clip_augmentations: int | None = Field(
-        None, ge=1, le=64, description="Blended Diffusion: views of the picture that CLIP sees, the plain one among them."
-    )
-    background_mse_weight: float | None = Field(
-        None, ge=0, description="Blended Diffusion: weight of the mean square between picture and source outside the mask."
-    )
-    background_lpips_weight: float | None = Field(
-        None, ge=0, description="Blended Diffusion: weight of the LPIPS between them; needs the package lpips."
-    )
     background: Literal["paste", "poisson", "latents", "decoder", "decoder-solve"] | None = Field(
         None, description="How what surrounds the mask is restored after decoding."
     )
     keep_unmasked: bool = Field(True, description="Put the user's own pixels back outside the mask.")
     rank: Literal["both", "region", "whole", "none"] = Field("both", description="How predictions are ordered.")
     strip: bool = Field(False, description="Leave the image's EXIF (camera, place), XMP, resolution and text out of the results.")
-    size: tuple[int, int] | None = Field(
+    size: Size | None = Field(
         None,
         description="Output width and height; the image's own by default. Another aspect ratio is fitted inside.",
     )
@@ -161,12 +221,17 @@ def make_request(fields: dict[str, Any]) -> EditRequest:
     try:
         return EditRequest(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1])
-        if first["type"] == "extra_forbidden":
-            message = f"Unknown option {name!r}; the options are: {', '.join(EditRequest.model_fields)}."
-            raise OptionError(message, code="option-unknown") from None
-        raise OptionError(f"{name}={first['input']!r} is not possible: {first['msg']}.") from None
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError) -> OptionError:
+    """One sentence about the first field or option that is wrong."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        message = f"Unknown option {name!r}; the options are: {', '.join(EditRequest.known())}."
+        return OptionError(message, code="option-unknown")
+    return OptionError(f"{name}={first['input']!r} is not possible: {first['msg']}.")
 
 
 class EditResult(BaseModel):

@@ -14,7 +14,9 @@ from PIL import Image
 from sfumato.editing.preparing import read_pictures
 from sfumato.pictures.reading import read_metadata
 from sfumato.pictures.writing import METADATA_KEY
-from sfumato.server.openai_request import RECONSTRUCTIONS, understand
+from sfumato.request import EditRequest
+from sfumato.server.openai_request import RECONSTRUCTIONS, OpenAIEdit, understand
+from sfumato.server.submission import JobOptions
 from sfumato.server.uploads import Form
 from sfumato.server.worker import editor_maker
 from tests.server import pictures
@@ -152,7 +154,7 @@ def test_markup_is_mask_and_scribble(strict: openai.OpenAI) -> None:
 
 def test_markup_is_where_the_edit_starts_from(data: Path) -> None:
     layer = pictures.drawing()
-    form = Form(fields={"prompt": "x"}, files={"image": [pictures.PICTURE], "markup": [pictures.encoded(layer)]}, is_text=True)
+    form = Form(fields={"prompt": "x"}, files={"image": [pictures.PICTURE], "markup": [pictures.encoded(layer)]})
     request = understand(form, settings_for(data)).submission.request()
     picture, change, painted = read_pictures(request)
     alpha = np.asarray(layer)[..., 3]
@@ -160,6 +162,25 @@ def test_markup_is_where_the_edit_starts_from(data: Path) -> None:
     assert (painted[alpha == 255] == (30, 60, 220)).all()
     assert np.abs(painted[alpha == 1] - picture.rgb[alpha == 1].astype(int)).max() <= 1, "by as much as it covers"
     assert np.array_equal(painted[alpha == 0], picture.rgb[alpha == 0])
+
+
+def test_options_are_checked_once_at_the_edge_and_once_as_a_request(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+
+    for model in (OpenAIEdit, JobOptions, EditRequest):
+
+        def validate(fields: Any, *, of: Any = model, original: Any = model.model_validate) -> Any:
+            checked.append(of.__name__)
+            return original(fields)
+
+        monkeypatch.setattr(model, "model_validate", validate)
+    fields = {"prompt": "x", "method": "lanpaint", "langevin_steps": "7", "size": "96x64", "window": "0,0,48,32"}
+    form = Form(fields=fields, files={"image": [pictures.PICTURE], "mask": [pictures.MASK]})
+    sent = understand(form, settings_for(data)).submission
+    assert sent.request().image is not sent.request().image  # opened anew, so that none stays decoded
+    request = sent.request()
+    assert checked == ["OpenAIEdit", "EditRequest"]
+    assert (request.options, request.size, request.window) == ({"langevin_steps": 7}, (96, 64), (0, 0, 48, 32))
 
 
 def test_markup_of_a_picture_that_is_stored_turned(strict: openai.OpenAI) -> None:

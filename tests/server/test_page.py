@@ -289,3 +289,5 @@ def test_reference(server: str, open_page: Any) -> None:
     page.goto(server + "/docs")
     page.click("summary:has-text('/v1/images/edits')")
     assert page.is_visible("text=What should appear where the mask is transparent.")
+    own = page.locator("details[open] p:has-text('Options of LanPaint alone.') + table")
+    assert "langevin_steps" in own.inner_text()

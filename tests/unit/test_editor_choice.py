@@ -10,7 +10,7 @@ from PIL import Image
 
 from sfumato import Editor, EditRequest
 from sfumato.backbones import loading
-from sfumato.backbones.choice import Choice
+from sfumato.editing.choice import Choice
 from sfumato.errors import OptionError, Unsupported
 from tests import tiny_models
 

@@ -80,7 +80,7 @@ def test_other_methods_keep_the_same_promises(
         assert np.array_equal(pixels(image)[~mask], source[~mask])
         assert np.abs(pixels(image)[mask] - source[mask]).mean() > 3
     assert counter.calls == calls
-    assert {name: getattr(result.request, name) for name in options} == options
+    assert {name: result.request.model_dump()[name] for name in options} == options
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,18 @@ def test_an_option_that_the_method_does_not_have_is_refused_by_name(
     assert raised.value.code == "option-unsupported"
 
 
+def test_an_editor_s_own_method_checks_its_options(folder: Path, request_fields: dict[str, Any]) -> None:
+    """The request does not say which method it is for, so that it could not check them."""
+    editor = Editor(str(folder), "repaint", dtype="float32")
+    with pytest.raises(OptionError, match="jump_length=0 is not possible"):
+        editor.edit(**request_fields, jump_length=0)
+    assert editor.edit(**{**request_fields, "n": 1, "steps": 2}, jump_length="1").request.options["jump_length"] == 1
+
+
 def test_what_a_method_does_not_have_stays_open_in_the_record(editor: Editor, request_fields: dict[str, Any]) -> None:
     request = editor.edit(**{**request_fields, "n": 1, "steps": 2}, method="repaint").request
-    assert (request.jump_length, request.jump_resamples) == (5, 3)
-    assert request.scheduler is request.start_fraction is request.fill is request.clip_model is None
+    assert request.options == {"jump_length": 5, "jump_resamples": 3}
+    assert request.scheduler is request.start_fraction is request.fill is None
 
 
 def test_a_pixel_method_on_a_latent_model_names_what_both_can(editor: Editor, request_fields: dict[str, Any]) -> None:
@@ -116,7 +124,8 @@ def test_a_pixel_method_on_a_latent_model_names_what_both_can(editor: Editor, re
 
 def test_every_card_names_fields_of_the_request() -> None:
     for card in registry.CARDS:
-        assert set(registry.fields_of(card)) <= set(EditRequest.model_fields)
+        assert set(card.uses) <= set(EditRequest.shared_fields())
+        assert not set(card.load().Options.exposed()) & set(EditRequest.model_fields)
         assert len(set(registry.fields_of(card))) == len(registry.fields_of(card))
 
 

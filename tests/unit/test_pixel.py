@@ -229,5 +229,5 @@ def test_the_embedded_pixel_model_has_its_own_guidance(family: str, fields: dict
     backbone: Any = SimpleNamespace(traits=known, text_encoder=None)
     request = EditRequest(image="photo.png", prompt="a red ball", method="blended-diffusion", **fields)
     resolved = resolve(request, backbone, registry.get("blended-diffusion"))
-    assert resolved.request.clip_augmentations == resolved.options.clip_augmentations == views
+    assert resolved.request.options["clip_augmentations"] == resolved.options.clip_augmentations == views
     assert resolved.options.outside == outside

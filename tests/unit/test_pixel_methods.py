@@ -48,7 +48,7 @@ def test_edits_from_a_folder_guided_by_the_embedded_clip(editor: Editor, picture
     assert not change[~inside].any()
     assert change[inside].mean() > 3
     assert np.any(np.asarray(result.images[0]) != np.asarray(other.images[0]))
-    assert (result.request.clip_guidance_scale, result.request.clip_augmentations) == (1000.0, 8)
+    assert [result.request.options[name] for name in ("clip_guidance_scale", "clip_augmentations")] == [1000.0, 8]
     assert result.request.scheduler is None
 
     with pytest.raises(BackboneError, match="sfumato models pull openai/clip-vit-base-patch16") as missing:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 from sfumato.errors import OptionError
 from sfumato.methods import registry
@@ -66,7 +66,7 @@ def parse(text: str, model: str, method: str, fields: dict[str, Any] | None = No
             chosen[key] = value
     registry.get(method)
     called = name if name and name not in known_methods else text.strip()
-    return Variant(name=called, label=label, model=model, method=method, fields=_checked(chosen, text))
+    return Variant(name=called, label=label, model=model, method=method, fields=_checked(chosen, method, text))
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -90,21 +90,21 @@ def _pairs(options: str, text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _checked(fields: dict[str, Any], text: str) -> dict[str, Any]:
+def _checked(fields: dict[str, Any], method: str, text: str) -> dict[str, Any]:
     """The fields as the request reads them."""
     for key in fields:
         if key in GIVEN:
             raise OptionError(f"{text!r} cannot set {key}: each example brings its own.", code="variant-invalid")
     read = {key: _items(key, value) for key, value in fields.items()}
-    request = make_request({"image": Path("example"), "prompt": "example", **read})
-    return {key: getattr(request, key) for key in read}
+    request = make_request({"image": Path("example"), "prompt": "example", "method": method, **read}).model_dump()
+    return {key: request[key] for key in read}
 
 
 def _items(key: str, value: Any) -> Any:
-    """`a,b` as a list for fields that hold several values."""
-    annotation = EditRequest.model_fields[key].annotation if key in EditRequest.model_fields else None
-    several = any(get_origin(kind) is tuple for kind in (annotation, *get_args(annotation)))
-    return value.split(",") if several and isinstance(value, str) and ("," in value or key in ("lora", "embedding")) else value
+    """`a,b` as a list for fields that hold any number of values."""
+    field = EditRequest.model_fields.get(key)
+    several = field is not None and get_origin(field.annotation) is tuple
+    return value.split(",") if several and isinstance(value, str) else value
 
 
 def check_distinct(variants: list[Variant]) -> None:

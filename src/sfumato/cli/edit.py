@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from sfumato.cli.capacity import Canvas, check_format, check_mask_file
 from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
 from sfumato.cli.grid import tile, tile_size
-from sfumato.cli.options import build_request, request_parameters
+from sfumato.cli.options import Grouped, build_request, method_named, own_parameters, request_parameters
 from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_best, write_results
 from sfumato.cli.staging import check_space, staged
 from sfumato.cli.standard_input import PICTURES, piped
 from sfumato.errors import OptionError
+from sfumato.methods import registry
 from sfumato.pictures.reading import MAX_PIXELS, restore, write
 from sfumato.pictures.writing import SUFFIXES, Format
 from sfumato.request import EditRequest, EditResult
@@ -175,16 +177,35 @@ def _estimated_bytes(n: int, canvas: Canvas) -> int:
     return n * width * height * COMPRESSED_BYTES_PER_PIXEL
 
 
-def command(summary: str) -> Any:
-    """The command `edit`, with one option per field of `EditRequest` besides its own."""
+def command(summary: str, arguments: Sequence[str] = ()) -> Any:
+    """The command `edit`, with one option per field of `EditRequest` besides its own.
+
+    The methods' own options are made, which takes as long as loading torch, only if there is a flag that is no other's, or if the
+    help of a method is asked for.
+
+    Args:
+        summary: First line of the help.
+        arguments: What it is called with.
+    """
+    card = method_named(arguments) if "--help" in arguments else None
+    made = _made(summary, request_parameters(card))
+    known = {"--help", "--", *(flag for parameter in made.params for flag in (*parameter.opts, *parameter.secondary_opts))}
+    if any(word.startswith("--") and word.partition("=")[0] not in known for word in arguments):
+        return _made(summary, [*request_parameters(card), *own_parameters(registry.CARDS, card)])
+    return made if card is None else _made(summary, [*request_parameters(card), *own_parameters([card], card)])
+
+
+def _made(summary: str, parameters: list[inspect.Parameter]) -> Any:
     own = [given for given in inspect.signature(edit).parameters.values() if given.kind is inspect.Parameter.KEYWORD_ONLY]
 
     def callback(**options: Any) -> None:
         edit(**options)
 
-    vars(callback)["__signature__"] = inspect.Signature([*request_parameters(), *own])
+    vars(callback)["__signature__"] = inspect.Signature([*parameters, *own])
     application = typer.Typer(add_completion=False, rich_markup_mode=None)
-    application.command("edit", help=summary)(callback)
+    names = ", ".join(card.name for card in registry.CARDS)
+    epilog = f"Methods have options of their own: sfumato edit --method NAME --help, where NAME is one of {names}."
+    application.command("edit", cls=Grouped, help=summary, epilog=epilog)(callback)
     return typer.main.get_command(application)
 
 

@@ -10,7 +10,7 @@ import typer
 def show_methods(as_json: bool) -> None:
     """Print the registry's cards."""
     from sfumato.backbones.families import able
-    from sfumato.methods.registry import CARDS, fields_of
+    from sfumato.methods.registry import CARDS, fields_of, options_schema
 
     rows = [
         {
@@ -18,6 +18,7 @@ def show_methods(as_json: bool) -> None:
             "needs": able(card.needs),
             "options": list(fields_of(card)),
             "presets": list(card.load().PRESETS),
+            **({"own_options": options_schema(card)} if as_json else {}),
         }
         for card in CARDS
     ]

@@ -15,13 +15,13 @@ from sfumato.cli.models import models
 
 
 class Commands(TyperGroup):
-    """Command group that builds the options of `edit` only when it is called, because the request needs pydantic."""
+    """Command group that builds the options of `edit` only when it is called, from the request and the methods."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[:1] == ["edit"]:
             from sfumato.cli.edit import command
 
-            self.add_command(command(self.commands["edit"].help or ""), "edit")
+            self.add_command(command(self.commands["edit"].help or "", args[1:]), "edit")
         return super().resolve_command(ctx, args)
 
 

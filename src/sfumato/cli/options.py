@@ -1,7 +1,8 @@
-"""The options of `sfumato edit`, made from the fields of `EditRequest`: a new field is a new option."""
+"""The options of `sfumato edit`, made from the fields of `EditRequest` and the methods' own: one more there is one more here."""
 
 import inspect
 import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -10,8 +11,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from typer.core import TyperCommand
 
 from sfumato.errors import OptionError
+from sfumato.methods import registry
+from sfumato.methods.base import MethodCard
 from sfumato.request import EditRequest
 
 ARGUMENTS = ("image", "prompt")
@@ -32,12 +36,41 @@ def flag_of(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def request_parameters() -> list[inspect.Parameter]:
+def method_named(arguments: Sequence[str]) -> MethodCard | None:
+    """The method that a command line names, if it is a known one."""
+    named = None
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag == flag_of("method"):
+            named = value if equals else following
+    return next((card for card in registry.CARDS if card.name == named), None)
+
+
+def request_parameters(shown: MethodCard | None) -> list[inspect.Parameter]:
     """One keyword parameter per field of `EditRequest`, annotated for typer.
 
     Values stay strings here: `build_request` lets pydantic read and check them, so the rules are written once.
+
+    Args:
+        shown: The method whose help is asked for: what it does not use is hidden.
     """
-    return [_parameter(name, field) for name, field in EditRequest.model_fields.items()]
+    unused = set() if shown is None else registry.method_fields() - set(shown.uses)
+    fields = {name: EditRequest.model_fields[name] for name in EditRequest.shared_fields()}
+    return [_parameter(name, field, field.default, hidden=name in unused) for name, field in fields.items()]
+
+
+def own_parameters(cards: Iterable[MethodCard], shown: MethodCard | None) -> list[inspect.Parameter]:
+    """The same for the methods' own options, which stay open if they are not given. Loads the methods.
+
+    Args:
+        cards: The methods.
+        shown: The one whose options help shows, under its name.
+    """
+    made: dict[str, inspect.Parameter] = {}
+    for card in sorted(cards, key=lambda card: card is not shown):  # of two with one name, help has the shown method's
+        for name, field in card.load().Options.exposed().items():
+            made.setdefault(name, _parameter(name, field, None, hidden=card is not shown, panel=card.title))
+    return list(made.values())
 
 
 def build_request(options: dict[str, Any]) -> EditRequest:
@@ -53,20 +86,36 @@ def build_request(options: dict[str, Any]) -> EditRequest:
         raise OptionError(_sentence(error, options)) from None
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    annotation: Any = str if name in ARGUMENTS else str | None
-    default: Any = inspect.Parameter.empty if name in ARGUMENTS else None
+class Grouped(TyperCommand):
+    """A command whose help has a method's own options under its name."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and shared options, then each method's."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                shared = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or shared, []).append(record)
+        for title in sorted(sections, key=lambda title: title not in ("Arguments", "Options")):
+            with formatter.section(title):
+                formatter.write_dl(sections[title])
+
+
+def _parameter(name: str, field: FieldInfo, default: Any, *, hidden: bool, panel: str | None = None) -> inspect.Parameter:
+    about: dict[str, Any] = {"help": field.description, "hidden": hidden, "rich_help_panel": panel}
+    annotation: Any = str | None
     if name in ARGUMENTS:
+        annotation, default = str, inspect.Parameter.empty
         info: Any = typer.Argument(help=field.description, metavar=name.upper())
-    elif field.annotation is bool:
-        annotation, default = bool, field.default
-        info = typer.Option(f"{flag_of(name)}/--no-{name.replace('_', '-')}", help=field.description)
+    elif _alternatives(field.annotation) == [bool]:
+        annotation = bool if default is not None else bool | None
+        info = typer.Option(f"{flag_of(name)}/--no-{name.replace('_', '-')}", **about)
     else:
         if get_origin(field.annotation) is tuple and Ellipsis in get_args(field.annotation):
             annotation = list[str] | None
         flags = (flag_of(name), _SHORT[name]) if name in _SHORT else (flag_of(name),)
-        default = None if field.default in (None, ()) else str(field.default)
-        info = typer.Option(*flags, help=field.description, metavar=_metavar(name, field.annotation))
+        default = None if default in (None, ()) else str(default)
+        info = typer.Option(*flags, metavar=_metavar(name, field.annotation), **about)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info])
 
 
@@ -89,13 +138,11 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _read(name: str, value: Any) -> Any:
-    """Split `x,y,w,h` and `WxH`, and take words as UTF-8 whatever the locale; everything else is left to pydantic."""
+    """Take words as UTF-8 whatever the locale; everything else is left to pydantic."""
     if name in WORDS:
         with suppress(UnicodeError):
             return os.fsencode(value).decode("utf-8")
-    if name in ("box", "window") and "," in value:
-        return value.split(",")
-    return value.lower().split("x") if name == "size" else value
+    return value
 
 
 def _sentence(error: ValidationError, options: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions
-from sfumato.backbones.choice import Choice
 from sfumato.background.registry import Watch
 from sfumato.denoising.base import Pair
+from sfumato.editing.choice import Choice
 from sfumato.editing.encoding import Encoder
 from sfumato.editing.preparing import Inputs
 from sfumato.editing.progress import Listener, Progress

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from sfumato.backbones.base import Backbone, Extra, Traits
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.families import able, family
@@ -11,7 +13,7 @@ from sfumato.editing.prompts import read_texts
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import TEXT_FIELDS, MethodCard, MethodOptions, Preset
 from sfumato.methods.registry import CARDS, fields_of, method_fields
-from sfumato.request import EditRequest
+from sfumato.request import EditRequest, refusal
 
 GUARD = "text, letters, words, writing, caption, watermark"
 """Added to the negative prompt of real models: the paper notes that prompts are sometimes drawn as written letters."""
@@ -56,19 +58,19 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     _check_options(request, traits, card)
     preset: Preset[Any] = presets[name]
     suited = known.method_defaults.get(card.name, {}) if name == SHARED_DEFAULTS["preset"] else {}
-    options = _own_options(request, preset.options.updated(suited))
+    options = _own_options(request, card, preset.options.updated(suited))
+    if card.guided and options.clip_model is None:
+        options = options.updated({"clip_model": known.clip})
     values = _family_values(traits) | {"preset": name} | dict(preset.defaults)
     if request.scribble is not None:
         values |= {"fill": "original", **_scribble_start(traits)}
     if request.start_fraction is not None:  # what the user says goes before a default in other units
         values.pop("start_sigma", None)
-    if card.guided:
-        values["clip_model"] = known.clip
-    values |= {option: value for option in options.exposed() if (value := getattr(options, option)) is not None}
-    unknown = method_fields() - set(fields_of(card))
+    unknown = method_fields() - set(card.uses)
     filled = {field: value for field, value in values.items() if getattr(request, field) is None and field not in unknown}
+    own = {option: value for option in options.exposed() if (value := getattr(options, option)) is not None}
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
-    request = request.model_copy(update=filled)
+    request = request.model_copy(update={**filled, "options": own})
     texts = read_texts(request, guard, backbone, allow_pickle=allow_pickle)
     return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
@@ -96,6 +98,7 @@ def with_background(resolved: Resolved, border_tells: bool) -> Resolved:
 def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> None:
     """Refuse what the user asked for and would not get."""
     given = {name for name in method_fields() if getattr(request, name) != EditRequest.model_fields[name].default}
+    given |= request.options.keys()
     for name in sorted(given - set(fields_of(card))):
         raise OptionError(
             f"{card.name} has no option {name}; its options are: {', '.join(sorted(fields_of(card)))}.", code="option-unsupported"
@@ -109,10 +112,13 @@ def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> No
         raise Unsupported(f"background={request.background} needs an image decoder, which {traits.name} has not; use poisson.")
 
 
-def _own_options(request: EditRequest, preset: MethodOptions) -> MethodOptions:
+def _own_options(request: EditRequest, card: MethodCard, preset: MethodOptions) -> Any:
     """The preset's options, overridden by the request's."""
-    own = {name: getattr(request, name) for name in preset.exposed()}
-    return preset.updated({name: value for name, value in own.items() if value is not None})
+    try:
+        given = card.load().Options.given().model_validate(request.options)
+        return preset.updated(given.model_dump(exclude_none=True))
+    except ValidationError as error:
+        raise refusal(error) from None
 
 
 def _family_values(traits: Traits) -> dict[str, Any]:

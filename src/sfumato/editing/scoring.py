@@ -39,9 +39,8 @@ class Scorers:
 
     def guide(self, resolved: Resolved) -> Guide:
         """What guides, and the prompt in CLIP's space."""
-        request = resolved.request
-        name = str(request.clip_model)
-        if request.background_lpips_weight and self._lpips is None:
+        name = str(resolved.options.clip_model)
+        if resolved.options.background_lpips_weight and self._lpips is None:
             self._lpips = guiding_lpips(self._device)
         if self._guiding is None or self._guiding[0] != name:
             with torch.inference_mode(False):  # its weights take part in gradients

@@ -2,7 +2,9 @@
 
 import secrets
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -26,7 +28,7 @@ class Item:
     """What is to be done, without anything decoded. Can be pickled.
 
     Args:
-        options: Fields of `EditRequest` besides its pictures, as JSON values.
+        options: Fields of `EditRequest` besides its pictures, and the method's own options; JSON values, checked.
         pictures: Bytes of "image", "mask" and "scribble", as far as they were given.
         id: Tells it from others.
     """
@@ -54,10 +56,16 @@ class Item:
         """The edit, with pictures of which only the headers have been read.
 
         Raises:
-            ImageError: See `open_picture`.
+            ImageError, MaskError: A picture cannot be read.
+            ValidationError: The fields do not go together.
         """
         pictures = {name: open_picture(data, name) for name, data in self.pictures.items()}
-        return EditRequest.model_validate({**self.options, **pictures})
+        return self._checked.model_copy(update=pictures)
+
+    @cached_property
+    def _checked(self) -> EditRequest:
+        """The edit without its pictures: these are opened anew for each use, so that none stays decoded in the queue."""
+        return EditRequest.model_validate({**self.options, **{name: Path(name) for name in self.pictures}})
 
     def pixels(self) -> int:
         """Of the image, by its header."""

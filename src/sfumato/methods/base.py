@@ -3,9 +3,10 @@
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
 from sfumato.backbones.capabilities import Capability
@@ -44,23 +45,47 @@ class MethodOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     @classmethod
-    def exposed(cls) -> dict[str, FieldInfo]:
-        """The options that a request may set, by name."""
-        return {name: info for name, info in cls.model_fields.items() if (info.json_schema_extra or {}) == _EXPOSED}
+    def exposed(cls, *, remote: bool = False) -> dict[str, FieldInfo]:
+        """The options that a request may set, by name; with `remote`, without those that name files of this machine."""
+        wanted = (_ANYWHERE,) if remote else (_ANYWHERE, _HERE)
+        return {name: info for name, info in cls.model_fields.items() if _exposure(info) in wanted}
+
+    @classmethod
+    @cache
+    def given(cls) -> type[BaseModel]:
+        """A model of what a request may set: each option checked as it is declared here, or None where it is left open."""
+        fields: dict[str, Any] = {}
+        for name, info in cls.exposed().items():
+            kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+            fields[name] = (kind | None, Field(None, description=info.description))
+        return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
 
     def updated(self, values: Mapping[str, Any]) -> "MethodOptions":
         """The same options but for these; they are checked."""
         return type(self)(**{**dict(self), **values})
 
 
-_EXPOSED = {"x-exposed": True}
+_ANYWHERE, _HERE = "anywhere", "here"
 OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 PlanT = TypeVar("PlanT")
 
 
-def option(default: Any, description: str, **bounds: Any) -> Any:
-    """A field of `MethodOptions` that users may set; arguments are those of pydantic's `Field`."""
-    return Field(default, description=description, json_schema_extra=dict(_EXPOSED), **bounds)
+def option(default: Any, description: str, *, local: bool = False, **bounds: Any) -> Any:
+    """A field of `MethodOptions` that users may set.
+
+    Args:
+        default: As in pydantic's `Field`.
+        description: One sentence, shown in help, API and page, where the method's name stands above it.
+        local: Whether it names files of the machine, which requests over HTTP may not.
+        bounds: As in pydantic's `Field`.
+    """
+    return Field(default, description=description, json_schema_extra={"x-exposed": _HERE if local else _ANYWHERE}, **bounds)
+
+
+def _exposure(info: FieldInfo) -> Any:
+    """Where an option may be set; "" for those that presets alone set."""
+    extra = info.json_schema_extra
+    return extra.get("x-exposed", "") if isinstance(extra, dict) else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Registry of all editing methods: one row per method."""
 
+from typing import Any
+
 from sfumato.backbones.capabilities import Capability
 from sfumato.errors import OptionError
 from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard
@@ -48,13 +50,26 @@ CARDS: tuple[MethodCard, ...] = (
 
 
 def fields_of(card: MethodCard) -> tuple[str, ...]:
-    """Fields of EditRequest that a method uses, among those that not all methods do: shared ones, and its own options."""
+    """What a method uses of all that not all methods do: fields of EditRequest, and its own options."""
     return (*card.uses, *card.load().Options.exposed())
 
 
 def method_fields() -> set[str]:
     """Fields of EditRequest that some methods use and others do not."""
-    return {field for card in CARDS for field in fields_of(card)}
+    return {field for card in CARDS for field in card.uses}
+
+
+def option_names(*, remote: bool = False) -> tuple[str, ...]:
+    """Names of the methods' own options; with `remote`, of those that may come over HTTP. Loads the methods, and torch."""
+    return tuple(dict.fromkeys(name for card in CARDS for name in card.load().Options.exposed(remote=remote)))
+
+
+def options_schema(card: MethodCard, *, remote: bool = False) -> dict[str, Any]:
+    """The JSON schemas of a method's own options, by name. A `default` is that of the default preset."""
+    options, preset = card.load().Options, card.load().PRESETS["default"].options
+    properties = options.given().model_json_schema()["properties"]
+    defaults = preset.model_dump(mode="json")
+    return {name: properties[name] | {"default": defaults[name]} for name in options.exposed(remote=remote)}
 
 
 def get(name: str) -> MethodCard:

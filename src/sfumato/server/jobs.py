@@ -44,7 +44,7 @@ class Job:
     kind: Kind
     submission: Submission | None
     partials_wanted: int = 0
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    id: str = ""
     created: float = field(default_factory=time.time)
     started: float | None = None
     finished: float | None = None
@@ -63,6 +63,9 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
     watched_until: float = 0.0
     _watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.id = self.id or (secrets.token_hex(12) if self.submission is None else self.submission.id)
 
     @property
     def done(self) -> bool:

@@ -82,6 +82,6 @@ def _understood(form: Form, limits: Limits) -> MaskView:
     image, mask = (open_picture(form.files[name][0], name) for name in ("image", "mask"))
     picture = read(image, max_pixels=limits.pixels)
     layer, notes = fit_layer(mask, picture, "mask", limits.pixels)
-    area = read_area(picture.size, layer, None, picture, options.get("mask_mode", "auto"), max_pixels=limits.pixels)
+    area = read_area(picture.size, layer, None, picture, options.mask_mode, max_pixels=limits.pixels)
     data = encode(Image.fromarray((area.change > 0) * np.uint8(255)), "PNG")
     return MaskView(mask=base64.b64encode(data).decode(), notes=[*notes, *area.notes])

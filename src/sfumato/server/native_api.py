@@ -14,12 +14,12 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 import sfumato
 from sfumato.backbones.families import able
-from sfumato.methods.registry import CARDS
+from sfumato.methods.registry import CARDS, method_fields, options_schema
 from sfumato.server.desk import AtDesk, Desk
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Job
 from sfumato.server.security import sign
-from sfumato.server.submission import accept
+from sfumato.server.submission import JobRequest, accept
 from sfumato.server.uploads import Form, content_type, read_form, read_json
 from sfumato.server.views import Deleted, Info, JobList, JobView, MethodInfo, live, stored
 
@@ -59,7 +59,15 @@ async def look(desk: Desk, job_id: str, owner: str) -> JobView:
 @router.get("/info", summary="What this server offers: models, methods, limits")
 def info(desk: AtDesk) -> Info:
     methods = [
-        MethodInfo(name=card.name, title=card.title, paper=card.paper, presets=list(card.load().PRESETS), needs=able(card.needs))
+        MethodInfo(
+            name=card.name,
+            title=card.title,
+            paper=card.paper,
+            presets=list(card.load().PRESETS),
+            needs=able(card.needs),
+            fields=[name for name in JobRequest.shared_fields() if name in card.uses or name not in method_fields()],
+            options=options_schema(card, remote=True),
+        )
         for card in CARDS
     ]
     return Info(
@@ -73,7 +81,8 @@ async def create(desk: AtDesk, request: Request) -> JobView:
     limits = desk.settings.limits
     as_form = content_type(request) == "multipart/form-data"
     form = await read_form(request, limits) if as_form else Form(fields=await read_json(request))
-    job = await desk.open(request, "job", accept(form, limits, desk.settings.models))
+    given = await to_thread.run_sync(accept, form, limits, desk.settings.models)
+    job = await desk.open(request, "job", given)
     return live(desk, job)
 
 

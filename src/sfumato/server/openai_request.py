@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import Field, create_model
 
 from sfumato.jobs.item import open_picture
-from sfumato.request import MOST_SEED, RANDOM_SEED, Seed
+from sfumato.request import MOST_SEED, RANDOM_SEED, Seed, Size
 from sfumato.server.failures import Refused
 from sfumato.server.openai_pictures import check_output, from_markup, pictures_of, refused
 from sfumato.server.settings import Settings
-from sfumato.server.submission import JobOptions, Submission, from_text, submission, validated
+from sfumato.server.submission import JobOptions, Sent, Submission, check_sizes, submission, validated
 from sfumato.server.uploads import Form
 
 STEPS = {"low": 12, "high": 60, "xhigh": 100, "max": 150}  # other qualities: the model's own default
@@ -20,13 +20,13 @@ RECONSTRUCTIONS = tuple(
 TEXTS = ("prompt", "negative_prompt")  # of all other fields an empty text is no value
 
 
-class _Known(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
+class _Known(Sent):
     prompt: str = Field(description="What should appear where the mask is transparent.")
     model: str | None = Field(None, description="One of GET /v1/models; the first by default.")
     n: int = Field(1, ge=1, le=10, description="Number of pictures, best first.")
-    size: str = Field("auto", description="WIDTHxHEIGHT; auto is the image's own. Another aspect ratio is fitted inside.")
+    size: Literal["auto"] | Size = Field(
+        "auto", description="WIDTHxHEIGHT; auto is the image's own. Another aspect ratio is fitted inside."
+    )
     response_format: Literal["b64_json", "url"] = Field("b64_json", description="Pictures as base64, or as addresses.")
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] = Field(
         "auto", description="Steps: low 12, high 60, xhigh 100, max 150, others the model's default. `steps` decides if given."
@@ -51,6 +51,7 @@ class _Known(BaseModel):
         RANDOM_SEED,
         ge=RANDOM_SEED,
         lt=MOST_SEED,
+        validate_default=True,  # which draws it
         description="Picture i uses seed + i; random, and answered, if it is not given.",
     )
 
@@ -60,13 +61,14 @@ def _extra_fields() -> dict[str, Any]:
     background = JobOptions.model_fields["background"]
     renamed = Field(None, description=background.description)
     fields: dict[str, Any] = {"reconstruction": (background.annotation, renamed)}
-    for name, info in JobOptions.model_fields.items():
+    for name in JobOptions.shared_fields():
         if name not in _Known.model_fields:
+            info = JobOptions.model_fields[name]
             fields[name] = (info.annotation, info)
     return fields
 
 
-OpenAIEdit: type[BaseModel] = create_model("OpenAIEdit", __base__=_Known, **_extra_fields())
+OpenAIEdit: type[Sent] = create_model("OpenAIEdit", __base__=_Known, **_extra_fields())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +98,13 @@ def understand(form: Form, settings: Settings) -> Understood:
     _refuse_what_needs_another_server(fields)
     notes = _rename_background(fields)
     random_seed = str(fields.get("seed", RANDOM_SEED)).strip() == str(RANDOM_SEED)
-    fields = validated(
-        OpenAIEdit, {name: from_text(_own_name(name), value) if name != "size" else value for name, value in fields.items()}
-    )
-    asked: Any = OpenAIEdit.model_validate(fields)
+    asked: Any = validated(OpenAIEdit, fields)
+    fields = asked.model_dump(exclude_unset=True)
     pictures = pictures_of(form, settings.limits)
     if "markup" in pictures:
         pictures |= from_markup(pictures, settings.limits.pixels)
         del pictures["markup"]
+    check_sizes(pictures, settings.limits)
     options = _options(asked, fields, pictures, settings)
     sent = submission(options, pictures, settings.limits, settings.models)
     check_output(asked, pictures, sent.options.get("size"))
@@ -146,9 +147,10 @@ def _rename_background(fields: dict[str, Any]) -> list[str]:
 def _options(asked: Any, fields: dict[str, Any], pictures: dict[str, bytes], settings: Settings) -> dict[str, Any]:
     """The fields of a job."""
     named = {_own_name(name): value for name, value in fields.items() if name != "background"}
-    options = {name: value for name, value in named.items() if name in JobOptions.model_fields and value is not None}
+    known = {*JobOptions.shared_fields(), *asked.options}
+    options = {name: value for name, value in named.items() if name in known and value is not None}
     options |= {"n": asked.n, "seed": asked.seed, "model": _model(asked.model, settings)}
-    options["size"] = None if asked.size == "auto" else from_text("size", asked.size)
+    options["size"] = None if asked.size == "auto" else asked.size
     if asked.quality in STEPS:
         options.setdefault("steps", min(STEPS[asked.quality], settings.limits.steps))
     if "mask" in pictures and "mask_mode" not in fields:

@@ -7,6 +7,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from sfumato.methods.base import MethodCard
+from sfumato.methods.registry import CARDS, options_schema
+from sfumato.request import EditRequest
 from sfumato.server.openai_request import OpenAIEdit
 from sfumato.server.submission import PICTURES, JobRequest
 from sfumato.server.webui_request import Img2Img
@@ -46,6 +49,10 @@ def complete(app: FastAPI) -> dict[str, Any]:
         edit = components["schemas"].pop("OpenAIEdit")
         components["schemas"]["JobForm"] = _as_form(components["schemas"]["JobRequest"], _FILES)
         components["schemas"]["OpenAIEditForm"] = _as_form(edit, _FILES | _MARKUP)
+        own = {f"{card.name.title().replace('-', '')}Options": _own_options(card) for card in CARDS}
+        components["schemas"] |= own
+        for name in ("JobRequest", "JobForm", "OpenAIEditForm"):
+            _add_methods(components["schemas"][name], own)
         for unused in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(unused, None)
         for path in schema["paths"].values():
@@ -57,13 +64,37 @@ def complete(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
+def _own_options(card: MethodCard) -> dict[str, Any]:
+    """What a request may say besides the shared fields if it names this method."""
+    about = f"Options of {card.title} alone. One that is left out or null is the preset's; the defaults are the default preset's."
+    return {
+        "type": "object",
+        "title": card.title,
+        "description": about,
+        "required": [] if card.name == EditRequest.model_fields["method"].default else ["method"],
+        "properties": {"method": {"const": card.name, "type": "string"}, **options_schema(card, remote=True)},
+    }
+
+
+def _add_methods(model: dict[str, Any], own: dict[str, dict[str, Any]]) -> None:
+    """Let a request have its method's own options beside its fields, and no other names."""
+    references = {options["properties"]["method"]["const"]: _REFERENCE.format(model=name) for name, options in own.items()}
+    del model["additionalProperties"]
+    model |= {
+        "oneOf": [{"$ref": reference} for reference in references.values()],
+        "discriminator": {"propertyName": "method", "mapping": references},
+        "unevaluatedProperties": False,
+    }
+
+
 def _as_form(model: dict[str, Any], pictures: dict[str, str]) -> dict[str, Any]:
     """The same fields in multipart/form-data: pictures are files, lists are text (`x,y,width,height`)."""
     properties = {name: field for name, field in model["properties"].items() if name not in PICTURES}
     for name, field in properties.items():
         if any("prefixItems" in kind for kind in field.get("anyOf", [])):
             text = {"type": "string", "example": "40,60,120,120" if name != "size" else "512x512"}
-            properties[name] = {"description": field.get("description", ""), "title": field.get("title", name), **text}
+            kept = {key: field[key] for key in ("description", "title", "default") if field.get(key) is not None}
+            properties[name] = kept | text
     files = {name: {**_FILE, "description": about} for name, about in pictures.items()}
     return {
         "type": "object",

@@ -1,7 +1,6 @@
 """A job as it was sent: options that have been checked, and pictures as bytes. From here on all APIs are one."""
 
-import re
-from typing import Any, get_args, get_origin
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -9,25 +8,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from sfumato.errors import EditError, ImageError, OptionError
 from sfumato.jobs.item import Item
 from sfumato.pictures.formats import UPLOADED, listed
-from sfumato.request import EditRequest
+from sfumato.request import EditRequest, WithOptions
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64
 
 PICTURES = ("image", "mask", "scribble")
-_BETWEEN = re.compile("[,xX*\u00d7]")  # numbers of a size or a place, as people and programs write them
-_NOT_OVER_HTTP = ("lora", "vae", "embedding", "clip_model")  # name files of this machine: the operator's to choose
+_NOT_OVER_HTTP = ("lora", "vae", "embedding")  # name files of this machine: the operator's to choose
 _PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-class _Options(BaseModel):
+class Sent(WithOptions):
+    """What came over HTTP: unknown names are refused, and so are options that name files of this machine."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    remote: ClassVar[bool] = True
 
 
 def _job_fields() -> dict[str, Any]:
     """The fields of `EditRequest` as JSON can carry them: pictures as base64 text, no files of this machine."""
     fields: dict[str, Any] = {}
-    for name, info in EditRequest.model_fields.items():
+    for name in EditRequest.shared_fields():
+        info = EditRequest.model_fields[name]
         if name in _NOT_OVER_HTTP:
             continue
         if name in PICTURES:
@@ -44,10 +47,10 @@ def _job_fields() -> dict[str, Any]:
     return fields
 
 
-JobRequest: type[BaseModel] = create_model("JobRequest", __base__=_Options, **_job_fields())
+JobRequest: type[Sent] = create_model("JobRequest", __base__=Sent, **_job_fields())
 JobRequest.__doc__ = "An edit. A field that is left out or null means the best value for this model and method."
-JobOptions: type[BaseModel] = create_model(
-    "JobOptions", __base__=_Options, **{name: field for name, field in _job_fields().items() if name not in PICTURES}
+JobOptions: type[Sent] = create_model(
+    "JobOptions", __base__=Sent, **{name: field for name, field in _job_fields().items() if name not in PICTURES}
 )
 
 
@@ -64,23 +67,26 @@ def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Submission:
     pictures = {name: from_base64(form.fields[name], name, limits) for name in PICTURES if form.fields.get(name) is not None}
     for name, files in form.files.items():
         if name not in PICTURES:
-            raise _unknown(name)
+            raise _unknown(name, JobRequest.known())
         if len(files) > 1 or name in pictures:
             raise OptionError(f"More than one {name} was given; give one.", code="option-repeated")
         pictures[name] = files[0]
     fields = {name: value for name, value in form.fields.items() if name not in PICTURES}
-    if form.is_text:
-        fields = {name: from_text(name, value) for name, value in fields.items()}
-    return submission({"model": models[0], **fields}, pictures, limits, models)
+    check_sizes(pictures, limits)
+    options = validated(JobOptions, {"model": models[0], **fields}).model_dump(exclude_unset=True)
+    return submission(options, pictures, limits, models)
 
 
-def submission(fields: dict[str, Any], pictures: dict[str, bytes], limits: Limits, models: tuple[str, ...]) -> Submission:
-    """Check a job's fields, and that what it asks for is within the limits."""
+def check_sizes(pictures: dict[str, bytes], limits: Limits) -> None:
+    """Refuse a job without an image, or with a picture of too many bytes."""
     if "image" not in pictures:
         raise ImageError("The image is missing: send the picture to edit.", code="image-missing")
     for name, data in pictures.items():
         check_size(len(data), name, limits)
-    options = validated(JobOptions, fields)
+
+
+def submission(options: dict[str, Any], pictures: dict[str, bytes], limits: Limits, models: tuple[str, ...]) -> Submission:
+    """A job of fields that a model has checked, if what it asks for is within the limits."""
     _check_limits(options, limits)
     if options["model"] not in models:
         raise Refused(
@@ -92,43 +98,31 @@ def submission(fields: dict[str, Any], pictures: dict[str, bytes], limits: Limit
     return Submission(options=options, pictures=pictures)
 
 
-def from_text(name: str, text: Any) -> Any:
-    """A form's text as its field's value: `x,y,w,h` and `WxH` become lists, the rest is left to pydantic."""
-    info = JobOptions.model_fields.get(name)
-    if info is None or not isinstance(text, str):
-        return text
-    kinds = [info.annotation, *get_args(info.annotation)]
-    if any(get_origin(kind) is tuple for kind in kinds):
-        parts = _BETWEEN.split(text.strip("[]() "))
-        return parts if len(parts) > 1 and all(part.strip().lstrip("-").isdigit() for part in parts) else text
-    return text
-
-
-def validated(model: type[BaseModel], fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that were given, as the model understands them.
+def validated(model: type[ModelT], fields: dict[str, Any]) -> ModelT:
+    """The fields as the model understands them.
 
     Raises:
         Refused: option-unknown or option-invalid, with the field as `param`.
     """
     try:
-        return model.model_validate(fields).model_dump(exclude_unset=True)
+        return model.model_validate(fields)
     except ValidationError as error:
-        raise refusal(error, tuple(model.model_fields)) from None
+        raise refusal(error, model) from None
 
 
-def refusal(error: ValidationError, known: tuple[str, ...]) -> EditError:
+def refusal(error: ValidationError, model: type[BaseModel]) -> EditError:
     """One sentence about the first field that is wrong."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0])[:100] if first["loc"] else "body"
     if first["type"] == "extra_forbidden":
-        return _unknown(name, known)
+        return _unknown(name, model.known() if issubclass(model, WithOptions) else tuple(model.model_fields))
     sentence = f"The field {name!r} is missing." if first["type"] == "missing" else f"{name} is not possible: {first['msg']}."
     if name == "size" and first["type"] != "missing":
         sentence = "size is WIDTHxHEIGHT in whole pixels, such as 1024x768; leave it out for the picture's own."
     return Refused(sentence, code="option-invalid", status=422, param=name)
 
 
-def _unknown(name: str, known: tuple[str, ...] = tuple(JobRequest.model_fields)) -> Refused:
+def _unknown(name: str, known: tuple[str, ...]) -> Refused:
     message = f"Unknown field {name[:100]!r}; the fields are: {', '.join(known)}."
     return Refused(message, code="option-unknown", status=422, param=name[:100])
 
@@ -170,7 +164,7 @@ def check_pictures(given: Submission, limits: Limits) -> None:
     try:
         request = given.request()
     except ValidationError as error:
-        raise refusal(error, tuple(EditRequest.model_fields)) from None
+        raise refusal(error, EditRequest) from None
     _, change, _ = read_pictures(request, limits.pixels)
     if not isinstance(request.window, str):
         choose_window((change > 0).astype(np.uint8), 1, 1, request.window)  # a given window depends on no model

@@ -38,7 +38,6 @@ class Form:
     fields: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[bytes]] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
-    is_text: bool = False
 
 
 def from_base64(text: Any, what: str, limits: Limits) -> bytes:
@@ -109,7 +108,7 @@ async def read_form(request: Request, limits: Limits) -> Form:
         else:
             _add(fields, name, value)
     _check_text(fields)
-    return Form(fields=fields, files=files, names=names, is_text=True)
+    return Form(fields=fields, files=files, names=names)
 
 
 def _add(fields: dict[str, Any], name: str, value: str) -> None:

@@ -81,6 +81,8 @@ class MethodInfo(BaseModel):
     paper: str
     presets: list[str]
     needs: list[str] = Field(description="Families of models that it runs on.")
+    fields: list[str] = Field(description="Fields of an edit that it uses, of those that are not its own.")
+    options: dict[str, Any] = Field(description="JSON schemas of its own options, which stand beside the fields, by name.")
 
 
 class Info(BaseModel):

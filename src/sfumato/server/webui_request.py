@@ -1,6 +1,7 @@
 """Parser of the web UI's img2img request: the meaning of each field, and a note for each that is ignored."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,7 +10,7 @@ from sfumato.jobs.item import open_picture
 from sfumato.pictures.reading import upright_size
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits, Settings
-from sfumato.server.submission import Submission, submission, validated
+from sfumato.server.submission import JobOptions, Submission, submission, validated
 from sfumato.server.webui_pictures import padded, pictures_of
 from sfumato.server.webui_samplers import solver_for
 
@@ -102,7 +103,7 @@ def parse(fields: dict[str, Any]) -> Img2Img:
     """
     texts = {name for name, info in Img2Img.model_fields.items() if info.annotation is str}
     given = {name: value for name, value in fields.items() if value is not None and (value != "" or name in texts)}
-    return Img2Img.model_validate(validated(Img2Img, given))
+    return validated(Img2Img, given)
 
 
 def ignored(asked: Img2Img) -> list[str]:
@@ -190,9 +191,11 @@ def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tup
     if not asked.inpaint_full_res:
         fields |= {"window": "whole", "size": size}
     notes += [*about_strength, *about_blur, *about_size, *note_on(ignored(asked))]
-    given = submission(fields, pictures, limits, settings.models)
+    options = validated(JobOptions, fields).model_dump(exclude_unset=True)
+    given = submission(options, pictures, limits, settings.models)
     if asked.inpaint_full_res and asked.inpaint_full_res_padding:
-        given.options["window"] = padded(given, asked.inpaint_full_res_padding, limits.pixels)
+        window = padded(given, asked.inpaint_full_res_padding, limits.pixels)
+        given = replace(given, options=given.options | {"window": window})
     return given, notes
 
 

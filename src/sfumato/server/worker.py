@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from sfumato.errors import OUT_OF_MEMORY, Cancelled, EditError, ResourceError, is_out_of_memory
 from sfumato.jobs.engine import Edits, LocalEngine
@@ -123,7 +122,7 @@ class Worker(threading.Thread):
             running: By id, all that run; those that join are added.
         """
         peers = {peer.id: peer for peer in self.board.peers(job)}
-        items = [replace(each.submission, id=each.id) for each in (job, *peers.values()) if each.submission is not None]
+        items = [each.submission for each in (job, *peers.values()) if each.submission is not None]
         listeners = Listeners(self.settings, running, self._end)
 
         def join(item: Item) -> bool:

@@ -22,6 +22,7 @@ from tests.unit.bench.stand_ins import METHOD
         ("real:model=my/model,n=2", f"{METHOD} [real]", "my/model", {"n": 2}),
         ("embedding=a.pt:x", f"{METHOD} [embedding=a.pt:x]", "embedded", {"embedding": ("a.pt:x",)}),
         (f"{METHOD}:preset=paper", f"{METHOD} [preset=paper]", "embedded", {"preset": "paper"}),
+        ("lanpaint:langevin-steps=3", "lanpaint [langevin-steps=3]", "embedded", {"langevin_steps": 3}),
         ("window=0,0,64,64,steps=2", f"{METHOD} [window=0,0,64,64,steps=2]", "embedded", {"window": (0, 0, 64, 64), "steps": 2}),
     ],
 )
@@ -35,6 +36,7 @@ def test_variants_are_read(text: str, title: str, model: str, fields: dict[str, 
     [
         ("stepz=3", "stepz.*the options are"),
         ("steps=many", "steps"),
+        ("lanpaint:langevin_steps=101", "langevin_steps='101' is not possible"),
         ("seed=3", "seed.*own"),
         ("a:,steps=3", "NAME:KEY=VALUE"),
         ("method=none", "none.*blended-latent-diffusion"),

@@ -10,6 +10,8 @@ from sfumato.cli.edit import command
 from sfumato.cli.main import app
 from sfumato.cli.options import ARGUMENTS, build_request, flag_of
 from sfumato.errors import OptionError
+from sfumato.methods import registry
+from sfumato.methods.base import MethodCard
 from sfumato.pictures.reading import read
 from sfumato.request import EditRequest
 from tests.unit.cli.painter import Painter
@@ -17,11 +19,61 @@ from tests.unit.cli.painter import Painter
 
 def test_every_field_of_the_request_has_an_option() -> None:
     flags = {flag for parameter in command("").params for flag in (*parameter.opts, *parameter.secondary_opts)}
-    for name, field in EditRequest.model_fields.items():
+    for name in EditRequest.shared_fields():
         if name not in ARGUMENTS:
             assert flag_of(name) in flags
-        if field.annotation is bool:
+        if EditRequest.model_fields[name].annotation is bool:
             assert f"--no-{name.replace('_', '-')}" in flags
+
+
+def help_of(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["edit", *arguments, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_help_shows_shared_options_and_how_to_see_the_others() -> None:
+    shown = help_of()
+    assert "--scheduler" in shown
+    assert "--langevin-steps" not in shown
+    assert "sfumato edit --method NAME --help" in shown
+    assert all(card.name in shown for card in registry.CARDS)
+
+
+@pytest.mark.parametrize("arguments", [("--method", "lanpaint"), ("--method=repaint", "--method=lanpaint")])
+def test_help_of_a_method_shows_its_own_options_under_its_name_and_none_that_it_lacks(arguments: tuple[str, ...]) -> None:
+    shown = help_of(*arguments)
+    own = shown.partition("LanPaint:\n")[2]
+    assert "--langevin-steps INT " in own
+    assert "--langevin-strength NUMBER " in own
+    assert "--steps" in shown.partition("LanPaint:\n")[0]
+    for flag in ("--jump-length", "--soft-mask", "--shrink", "--clip-model"):
+        assert flag not in shown
+    assert CliRunner().invoke(app, ["edit", "--help", *arguments], env={"COLUMNS": "200"}).stdout == shown
+
+
+def test_an_option_declared_in_a_method_s_file_is_a_flag(
+    warmed: MethodCard, run: Callable[..., Result], painter: type[Painter]
+) -> None:
+    shown = help_of("--method", warmed.name)
+    assert "--langevin-warmth INT " in shown
+    assert "--langevin-secret TEXT " in shown
+    assert "How warm it gets." in shown
+    assert "--langevin-hidden" not in shown
+    assert run("edit", "--method", warmed.name, "--langevin-warmth", "4").exit_code == 0
+    assert run("edit", "--method", warmed.name, "--no-langevin-switch", "--force").exit_code == 0
+    assert [call.options for call in painter.calls] == [{"langevin_warmth": 4}, {"langevin_switch": False}]
+    refused = run("edit", "--method", warmed.name, "--langevin-warmth", "10", "--force")
+    assert "--langevin-warmth '10' is not allowed: input should be less than or equal to 9." in refused.stderr
+
+
+def test_every_method_s_flags_are_understood_with_any_method(run: Callable[..., Result], painter: type[Painter]) -> None:
+    assert run("edit", "--jump-length=3").exit_code == 0
+    assert painter.calls[0].options == {"jump_length": "3"}  # as given: the method that reads it is not known yet
+
+
+def test_a_flag_that_no_method_has_is_refused_with_what_is_near(run: Callable[..., Result]) -> None:
+    assert "No such option: --langevin-stesp" in run("edit", "--langevin-stesp", "3").stderr
 
 
 def test_options_default_to_the_fields_defaults(run: Callable[..., Result], painter: type[Painter]) -> None:

@@ -52,7 +52,9 @@ class Options(MethodOptions):
         share_noise: Whether all predictions get the same background noise.
     """
 
-    clip_model: str | None = option(None, "CLIP that guides: embedded, folder, cached id, or open_clip:ARCHITECTURE/TAG.")
+    clip_model: str | None = option(
+        None, "CLIP that guides: embedded, folder, cached id, or open_clip:ARCHITECTURE/TAG.", local=True
+    )
     clip_guidance_scale: float = option(1000.0, "Weight of CLIP's guidance.", ge=0)
     clip_augmentations: int = option(8, "Views of the picture that CLIP sees, the plain one among them.", ge=1, le=64)
     background_mse_weight: float = option(0.0, "Weight of the mean square between picture and source outside the mask.", ge=0)

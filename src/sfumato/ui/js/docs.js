@@ -11,6 +11,7 @@ const cell = (...children) => make("td", {}, ...children);
 function kind(field) {
   if (field.$ref) return field.$ref.split("/").pop();
   if (field.anyOf) return field.anyOf.map(kind).join(" | ");
+  if (field.const) return JSON.stringify(field.const);
   if (field.enum) return field.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (field.type === "array") return field.prefixItems ? `[${field.prefixItems.map(kind).join(", ")}]` : `${kind(field.items ?? {})}[]`;
   return field.format === "binary" ? "file" : (field.type ?? "any");
@@ -33,6 +34,8 @@ function fields(schema, required = schema.required ?? []) {
   );
 }
 
+const resolved = (schema, schemas) => (schema.$ref ? schemas[schema.$ref.split("/").pop()] : schema);
+
 function operation(method, path, {summary, description, parameters, requestBody}, schemas) {
   const title = make("summary", {}, make("code", {className: "method", textContent: method.toUpperCase()}), code(path), make("span", {className: "about", textContent: summary ?? ""}));
   const inside = make("div", {}, make("p", {textContent: description ?? ""}));
@@ -41,7 +44,11 @@ function operation(method, path, {summary, description, parameters, requestBody}
     inside.append(table(["Parameter", "In", "Kind", ""], rows));
   }
   for (const [type, {schema}] of Object.entries(requestBody?.content ?? {})) {
-    inside.append(make("p", {}, "Body: ", code(type)), fields(schema.$ref ? schemas[schema.$ref.split("/").pop()] : schema));
+    const body = resolved(schema, schemas);
+    inside.append(make("p", {}, "Body: ", code(type)), fields(body));
+    for (const own of (body.oneOf ?? []).map((one) => resolved(one, schemas)).filter((one) => Object.keys(one.properties).length > 1)) {
+      inside.append(make("p", {textContent: own.description}), fields(own));
+    }
   }
   return make("details", {}, title, inside);
 }

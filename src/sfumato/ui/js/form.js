@@ -1,4 +1,4 @@
-// The advanced drawer, made from the request's own schema: a new field of the request is a new field here.
+// The advanced drawer, made from the request's own schema and its methods': a new field or option there is a new field here.
 
 import {$, make} from "./dom.js";
 
@@ -10,35 +10,53 @@ const kinds = (field) => (field.anyOf ?? [field]).filter((kind) => kind.type !==
 const title = (name) => name.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 
 export class Advanced {
+  #presets = new Map(); // chosen, by method
+  #method; // whose fields are shown
+
   constructor(schema, info) {
     this.schema = schema;
     this.info = info;
-    this.inputs = new Map();
     const names = Object.keys(schema.properties).filter((name) => !ELSEWHERE.has(name));
     const rank = (name) => (LEAD.includes(name) ? LEAD.indexOf(name) : LEAD.length + names.indexOf(name));
     names.sort((a, b) => rank(a) - rank(b));
-    $("advanced").replaceChildren(...names.map((name) => this.#field(name, schema.properties[name])));
-    this.presets();
+    this.shared = new Map(names.map((name) => [name, this.#entry(name, schema.properties[name], name)]));
+    this.own = new Map(info.methods.map((method) => [method.name, this.#ownEntries(method)]));
+    this.groups = info.methods.filter(({options}) => Object.keys(options).length).map((method) => this.#group(method));
+    $("advanced").replaceChildren(...[...this.shared.values()].map(({label}) => label), ...this.groups);
+    this.show();
   }
 
-  #field(name, field) {
-    const about = make("span", {className: "about", id: `about-${name}`, textContent: field.description ?? ""});
+  /** A method's own options. They are open: what their schemas have as default, a preset may have otherwise. */
+  #ownEntries({name: method, options}) {
+    const open = Object.entries(options).map(([name, {default: _, ...field}]) => [name, field]);
+    return new Map(open.map(([name, field]) => [name, this.#entry(name, field, `${method}-${name}`)]));
+  }
+
+  #group({name, title}) {
+    const labels = [...this.own.get(name).values()].map(({label}) => label);
+    const group = make("fieldset", {}, make("legend", {textContent: title}), ...labels);
+    group.dataset.method = name;
+    return group;
+  }
+
+  #entry(name, field, id) {
+    const about = make("span", {className: "about", id: `about-${id}`, textContent: field.description ?? ""});
     const input = this.#input(name, field);
-    input.id = `field-${name}`;
+    input.id = `field-${id}`;
     input.setAttribute("aria-describedby", about.id);
-    this.inputs.set(name, input);
     const label = make("label", {className: field.type === "boolean" ? "field switch" : "field"});
     label.append(make("span", {textContent: title(name)}), input, about);
-    return label;
+    return {field, input, label};
   }
 
   #input(name, field) {
     if (field.type === "boolean") return make("input", {type: "checkbox", checked: field.default});
     if (name === "preset") return make("select");
     const [kind] = kinds(field);
-    if (kinds(field).length === 1 && kind.enum) {
+    const choices = kind.type === "boolean" ? ["true", "false"] : kind.enum;
+    if (kinds(field).length === 1 && choices) {
       const open = field.anyOf ? [make("option", {value: "", textContent: "automatic"})] : [];
-      const select = make("select", {}, ...open, ...kind.enum.map((value) => make("option", {value, textContent: value})));
+      const select = make("select", {}, ...open, ...choices.map((value) => make("option", {value, textContent: value})));
       select.value = field.default ?? "";
       return select;
     }
@@ -57,35 +75,53 @@ export class Advanced {
     return input;
   }
 
-  /** The chosen method's presets. */
-  presets() {
-    const select = this.inputs.get("preset");
-    const method = this.info.methods.find((one) => one.name === $("method").value);
-    const chosen = select.value;
-    const names = method?.presets ?? [];
-    select.replaceChildren(
+  /** Show what the chosen method uses. What was typed for other methods stays, and is not sent. */
+  show() {
+    const preset = this.shared.get("preset").input;
+    if (this.#method) this.#presets.set(this.#method.name, preset.value);
+    this.#method = this.info.methods.find(({name}) => name === $("method").value);
+    const {name: method, fields, presets} = this.#method;
+    for (const [name, {label}] of this.shared) label.hidden = !fields.includes(name);
+    for (const group of this.groups) group.hidden = group.dataset.method !== method;
+    preset.replaceChildren(
       make("option", {value: "", textContent: "automatic"}),
-      ...names.map((value) => make("option", {value, textContent: value})),
+      ...presets.map((value) => make("option", {value, textContent: value})),
     );
-    select.value = names.includes(chosen) ? chosen : "";
+    preset.value = this.#presets.get(method) ?? "";
   }
 
-  /** The fields that differ from their defaults, as JSON values. */
+  /** The shown fields, by name. */
+  get #shown() {
+    const shared = [...this.shared].filter(([, {label}]) => !label.hidden);
+    return new Map([...shared, ...this.own.get(this.#method.name)]);
+  }
+
+  /** Where a field that is shown is typed. */
+  input(name) {
+    return this.#shown.get(name)?.input;
+  }
+
+  /** The shown fields that differ from their defaults, as JSON values. */
   values() {
     const given = {};
-    for (const [name, input] of this.inputs) {
-      const field = this.schema.properties[name];
+    for (const [name, {field, input}] of this.#shown) {
       const value = read(input, field);
       if (value !== undefined && JSON.stringify(value) !== JSON.stringify(field.default ?? null)) given[name] = value;
     }
     return given;
   }
 
+  /** Set the shown fields to these values, and all others to their defaults. */
   set(values) {
-    for (const [name, input] of this.inputs) {
-      const value = values[name] ?? this.schema.properties[name].default ?? "";
-      if (input.type === "checkbox") input.checked = value;
-      else input.value = Array.isArray(value) ? value.join(", ") : value;
+    const shown = this.#shown;
+    this.#presets.clear();
+    for (const entries of [this.shared, ...this.own.values()]) {
+      for (const [name, entry] of entries) {
+        const {field, input} = entry;
+        const value = (shown.get(name) === entry ? values[name] : undefined) ?? field.default ?? "";
+        if (input.type === "checkbox") input.checked = value;
+        else input.value = Array.isArray(value) ? value.join(", ") : value;
+      }
     }
   }
 }
@@ -94,7 +130,6 @@ function read(input, field) {
   if (input.type === "checkbox") return input.checked;
   const text = input.value.trim();
   if (!text) return undefined;
-  if (input.type === "number") return Number(text);
-  const isList = kinds(field).some((kind) => kind.type === "array") && /^[-\d\s,x]+$/.test(text);
-  return isList ? text.split(/[,x\s]+/).map(Number) : text;
+  if (kinds(field)[0].type === "boolean") return text === "true";
+  return input.type === "number" ? Number(text) : text; // sizes and places are read by the server
 }

@@ -112,7 +112,7 @@ function showNotes(notes, error) {
   for (const field of document.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
   if (!error) return;
   $("notes").prepend(make("li", {className: "error", textContent: error.message}));
-  const field = advanced.inputs.get(error.param) ?? $(error.param ?? "");
+  const field = advanced.input(error.param) ?? $(error.param ?? "");
   if (!field) return;
   field.setAttribute("aria-invalid", "true");
   field.closest("details")?.setAttribute("open", "");
@@ -174,10 +174,10 @@ async function reopen(entry, job) {
   Object.assign($("prompt"), {value: prompt});
   if (n !== undefined) $("n").value = n;
   if (used !== undefined) setSeed(used);
-  if (method) $("method").value = method;
-  if (model) $("model").value = model;
+  $("method").value = method ?? advanced.schema.properties.method.default; // what is the default is not in the record
+  $("model").value = model ?? advanced.schema.properties.model.default;
   controls.setFeather(feather ?? -1);
-  advanced.presets();
+  advanced.show();
   advanced.set(rest);
   await showResult(job.result, entry.edit);
 }
@@ -228,7 +228,7 @@ onClick("theme", () => {
 });
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 $("prompt").addEventListener("input", refresh);
-$("method").addEventListener("change", () => advanced.presets());
+$("method").addEventListener("change", () => advanced?.show());
 $("form").addEventListener("submit", (event) => (event.preventDefault(), edit()));
 
 let depth = 0; // dragenter and dragleave also come from the elements inside
