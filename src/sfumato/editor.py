@@ -12,6 +12,7 @@ from sfumato.accel.base import Accelerator
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.background.registry import usual_times
+from sfumato.editing import tasks
 from sfumato.editing.choice import Choice, Held
 from sfumato.editing.facts import facts, text_notes
 from sfumato.editing.finishing import Predictions, animation, restore_all
@@ -142,6 +143,7 @@ class Editor:
         Raises:
             InputError, BackboneError, ResourceError: See `sfumato.errors`. The editor stays usable.
         """
+        named = "method" in request.model_fields_set or self.method != EditRequest.model_fields["method"].default
         request = self._held.own.complete(request, self.method)
         clock, meter = Clock(), Meter()
         tell = meter.telling(on_progress)
@@ -150,7 +152,8 @@ class Editor:
             if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
                 self.backbone = backbone
                 self.scorers.forget()
-            card = registry.get(request.method)
+            card = tasks.choose_method(request, backbone.traits, named)
+            request = request.model_copy(update={"method": card.name})
             resolved = resolve(request, backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
         edit = Prepared(backbone=backbone, card=card, resolved=resolved, tell=tell, clock=clock, keeps_frames=keep_frames)
         with torch.inference_mode(), clock.stage("encode"):
@@ -211,18 +214,18 @@ class Editor:
             timings=edit.clock.seconds,
             request=request.model_copy(update={"size": request.size and size}),
             mask=Image.fromarray(parts[0].levels),
-            notes=[*size_notes(request.size, size), *edit.backbone.notes, *notes, *text_notes(edit)],
+            notes=[*size_notes(request.size, size), *edit.backbone.notes, *notes, *text_notes(edit, request)],
             facts=facts(edit, self.device, self.dtype),
         )
 
 
-def edit(image: Any, mask: Any, prompt: str, **options: Any) -> EditResult:
-    """Edit a picture: only what lies under the mask changes.
+def edit(image: Any, mask: Any = None, prompt: str = "", **options: Any) -> EditResult:
+    """Edit a picture: only what lies under the mask changes, or its margins (`task="outpaint", expand=(64, 0, 64, 0)`).
 
     Args:
         image: Path or PIL image.
-        mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead.
-        prompt: What should appear under the mask.
+        mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead, or to outpaint.
+        prompt: What should appear under the mask; other tasks than "edit" can do without.
         options: Fields of `EditRequest`, and those of `Editor`.
 
     Returns:

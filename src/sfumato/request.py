@@ -26,7 +26,9 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sfumato.errors import OptionError
+from sfumato.masks.margins import Margins
 from sfumato.methods import registry
+from sfumato.methods.base import Task
 
 
 def _name_image(value: "Path | Image.Image") -> str:
@@ -36,7 +38,6 @@ def _name_image(value: "Path | Image.Image") -> str:
 ImageSource = Annotated[
     Path | Image.Image, PlainSerializer(_name_image, return_type=str), WithJsonSchema({"type": "string", "format": "path"})
 ]
-
 _BETWEEN = re.compile("[,xX*\u00d7]")  # whole numbers, as people and programs write a size or a place
 
 
@@ -131,6 +132,16 @@ class EditRequest(WithOptions):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     image: ImageSource = Field(description="Picture to edit: a path, or a PIL image in Python.")
+    task: Task = Field(
+        "edit",
+        description="edit paints what the prompt says; remove takes away what is under the mask; fill mends holes and scratches; "
+        "outpaint paints margins around the picture. All but edit can do without words.",
+    )
+    expand: Margins | None = Field(
+        None,
+        description="Margins to paint around the picture (outpaint): left,top,right,bottom in pixels or percent of the side, or "
+        "one for all.",
+    )
     mask: ImageSource | None = Field(None, description="Where to edit: white is changed, black is kept.")
     box: Box | None = Field(None, description="Where to edit, as x,y,width,height in pixels, instead of a mask.")
     mask_mode: Literal["auto", "grey", "alpha", "paint"] = Field(
@@ -139,9 +150,16 @@ class EditRequest(WithOptions):
     )
     invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
     soft_mask: bool = Field(False, description="Read the mask's greys as how much each place may change, not as a yes or no.")
-    mask_grow: int = Field(0, ge=-512, le=512, description="Pixels to grow (or shrink, if negative) the mask.")
+    mask_grow: int | None = Field(
+        None,
+        ge=-512,
+        le=512,
+        description="Pixels to grow (or shrink, if negative) the mask; by default none, and a little to remove something.",
+    )
     mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
-    prompt: str = Field(description="What should appear under the mask.")
+    prompt: str = Field(
+        "", description="What should appear under the mask, or in the margins. May be left out for all tasks but edit."
+    )
     negative_prompt: str | None = Field(None, description="What should not appear; added to the guard against letters.")
     prompt_weights: bool = Field(
         True, description="Stable Diffusion 1.x, 2.x, XL: read (words:1.3), (words), [words] and BREAK as the web UI does."
@@ -161,7 +179,10 @@ class EditRequest(WithOptions):
         None, description="Picture of the image's size, painted over it under the mask before the edit."
     )
     fill: Literal["original", "blur", "neutral", "noise"] | None = Field(None, description="What the masked area starts from.")
-    method: str = Field("blended-latent-diffusion", description="Editing method; see `sfumato methods`.")
+    method: str = Field(
+        "blended-latent-diffusion",
+        description="Editing method; see `sfumato methods`. Left open, tasks other than edit take one that suits the model.",
+    )
     preset: str | None = Field(None, description="Named set of the method's options; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
     lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")

@@ -12,7 +12,7 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from sfumato.editing.preparing import read_pictures
+from sfumato.editing.reading import read_pictures
 from sfumato.editing.sampling import Progress
 from sfumato.errors import ModelNotFound
 from sfumato.masks.window import Window

@@ -11,7 +11,7 @@ import openai
 import pytest
 from PIL import Image
 
-from sfumato.editing.preparing import read_pictures
+from sfumato.editing.reading import read_pictures
 from sfumato.pictures.reading import read_metadata
 from sfumato.pictures.writing import METADATA_KEY
 from sfumato.request import EditRequest

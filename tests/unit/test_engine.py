@@ -122,13 +122,14 @@ def test_one_that_is_stopped_leaves_the_others(engine: LocalEngine, editor: Edit
 
 def test_what_is_wrong_with_one_is_no_matter_of_the_others(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Item(options=item(1).options, pictures={**item(1).pictures, "mask": b"no picture"}, id="broken")
+    worse = Item(options=item(1).options, pictures={**item(1).pictures, "image": b"no picture"}, id="worse")
     joined: list[str] = []
 
     def join(given: Item) -> bool:
         joined.append(given.id)
         return True
 
-    outcomes = list(engine.run([item(0), broken, item(2)], Watching(), join))
+    outcomes = list(engine.run([item(0), broken, worse, item(2)], Watching(), join))
     assert [outcome.id for outcome in outcomes] == ["item 0", "item 2"]
     assert joined == ["item 2"]
     assert all(outcome.error is None for outcome in outcomes)
@@ -252,15 +253,15 @@ def test_everything_can_be_pickled(engine: LocalEngine) -> None:
 
 
 def test_pictures_are_read_once(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sfumato.editing import preparing
+    from sfumato.editing import reading
 
     read: list[object] = []
-    original = preparing.read
+    original = reading.read
 
     def watched(source: Any, **options: Any) -> Any:
         read.append(source)
         return original(source, **options)
 
-    monkeypatch.setattr(preparing, "read", watched)
+    monkeypatch.setattr(reading, "read", watched)
     list(engine.run([item(0)], Watching(wants=Wanted(preview=True, partial=True))))
     assert len(read) == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from sfumato.editing.preparing import read_pictures
+from sfumato.editing.reading import read_pictures
 from sfumato.errors import ImageError, MaskError
 from sfumato.pictures.reading import read, upright_size
 from sfumato.request import EditRequest

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sfumato import Editor, EditRequest
-from sfumato.editing.preparing import read_pictures
+from sfumato.editing.reading import read_pictures
 from sfumato.errors import OptionError
 from sfumato.pictures.sizing import fitted, size_notes
 

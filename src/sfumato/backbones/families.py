@@ -9,6 +9,9 @@ from sfumato.backbones.capabilities import Capability
 PAPER_CLIP = "openai/clip-vit-base-patch16"
 """Ranks the predictions of real models, as in the paper, when it is cached; and guides Blended Diffusion."""
 
+EMPTY_SCENE = "empty scene"
+"""As PowerPaint (arXiv:2312.03594) tells Stable Diffusion where it is to remove or to outpaint."""
+
 _LATENT = frozenset({Capability.TEXT, Capability.LATENTS, Capability.DECODER})
 _CHAIN = frozenset({Capability.CHAIN, Capability.ANY_LEVEL})
 _OPEN = frozenset({Capability.OPEN_VOCABULARY})
@@ -40,6 +43,7 @@ class FamilyCard:
         unused: Keyword arguments of diffusers' loader that leave out what is not used.
         method_defaults: By method, its own options where the family wants others than its default preset has.
         clip: What ranks and guides by default.
+        empty: What its models are told of a place where nothing stands, for tasks without words.
     """
 
     name: str
@@ -51,6 +55,7 @@ class FamilyCard:
     unused: Mapping[str, Any] = field(default_factory=dict)
     method_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clip: str = PAPER_CLIP
+    empty: str = EMPTY_SCENE
 
     def can(self, *capabilities: Capability) -> bool:
         """Whether its models have all of these capabilities."""
@@ -66,6 +71,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         # else was tried is right less often, or as often within noise (docs/bench.md).
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
         clip="embedded",
+        empty="empty",
     ),
     FamilyCard(
         name="embedded-fast",
@@ -74,6 +80,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         # Distilled with guidance 4 built in.
         defaults={"scheduler": "lcm", "steps": 4, "guidance_scale": 1.0, "start_fraction": 0.0, "fill": "blur"},
         clip="embedded",
+        empty="empty",
     ),
     FamilyCard(
         name="embedded-flow",
@@ -81,6 +88,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         capabilities=_LATENT | _FLOW,
         defaults=_FLOW_START | {"steps": 20, "guidance_scale": 4.0, "start_sigma": 20.0, "fill": "blur"},
         clip="embedded",
+        empty="empty",
     ),
     FamilyCard(
         name="sd1",
@@ -178,6 +186,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         # The embedded ranker was trained with black around the mask. Half the views are half the time, on 64 pixels.
         method_defaults={"blended-diffusion": {"outside": "black", "clip_augmentations": 4}},
         clip="embedded",
+        empty="empty",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""`sfumato edit`: runs one request and writes its predictions."""
+"""`sfumato edit`, `remove` and `outpaint`: runs one request and writes its predictions."""
 
 import inspect
 import json
@@ -96,7 +96,7 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
 
 def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image]:
     """Read the pictures of a request once, to report errors early; returns a tile for the grid."""
-    from sfumato.editing.preparing import read_pictures  # loads torch: after the options are understood
+    from sfumato.editing.reading import read_pictures  # loads torch: after the options are understood
 
     picture, _, _ = read_pictures(request, settings.max_pixels)
     return Canvas.of(picture), tile(restore(picture.rgb, picture), tile_size(picture.size))
@@ -177,35 +177,44 @@ def _estimated_bytes(n: int, canvas: Canvas) -> int:
     return n * width * height * COMPRESSED_BYTES_PER_PIXEL
 
 
-def command(summary: str, arguments: Sequence[str] = ()) -> Any:
-    """The command `edit`, with one option per field of `EditRequest` besides its own.
+WITHOUT = {"remove": ("task", "expand"), "outpaint": ("task",)}
+"""Commands for one task, and the fields that they have no option for."""
+
+
+def command(name: str, summary: str, arguments: Sequence[str] = ()) -> Any:
+    """The command `edit`, or that of one task, with one option per field of `EditRequest` besides its own.
 
     The methods' own options are made, which takes as long as loading torch, only if there is a flag that is no other's, or if the
     help of a method is asked for.
 
     Args:
+        name: edit, remove or outpaint.
         summary: First line of the help.
         arguments: What it is called with.
     """
-    card = method_named(arguments) if "--help" in arguments else None
-    made = _made(summary, request_parameters(card))
+    card, without = method_named(arguments) if "--help" in arguments else None, WITHOUT.get(name, ())
+    made = _made(name, summary, request_parameters(card, without))
     known = {"--help", "--", *(flag for parameter in made.params for flag in (*parameter.opts, *parameter.secondary_opts))}
     if any(word.startswith("--") and word.partition("=")[0] not in known for word in arguments):
-        return _made(summary, [*request_parameters(card), *own_parameters(registry.CARDS, card)])
-    return made if card is None else _made(summary, [*request_parameters(card), *own_parameters([card], card)])
+        return _made(name, summary, [*request_parameters(card, without), *own_parameters(registry.CARDS, card)])
+    if card is None:
+        return made
+    return _made(name, summary, [*request_parameters(card, without), *own_parameters([card], card)])
 
 
-def _made(summary: str, parameters: list[inspect.Parameter]) -> Any:
+def _made(name: str, summary: str, parameters: list[inspect.Parameter]) -> Any:
     own = [given for given in inspect.signature(edit).parameters.values() if given.kind is inspect.Parameter.KEYWORD_ONLY]
 
+    task: dict[str, Any] = {"task": name} if name in WITHOUT else {}
+
     def callback(**options: Any) -> None:
-        edit(**options)
+        edit(**options, **task)
 
     vars(callback)["__signature__"] = inspect.Signature([*parameters, *own])
     application = typer.Typer(add_completion=False, rich_markup_mode=None)
     names = ", ".join(card.name for card in registry.CARDS)
-    epilog = f"Methods have options of their own: sfumato edit --method NAME --help, where NAME is one of {names}."
-    application.command("edit", cls=Grouped, help=summary, epilog=epilog)(callback)
+    epilog = f"Methods have options of their own: sfumato {name} --method NAME --help, where NAME is one of {names}."
+    application.command(name, cls=Grouped, help=summary, epilog=epilog)(callback)
     return typer.main.get_command(application)
 
 

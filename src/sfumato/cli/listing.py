@@ -15,6 +15,7 @@ def show_methods(as_json: bool) -> None:
     rows = [
         {
             **{name: getattr(card, name) for name in ("name", "kind", "title", "paper")},
+            "tasks": list(card.tasks),
             "needs": able(card.needs),
             "options": list(fields_of(card)),
             "presets": list(card.load().PRESETS),

@@ -15,13 +15,13 @@ from sfumato.cli.models import models
 
 
 class Commands(TyperGroup):
-    """Command group that builds the options of `edit` only when it is called, from the request and the methods."""
+    """Command group that builds the options of edits only when one is called, from the request and the methods."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[:1] == ["edit"]:
+        if args and args[0] in ("edit", "remove", "outpaint"):
             from sfumato.cli.edit import command
 
-            self.add_command(command(self.commands["edit"].help or "", args[1:]), "edit")
+            self.add_command(command(args[0], self.commands[args[0]].help or "", args[1:]), args[0])
         return super().resolve_command(ctx, args)
 
 
@@ -47,6 +47,16 @@ def main(
 @app.command()
 def edit() -> None:
     """Change what is under a mask to what a prompt says."""
+
+
+@app.command()
+def remove() -> None:
+    """Take away what is under a mask; no words are needed."""
+
+
+@app.command()
+def outpaint() -> None:
+    """Paint margins around a picture, with or without words."""
 
 
 @app.command()

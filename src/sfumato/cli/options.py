@@ -1,8 +1,8 @@
-"""The options of `sfumato edit`, made from the fields of `EditRequest` and the methods' own: one more there is one more here."""
+"""The options of edits, made from the fields of `EditRequest` and the methods' own: one more there is one more here."""
 
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -23,6 +23,7 @@ WORDS = ("prompt", "negative_prompt")
 _SHORT = {"n": "-n", "mask": "-m", "seed": "-s"}
 _METAVARS = {
     "box": "X,Y,W,H",
+    "expand": "L,T,R,B",
     "size": "WxH",
     "window": "auto|whole|X,Y,W,H",
     "lora": "FILE[:SCALE]",
@@ -46,16 +47,17 @@ def method_named(arguments: Sequence[str]) -> MethodCard | None:
     return next((card for card in registry.CARDS if card.name == named), None)
 
 
-def request_parameters(shown: MethodCard | None) -> list[inspect.Parameter]:
-    """One keyword parameter per field of `EditRequest`, annotated for typer.
+def request_parameters(shown: MethodCard | None, without: Collection[str] = ()) -> list[inspect.Parameter]:
+    """One keyword parameter per field of `EditRequest`, but those left out, annotated for typer.
 
     Values stay strings here: `build_request` lets pydantic read and check them, so the rules are written once.
 
     Args:
         shown: The method whose help is asked for: what it does not use is hidden.
+        without: Fields that get none.
     """
     unused = set() if shown is None else registry.method_fields() - set(shown.uses)
-    fields = {name: EditRequest.model_fields[name] for name in EditRequest.shared_fields()}
+    fields = {name: EditRequest.model_fields[name] for name in EditRequest.shared_fields() if name not in without}
     return [_parameter(name, field, field.default, hidden=name in unused) for name, field in fields.items()]
 
 
@@ -105,7 +107,10 @@ def _parameter(name: str, field: FieldInfo, default: Any, *, hidden: bool, panel
     about: dict[str, Any] = {"help": field.description, "hidden": hidden, "rich_help_panel": panel}
     annotation: Any = str | None
     if name in ARGUMENTS:
-        annotation, default = str, inspect.Parameter.empty
+        if field.is_required():
+            annotation, default = str, inspect.Parameter.empty
+        else:
+            default = None
         info: Any = typer.Argument(help=field.description, metavar=name.upper())
     elif _alternatives(field.annotation) == [bool]:
         annotation = bool if default is not None else bool | None
@@ -149,7 +154,7 @@ def _sentence(error: ValidationError, options: dict[str, Any]) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
     shown = f"{name.upper() if name in ARGUMENTS else flag_of(name)} {options[name]!r}"
-    if name in _METAVARS:
+    if name in _METAVARS and first["type"] != "margins":
         return f"{shown} is not of the form {_METAVARS[name]}; see `sfumato edit --help`."
     complaint = first["msg"][:1].lower() + first["msg"][1:]
     return f"{shown} is not allowed: {complaint}."

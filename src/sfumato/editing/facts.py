@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 import sfumato
+from sfumato.editing import tasks
 from sfumato.editing.prepared import Prepared
 from sfumato.masks.islands import surrounding
+from sfumato.request import EditRequest
 
 WORDS_SHOWN = 60
 LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
@@ -30,15 +32,16 @@ def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str,
     }
 
 
-def text_notes(edit: Prepared) -> list[str]:
-    """What became of the prompt: how it was read, and what of it the model does not know."""
+def text_notes(edit: Prepared, request: EditRequest) -> list[str]:
+    """What became of the prompt: how it was read, and what of it the model does not know. The request is as it was run."""
     encoder, card, texts = edit.backbone.text_encoder, edit.card, edit.resolved.texts
+    notes = [*tasks.notes(request, texts.prompt), *texts.notes]
     if encoder is None:
         name = edit.backbone.traits.name
         note = f"{name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."
-        return [*texts.notes, *([] if card.guided else [note])]
+        return [*notes, *([] if card.guided or not texts.prompt else [note])]
     unknown = encoder.unknown_words(texts.prompt)
     if not unknown:
-        return list(texts.notes)
+        return notes
     known = ", ".join(encoder.known_words()[:WORDS_SHOWN])
-    return [*texts.notes, f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]
+    return [*notes, f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]

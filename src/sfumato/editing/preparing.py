@@ -1,7 +1,9 @@
-"""Preparation of an edit: reads the pictures and the mask, and crops the windows at the model's resolution."""
+"""Preparation of an edit: crops the windows out of what was read, at the model's resolution."""
 
 import hashlib
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.editing.layers import align
-from sfumato.errors import ImageError, MaskError, OptionError
+from sfumato.editing.reading import Given, read_given
+from sfumato.masks import canvas
 from sfumato.masks.feather import default_feather, soft_cover, soft_edge
+from sfumato.masks.fill import fill
 from sfumato.masks.islands import MOST, Windows, choose_windows, one_window
 from sfumato.masks.latent import is_thin, to_latent
-from sfumato.masks.reading import Area, SoftMask, is_full, read_area
+from sfumato.masks.reading import SoftMask
 from sfumato.masks.start import Start
 from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
 from sfumato.pictures import strips
-from sfumato.pictures.reading import MAX_PIXELS, Picture, read
-from sfumato.pictures.sizing import fitted
+from sfumato.pictures.orientation import UPRIGHT
+from sfumato.pictures.reading import Picture
 from sfumato.pictures.tensors import to_tensor
 from sfumato.request import EditRequest, ImageSource
 
 NARROW = 5  # cells; masks of fewer are narrow
 ROWS = 256  # of a large mask worked on at once
+COARSE = 2.0  # times that a window of margins is shrunk for the model, from which on it is said
 BACKDROP = 0.5  # share of the picture; an inverted mask of more is a background, of less only drawn the other way round
 KEPT_EDGE = 1.0  # pixels of soft edge around what stands before a new background: a wider one would show the old background there
 
@@ -79,53 +83,6 @@ def sha256(source: ImageSource) -> str:
     return digest.hexdigest()
 
 
-def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
-    """The scribble over the picture, only under the mask; its transparency is respected."""
-    layer = read(scribble, max_pixels=max_pixels, what="scribble")
-    if layer.rgb.shape != rgb.shape:
-        raise ImageError(
-            f"The scribble is {layer.rgb.shape[1]}x{layer.rgb.shape[0]} but the image is {rgb.shape[1]}x{rgb.shape[0]}: "
-            "paint it on a picture of the image's size.",
-            code="scribble-size",
-        )
-    cover = mask[..., None] * (1.0 if layer.alpha is None else layer.alpha[..., None] / 255)
-    return np.rint(rgb * (1 - cover) + layer.rgb * cover).astype(np.uint8)
-
-
-def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, SoftMask, np.ndarray]:
-    """The source, how much each place of it may change, and its colours with the scribble on them, at the output's size.
-
-    Raises:
-        ImageError, MaskError, OptionError: Whatever is wrong with them or with the prompt, before any model is needed.
-    """
-    picture, area, painted = _read_pictures(request, max_pixels)
-    return picture, area.change, painted
-
-
-def _read_pictures(request: EditRequest, max_pixels: int) -> tuple[Picture, Area, np.ndarray]:
-    if not request.prompt.strip():
-        raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
-    request, picture = align(request, read(request.image, max_pixels=max_pixels), max_pixels)
-    area = _read_area(request, picture, max_pixels)
-    change = area.change
-    if is_full(change):
-        raise MaskError(
-            "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
-        )
-    painted = picture.seen if request.scribble is None else _paint(picture.seen, change > 0, request.scribble, max_pixels)
-    size = fitted(picture.size, request.size)
-    if size == picture.size:
-        return picture, area, painted
-    return picture.resized(size), replace(area, change=resize_soft_mask(change, size)), resize(painted, size)
-
-
-def _read_area(request: EditRequest, picture: Picture, max_pixels: int) -> Area:
-    if request.soft_mask and request.mask_grow:
-        raise OptionError("A soft mask cannot be grown: leave out mask_grow, or paint it larger.", code="option-contradiction")
-    given = (picture.size, request.mask, request.box, picture, request.mask_mode, request.invert_mask, request.mask_grow)
-    return read_area(*given, soft=request.soft_mask, max_pixels=max_pixels)
-
-
 def to_levels(change: SoftMask) -> np.ndarray:
     """A (H, W) soft mask in [0, 1] as uint8, some rows at a time."""
     levels = np.empty(change.shape, np.uint8)
@@ -147,14 +104,18 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     Raises:
         ImageError, MaskError, OptionError: See `sfumato.errors`; nothing has been computed yet.
     """
-    picture, area, painted = _read_pictures(request, max_pixels)
+    read_in = read_given(request, max_pixels)
+    picture, area = read_in.picture, read_in.area
     mask = (area.change > 0).astype(np.uint8)
     backdrop = request.invert_mask and bool(mask.mean() > BACKDROP)
     # A background is one thing, even where what stands before it divides it.
     choose = one_window if backdrop else choose_windows
-    chosen = choose(mask, resolution, factor, request.window, context)
+    shown = canvas.with_context(mask, read_in.original) if read_in.original and request.window == "auto" else mask
+    chosen = choose(shown, resolution, factor, request.window, context)
     windows = chosen.windows
-    feather = KEPT_EDGE if backdrop and request.mask_feather is None else request.mask_feather
+    feather = request.mask_feather
+    if feather is None:
+        feather = KEPT_EDGE if backdrop else 0.0 if request.task == "fill" else None  # in a soft edge a scratch would stay
     hashes = {"image_sha256": sha256(request.image)}
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     whole = {
@@ -162,10 +123,20 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         "levels": to_levels(area.change),
         "mask": mask,
         "hashes": hashes,
-        "notes": (*picture.notes, *area.notes, *_windows_notes(chosen)),
+        "notes": (*picture.notes, *area.notes, *_windows_notes(chosen), *_canvas_notes(read_in, windows, resolution)),
     }
     return [
-        _cut_out(request, window, crop(area.change, window), crop(painted, window), feather, whole, backdrop, resolution, factor)
+        _cut_out(
+            request,
+            window,
+            crop(area.change, window),
+            (crop(read_in.seen, window), crop(read_in.painted, window)),
+            feather,
+            whole,
+            backdrop,
+            resolution,
+            factor,
+        )
         for window in windows
     ]
 
@@ -174,23 +145,28 @@ def _cut_out(
     request: EditRequest,
     window: Window,
     change: SoftMask,
-    painted: np.ndarray,
+    colours: tuple[np.ndarray, np.ndarray],
     feather: float | None,
     whole: dict[str, Any],
     backdrop: bool,
     resolution: int,
     factor: int,
 ) -> Inputs:
-    """What belongs to one window, beside what belongs to the `whole`."""
+    """What belongs to one window, beside what belongs to the `whole`; colours are as seen, and with the scribble."""
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(change, (width, height))
-    pixels = resize(crop(whole["picture"].seen, window), (width, height))
+    seen, painted = colours
+    if request.task != "edit":  # all other tasks continue what lies around; filled before it is resized, which would spread it
+        seen = fill(seen, (change > 0).astype(np.uint8), "blur", np.random.default_rng(0))
+        painted = painted if request.scribble is not None or request.fill == "original" else seen
+    pixels, painted = resize(seen, (width, height)), resize(painted, (width, height))
     start = Start(
-        painted=resize(painted, (width, height)),
+        painted=painted,
         mask=(inside > 0).astype(np.uint8),
         kind=request.fill or "original",
     )
     mask_latent = to_latent(inside, factor)
+    drawn = request.task == "edit"
     alpha, cover = _edges(whole["mask"], window, feather, whole["picture"].alpha)
     return Inputs(
         window=window,
@@ -200,8 +176,8 @@ def _cut_out(
         start=start,
         mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
         mask_latent=mask_latent,
-        thin=is_thin((mask_latent > 0).float()),
-        border_tells=not (backdrop or is_thin((mask_latent > 0).float(), NARROW)),
+        thin=drawn and is_thin((mask_latent > 0).float()),
+        border_tells=not (backdrop or (drawn and is_thin((mask_latent > 0).float(), NARROW))),
         **whole,
     )
 
@@ -241,5 +217,25 @@ def _windows_notes(chosen: Windows) -> list[str]:
         notes.append(
             f"The mask has {chosen.wanted} islands that lie far apart, and an edit has at most {MOST} windows, so the nearest "
             "share one at less resolution; edit some of them at a time for more."
+        )
+    return notes
+
+
+def _canvas_notes(given: Given, windows: Sequence[Window], resolution: int) -> list[str]:
+    """How margins were understood, and what they lack."""
+    if given.original is None:
+        return []
+    notes = []
+    if given.picture.orientation != UPRIGHT:
+        notes.append(
+            f"EXIF orientation {given.picture.orientation} turns the image upright, and the margins were put around the upright "
+            "image, as viewers show it."
+        )
+    largest = max(windows, key=lambda window: window.width * window.height)
+    shrunk = math.sqrt(largest.width * largest.height) / resolution
+    if shrunk >= COARSE:
+        notes.append(
+            f"The model works at {resolution} pixels, and to see what it continues it needed a window of "
+            f"{largest.width}x{largest.height}, so the margins have 1/{shrunk:.1f} of the picture's resolution."
         )
     return notes

@@ -9,6 +9,7 @@ from sfumato.backbones.base import Backbone, Extra, Traits
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.families import able, family
 from sfumato.denoising.prompts import Texts
+from sfumato.editing import tasks
 from sfumato.editing.prompts import read_texts
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import TEXT_FIELDS, MethodCard, MethodOptions, Preset
@@ -39,9 +40,11 @@ class Resolved:
 def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow_pickle: bool = False) -> Resolved:
     """Fill in what the request leaves open: the preset's values first, then the model family's, then the shared ones.
 
+    What a task brings goes before all of them, but for a preset that the request names.
+
     Raises:
         Unsupported: The method, or an option, cannot run on this model.
-        OptionError: Unknown preset, or an option that the method does not have.
+        OptionError: Unknown preset, or a task or an option that the method does not have.
         BackboneError: An embedding that is absent, unsafe or made for another model.
     """
     traits = backbone.traits
@@ -52,6 +55,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
             f"{card.name} cannot run on {traits.name} ({known.name}); it runs on: {', '.join(able(card.needs))}. "
             f"On {known.name} you can use: {', '.join(others)}."
         )
+    tasks.check_method(request, traits, card)
     presets, name = card.load().PRESETS, request.preset or SHARED_DEFAULTS["preset"]
     if name not in presets:
         raise OptionError(f"Unknown preset {name!r} of {card.name}; choose one of: {', '.join(presets)}.", code="preset-unknown")
@@ -61,7 +65,11 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     options = _own_options(request, card, preset.options.updated(suited))
     if card.guided and options.clip_model is None:
         options = options.updated({"clip_model": known.clip})
-    values = _family_values(traits) | {"preset": name} | dict(preset.defaults)
+    brought, set_by_preset = tasks.defaults(request, traits, card), dict(preset.defaults)
+    values = _family_values(traits) | {"preset": name}
+    values |= set_by_preset | brought if request.preset is None else brought | set_by_preset
+    if "start_fraction" in brought:  # in other units; see below
+        values.pop("start_sigma", None)
     if request.scribble is not None:
         values |= {"fill": "original", **_scribble_start(traits)}
     if request.start_fraction is not None:  # what the user says goes before a default in other units
@@ -71,7 +79,8 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     own = {option: value for option in options.exposed() if (value := getattr(options, option)) is not None}
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update={**filled, "options": own})
-    texts = read_texts(request, guard, backbone, allow_pickle=allow_pickle)
+    told = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
+    texts = read_texts(told, guard, backbone, allow_pickle=allow_pickle)
     return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from sfumato import ranking
 from sfumato.backbones.families import family
+from sfumato.editing import tasks
 from sfumato.editing.prepared import Prepared
 from sfumato.editing.resolving import Resolved
 from sfumato.errors import BackboneError
@@ -59,19 +60,23 @@ class Scorers:
         """
         if request.rank == "none":
             return []
-        if self.ranking is None:
-            self.ranking, note = self._load(edit, request.rank)
-            notes += note
+        scorer = self._ranking_scorer(edit, request.rank, notes) if tasks.has_words(request) else None
         parts = [window.inputs for window in edit.windows]
         # by its border the best stroke would be the one that shows least
         told = all(part.border_tells for part in parts)
-        by_prompt = not told and request.rank == "both" and self.ranking is not None
+        by_prompt = not told and request.rank == "both" and scorer is not None
         mode: Literal["both", "region", "whole"] = "region" if by_prompt else request.rank
         words, scores = edit.resolved.texts.words, []
         for part, made in zip(parts, windows, strict=True):
             mask = part.mask_pixels[0, 0].numpy().astype(np.uint8)
-            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, self.ranking, mode))
+            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, scorer, mode))
         return average_scores(scores)
+
+    def _ranking_scorer(self, edit: Prepared, mode: str, notes: list[str]) -> clip.Scorer | None:
+        if self.ranking is None:
+            self.ranking, note = self._load(edit, mode)
+            notes += note
+        return self.ranking
 
     def _load(self, edit: Prepared, mode: str) -> tuple[clip.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""

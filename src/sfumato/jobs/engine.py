@@ -189,7 +189,10 @@ class LocalEngine:
         for item in others:
             if not places:
                 return
-            if item.n > room or not item.resembles(lead.item) or self._keys.get(item.id, keys) != keys or item.pixels() > pixels:
+            if item.n > room or not item.resembles(lead.item) or self._keys.get(item.id, keys) != keys:
+                continue
+            size = _attempt(item, item.pixels)
+            if isinstance(size, Outcome) or size > pixels:
                 continue
             member = _attempt(item, self._prepare, editor, item, listener, True)
             if isinstance(member, Outcome):  # it fails by itself when its turn comes
@@ -199,7 +202,7 @@ class LocalEngine:
             if member.edit.keys != keys or taken + item.n > member.room or not join(item):
                 continue
             member.reporter.silent = False
-            places, pixels, room = places - 1, pixels - item.pixels(), min(room, member.room - taken) - item.n
+            places, pixels, room = places - 1, pixels - size, min(room, member.room - taken) - item.n
             yield member
 
     def _remember(self, item: Item, keys: tuple[Hashable, ...]) -> None:

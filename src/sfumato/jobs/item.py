@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from sfumato.errors import ImageError, ResourceError
+from sfumato.masks.canvas import in_pixels
 from sfumato.pictures.formats import UPLOADED, open_header
 from sfumato.request import EditRequest
 
@@ -68,9 +69,11 @@ class Item:
         return EditRequest.model_validate({**self.options, **{name: Path(name) for name in self.pictures}})
 
     def pixels(self) -> int:
-        """Of the image, by its header."""
-        image = open_picture(self.pictures["image"], "image")
-        return image.width * image.height
+        """Of the image by its header, or of the result if that is larger."""
+        size, request = open_picture(self.pictures["image"], "image").size, self._checked
+        left, top, right, bottom = (0, 0, 0, 0) if request.expand is None else in_pixels(request.expand, size)
+        width, height = request.size or (left + size[0] + right, top + size[1] + bottom)
+        return max(size[0] * size[1], width * height)
 
     def resembles(self, other: "Item") -> bool:
         """Whether both may fit one batch, as far as their options tell."""

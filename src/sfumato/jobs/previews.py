@@ -61,7 +61,8 @@ class Previewer:
         """From the pictures as the edit has read them, or read again if it tells of none."""
         if progress.inputs is not None:
             return _Layers.of(progress.inputs.picture, progress.inputs.levels, side)
-        from sfumato.editing.preparing import read_pictures, to_levels
+        from sfumato.editing.preparing import to_levels
+        from sfumato.editing.reading import read_pictures
 
         picture, change, _ = read_pictures(self.request, self.max_pixels)
         return _Layers.of(picture, to_levels(change), side)

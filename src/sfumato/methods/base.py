@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the registry is listed without torch
     from sfumato.noise.stream import NoiseStream
     from sfumato.perception.clip import Scorer
 
+Task = Literal["edit", "remove", "fill", "outpaint"]
+
 # Fields of EditRequest that several methods use, and some do not.
 TEXT_FIELDS = ("negative_prompt", "guidance_scale", "guidance_embedding")
 START_FIELDS = ("fill", "scribble", "start_fraction", "start_sigma")
@@ -185,6 +187,22 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskCard:
+    """How a method does a task.
+
+    Args:
+        defaults: Values for fields of EditRequest that are left None; they go before those of the model's family and of the
+            default preset, and behind those of a preset that is named.
+        wordless: Further ones where no words say what is to appear; None if the method needs words.
+        says_empty: Whether without words the model is told that nothing stands there (`FamilyCard.empty`).
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    wordless: Mapping[str, Any] | None = field(default_factory=dict)
+    says_empty: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodCard:
     """The row of a method in the registry. Listing cards loads no method and no torch.
 
@@ -193,6 +211,7 @@ class MethodCard:
         module: The file that holds its `Options`, `PRESETS`, `plan`, `condition` and `run`.
         needs: What a model must be able to do.
         uses: Fields of EditRequest that it uses, among those that not all methods do.
+        tasks: What it can be asked for.
         guided: Whether it needs a CLIP to take gradients of.
     """
 
@@ -203,6 +222,7 @@ class MethodCard:
     module: str
     needs: frozenset[Capability]
     uses: tuple[str, ...]
+    tasks: Mapping[Task, TaskCard] = field(default_factory=lambda: {"edit": TaskCard(wordless=None)})
     guided: bool = False
 
     def load(self) -> Method:

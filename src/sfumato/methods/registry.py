@@ -4,7 +4,15 @@ from typing import Any
 
 from sfumato.backbones.capabilities import Capability
 from sfumato.errors import OptionError
-from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard
+from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard, Task, TaskCard
+
+_EDIT = TaskCard(wordless=None)
+_FROM_BLUR = {"fill": "blur"}  # what was there, or stands beside it, is not to show through
+# Without words there is nothing to be guided to; and what lies around a hole, blurred, says most of what belongs there.
+_CONTINUE = {"guidance_scale": 1.0, "start_fraction": 0.5}
+_EMPTY = TaskCard(defaults=_FROM_BLUR, says_empty=True)
+_CONTINUED = TaskCard(defaults=_FROM_BLUR, wordless=_CONTINUE)
+_TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (
     MethodCard(
@@ -15,6 +23,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.sampling.blended_latent_diffusion",
         needs=frozenset({Capability.TEXT, Capability.LATENTS}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "shrink", "soft_mask"),
+        tasks=_TASKS,
     ),
     MethodCard(
         name="blended-diffusion",
@@ -25,6 +34,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.sampling.blended_diffusion",
         needs=frozenset({Capability.PIXELS}),
         uses=START_FIELDS,
+        tasks={"edit": _EDIT, "outpaint": TaskCard(defaults=_FROM_BLUR, wordless=None)},
         guided=True,
     ),
     MethodCard(
@@ -35,6 +45,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.sampling.repaint",
         needs=frozenset({Capability.CHAIN}),
         uses=TEXT_FIELDS,
+        tasks=_TASKS,
     ),
     MethodCard(
         name="lanpaint",
@@ -45,6 +56,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.sampling.lanpaint",
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks=_TASKS,
     ),
 )
 
@@ -70,6 +82,18 @@ def options_schema(card: MethodCard, *, remote: bool = False) -> dict[str, Any]:
     properties = options.given().model_json_schema()["properties"]
     defaults = preset.model_dump(mode="json")
     return {name: properties[name] | {"default": defaults[name]} for name in options.exposed(remote=remote)}
+
+
+def suited(task: Task, capabilities: frozenset[Capability], words: bool) -> list[MethodCard]:
+    """The methods that do a task on a model of such capabilities, the best first.
+
+    Args:
+        task: What is asked for.
+        capabilities: Of the model's family.
+        words: Whether a prompt says what is to appear.
+    """
+    able = [card for card in CARDS if capabilities >= card.needs and task in card.tasks]
+    return [card for card in able if words or card.tasks[task].wordless is not None]
 
 
 def get(name: str) -> MethodCard:

@@ -64,6 +64,7 @@ def info(desk: AtDesk) -> Info:
             title=card.title,
             paper=card.paper,
             presets=list(card.load().PRESETS),
+            tasks=list(card.tasks),
             needs=able(card.needs),
             fields=[name for name in JobRequest.shared_fields() if name in card.uses or name not in method_fields()],
             options=options_schema(card, remote=True),

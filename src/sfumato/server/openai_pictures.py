@@ -7,6 +7,7 @@ from PIL import Image
 
 from sfumato.errors import ImageError
 from sfumato.jobs.item import open_picture
+from sfumato.masks.canvas import in_pixels
 from sfumato.pictures.encoding import Format
 from sfumato.pictures.reading import read, upright_size
 from sfumato.pictures.sizing import fitted
@@ -77,8 +78,14 @@ def from_markup(pictures: dict[str, bytes], most: int) -> dict[str, bytes]:
     return {"mask": encode(drawn, "PNG"), "scribble": pictures["markup"]}
 
 
-def check_output(asked: Any, pictures: dict[str, bytes], size: tuple[int, int] | None) -> None:
-    """Refuse an output format that could not hold the result, before the edit is made."""
+def check_output(asked: Any, pictures: dict[str, bytes], options: dict[str, Any]) -> None:
+    """Refuse an output format that could not hold the result, before the edit is made.
+
+    Args:
+        asked: An `OpenAIEdit`.
+        pictures: As sent.
+        options: The job's; `size` and `expand` say how large the result is.
+    """
     if asked.response_format == "url" and asked.output_format != "png":
         raise refused("Addresses are of PNG pictures; ask for b64_json.", "output_format")
     image = open_picture(pictures["image"], "image")
@@ -90,7 +97,11 @@ def check_output(asked: Any, pictures: dict[str, bytes], size: tuple[int, int] |
         )
     if asked.background == "transparent" and asked.output_format == "jpeg":
         raise refused("background=transparent needs output_format png or webp: JPEG has no transparency.", "background")
-    longest, most = max(fitted(upright_size(image), size)), LONGEST_SIDE[asked.output_format]
+    width, height = fitted(upright_size(image), options.get("size"))
+    if options.get("expand"):
+        left, top, right, bottom = in_pixels(options["expand"], (width, height))
+        width, height = left + width + right, top + height + bottom
+    longest, most = max(width, height), LONGEST_SIDE[asked.output_format]
     if longest > most:
         raise refused(
             f"{asked.output_format} holds at most {most} pixels a side, and {longest} are needed; use png.", "output_format"

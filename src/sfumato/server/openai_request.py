@@ -21,7 +21,9 @@ TEXTS = ("prompt", "negative_prompt")  # of all other fields an empty text is no
 
 
 class _Known(Sent):
-    prompt: str = Field(description="What should appear where the mask is transparent.")
+    prompt: str = Field(
+        "", description="What should appear where the mask is transparent. May be left out if `task` is not edit."
+    )
     model: str | None = Field(None, description="One of GET /v1/models; the first by default.")
     n: int = Field(1, ge=1, le=10, description="Number of pictures, best first.")
     size: Literal["auto"] | Size = Field(
@@ -107,7 +109,7 @@ def understand(form: Form, settings: Settings) -> Understood:
     check_sizes(pictures, settings.limits)
     options = _options(asked, fields, pictures, settings)
     sent = submission(options, pictures, settings.limits, settings.models)
-    check_output(asked, pictures, sent.options.get("size"))
+    check_output(asked, pictures, sent.options)
     notes += _notes(asked, fields, settings)
     return Understood(asked=asked, submission=sent, notes=notes, random_seed=random_seed)
 

@@ -92,7 +92,7 @@ def _as_form(model: dict[str, Any], pictures: dict[str, str]) -> dict[str, Any]:
     properties = {name: field for name, field in model["properties"].items() if name not in PICTURES}
     for name, field in properties.items():
         if any("prefixItems" in kind for kind in field.get("anyOf", [])):
-            text = {"type": "string", "example": "40,60,120,120" if name != "size" else "512x512"}
+            text = {"type": "string", "example": _EXAMPLES.get(name, "40,60,120,120")}
             kept = {key: field[key] for key in ("description", "title", "default") if field.get(key) is not None}
             properties[name] = kept | text
     files = {name: {**_FILE, "description": about} for name, about in pictures.items()}
@@ -100,11 +100,12 @@ def _as_form(model: dict[str, Any], pictures: dict[str, str]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "title": model["title"],
-        "required": ["image", "prompt"],
+        "required": ["image"],
         "properties": {**files, **properties},
     }
 
 
+_EXAMPLES = {"size": "512x512", "expand": "64,0,25%,0"}
 _FILES = {
     "image": "PNG, JPEG, WebP, AVIF, GIF, JPEG 2000 or HEIC to edit.",
     "mask": "Where to edit; of the image's size.",

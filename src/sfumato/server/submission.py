@@ -158,7 +158,7 @@ def check_pictures(given: Submission, limits: Limits) -> None:
     Raises:
         ImageError, MaskError, OptionError: See `sfumato.errors`.
     """
-    from sfumato.editing.preparing import read_pictures  # loads torch
+    from sfumato.editing.reading import read_pictures  # loads torch
     from sfumato.masks.window import choose_window
 
     try:

@@ -80,6 +80,7 @@ class MethodInfo(BaseModel):
     title: str
     paper: str
     presets: list[str]
+    tasks: list[str] = Field(description="What it can be asked for.")
     needs: list[str] = Field(description="Families of models that it runs on.")
     fields: list[str] = Field(description="Fields of an edit that it uses, of those that are not its own.")
     options: dict[str, Any] = Field(description="JSON schemas of its own options, which stand beside the fields, by name.")

@@ -49,7 +49,7 @@ def _grey_mask(data: bytes, most: int) -> bytes:
 
 def padded(given: Submission, padding: int, most: int) -> Any:
     """The window that many pixels around the mask, cut to the picture: x, y, width, height; "auto" if no mask can be read."""
-    from sfumato.editing.preparing import read_pictures
+    from sfumato.editing.reading import read_pictures
     from sfumato.masks.window import bounding_box
 
     try:

@@ -23,7 +23,7 @@ from tests.unit.cli.painter import names_in
 def test_methods(run: Callable[..., Result]) -> None:
     cards = json.loads(run("methods", "--json").stdout)
     assert "blended-latent-diffusion" in [card["name"] for card in cards]
-    assert set(cards[0]) == {"name", "kind", "title", "paper", "needs", "options", "presets"}
+    assert set(cards[0]) == {"name", "kind", "title", "paper", "tasks", "needs", "options", "own_options", "presets"}
     assert "blended-latent-diffusion" in run("methods").stdout
 
 

@@ -18,7 +18,7 @@ from tests.unit.cli.painter import Painter
 
 
 def test_every_field_of_the_request_has_an_option() -> None:
-    flags = {flag for parameter in command("").params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    flags = {flag for parameter in command("edit", "").params for flag in (*parameter.opts, *parameter.secondary_opts)}
     for name in EditRequest.shared_fields():
         if name not in ARGUMENTS:
             assert flag_of(name) in flags

@@ -6,11 +6,14 @@ const stem = (name) => name.replace(/\.\w+$/, "");
 /** Names of the files that go with a picture: its mask and its scribble. */
 export const files = (name) => ({image: name, mask: `${stem(name)}-mask.png`, scribble: `${stem(name)}-scribble.png`});
 
-/** edit: {name, hasScribble, options}; options are the request's fields as JSON values. */
-export function commandLine({name, hasScribble, options}) {
+/** edit: {name, hasMask, hasScribble, options}; options are the request's fields as JSON values. */
+export function commandLine({name, hasMask = true, hasScribble, options}) {
   const {image, mask, scribble} = files(name);
-  const {prompt, ...rest} = options;
-  const words = ["sfumato edit", quote(image), quote(prompt), "--mask", quote(mask)];
+  const {prompt, task, ...rest} = options;
+  const words = [task === "fill" ? "sfumato edit" : `sfumato ${task ?? "edit"}`, quote(image)];
+  if (prompt) words.push(quote(prompt));
+  if (task === "fill") words.push("--task", task);
+  if (hasMask) words.push("--mask", quote(mask));
   if (hasScribble) words.push("--scribble", quote(scribble));
   for (const [field, value] of Object.entries(rest)) {
     const flag = field.replaceAll("_", "-");
@@ -20,12 +23,12 @@ export function commandLine({name, hasScribble, options}) {
   return words.join(" ");
 }
 
-export function python({name, hasScribble, options}) {
+export function python({name, hasMask = true, hasScribble, options}) {
   const {image, mask, scribble} = files(name);
   const {prompt, ...rest} = options;
-  const literal = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : Array.isArray(value) ? `(${value.join(", ")})` : JSON.stringify(value));
+  const literal = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : Array.isArray(value) ? `(${value.map((one) => JSON.stringify(one)).join(", ")})` : JSON.stringify(value));
   const given = Object.entries(rest).map(([field, value]) => `${field}=${literal(value)}`);
   if (hasScribble) given.unshift(`scribble=${JSON.stringify(scribble)}`);
-  const lines = [JSON.stringify(image), JSON.stringify(mask), JSON.stringify(prompt), ...given].map((line) => `    ${line},`);
+  const lines = [JSON.stringify(image), hasMask ? JSON.stringify(mask) : "None", JSON.stringify(prompt), ...given].map((line) => `    ${line},`);
   return `import sfumato\n\nresult = sfumato.edit(\n${lines.join("\n")}\n)\nresult.images[0].save("edited.png")\n`;
 }

@@ -2,7 +2,7 @@
 
 import {$, make} from "./dom.js";
 
-const ELSEWHERE = new Set(["image", "mask", "scribble", "prompt", "n", "seed", "method", "model", "box", "mask_mode", "mask_feather"]);
+const ELSEWHERE = new Set(["image", "mask", "scribble", "task", "expand", "prompt", "n", "seed", "method", "model", "box", "mask_mode", "mask_feather"]);
 const LEAD = ["negative_prompt", "preset", "steps", "guidance_scale", "start_fraction", "fill", "background", "window"];
 
 /** The members of a union that are not null. */

@@ -15,14 +15,15 @@ export class Run {
     return !$("cancel").hidden;
   }
 
-  /** Send an edit and follow it to its end; returns the job. */
-  async start(picture, options, feather) {
+  /** Send an edit and follow it to its end; returns the job. margins: pixels around the picture, or null. */
+  async start(picture, options, feather, margins) {
     this.#working(true);
+    this.view.shownMargins = margins;
     try {
       const form = new FormData();
       form.append("image", picture.blob, "image");
-      form.append("mask", await picture.maskBlob(), "mask.png");
-      if (picture.hasScribble) form.append("scribble", await picture.scribbleBlob(), "scribble.png");
+      if (!margins || picture.area > 0) form.append("mask", await picture.maskBlob(), "mask.png");
+      if (picture.hasScribble) form.append("scribble", await picture.scribbleBlob(margins ?? undefined), "scribble.png");
       for (const [name, value] of Object.entries(options)) form.append(name, Array.isArray(value) ? value.join(",") : value);
       form.append("mask_mode", "grey");
       if (feather >= 0) form.append("mask_feather", feather);

@@ -11,6 +11,7 @@ import {Picture} from "./picture.js";
 import {Results} from "./results.js";
 import {listenToDie, seed, setSeed} from "./seed.js";
 import {listen} from "./shortcuts.js";
+import {Task} from "./task.js";
 import {Tools} from "./tools.js";
 import {View} from "./view.js";
 
@@ -23,6 +24,7 @@ const results = new Results(view, (blob, name) => openBlob(blob, name), setMode)
 const controls = new Controls(view, tools, () => results.back());
 let info;
 let advanced;
+const task = new Task(view, () => (results.back(), refresh()));
 
 function setMode(mode) {
   $("studio").dataset.mode = mode;
@@ -47,6 +49,7 @@ async function openBlob(blob, name) {
   $("empty").hidden = true;
   for (const [id, most] of [["box-x", picture.width], ["box-y", picture.height], ["box-w", picture.width], ["box-h", picture.height]]) $(id).max = most;
   view.show(picture);
+  task.refit();
   controls.setSize(Math.max(4, Math.round(Math.min(picture.width, picture.height) / 9)));
   setMode("paint");
   if (within) $("canvas").focus({preventScroll: true});
@@ -77,16 +80,17 @@ function refresh() {
   $("undo").setAttribute("aria-disabled", !picture?.done.length);
   $("redo").setAttribute("aria-disabled", !picture?.undone.length);
   const percent = picture ? Math.round(picture.area * 1000) / 10 : 0;
+  const margins = picture && task.problem(info?.limits.pixels);
   const problem = !picture
     ? "Open a picture to begin."
-    : picture.area === 0
+    : picture.area === 0 && task.needsMask
       ? "Paint over what is to change."
       : picture.area === 1
         ? "Leave some of the picture unpainted."
-        : !$("prompt").value.trim()
+        : task.needsWords && !$("prompt").value.trim()
           ? "Say what should appear."
-          : "";
-  const hint = problem || `${percent < 0.1 ? "Less than 0.1" : percent} % of the picture will change.`;
+          : (margins?.problem ?? "");
+  const hint = problem || margins?.hint || `${percent < 0.1 ? "Less than 0.1" : percent} % of the picture will change.`;
   if ($("hint").textContent !== hint) $("hint").textContent = hint; // it is read out when it changes
   $("run").disabled = Boolean(problem) || !advanced;
   $("canvas").tabIndex = picture ? 0 : -1;
@@ -97,7 +101,7 @@ function refresh() {
 // ---- the edit
 
 function options() {
-  const given = {prompt: $("prompt").value.trim(), ...advanced.values()};
+  const given = {prompt: $("prompt").value.trim(), ...task.options(), ...advanced.values()};
   const method = $("method").value;
   const properties = advanced.schema.properties;
   if (method !== properties.method.default) given.method = method;
@@ -112,7 +116,7 @@ function showNotes(notes, error) {
   for (const field of document.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
   if (!error) return;
   $("notes").prepend(make("li", {className: "error", textContent: error.message}));
-  const field = advanced.input(error.param) ?? $(error.param ?? "");
+  const field = advanced.input(error.param) ?? $(error.param === "expand" ? "margin-left" : (error.param ?? ""));
   if (!field) return;
   field.setAttribute("aria-invalid", "true");
   field.closest("details")?.setAttribute("open", "");
@@ -122,16 +126,17 @@ function showNotes(notes, error) {
 async function edit() {
   if (run.busy || $("run").disabled) return;
   const {picture} = view;
-  const asked = options();
+  const [asked, margins] = [options(), task.margins()];
   results.clear();
   showNotes([]);
   tools.locked = true;
   try {
     const sources = {source: picture.blob, mask: await picture.maskBlob(), scribble: picture.hasScribble ? await picture.scribbleBlob() : null};
-    const job = await run.start(picture, asked, view.feather);
+    const hasMask = !margins || picture.area > 0;
+    const job = await run.start(picture, asked, view.feather, margins);
     const drawn = job.result && {seed: job.result.request.seed}; // what was random can be repeated
     const said = {...asked, ...drawn, ...(view.feather >= 0 ? {mask_feather: view.feather} : {})};
-    const record = {name: picture.name, hasScribble: picture.hasScribble, options: said};
+    const record = {name: picture.name, hasMask, hasScribble: picture.hasScribble, options: said, margins};
     await finished(job, record, sources);
   } catch (error) {
     showNotes([], error);
@@ -170,7 +175,8 @@ async function reopen(entry, job) {
     const bitmap = await createImageBitmap(entry.scribble);
     view.picture.change((mask, scribble) => scribble.drawImage(bitmap, 0, 0));
   }
-  const {prompt, n, seed: used, method, model, mask_feather: feather, ...rest} = entry.edit.options;
+  const {prompt, n, seed: used, method, model, mask_feather: feather, task: done, expand, ...rest} = entry.edit.options;
+  task.set({task: done, expand});
   Object.assign($("prompt"), {value: prompt});
   if (n !== undefined) $("n").value = n;
   if (used !== undefined) setSeed(used);

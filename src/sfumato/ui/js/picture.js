@@ -157,8 +157,11 @@ export class Picture extends EventTarget {
     return toBlob(canvas);
   }
 
-  scribbleBlob() {
-    return toBlob(this.scribble);
+  /** The scribble as a file, on the canvas of a picture with margins if there are any. */
+  scribbleBlob([left, top, right, bottom] = [0, 0, 0, 0]) {
+    const canvas = canvasOf(this.width + left + right, this.height + top + bottom);
+    canvas.getContext("2d").drawImage(this.scribble, left, top);
+    return toBlob(canvas);
   }
 }
 

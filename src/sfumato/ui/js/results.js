@@ -57,6 +57,7 @@ export class Results {
     const bitmap = await createImageBitmap(blob);
     if (this.chosen !== index) return;
     this.blob = blob;
+    this.view.shownMargins = this.edit.margins ?? null;
     this.view.after = bitmap;
     this.view.preview = null;
     $("divider").hidden = false;

@@ -10,6 +10,7 @@ export class View {
     this.pen = canvas.getContext("2d");
     Object.assign(this, {picture: null, scale: 1, x: 0, y: 0, fitted: true, showMask: true, feather: -1});
     Object.assign(this, {after: null, split: 0.5, preview: null, cursor: null, rubber: null});
+    Object.assign(this, {margins: null, shownMargins: null}); // to be painted; and of what was: left, top, right, bottom
     new ResizeObserver(() => this.#resize()).observe(canvas);
   }
 
@@ -17,6 +18,20 @@ export class View {
     this.picture = picture;
     this.after = this.preview = this.rubber = null;
     this.fit();
+  }
+
+  /** Pixels around the picture that are to be painted; null for none. */
+  setMargins(margins) {
+    if (String(margins) === String(this.margins)) return;
+    this.margins = margins;
+    if (this.fitted) this.fit();
+    this.draw();
+  }
+
+  /** The picture with its margins, as x, y, width and height in the picture's pixels. */
+  get #frame() {
+    const [left, top, right, bottom] = (this.after || this.preview ? this.shownMargins : this.margins) ?? [0, 0, 0, 0];
+    return [-left, -top, this.picture.width + left + right, this.picture.height + top + bottom];
   }
 
   #resize() {
@@ -32,9 +47,10 @@ export class View {
     if (!this.picture) return this.draw();
     const {clientWidth: width, clientHeight: height} = this.canvas;
     const margin = Math.min(MARGIN, width * 0.03);
-    this.scale = Math.min((width - 2 * margin) / this.picture.width, (height - 2 * margin) / this.picture.height);
-    this.x = (width - this.picture.width * this.scale) / 2;
-    this.y = (height - this.picture.height * this.scale) / 2;
+    const [left, top, wide, high] = this.#frame;
+    this.scale = Math.min((width - 2 * margin) / wide, (height - 2 * margin) / high);
+    this.x = (width - wide * this.scale) / 2 - left * this.scale;
+    this.y = (height - high * this.scale) / 2 - top * this.scale;
     this.fitted = true;
     this.draw();
   }
@@ -88,7 +104,7 @@ export class View {
     this.#ground();
     pen.drawImage(picture.bitmap, 0, 0);
     if (this.after) this.#compare();
-    else if (this.preview) pen.drawImage(this.preview, 0, 0, picture.width, picture.height);
+    else if (this.preview) pen.drawImage(this.preview, ...this.#frame);
     else this.#mask();
     if (this.rubber) this.#outline(...this.rubber);
     if (this.cursor && !this.after && !this.preview) this.#ring();
@@ -97,14 +113,14 @@ export class View {
 
   /** A quiet check under transparent pictures, and a shadow that lifts them off the wall. */
   #ground() {
-    const {pen, picture} = this;
+    const {pen} = this;
     const style = getComputedStyle(this.canvas);
     pen.save();
     pen.shadowColor = "rgb(30 20 10 / .28)";
     pen.shadowBlur = 26;
     pen.shadowOffsetY = 6;
     pen.fillStyle = style.getPropertyValue("--check-b");
-    pen.fillRect(0, 0, picture.width, picture.height);
+    pen.fillRect(...this.#frame);
     pen.restore();
     const side = 9 / this.scale;
     const tile = canvasOf(2, 2);
@@ -117,13 +133,14 @@ export class View {
     pen.save();
     pen.imageSmoothingEnabled = false;
     pen.fillStyle = pattern;
-    pen.fillRect(0, 0, picture.width, picture.height);
+    pen.fillRect(...this.#frame);
     pen.restore();
   }
 
   #mask() {
     const {pen, picture} = this;
     if (this.showMask) this.#tint();
+    if (this.margins) this.#around();
     pen.drawImage(picture.scribble, 0, 0); // on top: its colours are what the edit starts from
   }
 
@@ -138,23 +155,36 @@ export class View {
     pen.restore();
   }
 
-  #compare() {
+  /** The margins that will be painted, in the mask's colour. */
+  #around() {
     const {pen, picture} = this;
-    const edge = picture.width * this.split;
     pen.save();
     pen.beginPath();
-    pen.rect(edge, 0, picture.width - edge, picture.height);
+    pen.rect(...this.#frame);
+    pen.rect(0, 0, picture.width, picture.height);
+    pen.fillStyle = "rgb(53 87 214 / .5)";
+    pen.fill("evenodd");
+    pen.restore();
+  }
+
+  #compare() {
+    const {pen} = this;
+    const [left, top, width, height] = this.#frame;
+    const edge = left + width * this.split;
+    pen.save();
+    pen.beginPath();
+    pen.rect(edge, top, left + width - edge, height);
     pen.clip();
     this.#ground();
-    pen.drawImage(this.after, 0, 0, picture.width, picture.height);
+    pen.drawImage(this.after, ...this.#frame);
     pen.restore();
     if (this.split <= 0 || this.split >= 1) return;
     const radius = 13 / this.scale;
-    const middle = picture.height / 2;
+    const middle = top + height / 2;
     pen.fillStyle = "#fff";
     pen.shadowColor = "rgb(0 0 0 / .4)";
     pen.shadowBlur = 6;
-    pen.fillRect(edge - 1 / this.scale, 0, 2 / this.scale, picture.height);
+    pen.fillRect(edge - 1 / this.scale, top, 2 / this.scale, height);
     pen.beginPath();
     pen.arc(edge, middle, radius, 0, 7);
     pen.fill();
@@ -198,11 +228,12 @@ export class View {
   #placeDivider() {
     const divider = $("divider");
     if (divider.hidden) return;
+    const [left, top, width, height] = this.#frame;
     Object.assign(divider.style, {
-      left: `${this.x}px`,
-      top: `${this.y}px`,
-      width: `${this.picture.width * this.scale}px`,
-      height: `${this.picture.height * this.scale}px`,
+      left: `${this.x + left * this.scale}px`,
+      top: `${this.y + top * this.scale}px`,
+      width: `${width * this.scale}px`,
+      height: `${height * this.scale}px`,
     });
   }
 }

@@ -1,0 +1,115 @@
+"""The pictures of a request: source, mask and scribble read, margins put around the source."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sfumato.editing import tasks
+from sfumato.editing.layers import align
+from sfumato.errors import ImageError, MaskError, OptionError
+from sfumato.masks import canvas
+from sfumato.masks.reading import Area, SoftMask, grow_mask, is_full, read_area
+from sfumato.masks.window import resize, resize_soft_mask
+from sfumato.pictures.reading import MAX_PIXELS, Picture, read
+from sfumato.pictures.sizing import fitted
+from sfumato.request import Box, EditRequest, ImageSource
+
+SHADOW, MOST_SHADOW = 0.05, 16  # how far what is removed reaches beyond its mask: in square roots of its area; pixels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Given:
+    """The pictures of a request at the output's size.
+
+    Args:
+        picture: The source, with margins if they are to be painted.
+        area: How much each place may change.
+        seen: (H, W, 3) uint8: the source as the model sees it.
+        painted: The same with the scribble on it.
+        original: Where the source lies if it has margins.
+    """
+
+    picture: Picture
+    area: Area
+    seen: np.ndarray
+    painted: np.ndarray
+    original: Box | None = None
+
+
+def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, SoftMask, np.ndarray]:
+    """The source, how much each place of it may change, and its colours with the scribble on them, at the output's size.
+
+    Raises:
+        ImageError, MaskError, OptionError: Whatever is wrong with them or with the prompt, before any model is needed.
+    """
+    given = read_given(request, max_pixels)
+    return given.picture, given.area.change, given.painted
+
+
+def read_given(request: EditRequest, max_pixels: int) -> Given:
+    """What `read_pictures` reads, and what else there is to know of it; its errors too."""
+    tasks.check(request)
+    request, picture = align(request, read(request.image, max_pixels=max_pixels), max_pixels)
+    given = _with_margins(request, picture, max_pixels) if request.expand else _within(request, picture, max_pixels)
+    change = given.area.change
+    if is_full(change):
+        raise MaskError(
+            "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
+        )
+    if request.scribble is not None:
+        given = replace(given, painted=_paint(given.seen, change > 0, request.scribble, max_pixels))
+    size = fitted(picture.size, request.size)
+    if size == picture.size:
+        return given
+    picture, area = given.picture.resized(size), replace(given.area, change=resize_soft_mask(change, size))
+    return Given(picture=picture, area=area, seen=picture.seen, painted=resize(given.painted, size))
+
+
+def _within(request: EditRequest, picture: Picture, max_pixels: int) -> Given:
+    return Given(picture=picture, area=_read_area(request, picture, max_pixels), seen=picture.seen, painted=picture.seen)
+
+
+def _with_margins(request: EditRequest, picture: Picture, max_pixels: int) -> Given:
+    assert request.expand
+    sides = canvas.in_pixels(request.expand, picture.size)
+    canvas.check_size(picture.size, sides, max_pixels)
+    has_mask = request.mask is not None or request.box is not None
+    area = _read_area(request, picture, max_pixels) if has_mask else None
+    larger = canvas.enlarge(picture, sides, None if area is None else area.change)
+    area = Area(change=larger.change, notes=() if area is None else area.notes)
+    return Given(picture=larger.picture, area=area, seen=larger.seen, painted=larger.seen, original=larger.original)
+
+
+def _read_area(request: EditRequest, picture: Picture, max_pixels: int) -> Area:
+    if request.soft_mask and request.mask_grow:
+        raise OptionError("A soft mask cannot be grown: leave out mask_grow, or paint it larger.", code="option-contradiction")
+    given = (picture.size, request.mask, request.box, picture, request.mask_mode, request.invert_mask)
+    area = read_area(*given, request.mask_grow or 0, soft=request.soft_mask, max_pixels=max_pixels)
+    if request.task == "remove" and request.mask_grow is None and not request.soft_mask:
+        return _with_shadow(area)
+    return area
+
+
+def _with_shadow(area: Area) -> Area:
+    """The mask grown a little: at the edge of what is removed lie its blurred outline and its shadow."""
+    mask = area.change.astype(np.uint8)
+    radius = round(SHADOW * math.sqrt(int(mask.sum())))
+    grown = grow_mask(mask, min(radius, MOST_SHADOW)) if radius else mask
+    if radius == 0 or is_full(grown):
+        return area
+    note = f"The mask was grown by {min(radius, MOST_SHADOW)} pixels, so that edges and shadows go too; mask_grow says otherwise."
+    return Area(change=grown.astype(np.float32), notes=(*area.notes, note))
+
+
+def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
+    """The scribble over the picture, only under the mask; its transparency is respected."""
+    layer = read(scribble, max_pixels=max_pixels, what="scribble")
+    if layer.rgb.shape != rgb.shape:
+        raise ImageError(
+            f"The scribble is {layer.rgb.shape[1]}x{layer.rgb.shape[0]} but the image, with its margins if it has any, is "
+            f"{rgb.shape[1]}x{rgb.shape[0]}: paint it on a picture of that size.",
+            code="scribble-size",
+        )
+    cover = mask[..., None] * (1.0 if layer.alpha is None else layer.alpha[..., None] / 255)
+    return np.rint(rgb * (1 - cover) + layer.rgb * cover).astype(np.uint8)

@@ -1,0 +1,118 @@
+"""What each task needs of a request, which method does it, and from what defaults it starts."""
+
+from typing import Any
+
+from sfumato.backbones.base import Traits
+from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.families import family
+from sfumato.errors import MaskError, OptionError
+from sfumato.methods import registry
+from sfumato.methods.base import TEXT_FIELDS, MethodCard
+from sfumato.request import EditRequest
+
+FOR_WORDS = ("negative_prompt", "guidance_scale")
+"""Whoever sets one of these without a prompt wants the model to be guided."""
+
+
+def has_words(request: EditRequest) -> bool:
+    """Whether a prompt says what is to appear."""
+    return bool(request.prompt.strip())
+
+
+def check(request: EditRequest) -> None:
+    """Refuse what does not go with the request's task, before anything is read.
+
+    Raises:
+        OptionError: prompt-empty, expand-missing or option-contradiction.
+        MaskError: mask-missing.
+    """
+    if request.task == "edit" and not has_words(request):
+        raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
+    if request.task != "outpaint":
+        if request.expand is not None:
+            raise OptionError(
+                f"expand is for the task outpaint, and this is {request.task}; leave one of them out.",
+                code="option-contradiction",
+            )
+        return
+    if request.expand is None:
+        raise OptionError(
+            "Outpainting needs expand: say how far on the left, top, right and bottom, such as 64,0,64,0 or 25%,0,25%,0.",
+            code="expand-missing",
+        )
+    if request.size is not None:
+        raise OptionError(
+            "size and expand contradict each other: the result is as large as the picture with its margins; leave size out.",
+            code="option-contradiction",
+        )
+    if request.mask is None and request.box is None:
+        given = next((name for name in ("invert_mask", "soft_mask", "mask_grow") if getattr(request, name)), None)
+        if given is not None:
+            raise MaskError(
+                f"{given} is about a mask, and there is none: the margins are painted alone; leave it out, or give a mask.",
+                code="mask-missing",
+            )
+
+
+def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCard:
+    """The method that a request names, or else the best one for its task and model.
+
+    Args:
+        request: With a method.
+        traits: Of the model.
+        named: Whether somebody chose the method; an edit has a default one.
+
+    Raises:
+        OptionError: method-unknown.
+    """
+    if named or request.task == "edit":
+        return registry.get(request.method)
+    able = registry.suited(request.task, traits.capabilities, has_words(request))
+    return able[0] if able else registry.get(request.method)
+
+
+def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None:
+    """Refuse a task that the method does not have, or has not without words.
+
+    Raises:
+        OptionError: task-unsupported or prompt-empty.
+    """
+    others = [other.name for other in registry.suited(request.task, traits.capabilities, has_words(request))]
+    hint = f" On {traits.family} it is done by: {', '.join(others)}." if others else ""
+    if request.task not in card.tasks:
+        raise OptionError(
+            f"{card.name} has no task {request.task}; it has: {', '.join(card.tasks)}.{hint}", code="task-unsupported"
+        )
+    if card.tasks[request.task].wordless is None and not has_words(request):
+        raise OptionError(f"{card.name} needs words: say what should appear.{hint}", code="prompt-empty")
+    if request.rank == "region" and not has_words(request):
+        raise OptionError(
+            "rank=region compares predictions with the prompt, which is empty; use whole, or write one.",
+            code="option-contradiction",
+        )
+
+
+def defaults(request: EditRequest, traits: Traits, card: MethodCard) -> dict[str, Any]:
+    """Values that the task brings for fields that the request leaves open."""
+    task = card.tasks[request.task]
+    values = dict(task.defaults)
+    if not has_words(request) and all(getattr(request, name) is None for name in FOR_WORDS):
+        values |= task.wordless or {}
+    return values if traits.can(Capability.TEXT) else {name: value for name, value in values.items() if name not in TEXT_FIELDS}
+
+
+def words(request: EditRequest, traits: Traits, card: MethodCard) -> str:
+    """What the model is told: the prompt, or without one that nothing stands there, for tasks that want nothing there."""
+    if has_words(request) or not card.tasks[request.task].says_empty or not traits.can(Capability.TEXT):
+        return request.prompt
+    return family(traits.family).empty
+
+
+def notes(request: EditRequest, told: str) -> list[str]:
+    """What the user should know of how a task without words was done; `told` is what the model was told."""
+    if has_words(request):
+        return []
+    said = [f"No words were given, so the model was told '{told}'."] if told else []
+    if request.rank == "none" or request.n == 1:
+        return said
+    return [*said, "No words were given to rank by, so predictions are ordered by how well they join their surroundings."]
