@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from sfumato.editing.sampling import Progress
+from sfumato.jobs.engine import Reporter
 from sfumato.request import EditRequest, EditResult
 from sfumato.server.jobs import Job
 from sfumato.server.worker import Listener
@@ -52,11 +53,11 @@ def test_fraction_of_a_job_in_several_batches(data: Path, per_batch: bool) -> No
     """It is about a third after the first of three batches, moves with every step, and leaves the last hundredth to writing."""
     job = Job(owner="me", kind="job", submission=submission())
     given = submission()
-    listener = Listener(job, given.request(), settings_for(data))
+    reporter = Reporter(given, given.request(), Listener(job, settings_for(data)), 10**6)
     fractions: list[float] = []
     for progress in events(per_batch=per_batch):
         time.sleep(0.002)
-        listener(progress)
+        reporter(progress)
         fractions.append(job.fraction)
     assert fractions == sorted(fractions)
     first = fractions[2 + STEPS + RESTORES - 1]

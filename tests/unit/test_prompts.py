@@ -269,7 +269,7 @@ def test_the_ranker_reads_the_words_alone(editor: Editor, picture_file: Path, mo
             asked.extend(prompts)
             return torch.ones(len(prompts), 2) / 2**0.5
 
-    monkeypatch.setattr(editor, "_scorer", Listening())
+    monkeypatch.setattr(editor.scorers, "ranking", Listening())
     result = editor.edit(image=picture_file, box=(16, 8, 16, 16), prompt="a (red:1.3) ball <lora:x:1>", n=2, steps=2)
     assert asked == ["a red ball"]
     assert result.request.prompt == "a (red:1.3) ball <lora:x:1>"

@@ -126,18 +126,19 @@ class Denoiser(Protocol):
         """Denoise (B, C, h, w) latents of one timestep. Runs in the model's dtype, answers in float32."""
 
 
-def expand(conditions: Conditions, count: int) -> Conditions:
-    """The same conditions for a batch of `count`; tensors that lead with the batch already stay."""
-
-    def grown(tensor: Tensor) -> Tensor:
-        return tensor if len(tensor) == count else tensor.repeat_interleave(count, 0)
-
+def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Conditions:
+    """The same conditions with every tensor changed."""
     text = conditions.text
     return Conditions(
-        text=text and Text(states=grown(text.states), pooled=None if text.pooled is None else grown(text.pooled)),
-        channels=None if conditions.channels is None else grown(conditions.channels),
-        extras={name: grown(tensor) for name, tensor in conditions.extras.items()},
+        text=text and Text(states=change(text.states), pooled=None if text.pooled is None else change(text.pooled)),
+        channels=None if conditions.channels is None else change(conditions.channels),
+        extras={name: change(tensor) for name, tensor in conditions.extras.items()},
     )
+
+
+def expand(conditions: Conditions, count: int) -> Conditions:
+    """The same conditions for a batch of `count`; tensors that lead with the batch already stay."""
+    return mapped(conditions, lambda tensor: tensor if len(tensor) == count else tensor.repeat_interleave(count, 0))
 
 
 class Autoencoder(Protocol):

@@ -173,6 +173,9 @@ def serve(
     prediction_type: Annotated[
         str | None, typer.Option(help="What the model predicts, where it is wrong.", metavar="epsilon|v_prediction|sample")
     ] = None,
+    share: Annotated[
+        int | None, typer.Option(min=1, help="Jobs that may share a batch; by default 8, and 1, which is none, on a CPU.")
+    ] = None,
     queue: Annotated[int | None, typer.Option(min=1, help="Jobs that may wait.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.")] = None,
     max_mib: Annotated[int | None, typer.Option(min=1, help="Refuse pictures of more MiB, as uploaded.")] = None,
@@ -211,6 +214,7 @@ def serve(
             hosts=tuple(allow_host or ()),
             origins=tuple(allow_origin or ()),
             devices=tuple(device or (None,)),
+            share=share,
             dtype=dtype,
             offline=offline,
             allow_pickle=allow_pickle,

@@ -1,5 +1,6 @@
 """What a sampling loop sees of a model: a denoiser with its conditions and its guidance bound to it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,13 +46,23 @@ class Model:
 
 def stack(first: Conditions, second: Conditions, count: int) -> Conditions:
     """Both conditions for a batch of 2 `count`, the first one's half first."""
-    a, b = expand(first, count), expand(second, count)
+    return join([expand(first, count), expand(second, count)])
 
-    def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-        return None if one is None or other is None else torch.cat([one, other])
 
-    text = None
-    if a.text is not None and b.text is not None:
-        text = Text(states=torch.cat([a.text.states, b.text.states]), pooled=both(a.text.pooled, b.text.pooled))
-    extras = {name: torch.cat([tensor, b.extras[name]]) for name, tensor in a.extras.items()}
-    return Conditions(text=text, channels=both(a.channels, b.channels), extras=extras)
+def join(several: Sequence[Conditions]) -> Conditions:
+    """The conditions of one batch after the other, of the same kinds and shapes; a single one stays as it is."""
+    if len(several) == 1:
+        return several[0]
+
+    def together(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        given = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(given) if len(given) == len(tensors) else None
+
+    text, texts = None, [each.text for each in several if each.text is not None]
+    if texts:
+        text = Text(states=torch.cat([each.states for each in texts]), pooled=together([each.pooled for each in texts]))
+    return Conditions(
+        text=text,
+        channels=together([each.channels for each in several]),
+        extras={name: torch.cat([each.extras[name] for each in several]) for name in several[0].extras},
+    )

@@ -1,15 +1,25 @@
-"""Composition of the final pictures from their edited windows, on demand, because large pictures take much memory."""
+"""From latents to pictures: decoding, background reconstruction, and composition of the whole pictures from their windows.
 
-from collections.abc import Iterator, Sequence
+Whole pictures are composed on demand, because large ones take much memory.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
+import torch
 from PIL import Image
 
+from sfumato.background.registry import BACKGROUNDS
+from sfumato.editing.memory import halve, if_it_fits
+from sfumato.editing.prepared import Prepared, PreparedWindow
 from sfumato.editing.preparing import Inputs
+from sfumato.editing.sampling import Latents
 from sfumato.masks.window import resize
 from sfumato.pictures import picture
+from sfumato.pictures.colour import shown
 from sfumato.pictures.picture import Part
+from sfumato.pictures.tensors import to_samples, to_uint8
 from sfumato.request import EditRequest
 
 
@@ -67,3 +77,59 @@ def put_back(parts: Sequence[Inputs], windows: Sequence[np.ndarray], request: Ed
         for part, window in zip(parts, windows, strict=True)
     ]
     return picture.put_back(parts[0].picture, edited, whole=not request.keep_unmasked, strip=request.strip)
+
+
+def restore_all(edit: Prepared, made: Iterable[Latents]) -> list[np.ndarray]:
+    """The predictions in each window, (n, h, w, 3), uint8 or uint16 as the picture's depth is, in the order of their seeds.
+
+    Args:
+        edit: The edit.
+        made: What was sampled for it; each part is decoded before the next is asked for, so that it may be sampled only then.
+
+    Raises:
+        ResourceError: out-of-memory, with a single prediction.
+    """
+    done: list[list[np.ndarray]] = [[] for _ in edit.windows]
+    for part in made:
+        pixels, left = done[part.window.index], part.latents
+        while len(left):
+            size = min(len(left), part.window.limit)
+            restored = if_it_fits(_restore, part.window, left[:size], len(pixels))
+            if restored is None:
+                halve(size, [part.window])
+            else:
+                pixels += restored
+                left = left[size:]
+    return [np.stack(pixels) for pixels in done]
+
+
+def _restore(window: PreparedWindow, latents: torch.Tensor, first: int) -> list[np.ndarray]:
+    """Decode a window's predictions from the `first` on, and restore what surrounds the edit."""
+    edit, inputs = window.edit, window.inputs
+    assert window.request.background
+    with torch.inference_mode():
+        with edit.clock.stage("denoise"):
+            decoded = edit.backbone.autoencoder.decode(latents)
+        with edit.clock.stage("background"):
+            pixels = BACKGROUNDS[window.request.background].load()(
+                edit.backbone.autoencoder,
+                latents,
+                decoded,
+                inputs.pixels.to(decoded.device),
+                inputs.mask_pixels.to(decoded.device),
+                window.watching_background(first, len(latents)),
+            )
+    return [to_samples(image, inputs.picture.depth) for image in pixels]
+
+
+def animation(edit: Prepared, windows: list[np.ndarray], request: EditRequest) -> list[Image.Image]:
+    """The first prediction after every step: one window after the other, with those before finished."""
+    frames: list[Image.Image] = []
+    finished: list[np.ndarray] = []
+    for window, made in zip(edit.windows, windows, strict=True):
+        with torch.inference_mode():
+            pictures = [to_uint8(edit.backbone.autoencoder.decode(frame)[0]) for frame in window.frames]
+        parts = [each.inputs for each in edit.windows[: len(finished) + 1]]
+        frames += [shown(put_back(parts, [*finished, picture], request)) for picture in pictures]
+        finished.append(made[0])
+    return frames

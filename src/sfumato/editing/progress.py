@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+    from sfumato.editing.preparing import Inputs
     from sfumato.masks.window import Window
 
 MEASURED = ("denoise", "background", "rank")
@@ -24,6 +25,7 @@ class Progress:
         step, total: Work done in this stage, over all predictions.
         preview: Makes the current prediction as a picture of the window, when asked; None where there is none.
         window: Where in the picture the preview belongs.
+        inputs: The pictures as they were read, in that window.
         share: Part of this stage's work that is done, in [0, 1], where batches of different sizes make it differ from
             step / total.
         fraction: Part of the whole edit that is done, in [0, 1]: never falls, and is 1 at the end. Loading counts nothing.
@@ -35,6 +37,7 @@ class Progress:
     total: int
     preview: "Callable[[], Image.Image] | None" = None
     window: "Window | None" = None
+    inputs: "Inputs | None" = None
     share: float | None = None
     fraction: float | None = None
     seconds_left: float | None = None

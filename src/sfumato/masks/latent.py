@@ -38,5 +38,5 @@ def is_thin(mask_latent: Tensor, cells: int = 3) -> bool:
 
 
 def dilate(mask_latent: Tensor, kernel: int) -> Tensor:
-    """Grow a (1, 1, h, w) mask by a square kernel of this odd side, taking the maximum."""
+    """Grow a (1|B, 1, h, w) mask by a square kernel of this odd side, taking the maximum."""
     return functional.max_pool2d(mask_latent, kernel, stride=1, padding=kernel // 2)

@@ -24,7 +24,7 @@ def shrink_schedule(mask_latent: Tensor, steps: int, kernels: Sequence[int] = (7
     and the last step always takes the mask itself.
 
     Args:
-        mask_latent: (1, 1, h, w) in [0, 1]; dilation takes the maximum.
+        mask_latent: (1|B, 1, h, w) in [0, 1]; dilation takes the maximum.
         steps: Steps that are run, N.
         kernels: Odd sides in cells of the all-ones kernels to dilate with, in the order they are used.
 
@@ -48,7 +48,7 @@ def mask_schedule(change: Sequence[Tensor]) -> list[Tensor]:
     and unshifted noise schedules count alike.
 
     Args:
-        change: For each of the N steps (1, 1, h, w) in [0, 1]: per-pixel edit strength. Usually N times the same map;
+        change: For each of the N steps (1|B, 1, h, w) in [0, 1]: per-pixel edit strength. Usually N times the same map;
             progressive mask shrinking gives dilated ones first.
 
     Returns:

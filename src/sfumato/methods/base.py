@@ -151,7 +151,7 @@ class EditTask(Generic[OptionsT, PlanT]):
     Args:
         source: (1|B, C, h, w) clean scaled latents of the image, which everything outside the mask is replaced by.
         start: (1|B, C, h, w) clean scaled latents that the masked area starts from (the source, a fill or a scribble).
-        mask: (1, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, are a per-pixel
+        mask: (1|B, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, are a per-pixel
             edit strength.
         seeds: One per prediction.
         plan: What the method's `plan` made.

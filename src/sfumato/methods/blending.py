@@ -34,7 +34,7 @@ def plan_steps(model: Traits, sampling: Sampling, settings: Mapping[str, Any]) -
 
 
 def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
-    """`inside` where the mask (1, 1, h, w) is 1, `outside` where it is 0, to the bit."""
+    """`inside` where the mask (1|B, 1, h, w) is 1, `outside` where it is 0, to the bit."""
     return mask * inside + (1 - mask) * outside
 
 

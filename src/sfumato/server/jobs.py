@@ -44,7 +44,7 @@ class Job:
     kind: Kind
     submission: Submission | None
     partials_wanted: int = 0
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    id: str = ""
     created: float = field(default_factory=time.time)
     started: float | None = None
     finished: float | None = None
@@ -63,6 +63,9 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
     watched_until: float = 0.0
     _watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.id = self.id or (secrets.token_hex(12) if self.submission is None else self.submission.id)
 
     @property
     def done(self) -> bool:
@@ -158,13 +161,35 @@ class Board:
             self._free.wait_for(lambda: self._waiting or self.closing)
             if not self._waiting:
                 return None
-            job = self._waiting.popleft()
-            job.state, job.started = "running", time.time()
-            self.metrics.queued.set(len(self._waiting))
+            job = self._waiting[0]
+            self._start(job)
+        self._started(job)
+        return job
+
+    def peers(self, job: Job) -> list[Job]:
+        """Waiting jobs that might share a batch with this one, in the order they came."""
+        with self._free:
+            return [other for other in self._waiting if job.submission and _resemble(other, job)]
+
+    def claim(self, job: Job) -> bool:
+        """Mark a waiting job as running, out of its turn; False if it does not wait any more."""
+        with self._free:
+            if job not in self._waiting:
+                return False
+            self._start(job)
+        self._started(job)
+        return True
+
+    def _start(self, job: Job) -> None:
+        self._waiting.remove(job)
+        job.state, job.started = "running", time.time()
+        self.metrics.queued.set(len(self._waiting))
+
+    def _started(self, job: Job) -> None:
+        """Writes to disk: without the lock."""
         self.ledger.start(job)
         self.metrics.running.inc()
         job.changed()
-        return job
 
     def find(self, job_id: str, owner: str) -> Job | None:
         """A job that is not over, if it is this owner's."""
@@ -229,6 +254,11 @@ class Board:
             job.stop.set()
             self.finish(job, "interrupted", error=_interrupted())
         return [job for job in tuple(self._live.values()) if job.state == "running"]
+
+
+def _resemble(job: Job, other: Job) -> bool:
+    mine, yours = job.submission, other.submission
+    return mine is not None and yours is not None and mine.resembles(yours)
 
 
 def _shutting_down() -> Refused:

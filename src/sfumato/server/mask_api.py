@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from sfumato.errors import ImageError
+from sfumato.jobs.item import open_picture
 from sfumato.masks.levels import Mode
 from sfumato.pictures.formats import UPLOADED, listed
 from sfumato.request import EditRequest
@@ -19,7 +20,7 @@ from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
 from sfumato.server.settings import Limits
 from sfumato.server.submission import validated
-from sfumato.server.uploads import Form, open_picture, read_form
+from sfumato.server.uploads import Form, read_form
 
 
 class MaskOptions(BaseModel):

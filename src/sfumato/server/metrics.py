@@ -23,6 +23,9 @@ class Metrics:
         self.store_failures = Counter(
             "sfumato_store_failures", "Calls of the database and the results' disk that failed.", ["call"], registry=self.registry
         )
+        self.batch_jobs = Histogram(
+            "sfumato_batch_jobs", "Jobs that were sampled together.", buckets=(1, 2, 4, 8, 16), registry=self.registry
+        )
         self.queued = Gauge("sfumato_jobs_queued", "Jobs that wait.", registry=self.registry)
         self.running = Gauge("sfumato_jobs_running", "Jobs that run.", registry=self.registry)
 

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from sfumato.errors import ImageError
+from sfumato.jobs.item import open_picture
 from sfumato.masks.canvas import in_pixels
 from sfumato.pictures.encoding import Format
 from sfumato.pictures.reading import read, upright_size
@@ -13,7 +14,7 @@ from sfumato.pictures.sizing import fitted
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
 from sfumato.server.settings import Limits
-from sfumato.server.uploads import Form, check_size, open_picture
+from sfumato.server.uploads import Form, check_size
 
 FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # that the formats can hold

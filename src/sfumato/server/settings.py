@@ -69,6 +69,7 @@ class Settings:
         models: Models that requests may name; the first is the default.
         aliases: Further names of those models for OpenAI's API, whose clients may insist on one: alias to model.
         devices: One worker each; None is the best device present.
+        share: Most jobs that are sampled in one batch; by default 8 on an accelerator, and 1, which is none, on a CPU.
         dtype, offline, allow_pickle: As in `sfumato.Editor`.
         vae, prediction_type: As in `sfumato.Editor`, of the only model.
         host, port: Where to listen.
@@ -83,6 +84,7 @@ class Settings:
     models: tuple[str, ...] = ("embedded",)
     aliases: dict[str, str] = field(default_factory=dict)
     devices: tuple[str | None, ...] = (None,)
+    share: int | None = None
     dtype: str | None = None
     offline: bool = False
     allow_pickle: bool = False

@@ -1,19 +1,17 @@
 """A job as it was sent: options that have been checked, and pictures as bytes. From here on all APIs are one."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from sfumato.errors import EditError, ImageError, OptionError
+from sfumato.jobs.item import Item
 from sfumato.pictures.formats import UPLOADED, listed
 from sfumato.request import EditRequest, WithOptions
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
-from sfumato.server.uploads import Form, check_size, from_base64, open_picture
+from sfumato.server.uploads import Form, check_size, from_base64
 
 PICTURES = ("image", "mask", "scribble")
 _NOT_OVER_HTTP = ("lora", "vae", "embedding")  # name files of this machine: the operator's to choose
@@ -56,37 +54,8 @@ JobOptions: type[Sent] = create_model(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """What is to be done, without anything decoded.
-
-    Args:
-        options: Fields of `EditRequest` besides its pictures, and the method's own options; checked.
-        pictures: Bytes of "image", "mask" and "scribble", as far as they were given.
-    """
-
-    options: dict[str, Any]
-    pictures: dict[str, bytes]
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds in memory."""
-        return sum(map(len, self.pictures.values()))
-
-    @cached_property
-    def _checked(self) -> EditRequest:
-        """The edit without its pictures: these are opened anew for each use, so that none stays decoded in the queue."""
-        return EditRequest.model_validate({**self.options, **{name: Path(name) for name in self.pictures}})
-
-    def request(self) -> EditRequest:
-        """The edit, with pictures of which only the headers have been read.
-
-        Raises:
-            ImageError, MaskError: A picture cannot be read.
-            ValidationError: The fields do not go together.
-        """
-        pictures = {name: open_picture(data, name) for name, data in self.pictures.items()}
-        return self._checked.model_copy(update=pictures)
+Submission = Item
+"""What all APIs make of a request."""
 
 
 def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Submission:

@@ -5,16 +5,13 @@ import binascii
 import json
 import re
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, NoReturn
 
-from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from sfumato.errors import Cancelled, ImageError, OptionError, ResourceError
-from sfumato.pictures.formats import UPLOADED, open_header
+from sfumato.errors import Cancelled, ImageError, OptionError
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 
@@ -41,18 +38,6 @@ class Form:
     fields: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[bytes]] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
-
-
-def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture of which only the header has been read, detected by its first bytes; fewer formats than for files.
-
-    Raises:
-        ImageError: image-format, image-depth, image-damaged, or extra-missing, which is the sender's to mend here.
-    """
-    try:
-        return open_header(BytesIO(data), f"The {what}", formats=UPLOADED)
-    except ResourceError as error:
-        raise ImageError(error.message, code=error.code) from error
 
 
 def from_base64(text: Any, what: str, limits: Limits) -> bytes:

@@ -10,10 +10,11 @@ from fastapi import APIRouter
 from PIL import Image
 from starlette.requests import Request
 
+from sfumato.jobs.item import open_picture
 from sfumato.server.desk import AtDesk, Desk
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
-from sfumato.server.uploads import from_base64, open_picture, read_json
+from sfumato.server.uploads import from_base64, read_json
 from sfumato.server.webui_request import checkpoint, note_on
 from sfumato.server.webui_samplers import LISTED
 

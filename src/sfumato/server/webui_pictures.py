@@ -7,11 +7,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sfumato.errors import EditError, MaskError
+from sfumato.jobs.item import open_picture
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
 from sfumato.server.settings import Limits
 from sfumato.server.submission import Submission
-from sfumato.server.uploads import from_base64, open_picture
+from sfumato.server.uploads import from_base64
 
 
 def pictures_of(images: list[str], mask: str, limits: Limits) -> dict[str, bytes]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sfumato.jobs.item import open_picture
 from sfumato.pictures.reading import upright_size
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits, Settings
 from sfumato.server.submission import JobOptions, Submission, submission, validated
-from sfumato.server.uploads import open_picture
 from sfumato.server.webui_pictures import padded, pictures_of
 from sfumato.server.webui_samplers import solver_for
 

@@ -1,36 +1,25 @@
-"""The thread that edits: one per device, with one editor per model."""
+"""The thread that runs jobs: one per device, each with an engine."""
 
 import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
 
-from sfumato.editing.progress import Meter, Progress
-from sfumato.editing.stored import to_text
 from sfumato.errors import OUT_OF_MEMORY, Cancelled, EditError, ResourceError, is_out_of_memory
-from sfumato.pictures.encoding import encode
-from sfumato.pictures.metadata import Metadata
-from sfumato.pictures.writing import METADATA_KEY
-from sfumato.request import EditRequest, EditResult, one_by_one
+from sfumato.jobs.engine import Edits, LocalEngine
+from sfumato.jobs.events import Event, Outcome, Wanted
+from sfumato.jobs.item import Item
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Board, Job
-from sfumato.server.previews import Previewer
 from sfumato.server.security import internal
 from sfumato.server.settings import Settings
 
 log = logging.getLogger("sfumato.server")
 
 DRAWN = 0.99  # of a job's fraction; the rest is for writing its pictures
+TOO_LARGE = "Out of memory; ask for less, or a smaller picture."
 PAUSE_SECONDS = 0.1  # before trying again what should never fail
-
-
-class Edits(Protocol):
-    """What a worker needs of an editor."""
-
-    def edit(self, request: EditRequest, *, on_progress: Callable[[Any], None]) -> EditResult:
-        """Make the predictions of one request."""
 
 
 MakeEditor = Callable[[str, str | None], Edits]
@@ -73,15 +62,15 @@ class Worker(threading.Thread):
 
     def __init__(self, board: Board, settings: Settings, device: str | None, make_editor: MakeEditor) -> None:
         super().__init__(name=f"sfumato-worker-{device or 'default'}", daemon=True)
-        self.board, self.settings, self.device, self.make_editor = board, settings, device, make_editor
-        self.editors: dict[str, Edits] = {}
+        self.board, self.settings = board, settings
+        self.engine = LocalEngine(self._load(make_editor, device), pixels=settings.limits.pixels, share=settings.share)
         self.ready = threading.Event()
         self.problem: EditError | None = None
 
     def run(self) -> None:
         """Load the default model, then work."""
         try:
-            self._editor(self.settings.models[0])
+            self.engine.editor(self.settings.models[0])
         except EditError as error:
             self.problem = error
             log.error("the model %s is not available: %s", self.settings.models[0], error.message)
@@ -92,20 +81,30 @@ class Worker(threading.Thread):
         while self._turn():
             pass
 
+    def _load(self, make_editor: MakeEditor, device: str | None) -> Callable[[str], Edits]:
+        def load(model: str) -> Edits:
+            editor = make_editor(model, device)
+            if model == self.settings.models[0]:
+                self.problem = None
+            return editor
+
+        return load
+
     def _turn(self) -> bool:
         """Take a job and run it; False when the server closes. Nothing that happens meanwhile ends the thread."""
-        job: Job | None = None
+        running: dict[str, Job] = {}
         try:
             job = self.board.take()
             if job is None:
                 return False
-            self._perform(job)
+            running[job.id] = job
+            self._perform(job, running)
             self.board.ledger.purge()
         except BaseException:
-            log.exception("job %s was left without an end", job.id if job else "none")
-            if job is None:
+            log.exception("jobs %s were left without an end", ", ".join(running) or "none")
+            if not running:
                 time.sleep(PAUSE_SECONDS)
-            else:
+            for job in running.values():
                 self._abandon(job)
         return True
 
@@ -115,18 +114,50 @@ class Worker(threading.Thread):
         except BaseException:
             log.exception("job %s could not be given up", job.id)
 
-    def _editor(self, model: str) -> Edits:
-        if model not in self.editors:
-            self.editors[model] = self.make_editor(model, self.device)
-        if model == self.settings.models[0]:
-            self.problem = None
-        return self.editors[model]
+    def _perform(self, job: Job, running: dict[str, Job]) -> None:
+        """Run a job, and those waiting ones that fit into its batch, and record how each ended.
 
-    def _perform(self, job: Job) -> None:
-        """Run a job and record how it ended."""
-        error = self._attempt(job)
-        if error is None:
+        Args:
+            job: The one whose turn it is.
+            running: By id, all that run; those that join are added.
+        """
+        peers = {peer.id: peer for peer in self.board.peers(job)}
+        items = [each.submission for each in (job, *peers.values()) if each.submission is not None]
+        listeners = Listeners(self.settings, running, self._end)
+
+        def join(item: Item) -> bool:
+            joins = self.board.claim(peers[item.id])
+            if joins:
+                running[item.id] = peers[item.id]
+            return joins
+
+        for outcome in self.engine.run(items, listeners, join):
+            self._conclude(running[outcome.id], outcome)
+            if outcome.id == job.id:
+                self.board.metrics.batch_jobs.observe(outcome.shared)
+
+    def _conclude(self, job: Job, outcome: Outcome) -> None:
+        """Keep the pictures, and let everybody know."""
+        if job.done:  # it was cancelled, and its client has been told
             return
+        if outcome.error is not None:
+            self._end(job, outcome.error)
+            return
+        assert outcome.result is not None
+        try:
+            job.images = outcome.result.images
+            size = self.board.ledger.save(job.id, outcome.files())
+            job.result = outcome.record()
+        except EditError as error:
+            self._end(job, error)
+        except BaseException as error:
+            log.exception("the pictures of job %s could not be written", job.id)
+            self._end(job, ResourceError(TOO_LARGE, code=OUT_OF_MEMORY) if is_out_of_memory(error) else internal(job.id))
+        else:
+            self.board.finish(job, "succeeded", size=size)
+
+    def _end(self, job: Job, error: EditError) -> None:
+        """Record that a job was stopped or failed."""
         if isinstance(error, Cancelled):
             self.board.finish(job, "cancelled")
         else:
@@ -134,43 +165,47 @@ class Worker(threading.Thread):
         if isinstance(error, ResourceError):
             _free_memory()
 
-    def _attempt(self, job: Job) -> EditError | None:
-        """The error, without the frames that hold its tensors, or None when the job succeeded."""
-        try:
-            self._edit(job)
-        except EditError as error:
-            error.__cause__ = error.__context__ = None
-            return error.with_traceback(None)
-        except BaseException as error:  # also SystemExit and its like, by which a library may mean to end something else
-            if is_out_of_memory(error):
-                return ResourceError("Out of memory; ask for less, or a smaller picture.", code=OUT_OF_MEMORY)
-            log.exception("job %s failed", job.id)
-            return internal(job.id)
-        return None
 
-    def _edit(self, job: Job) -> None:
-        assert job.submission is not None
-        request = job.submission.request()
-        editor = self._editor(request.model)
-        result = editor.edit(request, on_progress=Listener(job, request, self.settings))
-        job.images = result.images
-        size = self.board.ledger.save(job.id, _files(result))
-        job.result = _record(result, [f"{index}.png" for index in range(len(result.images))])
-        self.board.finish(job, "succeeded", size=size)
+class Listeners:
+    """Tells each job of its own events. One that has to end is over at once, whoever goes on in its batch.
+
+    Args:
+        settings: For the limits.
+        jobs: By id, those that run.
+        end: Records that a job was stopped.
+    """
+
+    def __init__(self, settings: Settings, jobs: Mapping[str, Job], end: Callable[[Job, EditError], None]) -> None:
+        self._settings, self._jobs, self._end = settings, jobs, end
+        self._all: dict[str, Listener] = {}
+
+    def wanted(self, event: Event) -> Wanted:
+        """See `sfumato.jobs.events.Listener`."""
+        job = self._jobs[event.id]
+        listener = self._all.setdefault(event.id, Listener(job, self._settings))
+        try:
+            return listener.wanted(event)
+        except EditError as error:
+            self._end(job, error)
+            raise
+
+    def __call__(self, event: Event) -> None:
+        self._all[event.id](event)
 
 
 class Listener:
-    """Hears of every step of a job: tells whoever watches, makes previews, and stops the job when it has to end."""
+    """Hears of every step of a job: tells whoever watches, and stops the job when it has to end."""
 
-    def __init__(self, job: Job, request: EditRequest, settings: Settings) -> None:
+    def __init__(self, job: Job, settings: Settings) -> None:
         self.job, self.limits = job, settings.limits
-        self.previewer = Previewer(request, settings.limits.pixels)
-        self.meter = Meter()
-        self.shows = True
         self.deadline = time.monotonic() + settings.limits.job_seconds
 
-    def __call__(self, progress: Progress) -> None:
-        """Note how far the job is, and stop it if that was asked for."""
+    def wanted(self, event: Event) -> Wanted:
+        """The pictures that the job's clients look at.
+
+        Raises:
+            Cancelled, Refused: It has to end.
+        """
         job = self.job
         if job.stop.is_set():
             raise Cancelled("The job was cancelled.")
@@ -180,51 +215,21 @@ class Listener:
                 code="deadline",
                 status=504,
             )
-        told = self.meter(progress)
-        job.stage, job.step, job.total = told.stage, told.step, told.total
-        job.fraction = max(job.fraction, DRAWN * (told.fraction or 0.0))
-        job.ends = None if told.seconds_left is None else time.monotonic() + told.seconds_left
-        if told.preview is not None and self.shows:
-            self._show(told)
-        job.changed()
+        share, shown = event.step / max(1, event.total), len(job.partials)
+        partial = shown < job.partials_wanted and share >= (shown + 1) / (job.partials_wanted + 1)
+        return Wanted(preview=time.monotonic() < job.watched_until, partial=partial)
 
-    def _show(self, progress: Progress) -> None:
-        """Make the previews that are wanted. None is worth failing the job for, and after one that failed there are no more."""
-        try:
-            self._preview(progress, progress.step / max(1, progress.total))
-        except Exception:
-            log.exception("a preview of job %s failed", self.job.id)
-            self.shows = False
-
-    def _preview(self, progress: Progress, share: float) -> None:
+    def __call__(self, event: Event) -> None:
         job = self.job
-        if len(job.partials) < job.partials_wanted and share >= (len(job.partials) + 1) / (job.partials_wanted + 1):
-            job.partials.append(self.previewer.whole(progress))
-        if time.monotonic() < job.watched_until and self.previewer.due():
-            job.preview = self.previewer.small(progress)
+        job.stage, job.step, job.total = event.stage, event.step, event.total
+        job.fraction = max(job.fraction, DRAWN * event.fraction)
+        job.ends = None if event.seconds_left is None else time.monotonic() + event.seconds_left
+        if event.partial is not None:
+            job.partials.append(event.partial)
+        if event.preview is not None:
+            job.preview = event.preview
             job.preview_number += 1
-
-
-def _files(result: EditResult) -> Iterator[tuple[str, bytes]]:
-    """The pictures of a result as PNG, each with the request it was made from, and the mask as it was understood; one by one."""
-    for index, image in enumerate(one_by_one(result.images)):
-        texts = {METADATA_KEY: to_text(result, index)}
-        yield f"{index}.png", encode(image, "PNG", stored=texts, keep=Metadata.of(image), compress_level=4)
-    yield "mask.png", encode(result.mask, "PNG")
-
-
-def _record(result: EditResult, names: list[str]) -> dict[str, Any]:
-    """What is told of a result, besides its pictures."""
-    return {
-        "files": names,
-        "width": result.mask.width,
-        "height": result.mask.height,
-        "seeds": result.seeds,
-        "scores": result.scores,
-        "notes": result.notes,
-        "timings": {stage: round(seconds, 3) for stage, seconds in result.timings.items()},
-        "request": result.request.model_dump(mode="json", exclude={"image", "mask", "scribble"}),
-    }
+        job.changed()
 
 
 def _free_memory() -> None:

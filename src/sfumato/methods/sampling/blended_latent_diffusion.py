@@ -205,11 +205,11 @@ class _Background:
         self._eps = noise.draw()  # (B, C, h, w)
 
     def start(self, clean: Tensor, level: Level) -> Tensor:
-        """Starting latents (B, C, h, w): `clean` (1, C, h, w) at the level, or noise of the level's standard deviation."""
+        """Starting latents (B, C, h, w): `clean` (1|B, C, h, w) at the level, or noise of the level's standard deviation."""
         return noised(clean, level, self._eps) if self._options.init == "source" else level.scale * self._eps
 
     def at(self, level: Level) -> Tensor:
-        """The source at the level: (1, C, h, w) where it is clean or the noise is shared, else (B, C, h, w)."""
+        """The source at the level: as it leads where it is clean or the noise is shared, else (B, C, h, w)."""
         if level == CLEAN:
             return self._source
         if self._options.background_noise == "fixed":

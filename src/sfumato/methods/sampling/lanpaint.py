@@ -122,8 +122,8 @@ def settle(
 
     Args:
         x: (B, C, h, w) latents at `step.before`.
-        source: (1, C, h, w) clean latents.
-        mask: (1, 1, h, w) in {0, 1}; 1 = edit.
+        source: (1|B, C, h, w) clean latents.
+        mask: (1|B, 1, h, w) in {0, 1}; 1 = edit.
         step: Whose level to stay at.
         options: Iterations, strength and step size.
         estimate: Gives the clean latents predicted for latents at the level; one model call.

@@ -1,0 +1,47 @@
+"""What is told of a finished edit besides its pictures."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import sfumato
+from sfumato.editing import tasks
+from sfumato.editing.prepared import Prepared
+from sfumato.masks.islands import surrounding
+from sfumato.request import EditRequest
+
+WORDS_SHOWN = 60
+LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
+
+
+def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What a replay needs to check: see `EditResult.facts`. Device and dtype are the editor's."""
+    backbone, parts = edit.backbone, [window.inputs for window in edit.windows]
+    return {
+        "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "prediction_type": backbone.traits.prediction,
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "window": list(surrounding([part.window for part in parts]).box),
+        "windows": [list(part.window.box) for part in parts],
+        **parts[0].hashes,
+    }
+
+
+def text_notes(edit: Prepared, request: EditRequest) -> list[str]:
+    """What became of the prompt: how it was read, and what of it the model does not know. The request is as it was run."""
+    encoder, card, texts = edit.backbone.text_encoder, edit.card, edit.resolved.texts
+    notes = [*tasks.notes(request, texts.prompt), *texts.notes]
+    if encoder is None:
+        name = edit.backbone.traits.name
+        note = f"{name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."
+        return [*notes, *([] if card.guided or not texts.prompt else [note])]
+    unknown = encoder.unknown_words(texts.prompt)
+    if not unknown:
+        return notes
+    known = ", ".join(encoder.known_words()[:WORDS_SHOWN])
+    return [*notes, f"The model does not know {', '.join(map(repr, unknown))}, so it ignores it; it knows: {known}."]

@@ -1,0 +1,107 @@
+"""The models that judge predictions, and how those of one edit are ordered."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sfumato import ranking
+from sfumato.backbones.families import family
+from sfumato.editing import tasks
+from sfumato.editing.prepared import Prepared
+from sfumato.editing.resolving import Resolved
+from sfumato.errors import BackboneError
+from sfumato.methods.base import Guide, PictureDistance
+from sfumato.metrics.diversity import guiding_lpips
+from sfumato.perception import clip
+from sfumato.pictures.samples import narrow
+from sfumato.pictures.tensors import to_uint8
+from sfumato.ranking import Score
+from sfumato.request import EditRequest
+
+
+class Scorers:
+    """The CLIPs of one editor, that rank and that guide, each loaded when it is first needed and kept.
+
+    Args:
+        ranker: Name of the one that ranks; by default the one that suits the model.
+        device: Where they run.
+    """
+
+    def __init__(self, ranker: str | None, device: torch.device) -> None:
+        self._ranker, self._device = ranker, device
+        self.ranking: clip.Scorer | None = None
+        self._guiding: tuple[str, clip.Scorer] | None = None
+        self._lpips: PictureDistance | None = None
+
+    def forget(self) -> None:
+        """Another model is edited with, which another CLIP may suit."""
+        self.ranking = None
+
+    def guide(self, resolved: Resolved) -> Guide:
+        """What guides, and the prompt in CLIP's space."""
+        name = str(resolved.options.clip_model)
+        if resolved.options.background_lpips_weight and self._lpips is None:
+            self._lpips = guiding_lpips(self._device)
+        if self._guiding is None or self._guiding[0] != name:
+            with torch.inference_mode(False):  # its weights take part in gradients
+                self._guiding = name, clip.load_scorer(name, self._device)
+        scorer = self._guiding[1]
+        return Guide(scorer=scorer, text=scorer.embed_text([resolved.texts.words]), lpips=self._lpips)
+
+    def rank(self, edit: Prepared, request: EditRequest, windows: list[np.ndarray], notes: list[str]) -> list[Score]:
+        """Scores of the predictions, best first; none if they are not to be ranked.
+
+        Args:
+            edit: Whose predictions.
+            request: As it was run.
+            windows: Of each window, (n, h, w, 3) uint8 or uint16.
+            notes: Gets what the user should know.
+        """
+        if request.rank == "none":
+            return []
+        scorer = self._ranking_scorer(edit, request.rank, notes) if tasks.has_words(request) else None
+        parts = [window.inputs for window in edit.windows]
+        # by its border the best stroke would be the one that shows least
+        told = all(part.border_tells for part in parts)
+        by_prompt = not told and request.rank == "both" and scorer is not None
+        mode: Literal["both", "region", "whole"] = "region" if by_prompt else request.rank
+        words, scores = edit.resolved.texts.words, []
+        for part, made in zip(parts, windows, strict=True):
+            mask = part.mask_pixels[0, 0].numpy().astype(np.uint8)
+            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, scorer, mode))
+        return average_scores(scores)
+
+    def _ranking_scorer(self, edit: Prepared, mode: str, notes: list[str]) -> clip.Scorer | None:
+        if self.ranking is None:
+            self.ranking, note = self._load(edit, mode)
+            notes += note
+        return self.ranking
+
+    def _load(self, edit: Prepared, mode: str) -> tuple[clip.Scorer | None, list[str]]:
+        """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
+        suited = family(edit.backbone.traits.family).clip
+        if self._ranker is not None or suited == "embedded":
+            return clip.load_scorer(self._ranker or suited, self._device), []
+        try:
+            return clip.load_scorer(suited, self._device), []
+        except BackboneError as error:
+            if mode == "region":
+                raise
+            return None, [f"Ranked without reading the prompt: {error.message}"]
+
+
+def average_scores(windows: list[list[Score]]) -> list[Score]:
+    """Scores of whole predictions, best first, from those of their windows: the mean of each part; equals keep their order.
+
+    Args:
+        windows: Of each window, the scores of all its predictions, in any order.
+    """
+    if len(windows) == 1:
+        return windows[0]
+    together = []
+    for several in zip(*(sorted(scores, key=lambda score: score.index) for scores in windows), strict=True):
+        parts = [score.as_dict() for score in several]
+        mean = {name: round(sum(part[name] for part in parts) / len(parts), 9) for name in parts[0]}
+        together.append(Score(index=several[0].index, region=mean.get("region"), whole=mean.get("whole"), total=mean["total"]))
+    return sorted(together, key=lambda score: (-score.total, score.index))

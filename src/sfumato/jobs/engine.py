@@ -1,0 +1,263 @@
+"""What runs items: in this process, on one device. Items of different users can share the batches of one model."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
+
+from sfumato.editing.progress import Meter, Progress
+from sfumato.errors import OUT_OF_MEMORY, EditError, ResourceError, is_out_of_memory
+from sfumato.jobs.events import Event, Listener, Outcome
+from sfumato.jobs.item import Item
+from sfumato.jobs.previews import Previewer
+from sfumato.pictures.reading import MAX_PIXELS
+from sfumato.request import EditRequest, EditResult
+
+if TYPE_CHECKING:  # a server listens before they and diffusers are loaded
+    import torch
+
+    from sfumato.editing.prepared import Prepared, Sample
+    from sfumato.editing.sampling import Latents
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Join = Callable[[Item], bool]
+
+log = logging.getLogger("sfumato.jobs")
+
+SHARED = 8  # items per batch on an accelerator; on a CPU a batch takes about as long as its predictions one by one
+KEYS_KEPT = 256  # of items that were prepared but could not join
+
+
+class Edits(Protocol):
+    """What runs one item: `sfumato.Editor`, or what stands in for it."""
+
+    def edit(self, request: EditRequest, *, on_progress: Callable[[Any], None]) -> EditResult:
+        """Make the predictions of one request."""
+
+
+@runtime_checkable
+class Stages(Protocol):
+    """What can run several items in one batch."""
+
+    device: torch.device
+
+    def prepare(self, request: EditRequest, *, on_progress: Callable[[Any], None]) -> Prepared:
+        """See `sfumato.Editor.prepare`."""
+
+    def sample(self, samples: Sequence[Sample]) -> Iterator[Latents]:
+        """See `sfumato.Editor.sample`."""
+
+    def finish(self, edit: Prepared, made: Iterable[Latents]) -> EditResult:
+        """See `sfumato.Editor.finish`."""
+
+
+class Engine(Protocol):
+    """Runs items, wherever its models are."""
+
+    def run(self, items: Sequence[Item], listener: Listener, join: Join) -> Iterator[Outcome]:
+        """Run the first item, and with it those that can share its batches.
+
+        Args:
+            items: The first is run in any case. The others may be left for later.
+            listener: Hears of all items that are run. What it raises ends the item concerned, and no other.
+            join: Asked of each other item before it is run; it is not if the answer is no.
+
+        Returns:
+            How each item that was run ended, each as soon as it is known. Nothing is raised.
+        """
+
+
+class Reporter:
+    """Turns the progress of one item into events, with the pictures that somebody wants to see.
+
+    Args:
+        item: The item.
+        request: Its edit.
+        listener: Hears of the events.
+        max_pixels: As in `sfumato.Editor`.
+        silent: Whether nothing is told yet.
+    """
+
+    def __init__(self, item: Item, request: EditRequest, listener: Listener, max_pixels: int, *, silent: bool = False) -> None:
+        self.id, self.listener, self.silent = item.id, listener, silent
+        self._previewer = Previewer(request, max_pixels)
+        self._meter, self._shows = Meter(), True
+
+    def __call__(self, progress: Progress) -> None:
+        """Tell of it; raises what the listener raises."""
+        if self.silent:
+            return
+        told = self._meter(progress)
+        event = Event(
+            id=self.id,
+            stage=told.stage,
+            step=told.step,
+            total=told.total,
+            fraction=told.fraction or 0.0,
+            seconds_left=told.seconds_left,
+        )
+        wanted = self.listener.wanted(event)
+        if told.preview is not None and self._shows:
+            event = self._with_pictures(event, told, *wanted)
+        self.listener(event)
+
+    def _with_pictures(self, event: Event, progress: Progress, preview: bool, partial: bool) -> Event:
+        """None is worth failing the item for, and after one that failed there are no more."""
+        try:
+            if partial:
+                event = replace(event, partial=self._previewer.whole(progress))
+            if preview and self._previewer.due():
+                event = replace(event, preview=self._previewer.small(progress))
+        except Exception:
+            log.exception("a preview of %s failed", self.id)
+            self._shows = False
+        return event
+
+
+class LocalEngine:
+    """Runs items in this process. See `Engine`.
+
+    Args:
+        make_editor: Loads a model; each is loaded once and kept.
+        pixels: Most pixels of a picture; also of all pictures together that are edited at once, unless there is only one.
+        share: Most items in one batch; by default `SHARED` on an accelerator and 1 on a CPU.
+    """
+
+    def __init__(self, make_editor: Callable[[str], Edits], *, pixels: int = MAX_PIXELS, share: int | None = None) -> None:
+        self._make_editor, self._pixels, self._share = make_editor, pixels, share
+        self._editors: dict[str, Edits] = {}
+        self._keys: OrderedDict[str, tuple[Hashable, ...]] = OrderedDict()
+
+    def editor(self, model: str) -> Edits:
+        """The editor of a model, loaded if it is not yet. One that cannot be loaded leaves the others as they are.
+
+        Raises:
+            BackboneError: See `sfumato.Editor`.
+        """
+        if model not in self._editors:
+            self._editors[model] = self._make_editor(model)
+        return self._editors[model]
+
+    def run(self, items: Sequence[Item], listener: Listener, join: Join = lambda item: True) -> Iterator[Outcome]:
+        """See `Engine.run`."""
+        first, *others = items
+        editor = _attempt(first, self.editor, first.model)
+        if isinstance(editor, Outcome):
+            yield editor
+        elif others and isinstance(editor, Stages) and self._most(editor) > 1:
+            yield from self._together(editor, first, others, listener, join)
+        else:
+            result = _attempt(first, self._alone, editor, first, listener)
+            yield result if isinstance(result, Outcome) else Outcome(id=first.id, result=result)
+
+    def _most(self, editor: Stages) -> int:
+        return self._share or (1 if editor.device.type == "cpu" else SHARED)
+
+    def _alone(self, editor: Edits, item: Item, listener: Listener) -> EditResult:
+        request = item.request()
+        return editor.edit(request, on_progress=Reporter(item, request, listener, self._pixels))
+
+    def _together(self, editor: Stages, first: Item, others: Sequence[Item], listener: Listener, join: Join) -> Iterator[Outcome]:
+        """Run an item and whatever can join it. Each is finished by itself, and its pictures are then let go."""
+        lead = _attempt(first, self._prepare, editor, first, listener)
+        if isinstance(lead, Outcome):
+            yield lead
+            return
+        group = [lead, *self._joining(editor, lead, others, listener, join)]
+        shared, made = len(group), self._sampled(editor, group)
+        while group:
+            member = group.pop(0)
+            result = _attempt(member.item, _finish, editor, member, made.pop(member.item.id, None))
+            yield result if isinstance(result, Outcome) else Outcome(id=member.item.id, result=result, shared=shared)
+
+    def _prepare(self, editor: Stages, item: Item, listener: Listener, silent: bool = False) -> _Member:
+        request = item.request()
+        reporter = Reporter(item, request, listener, self._pixels, silent=silent)
+        return _Member(item=item, edit=editor.prepare(request, on_progress=reporter), reporter=reporter)
+
+    def _joining(
+        self, editor: Stages, lead: _Member, others: Sequence[Item], listener: Listener, join: Join
+    ) -> Iterator[_Member]:
+        """The items that fit into the lead's batch beside those before them: what has no place there waits for its own turn."""
+        keys, room, pixels = lead.edit.keys, lead.room - lead.item.n, self._pixels - lead.item.pixels()
+        places = self._most(editor) - 1
+        for item in others:
+            if not places:
+                return
+            if item.n > room or not item.resembles(lead.item) or self._keys.get(item.id, keys) != keys:
+                continue
+            size = _attempt(item, item.pixels)
+            if isinstance(size, Outcome) or size > pixels:
+                continue
+            member = _attempt(item, self._prepare, editor, item, listener, True)
+            if isinstance(member, Outcome):  # it fails by itself when its turn comes
+                continue
+            self._remember(item, member.edit.keys)
+            taken = lead.room - room
+            if member.edit.keys != keys or taken + item.n > member.room or not join(item):
+                continue
+            member.reporter.silent = False
+            places, pixels, room = places - 1, pixels - size, min(room, member.room - taken) - item.n
+            yield member
+
+    def _remember(self, item: Item, keys: tuple[Hashable, ...]) -> None:
+        """So that an item is not prepared for nothing more than once."""
+        self._keys[item.id] = keys
+        while len(self._keys) > KEYS_KEPT:
+            self._keys.popitem(last=False)
+
+    def _sampled(self, editor: Stages, group: Sequence[_Member]) -> dict[str, list[Latents]]:
+        """By item what a common batch made; nothing for one item, or if it failed: then each is sampled when it is finished."""
+        if len(group) == 1:
+            return {}
+        try:
+            made = list(editor.sample([sample for member in group for sample in member.edit.samples]))
+        except BaseException as error:
+            if any(member.edit.failure is None for member in group):
+                log.warning("a batch of %d items failed, so they are run one by one: %s", len(group), type(error).__name__)
+            return {}
+        return {member.item.id: [part for part in made if part.window.edit is member.edit] for member in group}
+
+
+@dataclass(kw_only=True)
+class _Member:
+    """An item that is prepared."""
+
+    item: Item
+    edit: Prepared
+    reporter: Reporter
+
+    @property
+    def room(self) -> int:
+        """Predictions that may be in its batches."""
+        return min(window.limit for window in self.edit.windows)
+
+
+def _finish(editor: Stages, member: _Member, made: list[Latents] | None) -> EditResult:
+    if member.edit.failure is not None:
+        raise member.edit.failure
+    return editor.finish(member.edit, editor.sample(member.edit.samples) if made is None else made)
+
+
+def _attempt(item: Item, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Outcome:
+    """What the work gives, or the item's end, without the frames that hold its tensors.
+
+    Also of SystemExit and its like, by which a library may mean to end something else.
+    """
+    try:
+        return work(*args, **kwargs)
+    except EditError as error:
+        error.__cause__ = error.__context__ = None
+        return Outcome(id=item.id, error=error.with_traceback(None))
+    except BaseException as error:
+        if is_out_of_memory(error):
+            told: EditError = ResourceError("Out of memory; ask for less, or a smaller picture.", code=OUT_OF_MEMORY)
+        else:
+            log.exception("item %s failed", item.id)
+            told = EditError(f"Something unexpected happened; the log has it under {item.id}.", code="internal")
+        return Outcome(id=item.id, error=told)
