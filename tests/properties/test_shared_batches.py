@@ -20,8 +20,8 @@ from sfumato.methods import registry
 from sfumato.methods.base import MethodCard
 from sfumato.methods.registry import fields_of
 from tests import tiny_flow, tiny_models
+from tests.guided import Calling
 from tests.properties.test_predictions import FEW, SIDE, Exact, kinds, schedulers
-from tests.unit.test_editor import Calling
 
 EDITS: tuple[dict[str, Any], ...] = (
     {"prompt": "a red ball", "seed": 3, "n": 2, "fill": "noise"},
@@ -95,7 +95,7 @@ def cases() -> list[Any]:
         for family in kinds(card):
             for preset in card.load().PRESETS:
                 for scheduler in schedulers(card, family, preset):
-                    given = {"preset": preset, **({"scheduler": scheduler} if scheduler else {})}
+                    given: dict[str, Any] = {"preset": preset, **({"scheduler": scheduler} if scheduler else {})}
                     if "fill" not in fields_of(card):
                         given["fill"] = None
                     name = f"{card.name}-{family}-{preset}-{scheduler}"
@@ -111,7 +111,7 @@ def test_edits_in_one_batch_are_as_alone(
     backbone: Any = editor.backbone.denoiser
     few = FEW.get(card.name, {})
     for soft, shrink in ((False, "off"), (True, "off"), (True, "on")):
-        own = {"shrink": shrink} if "shrink" in fields_of(card) else {}
+        own: dict[str, Any] = {"shrink": shrink} if "shrink" in fields_of(card) else {}
         if soft and ("soft_mask" not in fields_of(card) or not own):
             continue
         given = requests(soft, method=card.name, steps=4, **few, **options, **own)
@@ -140,7 +140,7 @@ def test_edits_in_one_batch_are_as_alone(
         {"method": "repaint", "fill": None, "shrink": "auto", "scheduler": None},
         {"image": picture(1).resize((SIDE, 9 * SIDE)), "mask": mask(1, False).resize((SIDE, 9 * SIDE))},  # other cells
     ],
-    ids=lambda change: "-".join(change),
+    ids="-".join,
 )
 def test_what_must_be_equal_in_a_batch_keeps_edits_apart(change: dict[str, Any], reading: Callable[[str], Editor]) -> None:
     editor = reading("sd1")

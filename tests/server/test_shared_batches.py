@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from sfumato import Editor
 from sfumato.server.app import Backstage
 from sfumato.server.jobs import Job
 from sfumato.server.submission import Submission
+from tests.guided import Calling
 from tests.server import pictures
 from tests.server.stub import StubEditor, settings_for, until
-from tests.unit.test_editor import Calling
 
 MODEL = "embedded-fast"
 
@@ -76,7 +77,7 @@ def test_waiting_jobs_of_all_users_share_a_batch(data: Path, editor: Editor) -> 
     for owner, prompt in prompts.items():
         one = job(owner, prompt)
         with working(data / owner, editor, [one], share=1):
-            until(lambda one=one: one.done)
+            until(partial(getattr, one, "done"))
         expected[owner] = pixels_of(one)
     calls, go = blocking(editor, 0)
     go.set()

@@ -15,7 +15,7 @@ from sfumato.errors import Cancelled, EditError, ImageError
 from sfumato.jobs.engine import LocalEngine
 from sfumato.jobs.events import Event, Outcome, Wanted
 from sfumato.jobs.item import Item
-from tests.unit.test_editor import Calling
+from tests.guided import Calling
 
 SIDE = 64
 NOTHING = Wanted()
@@ -256,7 +256,7 @@ def test_pictures_are_read_once(engine: LocalEngine, monkeypatch: pytest.MonkeyP
     from sfumato.editing import reading
 
     read: list[object] = []
-    original = reading.read
+    original = vars(reading)["read"]
 
     def watched(source: Any, **options: Any) -> Any:
         read.append(source)

@@ -32,6 +32,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to a stage."""
         start = time.perf_counter()
         try:
             yield

@@ -57,9 +57,10 @@ def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) 
         groups.setdefault((each.window.index, each.key), []).append(each)
         each.window.done = 0
     for group in groups.values():
-        while group := [each for each in group if each.window.edit.failure is None]:
-            size = min(len(group), *(each.window.limit for each in group))
-            batch = group[:size]
+        left = group
+        while left := [each for each in left if each.window.edit.failure is None]:
+            size = min(len(left), *(each.window.limit for each in left))
+            batch = left[:size]
             try:
                 made = if_it_fits(_batch, batch, accelerators)
             except Exception as error:
@@ -70,7 +71,7 @@ def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) 
             if made is None:
                 halve(size, list(dict.fromkeys(each.window for each in batch)))
                 continue
-            group = group[size:]
+            left = left[size:]
             yield from made
 
 

@@ -190,6 +190,7 @@ class Listeners:
             raise
 
     def __call__(self, event: Event) -> None:
+        """See `sfumato.jobs.events.Listener`."""
         self._all[event.id](event)
 
 
@@ -220,6 +221,7 @@ class Listener:
         return Wanted(preview=time.monotonic() < job.watched_until, partial=partial)
 
     def __call__(self, event: Event) -> None:
+        """Update the job, and wake whoever watches it."""
         job = self.job
         job.stage, job.step, job.total = event.stage, event.step, event.total
         job.fraction = max(job.fraction, DRAWN * event.fraction)
