@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         app = create_app(Settings(data=Path(folder)))
         schema: dict[str, Any] = app.openapi()
-        app.state.backstage.store.close()
+        app.state.app_state.store.close()
     return schema
 
 

@@ -162,7 +162,7 @@ def _routes() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         application = create_app(Settings(data=Path(folder)))
         paths = application.openapi()["paths"]
-        application.state.backstage.store.close()
+        application.state.app_state.store.close()
     for path, methods in sorted(paths.items()):
         yield from (f"{method.upper()} {path}" for method in sorted(methods))
 

@@ -146,18 +146,20 @@ class Editor:
         named = "method" in request.model_fields_set or self.method != EditRequest.model_fields["method"].default
         request = self._held.own.complete(request, self.method)
         clock, meter = Clock(), Meter()
-        tell = meter.telling(on_progress)
+        listener = meter.wrapping(on_progress)
         with clock.stage("load"):
-            tell(Progress(stage="load", step=0, total=1))
+            listener(Progress(stage="load", step=0, total=1))
             if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
                 self.backbone = backbone
                 self.scorers.forget()
             card = tasks.choose_method(request, backbone.traits, named)
             request = request.model_copy(update={"method": card.name})
             resolved = resolve(request, backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
-        edit = Prepared(backbone=backbone, card=card, resolved=resolved, tell=tell, clock=clock, keeps_frames=keep_frames)
+        edit = Prepared(
+            backbone=backbone, card=card, resolved=resolved, on_progress=listener, clock=clock, keeps_frames=keep_frames
+        )
         with torch.inference_mode(), clock.stage("encode"):
-            tell(Progress(stage="encode", step=0, total=1))
+            listener(Progress(stage="encode", step=0, total=1))
             parts = prepare(
                 resolved.request,
                 resolution=backbone.traits.resolution,
@@ -167,11 +169,11 @@ class Editor:
             )
             edit.guide = self.scorers.guide(resolved) if card.guided else None
             edit.windows = [
-                PreparedWindow(edit, card.load(), with_background(resolved, part.border_tells), part, i, len(parts))
+                PreparedWindow(edit, card.load(), with_background(resolved, part.seam_informative), part, i, len(parts))
                 for i, part in enumerate(parts)
             ]
         meter.expect(usual_times(edit.windows[0].request))
-        tell(Progress(stage="encode", step=1, total=1))
+        listener(Progress(stage="encode", step=1, total=1))
         return edit
 
     def sample(self, samples: Sequence[Sample]) -> Iterator[Latents]:
@@ -199,12 +201,12 @@ class Editor:
         windows = restore_all(edit, made)
         request, notes = as_run(edit.windows)
         with edit.clock.stage("rank"):
-            edit.tell(Progress(stage="rank", step=0, total=1))
+            edit.on_progress(Progress(stage="rank", step=0, total=1))
             scores = self.scorers.rank(edit, request, windows, notes)
         order = [score.index for score in scores] if scores else list(range(request.n))
         if save_steps is not None:
             write_animation(animation(edit, windows, request), save_steps)
-        edit.tell(Progress(stage="rank", step=1, total=1))
+        edit.on_progress(Progress(stage="rank", step=1, total=1))
         parts = [window.inputs for window in edit.windows]
         size = parts[0].picture.size
         return EditResult(

@@ -202,7 +202,7 @@ class EditRequest(WithOptions):
         None, ge=0, lt=1, description="Share of the steps that is skipped at the noisy end; higher keeps more of what is there."
     )
     start_sigma: float | None = Field(
-        None, gt=0, description="Start at this noise-to-signal ratio instead of at a share of the steps."
+        None, gt=0, description="Start at this noise-to-signal ratio instead of after a fraction of the steps."
     )
     n: int = Field(4, ge=1, le=1024, description="Number of predictions.")
     seed: Seed = Field(0, ge=RANDOM_SEED, lt=MOST_SEED, description="Prediction i uses seed + i; -1 takes a random seed.")

@@ -78,7 +78,7 @@ def serving(settings: Settings, make_editor: Callable[[str, str | None], Any] | 
     app = create_app(settings, make_editor or (lambda model, device: StubEditor(model)))
     ports: list[int] = []
     config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=5)
-    server = Server(config, ports.append, app.state.backstage.drain)
+    server = Server(config, ports.append, app.state.app_state.drain)
     with _socket() as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

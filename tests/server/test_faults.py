@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from sfumato.errors import EditError
-from sfumato.server.app import Backstage
+from sfumato.server.app import AppState
 from sfumato.server.jobs import Job
 from sfumato.server.store import Store
 from sfumato.server.submission import Submission
@@ -145,10 +145,10 @@ def test_an_end_that_could_not_be_recorded_is_recorded_later(data: Path, prompt:
 
 def test_a_database_that_is_really_full(data: Path) -> None:
     """SQLite's own error, by a limit on its pages; results are made room for, and all goes on."""
-    backstage = Backstage(settings_for(data), lambda model, device: StubEditor(model))
-    backstage.start()
-    board, database = backstage.board, backstage.store._db
-    until(backstage.workers[0].ready.is_set)
+    app_state = AppState(settings_for(data), lambda model, device: StubEditor(model))
+    app_state.start()
+    queue, database = app_state.queue, app_state.store._db
+    until(app_state.workers[0].ready.is_set)
     pages = database.execute("PRAGMA page_count").fetchone()[0]
     database.execute(f"PRAGMA max_page_count = {pages}")
     refused: list[EditError] = []
@@ -156,21 +156,21 @@ def test_a_database_that_is_really_full(data: Path) -> None:
     while not refused and len(jobs) < 300:
         jobs.append(Job(owner="me" * 200, kind="job", submission=submission()))
         try:
-            board.submit(jobs[-1])
+            queue.submit(jobs[-1])
         except EditError as error:
             refused.append(error)
         until(lambda: jobs[-1].done or bool(refused))
-    problem = backstage.problem()
+    problem = app_state.problem()
     assert refused or jobs[-1].state == "failed"
     assert problem is not None
     assert "full" in problem.message
     database.execute(f"PRAGMA max_page_count = {pages + 1000}")
-    until(lambda: backstage.problem() is None, 5)
+    until(lambda: app_state.problem() is None, 5)
     last = Job(owner="me", kind="job", submission=submission())
-    board.submit(last)
+    queue.submit(last)
     until(lambda: last.done)
     assert last.state == "succeeded"
-    backstage.close()
+    app_state.close()
 
 
 def submission(prompt: str = "red") -> Submission:

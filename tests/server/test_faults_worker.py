@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sfumato.server.app import Backstage
+from sfumato.server.app import AppState
 from sfumato.server.jobs import Job
 from sfumato.server.worker import Worker
 from tests.server.stub import StubEditor, finished, serving, settings_for, until
@@ -75,26 +75,26 @@ def test_a_model_that_fails_strangely_at_the_start_and_loads_later(data: Path, k
             raise kind("not yet")
         return StubEditor(model)
 
-    backstage = Backstage(settings_for(data), make)
-    backstage.start()
-    until(backstage.workers[0].ready.is_set)
-    problem = backstage.problem()
+    app_state = AppState(settings_for(data), make)
+    app_state.start()
+    until(app_state.workers[0].ready.is_set)
+    problem = app_state.problem()
     assert problem is not None
     assert problem.http_status == 503
     job = Job(owner="me", kind="job", submission=submission())
-    backstage.board.submit(job)
+    app_state.queue.submit(job)
     until(lambda: job.done)
     assert job.state == "succeeded"
-    assert backstage.problem() is None
-    backstage.close()
+    assert app_state.problem() is None
+    app_state.close()
 
 
 def test_a_worker_that_has_ended_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "_turn", lambda self: False)
-    backstage = Backstage(settings_for(data), lambda model, device: StubEditor(model))
-    backstage.start()
-    backstage.workers[0].join(10)
-    problem = backstage.problem()
+    app_state = AppState(settings_for(data), lambda model, device: StubEditor(model))
+    app_state.start()
+    app_state.workers[0].join(10)
+    problem = app_state.problem()
     assert problem is not None
     assert (problem.code, problem.http_status) == ("worker-ended", 503)
-    backstage.close()
+    app_state.close()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.server import desk
-from sfumato.server.security import Gate
+from sfumato.server import service
+from sfumato.server.security import SecurityMiddleware
 from sfumato.server.submission import check_pictures
 from tests.server import pictures
 from tests.server.stub import finished, serving, settings_for, until
@@ -56,7 +56,7 @@ def test_few_pictures_are_decoded_at_once(data: Path, monkeypatch: pytest.Monkey
         with lock:
             now -= 1
 
-    monkeypatch.setattr(desk, "check_pictures", slow)
+    monkeypatch.setattr(service, "check_pictures", slow)
     with serving(settings_for(data, limits={"decoded": 2})) as address, httpx.Client(base_url=address, verify=False) as client:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda seed: client.post("/v1/jobs", json=pictures.job(seed=seed)).status_code, range(8)))
@@ -65,14 +65,14 @@ def test_few_pictures_are_decoded_at_once(data: Path, monkeypatch: pytest.Monkey
 
 
 def test_bodies_are_bounded_together_and_forgotten_when_answered(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gates: list[Gate] = []
-    start = Gate.__init__
+    middlewares: list[SecurityMiddleware] = []
+    start = SecurityMiddleware.__init__
 
-    def remember(self: Gate, *given: Any, **settings: Any) -> None:
+    def remember(self: SecurityMiddleware, *given: Any, **settings: Any) -> None:
         start(self, *given, **settings)
-        gates.append(self)
+        middlewares.append(self)
 
-    monkeypatch.setattr(Gate, "__init__", remember)
+    monkeypatch.setattr(SecurityMiddleware, "__init__", remember)
     with serving(settings_for(data, limits={"bodies_bytes": 300_000})) as address:
         body = b"x" * 200_000
 
@@ -85,13 +85,13 @@ def test_bodies_are_bounded_together_and_forgotten_when_answered(data: Path, mon
         with httpx.Client(base_url=address, timeout=30, verify=False) as client, ThreadPoolExecutor(1) as pool:
             headers = {"content-type": "application/json", "content-length": str(len(body))}
             first = pool.submit(client.post, "/v1/jobs", content=half(), headers=headers)
-            until(lambda: gates[0].held >= 150_000)
+            until(lambda: middlewares[0].held >= 150_000)
             answers.append(httpx.post(f"{address}/v1/jobs", content=body, headers=headers))
             assert first.result().json()["error"]["code"] == "json-invalid"
             assert answers[0].status_code == 503
             assert answers[0].json()["error"]["code"] == "busy"
             assert answers[0].headers["retry-after"] == "5"
-            until(lambda: gates[0].held == 0)
+            until(lambda: middlewares[0].held == 0)
             assert client.post("/v1/jobs", json=pictures.job()).status_code == 202
 
 

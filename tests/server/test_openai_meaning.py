@@ -15,7 +15,7 @@ from sfumato.editing.reading import read_pictures
 from sfumato.pictures.reading import read_metadata
 from sfumato.pictures.writing import METADATA_KEY
 from sfumato.request import EditRequest
-from sfumato.server.openai_request import RECONSTRUCTIONS, OpenAIEdit, understand
+from sfumato.server.openai_request import RECONSTRUCTIONS, OpenAIEdit, parse_images_edit
 from sfumato.server.submission import JobOptions
 from sfumato.server.uploads import Form
 from sfumato.server.worker import editor_maker
@@ -155,7 +155,7 @@ def test_markup_is_mask_and_scribble(strict: openai.OpenAI) -> None:
 def test_markup_is_where_the_edit_starts_from(data: Path) -> None:
     layer = pictures.drawing()
     form = Form(fields={"prompt": "x"}, files={"image": [pictures.PICTURE], "markup": [pictures.encoded(layer)]})
-    request = understand(form, settings_for(data)).submission.request()
+    request = parse_images_edit(form, settings_for(data)).submission.request()
     picture, change, painted = read_pictures(request)
     alpha = np.asarray(layer)[..., 3]
     assert np.array_equal(change, (alpha > 0).astype(np.float32))
@@ -176,7 +176,7 @@ def test_options_are_checked_once_at_the_edge_and_once_as_a_request(data: Path, 
         monkeypatch.setattr(model, "model_validate", validate)
     fields = {"prompt": "x", "method": "lanpaint", "langevin_steps": "7", "size": "96x64", "window": "0,0,48,32"}
     form = Form(fields=fields, files={"image": [pictures.PICTURE], "mask": [pictures.MASK]})
-    sent = understand(form, settings_for(data)).submission
+    sent = parse_images_edit(form, settings_for(data)).submission
     assert sent.request().image is not sent.request().image  # opened anew, so that none stays decoded
     request = sent.request()
     assert checked == ["OpenAIEdit", "EditRequest"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sfumato.errors import ResourceError
-from sfumato.server.app import Backstage
+from sfumato.server.app import AppState
 from tests.server import pictures
 from tests.server.stub import StubEditor, finished, serving, settings_for, until
 
@@ -84,15 +84,15 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(data: Path) -> None:
 
 
 def test_a_default_model_that_cannot_be_loaded_is_told(data: Path) -> None:
-    backstage = Backstage(settings_for(data, models=("absent",)), lambda model, device: StubEditor(model))
-    assert backstage.problem() is not None
-    backstage.start()
-    until(backstage.workers[0].ready.is_set)
-    problem = backstage.problem()
+    app_state = AppState(settings_for(data, models=("absent",)), lambda model, device: StubEditor(model))
+    assert app_state.problem() is not None
+    app_state.start()
+    until(app_state.workers[0].ready.is_set)
+    problem = app_state.problem()
     assert problem is not None
     assert problem.code == "model-not-found"
     assert problem.http_status == 503
-    backstage.close()
+    app_state.close()
 
 
 def test_two_devices_work_side_by_side(data: Path) -> None:
@@ -146,8 +146,8 @@ def test_stopping_lets_the_running_job_finish(data: Path) -> None:
 
 
 def test_stopping_cancels_what_takes_too_long(data: Path) -> None:
-    backstage = Backstage(settings_for(data, limits={"shutdown_seconds": 0.3}), lambda model, device: StubEditor(model))
-    backstage.start()
+    app_state = AppState(settings_for(data, limits={"shutdown_seconds": 0.3}), lambda model, device: StubEditor(model))
+    app_state.start()
     from sfumato.server.jobs import Job
     from sfumato.server.submission import Submission
 
@@ -158,8 +158,8 @@ def test_stopping_cancels_what_takes_too_long(data: Path) -> None:
 
     running, waiting = job("slow"), job("red")
     for one in (running, waiting):
-        backstage.board.submit(one)
+        app_state.queue.submit(one)
     until(lambda: running.state == "running")
-    backstage.close()
+    app_state.close()
     assert running.state == "cancelled"
     assert waiting.state == "interrupted"

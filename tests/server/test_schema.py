@@ -63,7 +63,7 @@ def test_a_method_s_own_options_are_described_with_the_method_alone(generated: d
 def test_an_option_declared_in_a_method_s_file_is_described_and_taken(warmed: MethodCard, tmp_path: Path) -> None:
     app = create_app(Settings(data=tmp_path))
     schema = app.openapi()
-    app.state.backstage.store.close()
+    app.state.app_state.store.close()
     own = own_options(schema, "JobRequest", warmed.name)
     kinds = [{"type": "integer", "minimum": 1, "maximum": 9}, {"type": "null"}]
     assert own["langevin_warmth"]["anyOf"] == kinds

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sfumato import Editor
-from sfumato.server.app import Backstage
+from sfumato.server.app import AppState
 from sfumato.server.jobs import Job
 from sfumato.server.submission import Submission
 from tests.guided import Calling
@@ -40,16 +40,16 @@ def job(owner: str, prompt: str, **options: Any) -> Job:
 
 
 @contextmanager
-def working(data: Path, editor: Any, jobs: list[Job], **settings: Any) -> Iterator[Backstage]:
+def working(data: Path, editor: Any, jobs: list[Job], **settings: Any) -> Iterator[AppState]:
     """A worker that finds these jobs in its queue when it begins."""
-    backstage = Backstage(settings_for(data, **{"share": 4, "models": (MODEL,), **settings}), lambda model, device: editor)
+    app_state = AppState(settings_for(data, **{"share": 4, "models": (MODEL,), **settings}), lambda model, device: editor)
     for each in jobs:
-        backstage.board.submit(each)
-    backstage.start()
+        app_state.queue.submit(each)
+    app_state.start()
     try:
-        yield backstage
+        yield app_state
     finally:
-        backstage.close()
+        app_state.close()
 
 
 def blocking(editor: Editor, at: int) -> tuple[list[int], threading.Event]:
@@ -82,9 +82,9 @@ def test_waiting_jobs_of_all_users_share_a_batch(data: Path, editor: Editor) -> 
     calls, go = blocking(editor, 0)
     go.set()
     jobs = [job(owner, prompt) for owner, prompt in prompts.items()]
-    with working(data, editor, jobs) as backstage:
+    with working(data, editor, jobs) as app_state:
         until(lambda: all(each.done for each in jobs))
-        metrics = backstage.metrics.text().decode()
+        metrics = app_state.metrics.text().decode()
     assert calls == [3] * 4
     for each in jobs:
         np.testing.assert_array_equal(pixels_of(each), expected[each.owner])
@@ -99,10 +99,10 @@ def test_who_cancels_has_the_answer_at_once_and_the_others_lose_nothing(data: Pa
         until(lambda: alone.done)
     calls, go = blocking(editor, 2)
     jobs = [job("ann", "a red ball"), job("bob", "a blue cube")]
-    with working(data, editor, jobs) as backstage:
+    with working(data, editor, jobs) as app_state:
         until(lambda: len(calls) == 3)
         assert {each.state for each in jobs} == {"running"}
-        backstage.board.cancel(jobs[1])
+        app_state.queue.cancel(jobs[1])
         go.set()
         until(lambda: all(each.done for each in jobs))
     assert calls == [2, 2, 2, 1]
@@ -118,10 +118,10 @@ def test_what_cannot_share_keeps_its_turn(data: Path, editor: Editor) -> None:
     calls, go = blocking(editor, 0)
     jobs = [job("ann", "a red ball"), job("bob", "a cube", steps=2), job("eve", "a ball"), job("eve", "a cube", steps=3)]
     order: list[str] = []
-    with working(data, editor, jobs) as backstage:
+    with working(data, editor, jobs) as app_state:
         until(lambda: bool(calls))
         order += [each.state for each in jobs]
-        assert [backstage.board.position(each) for each in jobs] == [None, 0, None, 1]
+        assert [app_state.queue.position(each) for each in jobs] == [None, 0, None, 1]
         go.set()
         until(lambda: all(each.done for each in jobs))
     assert order == ["running", "queued", "running", "queued"]

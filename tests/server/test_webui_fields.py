@@ -8,7 +8,7 @@ import pytest
 
 from sfumato.server import webui_request
 from sfumato.server.failures import Refused
-from sfumato.server.webui_request import parse, understand
+from sfumato.server.webui_request import parse, parse_img2img
 from sfumato.server.webui_samplers import solver_for
 from tests.server import pictures
 from tests.server.stub import MODELS, settings_for
@@ -127,7 +127,7 @@ def test_every_listed_sampler_and_alias_is_understood(client: httpx.Client) -> N
 def understood(**fields: object) -> tuple[dict[str, Any], list[str]]:
     """The edit's options, and what is said about them."""
     asked = parse(payload(**fields))
-    given, notes = understand(asked, 5, MODELS[0], settings_for(Path("unused")))
+    given, notes = parse_img2img(asked, 5, MODELS[0], settings_for(Path("unused")))
     return given.options, notes
 
 

@@ -1,4 +1,4 @@
-"""What is told of a finished edit besides its pictures."""
+"""Facts and notes of a finished edit."""
 
 import platform
 from importlib.metadata import version

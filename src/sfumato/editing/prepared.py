@@ -40,15 +40,15 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def in_part(tell: Listener, part: int, parts: int) -> Listener:
-    """Tells of one window's work as that share of the work in all windows, in which each counts the same."""
+def in_part(on_progress: Listener, part: int, parts: int) -> Listener:
+    """Report one window's work as that share of the work in all windows, in which each counts the same."""
 
-    def told(heard: Progress) -> None:
-        share = heard.step / max(1, heard.total) if heard.share is None else heard.share
-        step, total = part * heard.total + heard.step, parts * heard.total
-        tell(replace(heard, step=step, total=total, share=(part + share) / parts))
+    def scaled(progress: Progress) -> None:
+        share = progress.step / max(1, progress.total) if progress.share is None else progress.share
+        step, total = part * progress.total + progress.step, parts * progress.total
+        on_progress(replace(progress, step=step, total=total, share=(part + share) / parts))
 
-    return told
+    return scaled
 
 
 @dataclass(eq=False, kw_only=True)
@@ -59,7 +59,7 @@ class Prepared:
         backbone: The model that it runs on.
         card: Its method's.
         resolved: The request without open options, but for the background, which each window chooses.
-        tell: Called with every event of all stages; raises to stop the edit.
+        on_progress: Called with every event of all stages; raises to stop the edit.
         clock: Gets the seconds of each stage.
         guide: For methods that are guided by CLIP.
         keeps_frames: Whether the first prediction's clean estimates are kept, for an animation.
@@ -70,7 +70,7 @@ class Prepared:
     backbone: Backbone
     card: MethodCard
     resolved: Resolved
-    tell: Listener
+    on_progress: Listener
     clock: Clock
     guide: Guide | None = None
     keeps_frames: bool = False
@@ -104,7 +104,7 @@ class PreparedWindow:
         backbone, request = edit.backbone, resolved.request
         self.edit, self.method, self.resolved, self.inputs, self.index = edit, method, resolved, inputs, index
         self.request: EditRequest = request
-        self.tell = in_part(edit.tell, index, count)
+        self.on_progress = in_part(edit.on_progress, index, count)
         self.encoder = Encoder(backbone.autoencoder, inputs, getattr(resolved.options, "posterior_sample", False))
         self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
         assert request.steps
@@ -163,7 +163,7 @@ class PreparedWindow:
             if self.edit.keeps_frames and done == 0:
                 self.frames = [*self.frames[: step - 1], clean[:1]]
             batches = -(-n // self.batch_size)
-            self.tell(
+            self.on_progress(
                 Progress(
                     stage="denoise",
                     step=done // self.batch_size * total + step,
@@ -184,7 +184,7 @@ class PreparedWindow:
         def watch(step: int, total: int) -> None:
             each = total // rows
             share = (done + rows * step / total) / n
-            self.tell(Progress(stage="background", step=done * each + step, total=n * each, share=share))
+            self.on_progress(Progress(stage="background", step=done * each + step, total=n * each, share=share))
 
         return watch
 

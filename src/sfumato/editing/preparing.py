@@ -31,7 +31,8 @@ NARROW = 5  # cells; masks of fewer are narrow
 ROWS = 256  # of a large mask worked on at once
 COARSE = 2.0  # times that a window of margins is shrunk for the model, from which on it is said
 BACKDROP = 0.5  # share of the picture; an inverted mask of more is a background, of less only drawn the other way round
-KEPT_EDGE = 1.0  # pixels of soft edge around what stands before a new background: a wider one would show the old background there
+# soft edge around what is kept before a new background: a wider one would show the old background
+BACKDROP_FEATHER_PX = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Inputs:
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
         mask_latent: (1, 1, h/f, w/f) in [0, 1]: how much each cell may change, on the latent grid.
         thin: Whether the mask is thin at latent resolution: a stroke of one or two cells, which fades unless it is widened.
-        border_tells: Whether a good edit's border is like the source's. Not of a stroke of up to four cells, which is nearly all
+        seam_informative: Whether the seam says how good an edit is. Not of a stroke of up to four cells, which is nearly all
             border, nor of a new background, before which what is kept stands out.
         hashes: SHA-256 of the files or pixels given.
         notes: What was guessed or converted, in sentences for the user.
@@ -67,7 +68,7 @@ class Inputs:
     mask_pixels: Tensor
     mask_latent: Tensor
     thin: bool
-    border_tells: bool
+    seam_informative: bool
     hashes: dict[str, str]
     notes: tuple[str, ...]
 
@@ -115,7 +116,9 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     windows = chosen.windows
     feather = request.mask_feather
     if feather is None:
-        feather = KEPT_EDGE if backdrop else 0.0 if request.task == "fill" else None  # in a soft edge a scratch would stay
+        feather = (
+            BACKDROP_FEATHER_PX if backdrop else 0.0 if request.task == "fill" else None
+        )  # in a soft edge a scratch would stay
     hashes = {"image_sha256": sha256(request.image)}
     hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
     whole = {
@@ -177,7 +180,7 @@ def _cut_out(
         mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
         mask_latent=mask_latent,
         thin=drawn and is_thin((mask_latent > 0).float()),
-        border_tells=not (backdrop or (drawn and is_thin((mask_latent > 0).float(), NARROW))),
+        seam_informative=not (backdrop or (drawn and is_thin((mask_latent > 0).float(), NARROW))),
         **whole,
     )
 

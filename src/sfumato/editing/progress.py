@@ -82,7 +82,7 @@ class Meter:
         left = self._left()
         return replace(progress, fraction=self.fraction, seconds_left=left if any(self._work.values()) else None)
 
-    def telling(self, listener: Listener | None) -> Listener:
+    def wrapping(self, listener: Listener | None) -> Listener:
         """A listener that fills in every progress report and passes it on."""
 
         def listening(progress: Progress) -> None:

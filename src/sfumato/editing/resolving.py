@@ -91,7 +91,7 @@ def _scribble_start(traits: Traits) -> dict[str, Any]:
     return {"start_fraction": EDM_SCRIBBLE_START if _is_edm(traits) else SCRIBBLE_START}
 
 
-def with_background(resolved: Resolved, border_tells: bool) -> Resolved:
+def with_background(resolved: Resolved, seam_informative: bool) -> Resolved:
     """Choose the background reconstruction if the request leaves it open: Poisson, or paste for strokes and backdrops.
 
     Poisson keeps the colours of the border. A stroke is nearly all border: nothing would be seen of its edit. And around what
@@ -100,7 +100,7 @@ def with_background(resolved: Resolved, border_tells: bool) -> Resolved:
     request = resolved.request
     if request.background is not None:
         return resolved
-    background = "poisson" if border_tells else "paste"
+    background = "poisson" if seam_informative else "paste"
     return replace(resolved, request=request.model_copy(update={"background": background}))
 
 

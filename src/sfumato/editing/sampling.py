@@ -150,11 +150,11 @@ def _watch(shares: Shares, rows: LiveRows) -> Watch:
     ]
 
     def watch(step: int, total: int, clean: Tensor) -> None:
-        for edit, own, tell in parts:
+        for edit, own, on_progress in parts:
             if edit.failure is not None:
                 continue
             try:
-                tell(step, total, clean[own])
+                on_progress(step, total, clean[own])
             except Exception as error:
                 if is_out_of_memory(error):
                     raise

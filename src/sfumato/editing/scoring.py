@@ -63,8 +63,8 @@ class Scorers:
         scorer = self._ranking_scorer(edit, request.rank, notes) if tasks.has_words(request) else None
         parts = [window.inputs for window in edit.windows]
         # by its border the best stroke would be the one that shows least
-        told = all(part.border_tells for part in parts)
-        by_prompt = not told and request.rank == "both" and scorer is not None
+        informative = all(part.seam_informative for part in parts)
+        by_prompt = not informative and request.rank == "both" and scorer is not None
         mode: Literal["both", "region", "whole"] = "region" if by_prompt else request.rank
         words, scores = edit.resolved.texts.words, []
         for part, made in zip(parts, windows, strict=True):

@@ -102,17 +102,17 @@ def defaults(request: EditRequest, traits: Traits, card: MethodCard) -> dict[str
 
 
 def words(request: EditRequest, traits: Traits, card: MethodCard) -> str:
-    """What the model is told: the prompt, or without one that nothing stands there, for tasks that want nothing there."""
+    """What the model is given: the prompt, or without one that nothing stands there, for tasks that want nothing there."""
     if has_words(request) or not card.tasks[request.task].says_empty or not traits.can(Capability.TEXT):
         return request.prompt
     return family(traits.family).empty
 
 
-def notes(request: EditRequest, told: str) -> list[str]:
-    """What the user should know of how a task without words was done; `told` is what the model was told."""
+def notes(request: EditRequest, prompt: str) -> list[str]:
+    """What the user should know of how a task without words was done; `prompt` is what the model was given."""
     if has_words(request):
         return []
-    said = [f"No words were given, so the model was told '{told}'."] if told else []
+    said = [f"No words were given, so the model was given '{prompt}'."] if prompt else []
     if request.rank == "none" or request.n == 1:
         return said
     return [*said, "No words were given to rank by, so predictions are ordered by how well they join their surroundings."]

@@ -80,7 +80,7 @@ class Reporter:
         request: Its edit.
         listener: Hears of the events.
         max_pixels: As in `sfumato.Editor`.
-        silent: Whether nothing is told yet.
+        silent: Whether nothing is reported yet.
     """
 
     def __init__(self, item: Item, request: EditRequest, listener: Listener, max_pixels: int, *, silent: bool = False) -> None:
@@ -92,18 +92,18 @@ class Reporter:
         """Tell of it; raises what the listener raises."""
         if self.silent:
             return
-        told = self._meter(progress)
+        metered = self._meter(progress)
         event = Event(
             id=self.id,
-            stage=told.stage,
-            step=told.step,
-            total=told.total,
-            fraction=told.fraction or 0.0,
-            seconds_left=told.seconds_left,
+            stage=metered.stage,
+            step=metered.step,
+            total=metered.total,
+            fraction=metered.fraction or 0.0,
+            seconds_left=metered.seconds_left,
         )
         wanted = self.listener.wanted(event)
-        if told.preview is not None and self._shows:
-            event = self._with_pictures(event, told, *wanted)
+        if metered.preview is not None and self._shows:
+            event = self._with_pictures(event, metered, *wanted)
         self.listener(event)
 
     def _with_pictures(self, event: Event, progress: Progress, preview: bool, partial: bool) -> Event:
@@ -256,8 +256,8 @@ def _attempt(item: Item, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
         return Outcome(id=item.id, error=error.with_traceback(None))
     except BaseException as error:
         if is_out_of_memory(error):
-            told: EditError = ResourceError("Out of memory; ask for less, or a smaller picture.", code=OUT_OF_MEMORY)
+            failure: EditError = ResourceError("Out of memory; ask for less, or a smaller picture.", code=OUT_OF_MEMORY)
         else:
             log.exception("item %s failed", item.id)
-            told = EditError(f"Something unexpected happened; the log has it under {item.id}.", code="internal")
-        return Outcome(id=item.id, error=told)
+            failure = EditError(f"Something unexpected happened; the log has it under {item.id}.", code="internal")
+        return Outcome(id=item.id, error=failure)

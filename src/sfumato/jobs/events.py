@@ -1,4 +1,4 @@
-"""What is told of an item on its way and at its end, as plain data that can be pickled."""
+"""Events and outcomes of an item, as plain data that can be pickled."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Listener(Protocol):
     """Whoever follows items."""
 
     def wanted(self, event: Event) -> Wanted:
-        """Asked before each event is told. An error that it raises ends the item and is its outcome."""
+        """Called before each event is sent. An error that it raises ends the item and is its outcome."""
 
     def __call__(self, event: Event) -> None:
         """Hear of an event, with the pictures that were wanted."""
@@ -77,7 +77,7 @@ class Outcome:
         yield "mask.png", encode(self.result.mask, "PNG")
 
     def record(self) -> dict[str, Any]:
-        """What is told of the result, besides its pictures."""
+        """The result without its pictures."""
         assert self.result is not None
         result = self.result
         return {

@@ -18,11 +18,11 @@ from starlette.responses import Response
 import sfumato
 from sfumato.errors import EditError
 from sfumato.server import failures, mask_api, native_api, openai_api, pages, schema, webui_api, webui_lists
-from sfumato.server.desk import Desk
 from sfumato.server.failures import Refused
-from sfumato.server.jobs import Board
+from sfumato.server.jobs import JobQueue
 from sfumato.server.metrics import Metrics
-from sfumato.server.security import Gate
+from sfumato.server.security import SecurityMiddleware
+from sfumato.server.service import JobService
 from sfumato.server.settings import Settings
 from sfumato.server.store import Store
 from sfumato.server.worker import MakeEditor, Worker, editor_maker
@@ -33,7 +33,7 @@ PURGE_SECONDS = 60.0
 
 
 @dataclass
-class Backstage:
+class AppState:
     """State of the application: the job queue, its store and its workers."""
 
     settings: Settings
@@ -42,9 +42,9 @@ class Backstage:
 
     def __post_init__(self) -> None:
         self.store = Store(self.settings.data)
-        self.board = Board(self.store, self.settings.limits, self.metrics)
-        self.workers = [Worker(self.board, self.settings, device, self.make_editor) for device in self.settings.devices]
-        self.desk = Desk(settings=self.settings, board=self.board, store=self.store)
+        self.queue = JobQueue(self.store, self.settings.limits, self.metrics)
+        self.workers = [Worker(self.queue, self.settings, device, self.make_editor) for device in self.settings.devices]
+        self.service = JobService(settings=self.settings, queue=self.queue, store=self.store)
 
     def start(self) -> None:
         """Let the workers load the default model and wait for jobs."""
@@ -53,7 +53,7 @@ class Backstage:
 
     def problem(self) -> EditError | None:
         """Why jobs are not run at once, if they are not."""
-        if self.board.closing:
+        if self.queue.closing:
             return Refused("The server is shutting down.", code="shutting-down", status=503, retry_after=30)
         if not all(worker.ready.is_set() for worker in self.workers):
             return Refused("The model is being loaded.", code="loading", status=503, retry_after=2)
@@ -62,11 +62,11 @@ class Backstage:
         failed = next((worker.problem for worker in self.workers if worker.problem is not None), None)
         if failed is not None:
             return Refused(failed.message, code=failed.code, status=503)
-        return self.board.ledger.problem()
+        return self.queue.ledger.problem()
 
     def drain(self) -> None:
         """Take no more jobs, give the running ones their time to finish, then stop them."""
-        running = self.board.close()
+        running = self.queue.close()
         deadline = time.monotonic() + self.settings.limits.shutdown_seconds
         while running and time.monotonic() < deadline and not all(job.done for job in running):
             time.sleep(0.05)
@@ -82,7 +82,7 @@ class Backstage:
 
 
 def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> FastAPI:
-    """The server's ASGI application; its parts are in `app.state.backstage`.
+    """The server's ASGI application; its parts are in `app.state.app_state`.
 
     Args:
         settings: The operator's choices.
@@ -92,17 +92,17 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
         OptionError, ResourceError: Settings that are not safe, or a data folder that cannot be used.
     """
     settings.check()
-    backstage = Backstage(settings, make_editor or editor_maker(settings))
+    app_state = AppState(settings, make_editor or editor_maker(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        backstage.start()
-        purging = asyncio.create_task(_purge(backstage))
+        app_state.start()
+        purging = asyncio.create_task(_purge(app_state))
         try:
             yield
         finally:
             purging.cancel()
-            await to_thread.run_sync(backstage.close)
+            await to_thread.run_sync(app_state.close)
 
     app = FastAPI(
         title="sfumato",
@@ -113,12 +113,12 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
         redoc_url=None,
         responses=schema.FAILURES,
     )
-    app.state.backstage, app.state.desk = backstage, backstage.desk
+    app.state.app_state, app.state.service = app_state, app_state.service
     for part in (openai_api, native_api, mask_api, webui_api, webui_lists):
         app.include_router(part.router)
-    app.include_router(pages.routes(backstage.metrics, backstage.problem))
+    app.include_router(pages.routes(app_state.metrics, app_state.problem))
     _answer_failures(app)
-    app.add_middleware(Gate, settings=settings, metrics=backstage.metrics)
+    app.add_middleware(SecurityMiddleware, settings=settings, metrics=app_state.metrics)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
@@ -127,10 +127,10 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
     return app
 
 
-async def _purge(backstage: Backstage) -> None:
+async def _purge(app_state: AppState) -> None:
     while True:
         try:
-            await to_thread.run_sync(backstage.board.ledger.purge)
+            await to_thread.run_sync(app_state.queue.ledger.purge)
         except Exception:
             log.exception("purging failed")
         await asyncio.sleep(PURGE_SECONDS)

@@ -98,7 +98,7 @@ class Job:
                 loop.call_soon_threadsafe(event.set)
 
 
-class Board:
+class JobQueue:
     """Queue of all jobs that are not over, in order of arrival; workers take them from here.
 
     Args:

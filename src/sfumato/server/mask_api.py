@@ -15,9 +15,9 @@ from sfumato.jobs.item import open_picture
 from sfumato.masks.levels import Mode
 from sfumato.pictures.formats import UPLOADED, listed
 from sfumato.request import EditRequest
-from sfumato.server.desk import AtDesk
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
+from sfumato.server.service import JobServiceDep
 from sfumato.server.settings import Limits
 from sfumato.server.submission import validated
 from sfumato.server.uploads import Form, read_form
@@ -32,7 +32,7 @@ class MaskOptions(BaseModel):
 
 
 class MaskView(BaseModel):
-    """How a mask is understood."""
+    """How a mask is read."""
 
     mask: str = Field(description="PNG of one channel as base64: white = edit.", json_schema_extra={"contentEncoding": "base64"})
     notes: list[str] = Field(description="What was guessed or converted.")
@@ -61,9 +61,9 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 
 @router.post("/masks", summary="How a mask is understood", openapi_extra={"requestBody": BODY})
-async def understand(desk: AtDesk, request: Request) -> MaskView:
+async def describe_mask(service: JobServiceDep, request: Request) -> MaskView:
     """Send an image and its mask; the answer is the mask as an edit would read it, and what was guessed."""
-    limits = desk.settings.limits
+    limits = service.settings.limits
     return await to_thread.run_sync(_understood, await read_form(request, limits), limits)
 
 

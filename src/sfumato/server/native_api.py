@@ -15,10 +15,10 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 import sfumato
 from sfumato.backbones.families import able
 from sfumato.methods.registry import CARDS, method_fields, options_schema
-from sfumato.server.desk import AtDesk, Desk
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Job
 from sfumato.server.security import sign
+from sfumato.server.service import JobService, JobServiceDep
 from sfumato.server.submission import JobRequest, accept
 from sfumato.server.uploads import Form, content_type, read_form, read_json
 from sfumato.server.views import Deleted, Info, JobList, JobView, MethodInfo, live, stored
@@ -41,23 +41,23 @@ def missing() -> Refused:
     return Refused("There is no such job; it may have been removed.", code="job-not-found", status=404)
 
 
-async def look(desk: Desk, job_id: str, owner: str) -> JobView:
+async def find_job(service: JobService, job_id: str, owner: str) -> JobView:
     """Find an owner's job, running or finished.
 
     Raises:
         Refused: job-not-found.
     """
-    job = desk.board.find(job_id, owner)
+    job = service.queue.find(job_id, owner)
     if job is not None and not job.done:
-        return live(desk, job)
-    row = await to_thread.run_sync(desk.board.ledger.get, job_id)
+        return live(service, job)
+    row = await to_thread.run_sync(service.queue.ledger.get, job_id)
     if row is None or row["owner"] != owner:
         raise missing()
-    return stored(desk, row)
+    return stored(service, row)
 
 
 @router.get("/info", summary="What this server offers: models, methods, limits")
-def info(desk: AtDesk) -> Info:
+def info(service: JobServiceDep) -> Info:
     methods = [
         MethodInfo(
             name=card.name,
@@ -72,33 +72,33 @@ def info(desk: AtDesk) -> Info:
         for card in CARDS
     ]
     return Info(
-        version=sfumato.__version__, models=list(desk.settings.models), methods=methods, limits=vars(desk.settings.limits)
+        version=sfumato.__version__, models=list(service.settings.models), methods=methods, limits=vars(service.settings.limits)
     )
 
 
 @router.post("/jobs", status_code=202, summary="Send an edit", openapi_extra={"requestBody": BODY})
-async def create(desk: AtDesk, request: Request) -> JobView:
+async def create(service: JobServiceDep, request: Request) -> JobView:
     """The answer comes at once; follow the job by its `id`. Pictures travel as base64 in JSON, or as files of a form."""
-    limits = desk.settings.limits
+    limits = service.settings.limits
     as_form = content_type(request) == "multipart/form-data"
     form = await read_form(request, limits) if as_form else Form(fields=await read_json(request))
-    given = await to_thread.run_sync(accept, form, limits, desk.settings.models)
-    job = await desk.open(request, "job", given)
-    return live(desk, job)
+    given = await to_thread.run_sync(accept, form, limits, service.settings.models)
+    job = await service.open(request, "job", given)
+    return live(service, job)
 
 
 @router.get("/jobs", summary="The newest jobs")
-async def recent(desk: AtDesk, request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> JobList:
+async def recent(service: JobServiceDep, request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> JobList:
     owner = request.state.owner
-    rows = await to_thread.run_sync(desk.board.ledger.list, owner, limit)
-    jobs = [desk.board.find(row["id"], owner) for row in rows]
-    views = [live(desk, job) if job and not job.done else stored(desk, row) for job, row in zip(jobs, rows, strict=True)]
+    rows = await to_thread.run_sync(service.queue.ledger.list, owner, limit)
+    jobs = [service.queue.find(row["id"], owner) for row in rows]
+    views = [live(service, job) if job and not job.done else stored(service, row) for job, row in zip(jobs, rows, strict=True)]
     return JobList(data=views)
 
 
 @router.get("/jobs/{job_id}", summary="One job: state, progress, result")
-async def read(desk: AtDesk, request: Request, job_id: JobId) -> JobView:
-    return await look(desk, job_id, request.state.owner)
+async def read(service: JobServiceDep, request: Request, job_id: JobId) -> JobView:
+    return await find_job(service, job_id, request.state.owner)
 
 
 @router.get(
@@ -107,9 +107,9 @@ async def read(desk: AtDesk, request: Request, job_id: JobId) -> JobView:
     response_class=Response,
     responses={200: {"content": {"image/jpeg": {}}}, 204: {"description": "There is none yet."}},
 )
-async def preview(desk: AtDesk, request: Request, job_id: JobId) -> Response:
+async def preview(service: JobServiceDep, request: Request, job_id: JobId) -> Response:
     """A JPEG of the whole picture. Asking makes the server draw previews for the next five seconds."""
-    job = desk.board.find(job_id, request.state.owner)
+    job = service.queue.find(job_id, request.state.owner)
     if job is None:
         raise missing()
     job.wants_preview()
@@ -122,11 +122,11 @@ async def preview(desk: AtDesk, request: Request, job_id: JobId) -> Response:
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}},
 )
-async def events(desk: AtDesk, request: Request, job_id: JobId) -> Response:
+async def events(service: JobServiceDep, request: Request, job_id: JobId) -> Response:
     """`job` events hold the job, `preview` events a JPEG as base64; the stream ends with the job that is over."""
-    job = desk.board.find(job_id, request.state.owner)
-    view = await look(desk, job_id, request.state.owner)
-    stream = _follow(desk, job) if job else _once(view)
+    job = service.queue.find(job_id, request.state.owner)
+    view = await find_job(service, job_id, request.state.owner)
+    stream = _follow(service, job) if job else _once(view)
     return StreamingResponse(stream, media_type="text/event-stream")
 
 
@@ -134,27 +134,27 @@ async def _once(view: JobView) -> AsyncIterator[str]:
     yield event("job", view.model_dump_json())
 
 
-async def _follow(desk: Desk, job: Job) -> AsyncIterator[str]:
+async def _follow(service: JobService, job: Job) -> AsyncIterator[str]:
     job.wants_preview()
     shown = 0
-    async for _ in desk.changes(job, patience=min(HEARTBEAT_SECONDS, 3.0)):
+    async for _ in service.changes(job, patience=min(HEARTBEAT_SECONDS, 3.0)):
         job.wants_preview()
-        yield event("job", live(desk, job).model_dump_json())
+        yield event("job", live(service, job).model_dump_json())
         if job.preview is not None and job.preview_number > shown:
             shown = job.preview_number
             yield event("preview", json.dumps({"jpeg": base64.b64encode(job.preview).decode()}))
         await asyncio.sleep(0.1)  # ten a second are enough for any eye
-    yield event("job", (await look(desk, job.id, job.owner)).model_dump_json())
+    yield event("job", (await find_job(service, job.id, job.owner)).model_dump_json())
 
 
 @router.delete("/jobs/{job_id}", summary="Stop a job, or remove its results")
-async def delete(desk: AtDesk, request: Request, job_id: JobId) -> Deleted:
-    job = desk.board.find(job_id, request.state.owner)
+async def delete(service: JobServiceDep, request: Request, job_id: JobId) -> Deleted:
+    job = service.queue.find(job_id, request.state.owner)
     if job is not None:
-        await desk.cancel(job)
+        await service.cancel(job)
         return Deleted(id=job_id, outcome="cancelled")
-    await look(desk, job_id, request.state.owner)
-    await to_thread.run_sync(desk.board.ledger.remove, job_id)
+    await find_job(service, job_id, request.state.owner)
+    await to_thread.run_sync(service.queue.ledger.remove, job_id)
     return Deleted(id=job_id, outcome="removed")
 
 
@@ -165,13 +165,13 @@ async def delete(desk: AtDesk, request: Request, job_id: JobId) -> Deleted:
     responses={200: {"content": {"image/png": {}}}},
 )
 async def picture(
-    desk: AtDesk,
+    service: JobServiceDep,
     job_id: JobId,
     name: Annotated[str, Path(pattern=r"^(\d{1,4}|mask)\.png$")],
     signature: Annotated[str, Query(max_length=64, description="From the result's url.")] = "",
 ) -> Response:
-    expected = sign(desk.store.key, f"{job_id}/{name}")
-    path = await to_thread.run_sync(desk.board.ledger.path, job_id, name)
+    expected = sign(service.store.key, f"{job_id}/{name}")
+    path = await to_thread.run_sync(service.queue.ledger.path, job_id, name)
     if not hmac.compare_digest(signature.encode(), expected.encode()) or path is None:
         raise Refused("There is no such picture; its time may be over.", code="result-not-found", status=404)
     return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600, immutable"})

@@ -17,13 +17,13 @@ from sfumato.errors import EditError
 from sfumato.pictures.encoding import losses
 from sfumato.request import one_by_one
 from sfumato.server import failures
-from sfumato.server.desk import AtDesk, Desk, now, raise_failure
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import Job
 from sfumato.server.native_api import event
 from sfumato.server.openai_pictures import FORMATS
-from sfumato.server.openai_request import STEPS, Understood, understand
+from sfumato.server.openai_request import STEPS, ParsedEdit, parse_images_edit
 from sfumato.server.previews import encode, on_white
+from sfumato.server.service import JobService, JobServiceDep, now, raise_failure
 from sfumato.server.settings import Settings
 from sfumato.server.uploads import read_form
 
@@ -38,34 +38,34 @@ router = APIRouter(tags=["openai"])
 
 
 @router.post(PATH, summary="Edit a picture, as OpenAI's API does", openapi_extra={"requestBody": BODY})
-async def edits(desk: AtDesk, request: Request) -> Response:
+async def edits(service: JobServiceDep, request: Request) -> Response:
     """The mask's transparent pixels are edited; without a mask, the image's. A mask without transparency is read by its
     brightness: white is edited. Of `markup`, what is not transparent is edited, starting from its colours. Leaving the
     connection stops the job."""
-    form = await read_form(request, desk.settings.limits)
-    given = await to_thread.run_sync(understand, form, desk.settings)
-    job = await desk.open(request, "openai", given.submission, partials=_partials(given.asked))
+    form = await read_form(request, service.settings.limits)
+    given = await to_thread.run_sync(parse_images_edit, form, service.settings)
+    job = await service.open(request, "openai", given.submission, partials=_partials(given.asked))
     if given.random_seed:
         log.info("job %s: drew the random seed %d", job.id, given.submission.options["seed"])
     if given.asked.stream:
-        return StreamingResponse(_stream(desk, job, given), media_type="text/event-stream")
-    await desk.finished(request, job)
-    answer = await to_thread.run_sync(_answer, desk, request, job, given)
+        return StreamingResponse(_stream(service, job, given), media_type="text/event-stream")
+    await service.finished(request, job)
+    answer = await to_thread.run_sync(_answer, service, request, job, given)
     return Response(json.dumps(answer), media_type="application/json")
 
 
 @router.get("/v1/models", summary="Models that requests may name")
-def models(desk: AtDesk) -> dict[str, Any]:
+def models(service: JobServiceDep) -> dict[str, Any]:
     """Aliases come last; `root` is the model that one means."""
-    settings = desk.settings
+    settings = service.settings
     return {"object": "list", "data": [_model_row(settings, name) for name in (*settings.models, *settings.aliases)]}
 
 
 @router.get("/v1/models/{model:path}", summary="One model")
-def model(desk: AtDesk, model: str) -> dict[str, Any]:
-    if model not in desk.settings.models and model not in desk.settings.aliases:
+def model(service: JobServiceDep, model: str) -> dict[str, Any]:
+    if model not in service.settings.models and model not in service.settings.aliases:
         raise Refused(f"There is no model {model[:200]!r} here.", code="model_not_found", status=404, param="model")
-    return _model_row(desk.settings, model)
+    return _model_row(service.settings, model)
 
 
 def _model_row(settings: Settings, name: str) -> dict[str, Any]:
@@ -138,14 +138,14 @@ def _row(job: Job, index: int) -> dict[str, Any]:
     return row | ({"scores": job.result["scores"][index]} if job.result["scores"] else {})
 
 
-def _answer(desk: Desk, request: Request, job: Job, given: Understood) -> dict[str, Any]:
+def _answer(service: JobService, request: Request, job: Job, given: ParsedEdit) -> dict[str, Any]:
     assert job.result is not None
     asked, notes = given.asked, given.notes + job.result["notes"]
     rows: list[dict[str, Any]] = []
     first = next(one_by_one(job.images))
     if asked.response_format == "url":
         base = str(request.base_url).rstrip("/")
-        rows = [{**_row(job, i), "url": base + desk.address(job.id, f"{i}.png")} for i in range(len(job.images))]
+        rows = [{**_row(job, i), "url": base + service.address(job.id, f"{i}.png")} for i in range(len(job.images))]
         transparent = _is_transparent(first)
         if transparent and asked.background == "opaque":
             notes = [*notes, "background=opaque was ignored: addresses are of the stored PNG, which keeps its transparency."]
@@ -159,7 +159,7 @@ def _answer(desk: Desk, request: Request, job: Job, given: Understood) -> dict[s
     return {"created": now(), "data": rows, "usage": _USAGE, "notes": notes, **facts}
 
 
-async def _stream(desk: Desk, job: Job, given: Understood) -> AsyncIterator[str]:
+async def _stream(service: JobService, job: Job, given: ParsedEdit) -> AsyncIterator[str]:
     """Partial pictures as they come, then one completed event per picture; leaving stops the job."""
     sent = 0
 
@@ -171,7 +171,7 @@ async def _stream(desk: Desk, job: Job, given: Understood) -> AsyncIterator[str]
             sent += 1
 
     try:
-        async for _ in desk.changes(job):
+        async for _ in service.changes(job):
             async for text in partials():
                 yield text
         async for text in partials():
@@ -188,7 +188,7 @@ async def _stream(desk: Desk, job: Job, given: Understood) -> AsyncIterator[str]
     finally:
         if not job.done:
             with CancelScope(shield=True):  # the task is being cancelled when the client has left
-                await desk.cancel(job)
+                await service.cancel(job)
     yield "data: [DONE]\n\n"
 
 

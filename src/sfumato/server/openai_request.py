@@ -46,7 +46,7 @@ class _Known(Sent):
     complexity: Literal["low", "medium", "high"] | None = Field(None, description="Accepted and echoed; nothing is planned here.")
     moderation: Literal["auto", "low"] | None = Field(None, description="Accepted; nothing is moderated here.")
     stream: bool = Field(False, description="Answer with server-sent events.")
-    partial_images: int = Field(0, ge=0, le=3, description="Pictures on the way, when streaming.")
+    partial_images: int = Field(0, ge=0, le=3, description="Number of partial pictures, when streaming.")
     safety_identifier: str | None = Field(None, max_length=512, description="Echoed, and not stored.")
     user: str | None = Field(None, max_length=512, description="Echoed as safety_identifier if that is not given; not stored.")
     seed: Seed = Field(
@@ -74,7 +74,7 @@ OpenAIEdit: type[Sent] = create_model("OpenAIEdit", __base__=_Known, **_extra_fi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Understood:
+class ParsedEdit:
     """A request and the edit that it means.
 
     Args:
@@ -90,7 +90,7 @@ class Understood:
     random_seed: bool
 
 
-def understand(form: Form, settings: Settings) -> Understood:
+def parse_images_edit(form: Form, settings: Settings) -> ParsedEdit:
     """The edit that a form means. Decodes `markup`: too slow for the loop.
 
     Raises:
@@ -111,7 +111,7 @@ def understand(form: Form, settings: Settings) -> Understood:
     sent = submission(options, pictures, settings.limits, settings.models)
     check_output(asked, pictures, sent.options)
     notes += _notes(asked, fields, settings)
-    return Understood(asked=asked, submission=sent, notes=notes, random_seed=random_seed)
+    return ParsedEdit(asked=asked, submission=sent, notes=notes, random_seed=random_seed)
 
 
 def _own_name(name: str) -> str:

@@ -57,7 +57,7 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> None:
         OptionError, ResourceError: Settings that are not safe, a data folder or a port that cannot be used.
     """
     app = create_app(settings)
-    backstage = app.state.backstage
+    app_state = app.state.app_state
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -68,9 +68,9 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> None:
         h11_max_incomplete_event_size=2**16,
     )
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    if backstage.store.interrupted:
-        logging.getLogger("sfumato.server").warning("%d jobs were interrupted by the last stop", backstage.store.interrupted)
-    server = Server(config, lambda port: listening(f"http://{shown}:{port}/"), backstage.drain)
+    if app_state.store.interrupted:
+        logging.getLogger("sfumato.server").warning("%d jobs were interrupted by the last stop", app_state.store.interrupted)
+    server = Server(config, lambda port: listening(f"http://{shown}:{port}/"), app_state.drain)
     with contextlib.closing(_bind(settings)) as listener, contextlib.suppress(KeyboardInterrupt), _hangup_stops(server):
         server.run(sockets=[listener])
 

@@ -39,7 +39,7 @@ _OPEN_PREFIXES = ("/ui/", "/v1/results/")  # the page itself, and results, whose
 _OPEN = frozenset({"/", "/docs", "/healthz", "/readyz", "/favicon.ico"})
 
 
-class Gate:
+class SecurityMiddleware:
     """ASGI middleware around the whole application.
 
     A request must name a host that is ours, come from our own page if it comes from a page, carry a token if there are
@@ -155,13 +155,13 @@ class Gate:
 class _Body:
     """What a request sends, counted as it comes."""
 
-    def __init__(self, receive: Receive, gate: Gate) -> None:
-        self.receive, self.gate, self.size = receive, gate, 0
+    def __init__(self, receive: Receive, middleware: SecurityMiddleware) -> None:
+        self.receive, self.middleware, self.size = receive, middleware, 0
 
     async def __call__(self) -> Message:
         """Answer a request, or let it through."""
         message = await self.receive()
-        self.gate.count(self, len(message.get("body", b"")))
+        self.middleware.count(self, len(message.get("body", b"")))
         return message
 
 

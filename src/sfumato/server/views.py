@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from sfumato.server.desk import Desk
 from sfumato.server.jobs import Job, State
+from sfumato.server.service import JobService
 
 
 class Progress(BaseModel):
@@ -95,7 +95,7 @@ class Info(BaseModel):
     limits: dict[str, float]
 
 
-def live(desk: Desk, job: Job) -> JobView:
+def live(service: JobService, job: Job) -> JobView:
     """A job that waits or runs, as it is answered."""
     left = None if job.seconds_left is None else round(job.seconds_left, 1)
     progress = Progress(stage=job.stage, step=job.step, total=job.total, fraction=round(job.fraction, 4), seconds_left=left)
@@ -105,22 +105,22 @@ def live(desk: Desk, job: Job) -> JobView:
         created_at=job.created,
         started_at=job.started,
         finished_at=job.finished,
-        position=desk.board.position(job),
+        position=service.queue.position(job),
         progress=progress,
     )
 
 
-def stored(desk: Desk, row: dict[str, Any]) -> JobView:
+def stored(service: JobService, row: dict[str, Any]) -> JobView:
     """A job that is over, as it is answered."""
     result = row["result"]
     if result is not None:
         scores = result["scores"] or [{} for _ in result["seeds"]]
         images = [
-            Prediction(url=desk.address(row["id"], name), seed=seed, scores=score)
+            Prediction(url=service.address(row["id"], name), seed=seed, scores=score)
             for name, seed, score in zip(result["files"], result["seeds"], scores, strict=True)
         ]
         kept = {name: result[name] for name in ("width", "height", "notes", "timings", "request")}
-        result = Result(images=images, mask_url=desk.address(row["id"], "mask.png"), **kept)
+        result = Result(images=images, mask_url=service.address(row["id"], "mask.png"), **kept)
     return JobView(
         id=row["id"],
         state=row["state"],

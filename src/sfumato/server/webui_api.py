@@ -14,12 +14,12 @@ from starlette.requests import Request
 import sfumato
 from sfumato.errors import Cancelled
 from sfumato.request import one_by_one
-from sfumato.server.desk import AtDesk
 from sfumato.server.jobs import Job
 from sfumato.server.previews import encode
+from sfumato.server.service import JobServiceDep
 from sfumato.server.uploads import read_json
 from sfumato.server.webui_lists import PARAMETERS, infotext, model_of
-from sfumato.server.webui_request import CLIP_SKIP, Img2Img, ignored, parse, understand
+from sfumato.server.webui_request import CLIP_SKIP, Img2Img, ignored, parse, parse_img2img
 from sfumato.server.webui_samplers import NAMES
 
 BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Img2Img"}}}}
@@ -36,19 +36,21 @@ class Img2ImgAnswer(BaseModel):
 
 
 @router.post("/img2img", summary="Edit under a mask, as the web UI does", openapi_extra={"requestBody": BODY})
-async def img2img(desk: AtDesk, request: Request) -> Img2ImgAnswer:
+async def img2img(service: JobServiceDep, request: Request) -> Img2ImgAnswer:
     """White in the mask is edited. What means nothing here is named in `info`. Leaving the connection stops the job; so does
     /interrupt, which answers no pictures."""
     fields = await read_json(request)
     asked = parse(fields)
     seed = asked.seed if asked.seed >= 0 else random.SystemRandom().randrange(2**32)
     owner = request.state.owner
-    given, notes = await to_thread.run_sync(understand, asked, seed, model_of(desk, owner), desk.settings, limiter=desk.decoding)
-    job = await desk.open(request, "webui", given)
+    given, notes = await to_thread.run_sync(
+        parse_img2img, asked, seed, model_of(service, owner), service.settings, limiter=service.decoding
+    )
+    job = await service.open(request, "webui", given)
     if not asked.override_settings_restore_afterwards:
-        desk.checkpoints[owner] = given.options["model"]
+        service.checkpoints[owner] = given.options["model"]
     try:
-        await desk.finished(request, job)
+        await service.finished(request, job)
     except Cancelled:
         if await request.is_disconnected():
             raise
@@ -56,21 +58,21 @@ async def img2img(desk: AtDesk, request: Request) -> Img2ImgAnswer:
 
 
 @router.get("/progress", summary="How far the running job is")
-def progress(desk: AtDesk, request: Request, skip_current_image: bool = False) -> dict[str, Any]:
-    return _progress(desk.board.running(request.state.owner, "webui"), skip_current_image)
+def progress(service: JobServiceDep, request: Request, skip_current_image: bool = False) -> dict[str, Any]:
+    return _progress(service.queue.running(request.state.owner, "webui"), skip_current_image)
 
 
 @router.post("/interrupt", summary="Stop the running job")
-def interrupt(desk: AtDesk, request: Request) -> dict[str, Any]:
-    job = desk.board.running(request.state.owner, "webui")
+def interrupt(service: JobServiceDep, request: Request) -> dict[str, Any]:
+    job = service.queue.running(request.state.owner, "webui")
     if job is not None:
-        desk.board.cancel(job)
+        service.queue.cancel(job)
     return {}
 
 
 @router.post("/skip", summary="The same as /interrupt")
-def skip(desk: AtDesk, request: Request) -> dict[str, Any]:
-    return interrupt(desk, request)
+def skip(service: JobServiceDep, request: Request) -> dict[str, Any]:
+    return interrupt(service, request)
 
 
 def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, notes: list[str]) -> Img2ImgAnswer:

@@ -11,8 +11,8 @@ from PIL import Image
 from starlette.requests import Request
 
 from sfumato.jobs.item import open_picture
-from sfumato.server.desk import AtDesk, Desk
 from sfumato.server.failures import Refused
+from sfumato.server.service import JobService, JobServiceDep
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import from_base64, read_json
 from sfumato.server.webui_request import checkpoint, note_on
@@ -25,15 +25,15 @@ _SETTING = re.compile(r'([^:,"]+): ("(?:[^"\\]|\\.)*"|[^,]*)(?:, |$)')
 router = APIRouter(prefix="/sdapi/v1", tags=["webui"])
 
 
-def model_of(desk: Desk, owner: str) -> str:
+def model_of(service: JobService, owner: str) -> str:
     """The model that a client has chosen, or the default."""
-    return desk.checkpoints.get(owner, desk.settings.models[0])
+    return service.checkpoints.get(owner, service.settings.models[0])
 
 
 @router.get("/sd-models", summary="Models")
-def sd_models(desk: AtDesk) -> list[dict[str, Any]]:
+def sd_models(service: JobServiceDep) -> list[dict[str, Any]]:
     blank = {"hash": None, "sha256": None, "config": None}
-    return [{"title": name, "model_name": name, "filename": name, **blank} for name in desk.settings.models]
+    return [{"title": name, "model_name": name, "filename": name, **blank} for name in service.settings.models]
 
 
 @router.get("/samplers", summary="Solvers by the web UI's names")
@@ -47,23 +47,23 @@ def schedulers() -> list[dict[str, Any]]:
 
 
 @router.get("/options", summary="The chosen model")
-def options(desk: AtDesk, request: Request) -> dict[str, Any]:
+def options(service: JobServiceDep, request: Request) -> dict[str, Any]:
     """Of the web UI's many options, those that have a meaning here."""
-    return {"sd_model_checkpoint": model_of(desk, request.state.owner), "sd_checkpoint_hash": None, "samples_format": "png"}
+    return {"sd_model_checkpoint": model_of(service, request.state.owner), "sd_checkpoint_hash": None, "samples_format": "png"}
 
 
 @router.post("/options", summary="Choose a model")
-async def set_options(desk: AtDesk, request: Request) -> dict[str, Any]:
+async def set_options(service: JobServiceDep, request: Request) -> dict[str, Any]:
     """Only `sd_model_checkpoint` can be set; the next job loads the model, and the others stay loaded. `notes` names the rest."""
     fields = await read_json(request)
     name = fields.pop("sd_model_checkpoint", None)
     if name is not None:
-        desk.checkpoints[request.state.owner] = checkpoint(name, desk.settings.models)
+        service.checkpoints[request.state.owner] = checkpoint(name, service.settings.models)
     notes = note_on(sorted(key[:100] for key in fields))
     return {"notes": notes} if notes else {}
 
 
-@router.get("/cmd-flags", summary="How the server was started: nothing of that is told")
+@router.get("/cmd-flags", summary="How the server was started: empty here")
 def cmd_flags() -> dict[str, bool]:
     return {"api": True}
 
@@ -121,9 +121,9 @@ def unchanged() -> dict[str, list[str]]:
 
 
 @router.post("/png-info", summary="What a picture says about its making")
-async def png_info(desk: AtDesk, request: Request) -> dict[str, Any]:
+async def png_info(service: JobServiceDep, request: Request) -> dict[str, Any]:
     fields = await read_json(request)
-    return _texts_of(fields.get("image"), desk.settings.limits)
+    return _texts_of(fields.get("image"), service.settings.limits)
 
 
 @router.post("/txt2img", summary="Not offered")

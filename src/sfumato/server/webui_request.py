@@ -80,7 +80,7 @@ class Img2Img(BaseModel):
     inpainting_mask_invert: bool = False
     steps: int = Field(50, ge=1, le=1000)
     cfg_scale: float = Field(7.0, ge=0, le=50)
-    seed: int = Field(-1, lt=2**63 - 1024, description="Below 0: chosen by chance, and told.")
+    seed: int = Field(-1, lt=2**63 - 1024, description="Below 0: random, and reported.")
     batch_size: int = Field(1, ge=1, le=1024, description="Predictions made at once.")
     n_iter: int = Field(1, ge=1, le=1024, description="Batches.")
     width: int = Field(512, ge=1, le=16384, description="Of the result, when inpaint_full_res is false; else not used.")
@@ -150,7 +150,7 @@ def checkpoint(name: Any, models: tuple[str, ...]) -> str:
     )
 
 
-def understand(asked: Img2Img, seed: int, model: str, settings: Settings) -> tuple[Submission, list[str]]:
+def parse_img2img(asked: Img2Img, seed: int, model: str, settings: Settings) -> tuple[Submission, list[str]]:
     """Convert a web UI request to a job submission, with notes on what was not followed.
 
     Args:

@@ -11,7 +11,7 @@ from sfumato.jobs.engine import Edits, LocalEngine
 from sfumato.jobs.events import Event, Outcome, Wanted
 from sfumato.jobs.item import Item
 from sfumato.server.failures import Refused
-from sfumato.server.jobs import Board, Job
+from sfumato.server.jobs import Job, JobQueue
 from sfumato.server.security import internal
 from sfumato.server.settings import Settings
 
@@ -49,20 +49,20 @@ def editor_maker(settings: Settings) -> MakeEditor:
 
 
 class Worker(threading.Thread):
-    """Takes jobs from the board, one after the other, until it closes.
+    """Takes jobs from the queue, one after the other, until it closes.
 
     A model that cannot be loaded fails its job and leaves those that are loaded as they are.
 
     Args:
-        board: Where jobs come from.
+        queue: Where jobs come from.
         settings: Models, limits and devices.
         device: Where this worker runs.
         make_editor: Loads a model.
     """
 
-    def __init__(self, board: Board, settings: Settings, device: str | None, make_editor: MakeEditor) -> None:
+    def __init__(self, queue: JobQueue, settings: Settings, device: str | None, make_editor: MakeEditor) -> None:
         super().__init__(name=f"sfumato-worker-{device or 'default'}", daemon=True)
-        self.board, self.settings = board, settings
+        self.queue, self.settings = queue, settings
         self.engine = LocalEngine(self._load(make_editor, device), pixels=settings.limits.pixels, share=settings.share)
         self.ready = threading.Event()
         self.problem: EditError | None = None
@@ -94,12 +94,12 @@ class Worker(threading.Thread):
         """Take a job and run it; False when the server closes. Nothing that happens meanwhile ends the thread."""
         running: dict[str, Job] = {}
         try:
-            job = self.board.take()
+            job = self.queue.take()
             if job is None:
                 return False
             running[job.id] = job
             self._perform(job, running)
-            self.board.ledger.purge()
+            self.queue.ledger.purge()
         except BaseException:
             log.exception("jobs %s were left without an end", ", ".join(running) or "none")
             if not running:
@@ -110,7 +110,7 @@ class Worker(threading.Thread):
 
     def _abandon(self, job: Job) -> None:
         try:
-            self.board.abandon(job, internal(job.id))
+            self.queue.abandon(job, internal(job.id))
         except BaseException:
             log.exception("job %s could not be given up", job.id)
 
@@ -121,12 +121,12 @@ class Worker(threading.Thread):
             job: The one whose turn it is.
             running: By id, all that run; those that join are added.
         """
-        peers = {peer.id: peer for peer in self.board.peers(job)}
+        peers = {peer.id: peer for peer in self.queue.peers(job)}
         items = [each.submission for each in (job, *peers.values()) if each.submission is not None]
         listeners = Listeners(self.settings, running, self._end)
 
         def join(item: Item) -> bool:
-            joins = self.board.claim(peers[item.id])
+            joins = self.queue.claim(peers[item.id])
             if joins:
                 running[item.id] = peers[item.id]
             return joins
@@ -134,11 +134,11 @@ class Worker(threading.Thread):
         for outcome in self.engine.run(items, listeners, join):
             self._conclude(running[outcome.id], outcome)
             if outcome.id == job.id:
-                self.board.metrics.batch_jobs.observe(outcome.shared)
+                self.queue.metrics.batch_jobs.observe(outcome.shared)
 
     def _conclude(self, job: Job, outcome: Outcome) -> None:
         """Keep the pictures, and let everybody know."""
-        if job.done:  # it was cancelled, and its client has been told
+        if job.done:  # it was cancelled, and its client knows
             return
         if outcome.error is not None:
             self._end(job, outcome.error)
@@ -146,7 +146,7 @@ class Worker(threading.Thread):
         assert outcome.result is not None
         try:
             job.images = outcome.result.images
-            size = self.board.ledger.save(job.id, outcome.files())
+            size = self.queue.ledger.save(job.id, outcome.files())
             job.result = outcome.record()
         except EditError as error:
             self._end(job, error)
@@ -154,20 +154,20 @@ class Worker(threading.Thread):
             log.exception("the pictures of job %s could not be written", job.id)
             self._end(job, ResourceError(TOO_LARGE, code=OUT_OF_MEMORY) if is_out_of_memory(error) else internal(job.id))
         else:
-            self.board.finish(job, "succeeded", size=size)
+            self.queue.finish(job, "succeeded", size=size)
 
     def _end(self, job: Job, error: EditError) -> None:
         """Record that a job was stopped or failed."""
         if isinstance(error, Cancelled):
-            self.board.finish(job, "cancelled")
+            self.queue.finish(job, "cancelled")
         else:
-            self.board.finish(job, "failed", error=error)
+            self.queue.finish(job, "failed", error=error)
         if isinstance(error, ResourceError):
             _free_memory()
 
 
 class Listeners:
-    """Tells each job of its own events. One that has to end is over at once, whoever goes on in its batch.
+    """Passes each job its own events. One that has to end is over at once, whoever goes on in its batch.
 
     Args:
         settings: For the limits.
@@ -195,7 +195,7 @@ class Listeners:
 
 
 class Listener:
-    """Hears of every step of a job: tells whoever watches, and stops the job when it has to end."""
+    """Called after every step of a job: updates it, wakes whoever watches, and stops the job when it has to end."""
 
     def __init__(self, job: Job, settings: Settings) -> None:
         self.job, self.limits = job, settings.limits

@@ -11,7 +11,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from sfumato.errors import Cancelled
-from sfumato.server.jobs import Board, Job, Kind
+from sfumato.server.jobs import Job, JobQueue, Kind
 from sfumato.server.security import sign
 from sfumato.server.settings import Settings
 from sfumato.server.store import Store
@@ -21,17 +21,17 @@ PATIENCE_SECONDS = 0.5  # how soon a client that left is noticed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
+class JobService:
     """Submits requests as jobs and follows them.
 
     Args:
-        settings, board, store: The server's.
+        settings, queue, store: The server's.
         checkpoints: By owner, the model selected through the web UI's API; owners are as few as tokens.
         decoding: Held while pictures are decoded to be checked, so that many requests do not take much memory at once.
     """
 
     settings: Settings
-    board: Board
+    queue: JobQueue
     store: Store
     checkpoints: dict[str, str] = field(default_factory=dict)
     decoding: CapacityLimiter = field(init=False)
@@ -48,7 +48,7 @@ class Desk:
         """
         await to_thread.run_sync(check_pictures, given, self.settings.limits, limiter=self.decoding)
         job = Job(owner=request.state.owner, kind=kind, submission=given, partials_wanted=partials)
-        await to_thread.run_sync(self.board.submit, job)
+        await to_thread.run_sync(self.queue.submit, job)
         return job
 
     async def finished(self, request: Request, job: Job) -> Job:
@@ -77,7 +77,7 @@ class Desk:
 
     async def cancel(self, job: Job) -> None:
         """Stop a job."""
-        await to_thread.run_sync(self.board.cancel, job)
+        await to_thread.run_sync(self.queue.cancel, job)
 
     def address(self, job_id: str, name: str) -> str:
         """Path of a result, signed, so that it needs no token."""
@@ -101,10 +101,10 @@ def now() -> int:
     return int(time.time())
 
 
-def _desk_of(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
-    return desk
+def _service_of(request: Request) -> JobService:
+    service: JobService = request.app.state.service
+    return service
 
 
-AtDesk = Annotated[Desk, Depends(_desk_of)]
+JobServiceDep = Annotated[JobService, Depends(_service_of)]
 """Dependency that gives a route this object."""
