@@ -21,7 +21,7 @@ from sfumato.request import EditRequest
 
 
 class Scorers:
-    """The CLIPs of one editor, that rank and that guide, each loaded when it is first needed and kept.
+    """The CLIPs of one editor, that rank and that guide: loaded when first needed and kept, once if they are the same.
 
     Args:
         ranker: Name of the one that ranks; by default the one that suits the model.
@@ -31,7 +31,8 @@ class Scorers:
     def __init__(self, ranker: str | None, device: torch.device) -> None:
         self._ranker, self._device = ranker, device
         self.ranking: clip.Scorer | None = None
-        self._guiding: tuple[str, clip.Scorer] | None = None
+        self._ranking_name, self._guiding_name = "", ""
+        self._guiding: clip.Scorer | None = None
         self._lpips: PictureDistance | None = None
 
     def forget(self) -> None:
@@ -43,11 +44,16 @@ class Scorers:
         name = str(resolved.options.clip_model)
         if resolved.options.background_lpips_weight and self._lpips is None:
             self._lpips = guiding_lpips(self._device)
-        if self._guiding is None or self._guiding[0] != name:
-            with torch.inference_mode(False):  # its weights take part in gradients
-                self._guiding = name, clip.load_scorer(name, self._device)
-        scorer = self._guiding[1]
-        return Guide(scorer=scorer, text=scorer.embed_text([resolved.texts.words]), lpips=self._lpips)
+        self._guiding, self._guiding_name = self._clip(name), name
+        return Guide(scorer=self._guiding, text=self._guiding.embed_text([resolved.texts.words]), lpips=self._lpips)
+
+    def _clip(self, name: str) -> clip.Scorer:
+        """A CLIP by its name: the one that guides or ranks already, or loaded."""
+        for known, scorer in ((self._guiding_name, self._guiding), (self._ranking_name, self.ranking)):
+            if scorer is not None and known == name:
+                return scorer
+        with torch.inference_mode(False):  # the weights of what guides take part in gradients
+            return clip.load_scorer(name, self._device)
 
     def rank(self, edit: Prepared, request: EditRequest, windows: list[np.ndarray], notes: list[str]) -> list[Score]:
         """Scores of the predictions, best first; none if they are not to be ranked.
@@ -81,10 +87,11 @@ class Scorers:
     def _load(self, edit: Prepared, mode: str) -> tuple[clip.Scorer | None, list[str]]:
         """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
         suited = family(edit.backbone.traits.family).clip
+        self._ranking_name = self._ranker or suited
         if self._ranker is not None or suited == "embedded":
-            return clip.load_scorer(self._ranker or suited, self._device), []
+            return self._clip(self._ranking_name), []
         try:
-            return clip.load_scorer(suited, self._device), []
+            return self._clip(suited), []
         except BackboneError as error:
             if mode == "region":
                 raise

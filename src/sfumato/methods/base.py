@@ -42,9 +42,16 @@ class PictureDistance(Protocol):
 
 
 class MethodOptions(BaseModel):
-    """A method's own options. Those declared with `option` are flags and fields of forms; presets alone set the others."""
+    """A method's own options. Those declared with `option` are flags and fields of forms; presets alone set the others.
+
+    Args:
+        posterior_sample: Whether the source is encoded as a sample from the autoencoder's posterior, not its mean. Of every
+            method: the editor, which encodes, reads it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    posterior_sample: bool = False
 
     @classmethod
     def exposed(cls, *, remote: bool = False) -> dict[str, FieldInfo]:
