@@ -7,7 +7,7 @@ const PROMPTS = {
   edit: ["What should appear?", "a red ball"],
   remove: ["What should replace it?", "found by itself"],
   fill: ["What should be there?", "continued from around"],
-  outpaint: ["What should surround it?", "continued from the picture"],
+  outpaint: ["What surrounds it?", "continued from the picture"],
 };
 
 export class Task {
