@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import {Controls} from "./controls.js";
 import {$, make, save, say, toast} from "./dom.js";
 import {files} from "./command.js";
+import {listenToFiles, pick, TYPES} from "./files.js";
 import {Advanced} from "./form.js";
 import * as history from "./history.js";
 import {Run} from "./job.js";
@@ -14,8 +15,6 @@ import {listen} from "./shortcuts.js";
 import {Task} from "./task.js";
 import {Tools} from "./tools.js";
 import {View} from "./view.js";
-
-const TYPES = ["image/png", "image/jpeg", "image/webp", "image/avif", "image/gif"];
 
 const view = new View($("canvas"));
 const tools = new Tools(view);
@@ -80,17 +79,8 @@ function refresh() {
   $("undo").setAttribute("aria-disabled", !picture?.done.length);
   $("redo").setAttribute("aria-disabled", !picture?.undone.length);
   const percent = picture ? Math.round(picture.area * 1000) / 10 : 0;
-  const margins = picture && task.problem(info?.limits.pixels);
-  const problem = !picture
-    ? "Open a picture to begin."
-    : picture.area === 0 && task.needsMask
-      ? "Paint over what is to change."
-      : picture.area === 1
-        ? "Leave some of the picture unpainted."
-        : task.needsWords && !$("prompt").value.trim()
-          ? "Say what should appear."
-          : (margins?.problem ?? "");
-  const hint = problem || margins?.hint || `${percent < 0.1 ? "Less than 0.1" : percent} % of the picture will change.`;
+  const problem = task.problem(info?.limits.pixels);
+  const hint = problem || task.size || `${percent < 0.1 ? "Less than 0.1" : percent} % of the picture will change.`;
   if ($("hint").textContent !== hint) $("hint").textContent = hint; // it is read out when it changes
   $("run").disabled = Boolean(problem) || !advanced;
   $("canvas").tabIndex = picture ? 0 : -1;
@@ -190,12 +180,6 @@ async function reopen(entry, job) {
 
 // ---- events
 
-function pick(input, use) {
-  input.value = "";
-  input.onchange = () => input.files[0] && use(input.files[0]);
-  input.click();
-}
-
 const openFile = () => pick($("file"), (file) => openBlob(file, file.name));
 const step = () => Math.max(1, Math.round(Math.min(view.picture.width, view.picture.height) / 100));
 const onClick = (id, work) => $(id).addEventListener("click", work);
@@ -234,25 +218,10 @@ onClick("theme", () => {
 });
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 $("prompt").addEventListener("input", refresh);
-$("method").addEventListener("change", () => advanced?.show());
+$("method").addEventListener("change", () => (advanced?.show(), refresh()));
 $("form").addEventListener("submit", (event) => (event.preventDefault(), edit()));
 
-let depth = 0; // dragenter and dragleave also come from the elements inside
-const dragging = (work) => (event) => event.dataTransfer.types.includes("Files") && (event.preventDefault(), work(event)); // text may be dropped into the prompt
-const onDrag = (name, work) => document.addEventListener(name, dragging(work));
-onDrag("dragenter", () => (depth++, ($("drop").hidden = false)));
-onDrag("dragleave", () => --depth || ($("drop").hidden = true));
-onDrag("dragover", () => {});
-onDrag("drop", (event) => {
-  depth = 0;
-  $("drop").hidden = true;
-  const [file] = event.dataTransfer.files;
-  if (file) openBlob(file, file.name);
-});
-document.addEventListener("paste", (event) => {
-  const [file] = event.clipboardData.files;
-  if (file) openBlob(file, "pasted.png");
-});
+listenToFiles(openBlob);
 
 const tool = (name, key, label) => ({keys: [key], shown: [key.toUpperCase()], label, run: () => controls.setTool(name)});
 listen(
@@ -294,7 +263,9 @@ async function start() {
   $("method").replaceChildren(...info.methods.map(({name, title}) => make("option", {value: name, textContent: title})));
   $("model").replaceChildren(...info.models.map((name) => make("option", {value: name, textContent: name})));
   $("method").value = properties.method.default;
+  task.offer(info.methods);
   $("n").max = info.limits.predictions;
+  $("prompt").maxLength = info.limits.prompt_characters;
   advanced = new Advanced(description.components.schemas.JobRequest, info);
   refresh();
 }

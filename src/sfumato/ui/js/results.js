@@ -107,7 +107,8 @@ export class Results {
 
   async #copy(write, what) {
     const text = write(this.edit);
-    if (await copy(text)) toast(`${what} copied. It expects the picture and the saved mask beside it.`);
+    const beside = this.edit.hasMask === false ? "picture" : "picture and the saved mask";
+    if (await copy(text)) toast(`${what} copied. It expects the ${beside} beside it.`);
     else toast(text);
   }
 }
