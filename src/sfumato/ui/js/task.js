@@ -1,4 +1,4 @@
-// What is to be done: edit, remove, fill or extend; and the margins of extending.
+// The task (edit, remove, fill, extend) and the margins of extend.
 
 import {$} from "./dom.js";
 
@@ -11,7 +11,7 @@ const PROMPTS = {
 };
 
 export class Task {
-  /** onChange: called when the task or a margin is another. */
+  /** onChange: called when the task or a margin changes. */
   constructor(view, onChange) {
     Object.assign(this, {view, onChange});
     $("task").addEventListener("change", () => this.#changed());
@@ -56,7 +56,7 @@ export class Task {
     this.#changed();
   }
 
-  /** What keeps the edit from being made, or what it will do; null if the mask decides that. */
+  /** Hint on what is missing, or on what the task will do; null if that depends on the mask. */
   problem(limit) {
     if (this.name !== "outpaint") return null;
     const margins = this.margins();
@@ -81,7 +81,7 @@ export class Task {
     this.onChange();
   }
 
-  /** Another picture is open, whose margins in percent are others. */
+  /** Update after another picture was opened, which changes margins in percent. */
   refit() {
     this.view.setMargins(this.margins());
   }
