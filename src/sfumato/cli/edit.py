@@ -17,7 +17,7 @@ from PIL import Image
 from sfumato.cli.capacity import Canvas, check_format, check_mask_file
 from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
-from sfumato.cli.grid import tile, tile_size
+from sfumato.cli.grid import source_tile
 from sfumato.cli.options import Grouped, build_request, method_named, own_parameters, request_parameters
 from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_best, write_results
 from sfumato.cli.staging import check_space, staged
@@ -95,11 +95,11 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
 
 
 def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image]:
-    """Read the pictures of a request once, to report errors early; returns a tile for the grid."""
-    from sfumato.editing.reading import read_pictures  # loads torch: after the options are understood
+    """Read the pictures of a request once, to report errors early; returns the source's tile for the grid."""
+    from sfumato.editing.reading import read_given  # loads torch: after the options are understood
 
-    picture, _, _ = read_pictures(request, settings.max_pixels)
-    return Canvas.of(picture), tile(restore(picture.rgb, picture), tile_size(picture.size))
+    given = read_given(request, settings.max_pixels)
+    return Canvas.of(given.picture), source_tile(restore(given.picture.rgb, given.picture), given.original)
 
 
 def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:

@@ -25,7 +25,7 @@ from sfumato.pictures import strips
 from sfumato.pictures.orientation import UPRIGHT
 from sfumato.pictures.reading import Picture
 from sfumato.pictures.tensors import to_tensor
-from sfumato.request import EditRequest, ImageSource
+from sfumato.request import Box, EditRequest, ImageSource
 
 NARROW = 5  # cells; masks of fewer are narrow
 ROWS = 256  # rows of a large mask processed at once
@@ -53,6 +53,7 @@ class Inputs:
         thin: Whether the mask is a stroke of one or two latent cells, in which an edit fades unless the mask is dilated.
         seam_informative: Whether the border of the mask can be used to judge an edit: not for strokes of up to four cells, which
             are nearly all border, nor for replaced backgrounds.
+        original: Where the source lies in `picture` if margins were added, as x, y, width, height.
         hashes: SHA-256 of the given files, or of the pixels of pictures in memory.
         notes: What was guessed or converted, in sentences for the user.
     """
@@ -69,6 +70,7 @@ class Inputs:
     mask_latent: Tensor
     thin: bool
     seam_informative: bool
+    original: Box | None
     hashes: dict[str, str]
     notes: tuple[str, ...]
 
@@ -126,6 +128,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         "picture": picture,
         "levels": to_levels(area.change),
         "mask": mask,
+        "original": read_in.original,
         "hashes": hashes,
         "notes": (*picture.notes, *area.notes, *_windows_notes(chosen), *_canvas_notes(read_in, windows, resolution)),
     }

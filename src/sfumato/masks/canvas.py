@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sfumato.errors import ImageError, OptionError
 from sfumato.masks.margins import Margin
@@ -17,6 +18,8 @@ from sfumato.pictures.samples import Pixels, narrow
 from sfumato.pictures.transparency import visible
 
 REACH = 0.5  # strip of the picture beside each margin that its window includes, in widths of the margin
+
+PLAIN_MARGIN = (224, 224, 224)  # colour of margins that are not painted yet
 
 Sides = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
@@ -103,6 +106,19 @@ def enlarge(picture: Picture, sides: Sides, change: SoftMask | None = None) -> C
         change=np.pad(may, around, constant_values=1),
         original=(left, top, width, height),
     )
+
+
+def with_plain_margins(image: Image.Image, original: Box) -> Image.Image:
+    """A picture with plain light grey margins, to be shown before they are painted.
+
+    Args:
+        image: RGB.
+        original: Where the source lies in it, as x, y, width, height.
+    """
+    left, top, width, height = original
+    plain = Image.new("RGB", image.size, PLAIN_MARGIN)
+    plain.paste(image.crop((left, top, left + width, top + height)), (left, top))
+    return plain
 
 
 def with_context(mask: Mask, original: Box) -> Mask:
