@@ -211,7 +211,12 @@ def test_previews_show_plain_margins_until_they_are_painted(editor: Editor, imag
     made = EditRequest(image=image, task="outpaint", expand=(16, 0, 16, 0), **FAST)
     inputs = editor.prepare(made).windows[0].inputs if prepared else None
     black = Progress(
-        stage="denoise", step=1, total=3, preview=lambda: Image.new("RGB", (8, 8)), window=Window(left=0, top=0, width=16, height=48), inputs=inputs
+        stage="denoise",
+        step=1,
+        total=3,
+        preview=lambda: Image.new("RGB", (8, 8)),
+        window=Window(left=0, top=0, width=16, height=48),
+        inputs=inputs,
     )
     seen = np.asarray(Previewer(made, 10**6).whole(black))
     assert (seen[:, :16] == 0).all()
