@@ -11,7 +11,8 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from sfumato.errors import Cancelled
-from sfumato.server.jobs import Job, JobQueue, Kind
+from sfumato.server.job import Job, Kind
+from sfumato.server.jobs import JobQueue
 from sfumato.server.security import sign
 from sfumato.server.settings import Settings
 from sfumato.server.store import Store

@@ -11,7 +11,8 @@ from sfumato.jobs.engine import Edits, LocalEngine
 from sfumato.jobs.events import Event, Outcome, Wanted
 from sfumato.jobs.item import Item
 from sfumato.server.failures import Refused
-from sfumato.server.jobs import Job, JobQueue
+from sfumato.server.job import Job
+from sfumato.server.jobs import JobQueue
 from sfumato.server.security import internal
 from sfumato.server.settings import Settings
 

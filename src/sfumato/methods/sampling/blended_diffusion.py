@@ -31,7 +31,7 @@ from sfumato.methods.conditioning import no_pair
 from sfumato.noise.chain import Chain
 from sfumato.noise.levels import noised
 from sfumato.noise.stream import NoiseStream
-from sfumato.perception.clip import standardise
+from sfumato.perception.preprocessing import standardise
 
 Augment: TypeAlias = Callable[[Tensor, int, Sequence[torch.Generator]], Tensor]
 
