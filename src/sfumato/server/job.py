@@ -1,4 +1,4 @@
-"""One job, from its acceptance until nobody looks at it any more."""
+"""One job, and notification of the clients that watch it."""
 
 import asyncio
 import secrets
@@ -17,21 +17,21 @@ from sfumato.server.submission import Submission
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
 Kind = Literal["job", "openai", "webui"]
-WATCHED_SECONDS = 5.0  # a preview is made for whoever asked within this time
+WATCHED_SECONDS = 5.0  # previews are made for this long after a client asked for one
 
 
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """One job, from its acceptance until no client follows it any more.
+    """One job, from its acceptance until no client watches it any more.
 
-    Only the worker writes what changes; whoever watches reads it after `watch()` has woken them.
+    Its fields are written by the worker; clients read them when the event of `watch()` is set.
 
     Args:
-        id: Made here, not to be guessed.
-        owner: Who may see and stop it.
-        kind: The API that it came by.
-        submission: What to do; dropped when it is done.
-        ends: When it will probably be over, on the monotonic clock; None before anything could be measured.
+        id: Random, that of the submission.
+        owner: Owner, who alone may see and cancel it.
+        kind: API that it was sent to.
+        submission: The validated request; None once the job is done.
+        ends: Estimated end on the monotonic clock; None before anything was measured.
         partials_wanted: Number of partial pictures to make.
     """
 
@@ -64,12 +64,12 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the job is over."""
         return self.state in FINISHED
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate of the time that the edit still takes."""
+        """Estimated seconds until the edit is done; None if unknown."""
         return None if self.ends is None else max(0.0, self.ends - time.monotonic())
 
     def wants_preview(self) -> None:
@@ -78,7 +78,7 @@ class Job:
 
     @contextmanager
     def watch(self) -> Iterator[asyncio.Event]:
-        """An event of the running loop that is set whenever the job has changed."""
+        """An asyncio event of the running loop that is set whenever the job changes."""
         entry = (asyncio.get_running_loop(), asyncio.Event())
         self._watchers.append(entry)
         try:
@@ -89,5 +89,5 @@ class Job:
     def changed(self) -> None:
         """Notify all watchers; from any thread."""
         for loop, event in tuple(self._watchers):
-            with suppress(RuntimeError):  # a loop that was closed meanwhile
+            with suppress(RuntimeError):  # the loop may have been closed meanwhile
                 loop.call_soon_threadsafe(event.set)

@@ -1,4 +1,4 @@
-// History of this browser: the server keeps the results, this keeps the source and mask that belong to them.
+// History of edits in this browser: source and mask are stored here, results on the server.
 
 import * as api from "./api.js";
 import {$, make, toast} from "./dom.js";
@@ -58,7 +58,7 @@ async function row(entry, onOpen) {
   try {
     job = await api.job(entry.id);
   } catch (error) {
-    if (error.status === 404) await forget(entry.id); // its time is over
+    if (error.status === 404) await forget(entry.id); // expired on the server
     return null;
   }
   const image = job.result?.images[0];

@@ -35,7 +35,7 @@ function setMode(mode) {
 async function openBlob(blob, name) {
   if (run.busy) return toast("Wait for the edit, or cancel it first.");
   if (!TYPES.includes(blob.type)) return toast("That is no PNG, JPEG, WebP, AVIF or GIF.");
-  const within = $("empty").contains(document.activeElement); // what had the focus is about to vanish
+  const within = $("empty").contains(document.activeElement); // the focused element is about to be hidden
   let picture;
   try {
     picture = await Picture.from(blob, name);
@@ -75,7 +75,7 @@ async function loadMask(blob) {
 
 function refresh() {
   const picture = view.picture;
-  // Not `disabled`: the last step undone would take the focus from whoever pressed the button.
+  // Not `disabled`, which would drop the focus when the last step is undone.
   $("undo").setAttribute("aria-disabled", !picture?.done.length);
   $("redo").setAttribute("aria-disabled", !picture?.undone.length);
   const percent = picture ? Math.round(picture.area * 1000) / 10 : 0;
@@ -124,7 +124,7 @@ async function edit() {
     const sources = {source: picture.blob, mask: await picture.maskBlob(), scribble: picture.hasScribble ? await picture.scribbleBlob() : null};
     const hasMask = !margins || picture.area > 0;
     const job = await run.start(picture, asked, view.feather, margins);
-    const drawn = job.result && {seed: job.result.request.seed}; // what was random can be repeated
+    const drawn = job.result && {seed: job.result.request.seed}; // a random seed can be used again
     const said = {...asked, ...drawn, ...(view.feather >= 0 ? {mask_feather: view.feather} : {})};
     const record = {name: picture.name, hasMask, hasScribble: picture.hasScribble, options: said, margins};
     await finished(job, record, sources);
@@ -170,7 +170,7 @@ async function reopen(entry, job) {
   Object.assign($("prompt"), {value: prompt});
   if (n !== undefined) $("n").value = n;
   if (used !== undefined) setSeed(used);
-  $("method").value = method ?? advanced.schema.properties.method.default; // what is the default is not in the record
+  $("method").value = method ?? advanced.schema.properties.method.default; // defaults are not in the record
   $("model").value = model ?? advanced.schema.properties.model.default;
   controls.setFeather(feather ?? -1);
   advanced.show();
@@ -254,7 +254,7 @@ function chooseByKey(event) {
   return results.result ? void results.choose(Number(event.key) - 1) : false;
 }
 
-// ---- what this server offers
+// ---- models and methods of the server
 
 async function start() {
   info = await api.info();

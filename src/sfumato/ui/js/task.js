@@ -1,4 +1,4 @@
-// What is to be done: edit, remove, fill or extend; and the margins of extending.
+// The task (edit, remove, fill, extend) and the margins of extend.
 
 import {$, make} from "./dom.js";
 
@@ -11,7 +11,7 @@ const PROMPTS = {
 };
 
 export class Task {
-  /** onChange: called when the task or a margin is another. */
+  /** onChange: called when the task or a margin changes. */
   constructor(view, onChange) {
     Object.assign(this, {view, onChange, methods: []});
     $("task").addEventListener("change", () => this.#changed());
