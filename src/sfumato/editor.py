@@ -1,4 +1,4 @@
-"""An edit in three stages: prepare (read, cut out, encode), sample (run the method), finish (decode, restore, rank, put back)."""
+"""The editor: one loaded model, and an edit in three stages: prepare, sample, finish."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,24 +32,25 @@ from sfumato.request import EditRequest, EditResult, make_request
 
 
 class Editor:
-    """Holds one loaded model and edits pictures with it.
+    """Edits pictures with one loaded model.
 
     Args:
         model: "embedded", a hub id that is cached, a diffusers folder, or a .safetensors file.
         method: Name of the method used when an edit does not name one.
-        device: "cpu", "cuda", "mps"; the best one present by default.
-        dtype: "float32", "bfloat16" or "float16"; the device's fastest good one by default.
-        offline: Never touch the network.
+        device: "cpu", "cuda", "cuda:N" or "mps"; the fastest one present by default.
+        dtype: "float32", "bfloat16" or "float16"; by default the fastest that is accurate on the device.
+        offline: Never use the network.
         allow_pickle: Load pickled checkpoints too (with weights_only=True).
         lora: LoRA files, each FILE or FILE:SCALE.
         max_pixels: Refuse larger pictures before decoding them.
         vae: Autoencoder in place of the model's own: a file, or a folder in diffusers' format.
-        prediction_type: "epsilon", "v_prediction" or "sample", in place of what the model says of itself.
-        ranker: CLIP that orders predictions: "embedded", a transformers CLIP folder or id, or "open_clip:ARCH/WEIGHTS";
+        prediction_type: "epsilon", "v_prediction" or "sample", in place of what the model's files say.
+        ranker: CLIP that ranks predictions: "embedded", a transformers CLIP folder or id, or "open_clip:ARCH/WEIGHTS";
             by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
 
     Raises:
         BackboneError: The model is absent, unsafe or not supported.
+        OptionError: An unknown method, device, dtype or prediction type.
     """
 
     def __init__(
@@ -87,8 +88,12 @@ class Editor:
 
         Requests that name no model run on it; those that name another model, a LoRA or an autoencoder are refused.
 
+        Args:
+            pipe: A text-to-image, image-to-image or four-channel inpainting pipeline of a supported family.
+            method, ranker, prediction_type: As in `Editor`.
+
         Raises:
-            Unsupported: If it is of no family that we edit with, or has parts, as a ControlNet, that would be left out.
+            Unsupported: The pipeline is of no supported family, or has a part, such as a ControlNet, that would be left out.
         """
         registry.get(method)
         wrapped = loading.from_pipe(pipe)
@@ -124,10 +129,14 @@ class Editor:
         """Make the predictions of one request.
 
         Args:
-            request: The edit; or give its fields as keyword arguments. Where it names no model or method, it has this editor's,
+            request: The edit; or give its fields as keyword arguments. Where it names no model or method, this editor's are used,
                 and with that model its LoRA files, autoencoder and prediction type.
-            on_progress: Called after every step.
+            on_progress: Called after every step; an error that it raises ends the edit.
             save_steps: Write the first prediction's clean estimate of every step to this animated GIF.
+            options: The request's fields and the method's own options, in place of `request`.
+
+        Returns:
+            EditResult, images best first.
 
         Raises:
             InputError, BackboneError, ResourceError, Cancelled: See `sfumato.errors`. The editor stays usable.
@@ -140,11 +149,11 @@ class Editor:
         return self.finish(prepared, self.sample(prepared.samples), save_steps=save_steps)
 
     def prepare(self, request: EditRequest, *, on_progress: Listener | None = None, keep_frames: bool = False) -> Prepared:
-        """Everything before the first step: load the model, fill in what the request leaves open, read the pictures, encode.
+        """First stage: load the model, fill in defaults, read the pictures, encode source and prompts.
 
         Args:
             request: The edit.
-            on_progress: Called in this stage and the two that follow; an error that it raises ends the edit.
+            on_progress: Called in this stage and the two others; an error that it raises ends the edit.
             keep_frames: Keep what `finish` needs to write the steps as an animation.
 
         Raises:
@@ -184,10 +193,10 @@ class Editor:
         return edit
 
     def sample(self, samples: Sequence[Sample]) -> Iterator[Latents]:
-        """Make predictions, batch by batch, each batch when it is asked for; see `sfumato.editing.sampling.sample`.
+        """Second stage: latents of the predictions, lazily, batch by batch; see `sfumato.editing.sampling.sample`.
 
         Args:
-            samples: Of one prepared edit, or of many: those with one key share batches, and each prediction is as if alone.
+            samples: Of one edit or of several: those with equal keys share batches. Each prediction is as if sampled alone.
 
         Raises:
             Cancelled, ResourceError: See `sfumato.errors`.
@@ -195,11 +204,11 @@ class Editor:
         return sample(samples, self.accelerators)
 
     def finish(self, edit: Prepared, made: Iterable[Latents], *, save_steps: Path | None = None) -> EditResult:
-        """Decode what was sampled for one edit, restore what surrounds it, rank, and put it back into the picture.
+        """Third stage: decode the latents of one edit, reconstruct the background, rank, and compose the pictures.
 
         Args:
             edit: The edit.
-            made: Of its samples; taken one by one, so `sample`'s iterator lets the stages take turns.
+            made: Its latents; iterated lazily, so with `sample`'s iterator each batch is decoded before the next is sampled.
             save_steps: Write the first prediction's clean estimate of every step to this animated GIF.
 
         Raises:
@@ -235,10 +244,13 @@ def edit(image: Any, mask: Any = None, prompt: str = "", **options: Any) -> Edit
         image: Path or PIL image.
         mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead, or to outpaint.
         prompt: What should appear under the mask; other tasks than "edit" can do without.
-        options: Fields of `EditRequest`, and those of `Editor`.
+        options: Fields of `EditRequest`, the method's own options, and arguments of `Editor`.
 
     Returns:
         EditResult, images best first.
+
+    Raises:
+        InputError, BackboneError, ResourceError: See `sfumato.errors`.
     """
     names = inspect.signature(Editor).parameters
     editor = Editor(**{name: options.pop(name) for name in names if name in options})

@@ -1,4 +1,4 @@
-"""The one description of an edit. Command line, Python, HTTP and web page are all made from it."""
+"""The request and the result of an edit, shared by Python, command line, HTTP and web page."""
 
 import re
 import secrets
@@ -38,11 +38,11 @@ def _name_image(value: "Path | Image.Image") -> str:
 ImageSource = Annotated[
     Path | Image.Image, PlainSerializer(_name_image, return_type=str), WithJsonSchema({"type": "string", "format": "path"})
 ]
-_BETWEEN = re.compile("[,xX*\u00d7]")  # whole numbers, as people and programs write a size or a place
+_BETWEEN = re.compile("[,xX*\u00d7]")  # separators of whole numbers in a size or a box
 
 
 def _numbers(value: Any) -> Any:
-    """A text of whole numbers as their list; all else is left to pydantic."""
+    """A string of whole numbers as a list of strings; any other value unchanged, for pydantic to check."""
     parts = _BETWEEN.split(value.strip("[]() ")) if isinstance(value, str) else []
     return parts if len(parts) > 1 and all(part.strip().lstrip("-").isdigit() for part in parts) else value
 
@@ -66,26 +66,26 @@ def _drawn(seed: int) -> int:
 
 
 Seed = Annotated[int, AfterValidator(_drawn)]
-"""A seed; -1 becomes a random one where it is read, so that every request that is stored or answered holds a seed to repeat."""
+"""A seed. -1 is replaced by a random one at validation, so that every stored or returned request has a reproducible seed."""
 
 
 class WithOptions(BaseModel):
-    """Fields that methods share, and `options`: the chosen method's own.
+    """Base of requests: fields shared by all methods, and `options`, those of the chosen method alone.
 
-    Outside there is one level of names: a method's own options are given, and written, beside the fields. They are checked as the
-    method's file declares them where the method is named here, or else when it is known.
+    When parsed and serialised, the names are flat: a method's own options stand beside the shared fields. They are validated
+    against the method's `Options` here if the request names its method, otherwise once the method is known.
     """
 
-    remote: ClassVar[bool] = False  # whether it came over HTTP, where no option may name files of this machine
+    remote: ClassVar[bool] = False  # received over HTTP: options that name files of this machine are not accepted
 
     options: SkipJsonSchema[dict[str, Any]] = Field(
-        default_factory=dict, description="The chosen method's own options, as far as they are not left open."
+        default_factory=dict, description="The chosen method's own options; those left out have their defaults."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, given: Any) -> Any:
-        """Move the methods' own options into `options`. Only where some are given are the methods loaded."""
+        """Move the methods' own options into `options`. Methods are imported only if some are given."""
         if not isinstance(given, Mapping) or given.keys() <= cls.model_fields.keys() - {"options"}:
             return given
         inner = given.get("options", {})
@@ -100,7 +100,7 @@ class WithOptions(BaseModel):
         own = {name: fields.pop(name) for name in registry.option_names(remote=cls.remote) if name in fields}
         own = {name: value for name, value in own.items() if value is not None}
         card = next((card for card in registry.CARDS if card.name == fields.get("method")), None)
-        if card is not None:  # another method's options stay as they are: they are refused when the edit is made
+        if card is not None:  # another method's options are kept, and refused when the edit is made
             model = card.load().Options.given()
             checked = model.model_validate({name: own[name] for name in model.model_fields if name in own})
             own |= checked.model_dump(exclude_unset=True)
@@ -119,14 +119,14 @@ class WithOptions(BaseModel):
 
     @classmethod
     def known(cls) -> tuple[str, ...]:
-        """All names that may be given. Loads the methods."""
+        """All accepted names. Imports the methods."""
         return (*cls.shared_fields(), *registry.option_names(remote=cls.remote))
 
 
 class EditRequest(WithOptions):
-    """An edit: what is to change, where, and how. Unknown fields are refused.
+    """An edit: image, mask, prompt and how to sample. Unknown fields are refused.
 
-    A field that is None means "the best value for this model and method"; `EditResult.request` holds what was used.
+    None means the default for this model and method; `EditResult.request` has the values that were used.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -134,13 +134,12 @@ class EditRequest(WithOptions):
     image: ImageSource = Field(description="Picture to edit: a path, or a PIL image in Python.")
     task: Task = Field(
         "edit",
-        description="edit paints what the prompt says; remove takes away what is under the mask; fill mends holes and scratches; "
-        "outpaint paints margins around the picture. All but edit can do without words.",
+        description="edit paints what the prompt says; remove takes away what is under the mask; fill repairs holes, scratches; "
+        "outpaint extends the picture by margins. The prompt is optional for all but edit.",
     )
     expand: Margins | None = Field(
         None,
-        description="Margins to paint around the picture (outpaint): left,top,right,bottom in pixels or percent of the side, or "
-        "one for all.",
+        description="Margins to add by outpaint: left,top,right,bottom in pixels or percent of the side, or one value for all.",
     )
     mask: ImageSource | None = Field(None, description="Where to edit: white is changed, black is kept.")
     box: Box | None = Field(None, description="Where to edit, as x,y,width,height in pixels, instead of a mask.")
@@ -149,73 +148,82 @@ class EditRequest(WithOptions):
         description="Edited is what is bright (grey), transparent (alpha) or opaque (paint); auto decides by the mask's content.",
     )
     invert_mask: bool = Field(False, description="Edit what the mask keeps: replaces the background.")
-    soft_mask: bool = Field(False, description="Read the mask's greys as how much each place may change, not as a yes or no.")
+    soft_mask: bool = Field(False, description="Per-pixel edit strength: the mask's greys say how much each place may change.")
     mask_grow: int | None = Field(
         None,
         ge=-512,
         le=512,
-        description="Pixels to grow (or shrink, if negative) the mask; by default none, and a little to remove something.",
+        description="Pixels by which the mask grows, or shrinks if negative; by default 0, and a little for remove.",
     )
     mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
-    prompt: str = Field(
-        "", description="What should appear under the mask, or in the margins. May be left out for all tasks but edit."
-    )
-    negative_prompt: str | None = Field(None, description="What should not appear; added to the guard against letters.")
+    prompt: str = Field("", description="What should appear under the mask or in the margins. Optional for all tasks but edit.")
+    negative_prompt: str | None = Field(None, description="What should not appear; the guard against letters is added to it.")
     prompt_weights: bool = Field(
-        True, description="Stable Diffusion 1.x, 2.x, XL: read (words:1.3), (words), [words] and BREAK as the web UI does."
+        True, description="Read (words:1.3), (words), [words] and BREAK as the web UI does. Stable Diffusion 1.x, 2.x, XL."
     )
     clip_skip: int = Field(
         0,
         ge=0,
         le=31,
-        description="Last layers of the text encoder to leave out; 1 is the web UI's 2. Stable Diffusion 1.x, 2.x, XL.",
+        description="Last layers of the text encoder to skip; 1 is the web UI's 2. Stable Diffusion 1.x, 2.x, XL.",
     )
     embedding: tuple[str, ...] = Field(
         (),
         description="Textual inversion files, each FILE or FILE:TOKEN, for Stable Diffusion 1.x, 2.x, XL.",
     )
-    guard: bool = Field(True, description="Steer real models away from drawing the prompt as written letters.")
+    guard: bool = Field(
+        True,
+        description="Add words against drawn letters to the negative prompt; not for the embedded model.",
+    )
     scribble: ImageSource | None = Field(
         None, description="Picture of the image's size, painted over it under the mask before the edit."
     )
-    fill: Literal["original", "blur", "neutral", "noise"] | None = Field(None, description="What the masked area starts from.")
+    fill: Literal["original", "blur", "neutral", "noise"] | None = Field(
+        None,
+        description="Start of the masked area: the source, its blurred surroundings, their mean colour, or random colours.",
+    )
     method: str = Field(
         "blended-latent-diffusion",
-        description="Editing method; see `sfumato methods`. Left open, tasks other than edit take one that suits the model.",
+        description="Editing method; see `sfumato methods`. Tasks other than edit take the first that suits the model.",
     )
-    preset: str | None = Field(None, description="Named set of the method's options; see `sfumato methods`.")
+    preset: str | None = Field(None, description="Named set of option values of the method; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
     lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")
     vae: str | None = Field(
         None, description="Autoencoder in place of the model's own: a file, or a folder in diffusers' format."
     )
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
-        None, description="What the model predicts, where it does not say so itself or is wrong."
+        None, description="What the model predicts, where its files do not say so or are wrong."
     )
-    scheduler: str | None = Field(None, description="Solver: ddim, dpm++, unipc, euler or lcm; flow-euler for flow matching.")
-    steps: int | None = Field(None, ge=1, le=1000, description="Steps of the full schedule.")
-    guidance_scale: float | None = Field(None, ge=0, le=50, description="Classifier-free guidance; 1 is none.")
+    scheduler: str | None = Field(None, description="Scheduler: ddim, dpm++, unipc, euler or lcm; flow-euler for flow matching.")
+    steps: int | None = Field(
+        None, ge=1, le=1000, description="Denoising steps of the full schedule; start_fraction skips some of them."
+    )
+    guidance_scale: float | None = Field(None, ge=0, le=50, description="Classifier-free guidance scale; 1 is no guidance.")
     guidance_embedding: float | None = Field(
-        None, ge=0, le=50, description="Guidance told to models that were distilled with it, such as FLUX.1-dev."
+        None, ge=0, le=50, description="Embedded guidance scale, for guidance-distilled models such as FLUX.1-dev."
     )
     start_fraction: float | None = Field(
-        None, ge=0, lt=1, description="Share of the steps that is skipped at the noisy end; higher keeps more of what is there."
+        None,
+        ge=0,
+        lt=1,
+        description="Fraction of the denoising steps skipped at the noisy end (1 - strength); higher keeps more of the original.",
     )
-    start_sigma: float | None = Field(
-        None, gt=0, description="Start at this noise-to-signal ratio instead of after a fraction of the steps."
-    )
+    start_sigma: float | None = Field(None, gt=0, description="Noise-to-signal ratio to start at, in place of start_fraction.")
     n: int = Field(4, ge=1, le=1024, description="Number of predictions.")
     seed: Seed = Field(0, ge=RANDOM_SEED, lt=MOST_SEED, description="Prediction i uses seed + i; -1 takes a random seed.")
-    batch_size: int | None = Field(None, ge=1, description="Predictions per batch; halved when memory runs out.")
+    batch_size: int | None = Field(None, ge=1, description="Predictions sampled at once; halved when memory runs out.")
     window: Literal["auto", "whole"] | Box = Field(
-        "auto", description="Part of the image that the model sees: auto (mask with context; far islands apart), whole, x,y,w,h."
+        "auto", description="Part of the image given to the model: auto (around the mask; far islands apart), whole, or x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
     background: Literal["paste", "poisson", "latents", "decoder", "decoder-solve"] | None = Field(
-        None, description="How what surrounds the mask is restored after decoding."
+        None, description="Background reconstruction after decoding."
     )
-    keep_unmasked: bool = Field(True, description="Put the user's own pixels back outside the mask.")
-    rank: Literal["both", "region", "whole", "none"] = Field("both", description="How predictions are ordered.")
+    keep_unmasked: bool = Field(True, description="Put the source's own pixels back outside the mask.")
+    rank: Literal["both", "region", "whole", "none"] = Field(
+        "both", description="Score that orders predictions: region (similarity to the prompt), whole (coherence), both, or none."
+    )
     strip: bool = Field(False, description="Leave the image's EXIF (camera, place), XMP, resolution and text out of the results.")
     size: Size | None = Field(
         None,
@@ -225,7 +233,7 @@ class EditRequest(WithOptions):
     @field_validator("prompt", "negative_prompt")
     @classmethod
     def _is_text(cls, value: str | None) -> str | None:
-        """Refuse what Python keeps of bytes that are no UTF-8: it can be neither encoded for a model nor stored."""
+        """Refuse lone surrogates, which Python keeps of bytes that are not UTF-8: they can be neither tokenised nor stored."""
         try:
             (value or "").encode()
         except UnicodeEncodeError:
@@ -256,17 +264,17 @@ def refusal(error: ValidationError) -> OptionError:
 
 
 class EditResult(BaseModel):
-    """Predictions, best first, and everything needed to make them again."""
+    """Predictions, best first, and what is needed to reproduce them."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     images: SkipValidation[Sequence[Any]] = Field(
-        description="PIL images of the source's size, mode and depth, made when asked for; colour of 16 bits is a `DeepImage`."
+        description="PIL images of the source's size, mode and depth, composed on access; colour of 16 bits is a `DeepImage`."
     )
     seeds: list[int] = Field(description="Seed of each image.")
     scores: list[dict[str, float]] = Field(description="Per image: region, whole, total; higher is better. Empty if unranked.")
     timings: dict[str, float] = Field(description="Seconds per stage.")
-    request: EditRequest = Field(description="The request with every default filled in.")
+    request: EditRequest = Field(description="The request with all defaults filled in.")
     mask: Any = Field(description="The mask as it was understood, mode L, 255 = edit; grey if soft.")
     notes: list[str] = Field(default_factory=list, description="What the user should know, such as unknown words.")
     facts: dict[str, Any] = Field(
@@ -275,6 +283,6 @@ class EditResult(BaseModel):
 
 
 def one_by_one(images: Sequence[Any]) -> Iterator[Any]:
-    """The pictures of an `EditResult` in turn; one that was not asked for before is in memory only until the next."""
+    """The pictures of an `EditResult` in turn, without keeping them: one not accessed before is freed when the next is taken."""
     make = getattr(images, "one_by_one", None)
     return iter(images) if make is None else make()

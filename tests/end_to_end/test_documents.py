@@ -165,7 +165,7 @@ def run(line: str, folder: Path) -> None:
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}"
     else:
-        subprocess.run(["sh", "-c", line], cwd=folder, check=True, timeout=120)
+        subprocess.run(["sh", "-c", line], cwd=folder, check=True, timeout=600)
 
 
 @pytest.mark.parametrize(

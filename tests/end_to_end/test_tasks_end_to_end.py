@@ -10,7 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sfumato import examples
+from sfumato.cli.grid import GAP
 from sfumato.cli.main import app
+from sfumato.masks.canvas import PLAIN_MARGIN
 
 FAST = ("--steps", "3", "-n", "1", "--json")
 SCENE, MASK = str(examples.SCENE), str(examples.MASK)
@@ -34,6 +36,7 @@ def test_outpainting_without_words(sfumato: Callable[..., Result], tmp_path: Pat
     assert made.shape == (height + 3, 64 + width + width // 4, 3)
     np.testing.assert_array_equal(made[:height, 64 : 64 + width], source)
     assert made[:, :64].std() > 2
+    assert Image.open(tmp_path / "out" / "grid.png").getpixel((GAP, GAP)) == PLAIN_MARGIN  # corner of the source's tile
     replayed = sfumato("replay", "out/00.png")
     assert replayed.exit_code == 0, replayed.stderr
     assert "identical" in replayed.stdout
@@ -48,7 +51,7 @@ def test_outpainting_with_words_to_a_file(sfumato: Callable[..., Result], tmp_pa
 def test_removing_without_words(sfumato: Callable[..., Result], tmp_path: Path) -> None:
     result = sfumato("remove", SCENE, "--mask", MASK, "--save-mask", "seen.png", *FAST)
     assert result.exit_code == 0, result.stderr
-    assert any("told 'empty'" in note for note in json.loads(result.stdout)["notes"])
+    assert any("given 'empty'" in note for note in json.loads(result.stdout)["notes"])
     made, source = np.asarray(Image.open(tmp_path / "out" / "00.png")), np.asarray(Image.open(SCENE))
     given, seen = (np.asarray(Image.open(path).convert("L")) > 127 for path in (MASK, tmp_path / "seen.png"))
     assert seen[given].all()

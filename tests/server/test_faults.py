@@ -13,7 +13,7 @@ import pytest
 
 from sfumato.errors import EditError
 from sfumato.server.app import AppState
-from sfumato.server.jobs import Job
+from sfumato.server.job import Job
 from sfumato.server.store import Store
 from sfumato.server.submission import Submission
 from tests.server import pictures

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from sfumato.server.app import AppState
-from sfumato.server.jobs import Job
+from sfumato.server.job import Job
 from sfumato.server.worker import Worker
 from tests.server.stub import StubEditor, finished, serving, settings_for, until
 from tests.server.test_faults import send, submission

@@ -12,7 +12,7 @@ import pytest
 from sfumato.editing.sampling import Progress
 from sfumato.jobs.engine import Reporter
 from sfumato.request import EditRequest, EditResult
-from sfumato.server.jobs import Job
+from sfumato.server.job import Job
 from sfumato.server.worker import Listener
 from tests.server import pictures
 from tests.server.stub import StubEditor, serving, settings_for, until

@@ -160,7 +160,7 @@ def test_history_outlives_the_page(server: str, open_page: Any, picture: Path) -
     assert page.input_value("#prompt") == "a blue ball"
     assert masked(page) == share
     page.click("#show-history")
-    page.click("#history-list button[aria-label='Remove a blue ball']")
+    page.click("#history-list button[aria-label='Remove from history: a blue ball']")
     page.wait_for_selector("#history-empty:not([hidden])")
 
 

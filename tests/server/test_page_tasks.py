@@ -22,6 +22,24 @@ def test_removing_needs_a_mask_and_no_words(server: str, open_page: Any, picture
     page.wait_for_selector("#toast:not([hidden])")
     command = page.evaluate("navigator.clipboard.readText()")
     assert command.startswith("sfumato remove photo.png --mask photo-mask.png")
+    page.click("#show-history")
+    page.wait_for_selector("#history-list b")
+    assert page.inner_text("#history-list b") == "Remove"  # no words name it
+
+
+def test_a_method_without_the_task_cannot_be_used(server: str, open_page: Any, picture: Path) -> None:
+    page = open_page(server)
+    open_picture(page, picture)
+    paint(page)
+    page.fill("#prompt", "a ball")
+    page.select_option("#method", "blended-diffusion")
+    assert page.is_enabled("#run")
+    page.select_option("#task", "remove")
+    assert page.inner_text("#hint") == "Blended Diffusion cannot do this task: choose another method."
+    assert page.is_disabled("#run")
+    assert page.is_disabled("#method option[value='blended-diffusion']")
+    page.select_option("#method", "repaint")
+    assert page.is_enabled("#run")
 
 
 def test_extending_shows_its_margins_and_keeps_the_picture(server: str, open_page: Any, picture: Path) -> None:
@@ -35,6 +53,7 @@ def test_extending_shows_its_margins_and_keeps_the_picture(server: str, open_pag
     page.fill("#margin-right", "30")
     page.get_by_label("bottom", exact=True).fill("x")
     assert page.inner_text("#hint") == "Give a margin, as 64 or 25%."
+    assert page.get_attribute("#margin-bottom", "aria-invalid") == "true"
     assert page.is_disabled("#run")
     page.fill("#margin-bottom", "10")
     assert page.inner_text("#hint") == "The picture grows to 390 by 170 pixels."

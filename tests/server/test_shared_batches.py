@@ -13,7 +13,7 @@ import torch
 
 from sfumato import Editor
 from sfumato.server.app import AppState
-from sfumato.server.jobs import Job
+from sfumato.server.job import Job
 from sfumato.server.submission import Submission
 from tests.guided import Calling
 from tests.server import pictures

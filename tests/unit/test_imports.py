@@ -76,6 +76,22 @@ def test_no_cycles() -> None:
     TopologicalSorter(part_graph()).prepare()
 
 
+def test_no_cycles_of_files() -> None:
+    """Nor inside a part, wherever in a file the import stands."""
+    paths = {path: ".".join(["sfumato", *path.relative_to(PACKAGE).with_suffix("").parts]) for path in PACKAGE.rglob("*.py")}
+    modules = set(paths.values())
+    graph = {}
+    for path, module in paths.items():
+        named = imported_modules(path) | {
+            f"{node.module}.{alias.name}"  # `from sfumato.backbones import hub`
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        graph[module] = named & modules
+    TopologicalSorter(graph).prepare()
+
+
 def loaded_after(code: str) -> set[str]:
     """Modules loaded in a fresh interpreter after running `code`, which may exit."""
     script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('\\n' + ' '.join(sys.modules))"

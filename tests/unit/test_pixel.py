@@ -14,9 +14,8 @@ from typer.testing import CliRunner
 
 from sfumato.backbones import guided_diffusion as layout
 from sfumato.backbones.base import Conditions
-from sfumato.backbones.guided_diffusion import Architecture, architecture_of, convert, to_diffusers
+from sfumato.backbones.guided_diffusion import Architecture, architecture_of, convert, make_unet, to_diffusers
 from sfumato.backbones.loading import load
-from sfumato.backbones.pixel import make_unet
 from sfumato.cli.main import app
 from sfumato.editing.resolving import resolve
 from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupported

@@ -10,9 +10,12 @@ from pydantic import ValidationError
 
 from sfumato import Editor, EditRequest
 from sfumato.backbones.families import FAMILIES
+from sfumato.editing.progress import Progress
 from sfumato.editing.stored import from_text, request_of, to_text
 from sfumato.errors import EditError, ImageError, MaskError, OptionError
+from sfumato.jobs.previews import Previewer
 from sfumato.masks import canvas
+from sfumato.masks.window import Window
 from sfumato.methods import registry
 from sfumato.methods.base import Task
 from tests import tiny_models
@@ -200,3 +203,22 @@ def test_a_model_that_reads_no_text_gets_the_method_that_continues_the_surroundi
     with pytest.raises(OptionError, match="needs words") as told:
         pixel.edit(image=image, task="outpaint", expand=8, method="blended-diffusion")
     assert told.value.code == "prompt-empty"
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_previews_show_plain_margins_until_they_are_painted(editor: Editor, image: Image.Image, prepared: bool) -> None:
+    """Mirrored, as they are in the canvas, they would look painted."""
+    made = EditRequest(image=image, task="outpaint", expand=(16, 0, 16, 0), **FAST)
+    inputs = editor.prepare(made).windows[0].inputs if prepared else None
+    black = Progress(
+        stage="denoise",
+        step=1,
+        total=3,
+        preview=lambda: Image.new("RGB", (8, 8)),
+        window=Window(left=0, top=0, width=16, height=48),
+        inputs=inputs,
+    )
+    seen = np.asarray(Previewer(made, 10**6).whole(black))
+    assert (seen[:, :16] == 0).all()
+    assert (seen[:, 16:56] == np.asarray(image)).all()
+    assert (seen[:, 56:] == canvas.PLAIN_MARGIN).all()

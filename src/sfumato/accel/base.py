@@ -1,4 +1,4 @@
-"""Interface of accelerators, which wrap the denoiser for one run: caches, counters, exact arithmetic."""
+"""Interface of accelerators, which wrap the denoiser for one run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -9,7 +9,7 @@ from sfumato.backbones.base import Denoiser
 
 
 class Grade(Enum):
-    """How an accelerator's pictures compare to those without it."""
+    """How the pictures made with an accelerator compare to those made without."""
 
     EXACT = "the same to the bit"
     NUMERIC = "the same but for rounding"
@@ -17,17 +17,17 @@ class Grade(Enum):
 
 
 class Accelerator(Protocol):
-    """Wraps a denoiser. Nothing of it is left on the model's modules after the block, also after an error."""
+    """Interface of accelerators. The model's modules are unchanged after the block, also after an error."""
 
     grade: Grade
 
     def attached(self, denoiser: Denoiser) -> AbstractContextManager[Denoiser]:
-        """The denoiser to use inside the block."""
+        """Context manager that gives the wrapped denoiser."""
 
 
 @contextmanager
 def attached(denoiser: Denoiser, accelerators: Sequence[Accelerator]) -> Iterator[Denoiser]:
-    """All accelerators around a denoiser, the first one innermost."""
+    """Context manager that gives the denoiser wrapped by all accelerators, the first one innermost."""
     with ExitStack() as stack:
         for accelerator in accelerators:
             denoiser = stack.enter_context(accelerator.attached(denoiser))

@@ -1,8 +1,8 @@
 """Matrix products whose rounding does not depend on the batch size.
 
-Some CPUs add up long products in half precision as the size of the batch suits, and a picture must not depend on how many are
-made beside it. So long matrix products are computed sample by sample. A function mode intercepts them in this thread alone: no
-module is touched, and two edits around one model do not meet.
+On some CPUs the summation order of long half-precision products depends on the batch size, and a prediction must not depend on
+the others in its batch. So long matrix products are computed sample by sample. A torch function mode intercepts them in the
+current thread only: no module is changed, and edits in other threads are not affected.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ LONG_PRODUCT = 256  # inner dimension above which batched products were seen to 
 
 
 class BatchInvariance:
-    """Attached to denoisers that run in half precision on a CPU."""
+    """Accelerator for denoisers in half precision on a CPU."""
 
     grade = Grade.EXACT
 
     @staticmethod
     def applies(traits: Traits) -> bool:
-        """Whether a denoiser's arithmetic may depend on the batch without it."""
+        """Whether a denoiser needs it: half precision on a CPU."""
         return traits.device.type == "cpu" and traits.dtype != torch.float32
 
     @contextmanager
@@ -42,7 +42,7 @@ class _SampleBySample:
 
     @property
     def traits(self) -> Traits:
-        """Of the model inside."""
+        """Traits of the wrapped denoiser."""
         return self.inner.traits
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:

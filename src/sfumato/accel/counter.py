@@ -12,7 +12,7 @@ from sfumato.backbones.base import Conditions, Denoiser, Output, Traits
 
 @dataclass
 class CallCounter:
-    """How often the denoiser was called, each time on a whole batch."""
+    """Counter of the denoiser's calls, each of which is for a whole batch."""
 
     calls: int = 0
     grade = Grade.EXACT
@@ -29,7 +29,7 @@ class _Counted:
 
     @property
     def traits(self) -> Traits:
-        """Of the model inside."""
+        """Traits of the wrapped denoiser."""
         return self.inner.traits
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:

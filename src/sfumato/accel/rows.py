@@ -1,7 +1,7 @@
-"""Rows of a batch that nobody waits for any more are left out of the network's batch.
+"""Accelerator that leaves dropped rows of a batch out of the network's input.
 
-The loop of a method is not told: it goes on with all rows, which costs next to nothing beside the network, and the result of
-those that were dropped means nothing.
+The method's loop is unchanged and still has all rows, which costs little compared with the network; the results of dropped
+rows are meaningless.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from sfumato.backbones.base import Conditions, Denoiser, Output, Traits, mapped
 
 
 class LiveRows:
-    """Knows which predictions of a batch are still wanted.
+    """The rows of a batch that are still wanted.
 
     Args:
-        count: Predictions in the batch, B; all are wanted at first.
+        count: Predictions in the batch, B; all are live at first.
     """
 
     grade = Grade.EXACT
@@ -27,7 +27,7 @@ class LiveRows:
         self.live = torch.ones(count, dtype=torch.bool)
 
     def drop(self, rows: slice) -> None:
-        """These are wanted no more."""
+        """Drop these rows from now on."""
         self.live[rows] = False
 
     @contextmanager
@@ -42,14 +42,16 @@ class _Live:
 
     @property
     def traits(self) -> Traits:
-        """Of the model inside."""
+        """Traits of the wrapped denoiser."""
         return self.inner.traits
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         live = self.rows.live
         if live.all():
             return self.inner(x, timestep, given)
-        index = live.repeat(len(x) // len(live)).nonzero()[:, 0].to(x.device)  # both branches of guidance may be one batch
+        index = (
+            live.repeat(len(x) // len(live)).nonzero()[:, 0].to(x.device)
+        )  # x has B rows, or 2B with both branches of guidance
         made = self.inner(x[index], timestep, mapped(given, lambda tensor: tensor[index] if len(tensor) == len(x) else tensor))
 
         def spread(part: Tensor, whole: Tensor) -> Tensor:
@@ -58,5 +60,5 @@ class _Live:
         def blank(part: Tensor | None) -> Tensor | None:
             return None if part is None else spread(part, part.new_zeros(len(x), *part.shape[1:]))
 
-        # a dropped row is told itself, whatever the prediction stands for: so it stays finite until its loop ends
+        # the output of a dropped row is its input, so that it stays finite whatever the prediction type
         return Output(spread(made.prediction, x), blank(made.variance), blank(made.mask))

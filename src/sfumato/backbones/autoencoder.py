@@ -1,4 +1,4 @@
-"""The autoencoder of latent models, and the scale of its code."""
+"""Autoencoder of latent models, and the scaling of its latents."""
 
 import copy
 from collections.abc import Callable
@@ -12,22 +12,22 @@ from sfumato.errors import Unsupported
 
 
 class LatentAutoencoder:
-    """An autoencoder of diffusers'. See `Autoencoder` for the interface.
+    """An autoencoder of diffusers; see `sfumato.backbones.base.Autoencoder` for the interface.
 
     Latent Diffusion (Rombach et al., CVPR 2022, section 3.1): `z = (code - shift_factor) * scaling_factor`, with the code the
     mean of the autoencoder's posterior. Where its configuration has `latents_mean` and `latents_std`, per channel:
     `z = (code - latents_mean) * scaling_factor / latents_std`.
 
-    The module is put into evaluation mode, frozen and laid out channels-last, in place. One that says that it overflows in
-    float16 (SDXL's `force_upcast`), or that does, runs as a float32 copy.
+    The module is set to evaluation mode, frozen and laid out channels-last, in place. If it is declared to overflow in float16
+    (SDXL's `force_upcast`), or does overflow, a float32 copy is used.
 
     Args:
         vae: With diffusers' `encode` and `decode`.
-        name: What the user calls the model.
-        device: Where it runs.
+        name: Name that the user gave the model.
+        device: Device of `vae`.
 
     Raises:
-        Unsupported: For statistics of the latents that are no such.
+        Unsupported: Invalid `latents_mean` or `latents_std`.
     """
 
     def __init__(self, vae: Any, *, name: str, device: torch.device) -> None:
@@ -46,13 +46,13 @@ class LatentAutoencoder:
 
         Args:
             pixels: (B, 3, H, W) in [-1, 1], sides divisible by `factor`.
-            generator: Draws the posterior's sample; without it the posterior's mean is taken.
+            generator: Samples the posterior; None takes its mean.
         """
         start = None if generator is None else generator.get_state()
 
         def encode() -> Tensor:
             encoded = self.vae.encode(self._to_vae(pixels.to(self.device, self.vae.dtype)))
-            if hasattr(encoded, "latents"):  # VQModel: no posterior, and the code is quantised when it is decoded
+            if hasattr(encoded, "latents"):  # VQModel: no posterior; quantised when decoded
                 code: Tensor = encoded.latents
                 return code.float()
             if generator is None or start is None:
@@ -67,7 +67,7 @@ class LatentAutoencoder:
         """See `Autoencoder.decode`.
 
         Raises:
-            BackboneError: numerics, for latents or pictures that are not.
+            BackboneError: numerics: latents or pixels are not finite.
         """
         check_latents(latents, self.name)
         return self._finite(lambda: self._decoded(latents), "decoding").clamp(-1.0, 1.0)
@@ -76,7 +76,7 @@ class LatentAutoencoder:
         return self._from_vae(self.vae.decode(self.unscale(latents)).sample).float()
 
     def _finite(self, run: Callable[[], Tensor], what: str) -> Tensor:
-        """What the autoencoder gives; if that is not finite, once more in float32, in which it then stays.
+        """Result of `run()`; if it is not finite, the autoencoder is switched to float32 for good and run again.
 
         Raises:
             BackboneError: numerics.
@@ -93,7 +93,7 @@ class LatentAutoencoder:
         return result
 
     def unscale(self, latents: Tensor) -> Tensor:
-        """See `Autoencoder.unscale`. The code has the autoencoder's device and dtype; the arithmetic keeps that of `latents`."""
+        """See `Autoencoder.unscale`. Computed in the dtype of `latents`, returned in that of the autoencoder, on its device."""
         return (latents / _like(self._scale, latents) + _like(self._shift, latents)).to(self.device, self.vae.dtype)
 
     def _scaled(self, code: Tensor) -> Tensor:
@@ -112,10 +112,10 @@ def _like(value: float | Tensor, like: Tensor) -> float | Tensor:
 
 
 def _normalisation(config: Any, channels: int, name: str) -> tuple[float | Tensor, float | Tensor]:
-    """What is taken from the code, and what it is then multiplied with: numbers, or (1, C, 1, 1) where channels differ.
+    """Shift and scale of the code: numbers, or (1, C, 1, 1) if given per channel.
 
     Raises:
-        Unsupported: For statistics that are half there, of another number of channels, not positive, or beside a shift.
+        Unsupported: Statistics that are incomplete, of another number of channels, not positive, or combined with a shift.
     """
     scale = float(getattr(config, "scaling_factor", None) or 1.0)
     shift = float(getattr(config, "shift_factor", None) or 0.0)
@@ -132,11 +132,11 @@ def _normalisation(config: Any, channels: int, name: str) -> tuple[float | Tenso
 
 
 def freeze(module: Any) -> Any:
-    """In evaluation mode, without gradients, channels last; in place."""
+    """Set a module to evaluation mode, frozen, channels-last; in place."""
     module.eval().requires_grad_(False)
     return module.to(memory_format=torch.channels_last) if _is_flat(module) else module
 
 
 def _is_flat(module: Any) -> bool:
-    """Whether no weight is of a three-dimensional convolution, for which channels-last means something else."""
+    """Whether it has no 3D convolution, whose weights have another channels-last layout."""
     return all(parameter.ndim <= 4 for parameter in module.parameters())

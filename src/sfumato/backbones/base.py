@@ -1,4 +1,4 @@
-"""The four roles of a model: traits, autoencoder, text encoder, denoiser."""
+"""Interfaces of a model's four roles: traits, autoencoder, text encoder, denoiser."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,30 +24,30 @@ class Extra(Enum):
 
 
 def same_schedule(cells: tuple[int, int], steps: int) -> Mapping[str, Any]:
-    """Of models whose schedule does not depend on the latents' size."""
+    """No further scheduler settings: for models whose schedule does not depend on the latents' size."""
     return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What kind of model it is: what plans, loops and masks need to know of it.
+    """Properties of a model that plans, loops and masks depend on.
 
     Args:
-        name: What the user calls it.
+        name: Name that the user gave.
         family: Name of its family.
-        capabilities: What it can do; those of its family.
-        prediction: What the denoiser's output stands for.
-        scheduler_config: Of the checkpoint, in diffusers' keys.
-        schedule: From the latents' (h, w) and the number of steps, further scheduler settings: a flow-matching model's shift.
-        layout: What the denoiser's first layer reads.
-        extras: What the denoiser takes besides text and channels.
-        latent_channels: Of its latents.
+        capabilities: Capabilities of its family.
+        prediction: Prediction type of the denoiser.
+        scheduler_config: Scheduler configuration of the checkpoint, with diffusers' keys.
+        schedule: Scheduler settings that depend on the latents' (h, w) and the number of steps, such as a flow-matching shift.
+        layout: Input channels of the denoiser's first layer.
+        extras: Conditions that the denoiser takes besides text and channels.
+        latent_channels: Channels of its latents.
         factor: Image pixels per latent cell.
         resolution: Native side in pixels.
-        context: Side of the window that it works in, relative to the longer side of the mask's bounding box.
-        stacks_branches: Whether both branches of guidance fit one batch (their texts have one length).
-        keeps_norm: Whether guidance keeps the length of each token's prediction.
-        device, dtype: Where the denoiser runs, and in which number format.
+        context: Side of the default window, relative to the longer side of the mask's bounding box.
+        stacks_branches: Whether both branches of guidance fit one batch, as their texts have equal lengths.
+        keeps_norm: Whether guidance preserves the norm of each token's prediction.
+        device, dtype: Device and number format of the denoiser.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Traits:
     dtype: torch.dtype
 
     def can(self, *capabilities: Capability) -> bool:
-        """Whether it can do all of these."""
+        """Whether it has all of these capabilities."""
         return self.capabilities.issuperset(capabilities)
 
 
@@ -77,8 +77,8 @@ class Text:
     """One encoded prompt.
 
     Args:
-        states: (1, tokens, width), without padding where the model takes texts of any length.
-        pooled: (1, width) where the model has one vector for the whole prompt (SDXL, SD 3, FLUX.1).
+        states: (1|B, tokens, width), without padding if the model takes texts of any length.
+        pooled: (1|B, width) for models with one vector per prompt (SDXL, SD 3, FLUX.1).
     """
 
     states: Tensor
@@ -87,12 +87,12 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What one branch of guidance is conditioned on, made once per edit. Tensors lead with 1, or with the batch.
+    """Conditions of one branch of guidance, made once per edit. Leading dimensions are 1 or the batch size B.
 
     Args:
         text: The encoded prompt; None for models that read none.
-        channels: (1|B, k, h, w) concatenated behind the scaled latents (inpainting models).
-        extras: See `Extra`.
+        channels: (1|B, k, h, w), concatenated to the scaled latents (inpainting models).
+        extras: By `Extra`, with the shapes given there.
     """
 
     text: Text | None = None
@@ -102,12 +102,12 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Output:
-    """What a denoiser says of (B, C, h, w) latents, float32. Guidance acts on `prediction` alone.
+    """Output of a denoiser, float32. Guidance acts on `prediction` alone.
 
     Args:
-        prediction: (B, C, h, w), of the model's prediction type.
-        variance: (B, C, h, w) where the model has learned it.
-        mask: (B, 1, h, w) where the model predicts one.
+        prediction: (B, C, h, w), in the model's prediction type.
+        variance: (B, C, h, w) of models with learned variance.
+        mask: (B, 1, h, w) of models that predict a mask.
     """
 
     prediction: Tensor
@@ -116,18 +116,27 @@ class Output:
 
 
 class Denoiser(Protocol):
-    """One forward pass: no guidance, no loop."""
+    """Interface of denoisers: one forward pass, without guidance or loop."""
 
     @property
     def traits(self) -> Traits:
-        """What kind of model it is."""
+        """Properties of the model."""
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
-        """Denoise (B, C, h, w) latents of one timestep. Runs in the model's dtype, answers in float32."""
+        """Denoise latents.
+
+        Args:
+            x: (B, C, h, w) latents, scaled as the scheduler does.
+            timestep: Of all rows, as the model was trained: 0 to 999 for a UNet.
+            given: Conditions of one branch of guidance.
+
+        Returns:
+            The output in float32, whatever the model's dtype.
+        """
 
 
 def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Conditions:
-    """The same conditions with every tensor changed."""
+    """The conditions with a function applied to every tensor."""
     text = conditions.text
     return Conditions(
         text=text and Text(states=change(text.states), pooled=None if text.pooled is None else change(text.pooled)),
@@ -137,19 +146,19 @@ def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Condit
 
 
 def expand(conditions: Conditions, count: int) -> Conditions:
-    """The same conditions for a batch of `count`; tensors that lead with the batch already stay."""
+    """The conditions for a batch of `count`; tensors that have that batch size already are unchanged."""
     return mapped(conditions, lambda tensor: tensor if len(tensor) == count else tensor.repeat_interleave(count, 0))
 
 
 class Autoencoder(Protocol):
-    """Pixels to latents and back. Latents are scaled (about unit variance); a pixel model's are the pixels themselves."""
+    """Interface of autoencoders. Latents are scaled to about unit variance; a pixel model's latents are the pixels."""
 
     vae: Any  # for reconstructions that fit a copy of it: encoder, decode(), decoder.conv_out
-    notes: list[str]  # what the user should know of how it ran
+    notes: list[str]  # notes for the user
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the module."""
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to float32 latents (B, C, H/f, W/f): the posterior's mean, or a sample given a generator."""
@@ -162,60 +171,60 @@ class Autoencoder(Protocol):
 
 
 class TextEncoder(Protocol):
-    """Prompts to states. Subclasses that read any word, and all of a text, have `encode` alone to write."""
+    """Interface of text encoders. Those with an open vocabulary and no length limit only have to implement `encode`."""
 
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
-        """One text for each prompt; those of one call fit one batch where the model's `traits.stacks_branches`.
+        """One encoded text for each prompt; those of one call have equal lengths if `traits.stacks_branches`.
 
         Args:
-            prompts: None is no prompt at all: for most models the empty one, for some what they were trained to see instead.
+            prompts: None is no prompt: for most models the empty string, for some zeros, as they were trained.
         """
 
     def text_readers(self) -> list[TextReader]:
-        """The encoders that leave out the end of a long prompt."""
+        """The tokenizers that truncate long prompts, with their lengths."""
         return []
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """Words of the prompt that the model has never seen; of a closed vocabulary only."""
+        """Words of the prompt that are not in a closed vocabulary; empty for an open one."""
         return []
 
     def known_words(self) -> list[str]:
-        """The whole vocabulary of a model with a closed one."""
+        """The words of a closed vocabulary; empty for an open one."""
         return []
 
 
 @runtime_checkable
 class WeighingTextEncoder(TextEncoder, Protocol):
-    """A text encoder that takes weights, learned words and fewer layers, as those by CLIP do."""
+    """Interface of text encoders with prompt weights, textual inversion and clip skip, such as CLIP's."""
 
     def text_widths(self) -> list[int]:
-        """Of the vectors that each of its encoders reads."""
+        """Widths of the token embeddings of each encoder."""
 
     def encode_parts(self, prompts: Sequence[Parts], embeddings: Sequence[Embedding] = (), clip_skip: int = 0) -> list[Text]:
         """`encode` for parsed prompts.
 
         Args:
             prompts: As `text.grammar.parse` gives them.
-            embeddings: Learned words.
-            clip_skip: Layers to leave out.
+            embeddings: Textual inversion embeddings.
+            clip_skip: Last layers to skip.
 
         Raises:
             OptionError: option-clip-skip, prompt-long.
         """
 
     def no_prompt(self, empty: Text) -> Text:
-        """What stands for no prompt, of the length of an empty one."""
+        """The encoding of no prompt, with the shape of an empty one."""
 
 
 @dataclass(kw_only=True)
 class Backbone:
-    """A loaded model, as the parts that play its roles.
+    """A loaded model: the parts that implement its roles.
 
     Args:
-        denoiser: One forward pass; has the traits.
-        autoencoder: Pixels to latents and back.
-        text_encoder: Prompts to states; None for models that read none.
-        loading_notes: What the user should know of how it was loaded.
+        denoiser: The network, with the traits.
+        autoencoder: Encodes pixels and decodes latents.
+        text_encoder: Encodes prompts; None for models without text.
+        loading_notes: Notes for the user on how it was loaded.
     """
 
     denoiser: Denoiser
@@ -225,10 +234,10 @@ class Backbone:
 
     @property
     def traits(self) -> Traits:
-        """What kind of model it is."""
+        """Properties of the model."""
         return self.denoiser.traits
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of how it was loaded and ran."""
+        """Notes for the user on how it was loaded and ran."""
         return [*self.loading_notes, *self.autoencoder.notes]

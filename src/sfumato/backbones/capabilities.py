@@ -1,10 +1,10 @@
-"""What a model can do and what it reads, which methods and backgrounds ask for. Light: cards are listed without torch."""
+"""Capabilities of models, which methods and backgrounds require, and layouts of denoisers. Imports no torch."""
 
 from enum import Enum
 
 
 class Capability(Enum):
-    """One thing that a model can do."""
+    """A capability of a model."""
 
     TEXT = "reads a prompt"
     OPEN_VOCABULARY = "reads any word, and may draw a prompt as written letters"
@@ -17,13 +17,13 @@ class Capability(Enum):
 
 
 class Layout(Enum):
-    """What a denoiser's first layer reads, in order, and so what the model was trained for.
+    """Input channels of a denoiser's first layer, in order.
 
     Args:
-        reads: In words.
-        task: What models of this layout were trained for.
-        latents: How many times it reads as many channels as the latents have.
-        others: Further channels.
+        reads: Description of the inputs.
+        task: Task that models of this layout are trained for.
+        latents: Number of inputs with as many channels as the latents.
+        others: Number of further channels.
     """
 
     LATENTS = "latents alone", "text-to-image", 1, 0
@@ -42,5 +42,5 @@ class Layout(Enum):
 
     @classmethod
     def of(cls, channels: int, latent_channels: int) -> "Layout | None":
-        """The layout of a denoiser with so many input channels; None if it is none of these."""
+        """The layout with this number of input channels; None if there is none."""
         return next((layout for layout in cls if layout.channels(latent_channels) == channels), None)

@@ -1,4 +1,4 @@
-"""The text encoders of Stable Diffusion 1.x, 2.x and XL: CLIP's, with weights, learned words and long prompts."""
+"""CLIP text encoders of Stable Diffusion 1.x, 2.x and XL, with prompt weights, textual inversion and long prompts."""
 
 import functools
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from sfumato.text.grammar import Span
 
 
 class ClipText(TextEncoder):
-    """One CLIP text encoder (1.x, 2.x), or two of which the second gives a pooled text too (XL).
+    """One CLIP text encoder (1.x, 2.x), or two, the second of which has a pooled output (XL).
 
     Args:
-        pipe: A pipeline that holds them and their tokenizers; they are put into evaluation mode and frozen, in place.
-        device, dtype: Of the denoiser.
+        pipe: A pipeline with them and their tokenizers; they are set to evaluation mode and frozen, in place.
+        device, dtype: Those of the denoiser.
     """
 
     def __init__(self, pipe: Any, device: torch.device, dtype: torch.dtype) -> None:
@@ -31,7 +31,7 @@ class ClipText(TextEncoder):
                 component.eval().requires_grad_(False)
 
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
-        """See `TextEncoder.encode`: the texts as they stand, brackets and all, in as many chunks as the longest needs."""
+        """See `TextEncoder.encode`: brackets are literal; all prompts get as many chunks as the longest needs."""
         texts = self.encode_parts([[[Span(prompt or "")]] for prompt in prompts])
         return [self.no_prompt(text) if prompt is None else text for prompt, text in zip(prompts, texts, strict=True)]
 
@@ -39,20 +39,20 @@ class ClipText(TextEncoder):
     def encode_parts(self, prompts: Sequence[Parts], embeddings: Sequence[Embedding] = (), clip_skip: int = 0) -> list[Text]:
         """See `WeighingTextEncoder.encode_parts`.
 
-        All prompts leave out the same layers; SDXL's pooled text is always the last layer's, of the first chunk.
+        SDXL's pooled output is always that of the last layer and the first chunk.
         """
         encoded = encode_all(self._encoders(), prompts, embeddings, clip_skip)
         to: dict[str, Any] = {"device": self._device, "dtype": self._dtype}
         return [Text(states=states.to(**to), pooled=pooled.to(**to) if self._two else None) for states, pooled in encoded]
 
     def no_prompt(self, empty: Text) -> Text:
-        """All zeros if an XL checkpoint says `force_zeros_for_empty_prompt`, else the empty prompt."""
+        """Zeros if an XL checkpoint has `force_zeros_for_empty_prompt`, else the empty prompt."""
         if not self._two or not self._pipe.config.force_zeros_for_empty_prompt or empty.pooled is None:
             return empty
         return Text(states=torch.zeros_like(empty.states), pooled=torch.zeros_like(empty.pooled))
 
     def text_widths(self) -> list[int]:
-        """Of the vectors that each text encoder reads."""
+        """Widths of the token embeddings of each encoder."""
         return [encoder.width for encoder in self._encoders()]
 
     def _encoders(self) -> list[Encoder]:
@@ -66,7 +66,7 @@ class ClipText(TextEncoder):
 
 
 def text_pipeline(pipe: Any) -> StableDiffusionPipeline:
-    """The text half of a pipeline, in the class whose `encode_prompt` we call."""
+    """A Stable Diffusion pipeline with the text encoder and tokenizer of another pipeline alone."""
     return StableDiffusionPipeline(
         vae=None,
         text_encoder=pipe.text_encoder,
@@ -80,7 +80,7 @@ def text_pipeline(pipe: Any) -> StableDiffusionPipeline:
 
 
 def xl_text_pipeline(pipe: Any) -> StableDiffusionXLPipeline:
-    """The same of SDXL, with what it says of empty prompts."""
+    """The same for SDXL, with its setting for empty prompts."""
     return StableDiffusionXLPipeline(
         vae=None,
         text_encoder=pipe.text_encoder,

@@ -1,4 +1,4 @@
-"""The text encoders of the flow-matching families: those of diffusers' pipelines, prompt by prompt."""
+"""Text encoders of the flow-matching families, through `encode_prompt` of diffusers' pipelines."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -10,15 +10,15 @@ from torch import Tensor
 from sfumato.backbones.base import Text, TextEncoder
 from sfumato.text.limits import TextReader
 
-TOKENS, T5_TOKENS_SD3 = 512, 256  # of a prompt, that diffusers' pipelines encode unless told otherwise
+TOKENS, T5_TOKENS_SD3 = 512, 256  # default `max_sequence_length` of diffusers' pipelines
 
 
 class PipelineText(TextEncoder):
-    """What they share.
+    """Base of the text encoders: one call of `encode_prompt` per prompt.
 
     Args:
-        pipe: Whose `encode_prompt` is called.
-        device, dtype: Of the denoiser.
+        pipe: The pipeline.
+        device, dtype: Those of the denoiser.
     """
 
     def __init__(self, pipe: Any, device: torch.device, dtype: torch.dtype) -> None:
@@ -35,11 +35,11 @@ class PipelineText(TextEncoder):
 
     @abstractmethod
     def _encode(self, prompt: str) -> tuple[Tensor, Tensor | None]:
-        """States (1, tokens, width), and the pooled text (1, width) of models that have one."""
+        """States (1, tokens, width), and the pooled output (1, width) or None."""
 
 
 class StableDiffusion3Text(PipelineText):
-    """Two CLIPs and T5, which may be left out."""
+    """Stable Diffusion 3: two CLIPs, and T5 if it is loaded."""
 
     def _encode(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         options = {"device": self._device, "do_classifier_free_guidance": False}
@@ -53,7 +53,7 @@ class StableDiffusion3Text(PipelineText):
 
 
 class FluxText(PipelineText):
-    """CLIP's pooled vector and T5's tokens."""
+    """FLUX.1: CLIP's pooled output and T5's states."""
 
     def _encode(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         states, pooled, _ = self._pipe.encode_prompt(prompt, None, self._device)
@@ -66,7 +66,7 @@ class FluxText(PipelineText):
 
 
 class Flux2KleinText(PipelineText):
-    """Qwen3."""
+    """FLUX.2 [klein]: Qwen3."""
 
     def _encode(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         return self._pipe.encode_prompt(prompt, self._device)[0], None
@@ -77,7 +77,7 @@ class Flux2KleinText(PipelineText):
 
 
 class ZImageText(PipelineText):
-    """Qwen3, without its padding."""
+    """Z-Image: Qwen3, without padding."""
 
     def _encode(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         return self._pipe.encode_prompt(prompt, self._device, False)[0][0].unsqueeze(0), None
@@ -88,7 +88,7 @@ class ZImageText(PipelineText):
 
 
 class QwenImageText(PipelineText):
-    """Qwen2.5-VL. An empty prompt is a space, as in the model's own examples."""
+    """Qwen-Image: Qwen2.5-VL. An empty prompt is encoded as a space, as in the model's own examples."""
 
     def _encode(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         return self._pipe.encode_prompt(prompt or " ", self._device)[0], None
@@ -100,7 +100,7 @@ class QwenImageText(PipelineText):
 
 
 def _chat(tokenizer: Any, **options: bool) -> Callable[[str], str]:
-    """What makes a prompt a user's message to a language model, as diffusers' pipelines do."""
+    """A function that applies the chat template to a prompt, as diffusers' pipelines do."""
 
     def template(text: str) -> str:
         messages = [{"role": "user", "content": text}]

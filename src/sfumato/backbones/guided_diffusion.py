@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from sfumato.backbones.checkpoints import check_file, file_kind
@@ -177,8 +179,6 @@ def convert(file: Path, out: Path, *, allow_pickle: bool = False) -> Architectur
         UnsafeCheckpoint: A pickle that is not allowed.
         Unsupported, BackboneError: Another kind of checkpoint, or a damaged one.
     """
-    from sfumato.backbones.pixel import make_unet
-
     if not file.is_file():
         raise BackboneError(f"There is no file '{file}'.", code="model-not-found")
     if out.exists():
@@ -204,3 +204,30 @@ def convert(file: Path, out: Path, *, allow_pickle: bool = False) -> Architectur
         (made / "config.json").write_text(json.dumps(architecture.to_config(), indent=2))
         made.rename(out)
     return architecture
+
+
+def make_unet(architecture: Architecture) -> UNet2DModel:
+    """The guided-diffusion network as diffusers' UNet2DModel, which has all of its parts.
+
+    One setting has no field in the configuration: its time embedding is as wide as the base width even where the first level is
+    half of that, as in the 512-pixel model. Its class embedding is left out: the sum is then that with the zero vector, as in
+    Blended Diffusion.
+    """
+    levels = architecture.attention
+    unet = UNet2DModel(
+        sample_size=architecture.image_size,
+        out_channels=architecture.out_channels,
+        block_out_channels=architecture.widths,
+        layers_per_block=architecture.num_res_blocks,
+        down_block_types=tuple("AttnDownBlock2D" if level else "ResnetDownsampleBlock2D" for level in levels),
+        up_block_types=tuple("AttnUpBlock2D" if level else "ResnetUpsampleBlock2D" for level in reversed(levels)),
+        downsample_type="resnet",
+        upsample_type="resnet",
+        resnet_time_scale_shift="scale_shift",
+        attention_head_dim=architecture.head_channels,
+        attn_norm_num_groups=32,
+        time_embedding_dim=4 * architecture.model_channels,
+    )
+    unet.time_proj = Timesteps(architecture.model_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+    unet.time_embedding = TimestepEmbedding(architecture.model_channels, 4 * architecture.model_channels)
+    return unet

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +17,7 @@ from sfumato.backbones.autoencoder import freeze
 from sfumato.backbones.base import Backbone, Conditions, Output, Traits
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.families import family as family_card
-from sfumato.backbones.guided_diffusion import Architecture, to_diffusers
+from sfumato.backbones.guided_diffusion import Architecture, make_unet, to_diffusers
 from sfumato.backbones.hub import is_shipped
 from sfumato.backbones.prediction import PREDICTIONS, check_schedule, read_prediction
 
@@ -120,30 +118,3 @@ def from_guided_diffusion(folder: Path, *, name: str, device: torch.device, dtyp
         scheduler_config={"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "prediction_type": "epsilon"},
         device=device,
     )
-
-
-def make_unet(architecture: Architecture) -> UNet2DModel:
-    """The guided-diffusion network as diffusers' UNet2DModel, which has all of its parts.
-
-    One setting has no field in the configuration: its time embedding is as wide as the base width even where the first level is
-    half of that, as in the 512-pixel model. Its class embedding is left out: the sum is then that with the zero vector, as in
-    Blended Diffusion.
-    """
-    levels = architecture.attention
-    unet = UNet2DModel(
-        sample_size=architecture.image_size,
-        out_channels=architecture.out_channels,
-        block_out_channels=architecture.widths,
-        layers_per_block=architecture.num_res_blocks,
-        down_block_types=tuple("AttnDownBlock2D" if level else "ResnetDownsampleBlock2D" for level in levels),
-        up_block_types=tuple("AttnUpBlock2D" if level else "ResnetUpsampleBlock2D" for level in reversed(levels)),
-        downsample_type="resnet",
-        upsample_type="resnet",
-        resnet_time_scale_shift="scale_shift",
-        attention_head_dim=architecture.head_channels,
-        attn_norm_num_groups=32,
-        time_embedding_dim=4 * architecture.model_channels,
-    )
-    unet.time_proj = Timesteps(architecture.model_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
-    unet.time_embedding = TimestepEmbedding(architecture.model_channels, 4 * architecture.model_channels)
-    return unet

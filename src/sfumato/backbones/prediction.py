@@ -1,4 +1,4 @@
-"""Detection of a UNet's prediction type and noise schedule: from its scheduler, the marks of a file, or the user.
+"""Prediction type and noise schedule of a UNet: from its scheduler, the marks of a single file, or the user.
 
 A single file carries no scheduler. Marks in use: the tensors `v_pred` and `ztsnr`, as ComfyUI and Forge read them, and the
 metadata of Stability AI's ModelSpec and of kohya's trainer.
@@ -34,10 +34,10 @@ class Marks:
     """Prediction type and schedule of a single file, as stated by it or inferred.
 
     Args:
-        prediction_type: "epsilon", "v_prediction" or "sample"; None where nothing says it.
-        zero_snr: Whether the highest noise level has no signal left (arXiv:2305.08891).
-        side: Native side in pixels, where the family alone does not say it.
-        notes: What the user should know.
+        prediction_type: "epsilon", "v_prediction" or "sample"; None if unknown.
+        zero_snr: Whether the schedule has zero terminal SNR (arXiv:2305.08891).
+        side: Native side in pixels; None if the family has only one.
+        notes: Notes for the user.
     """
 
     prediction_type: str | None = None
@@ -62,8 +62,13 @@ def check_given(prediction_type: str | None) -> None:
 def check_prediction(value: Any, where: str, allowed: tuple[str, ...] = PREDICTIONS) -> str:
     """The prediction type in diffusers' spelling.
 
+    Args:
+        value: As a configuration or a file has it.
+        where: Subject of the error's sentence.
+        allowed: Known types.
+
     Raises:
-        Unsupported: If it is none of those; nothing is guessed.
+        Unsupported: An unknown type.
     """
     text = str(value)
     if text in allowed:
@@ -78,10 +83,10 @@ def check_prediction(value: Any, where: str, allowed: tuple[str, ...] = PREDICTI
 
 
 def read_prediction(config: Mapping[str, Any], name: str, allowed: tuple[str, ...] = (*PREDICTIONS, "flow")) -> Prediction:
-    """What a model predicts, by its scheduler's configuration; epsilon where that says nothing.
+    """Prediction type of a model by its scheduler's configuration; epsilon if that has none.
 
     Raises:
-        Unsupported: If it is none of those allowed.
+        Unsupported: An unknown type.
     """
     return Prediction(check_prediction(config.get("prediction_type") or "epsilon", f"The scheduler of '{name}'", allowed))
 
@@ -92,10 +97,10 @@ def read_marks(header: Header, family: str, given: str | None = None) -> Marks:
     Args:
         header: Of the file.
         family: See `single_file.family_of`.
-        given: The prediction type that the user gave, so that what the file says need not be understood.
+        given: The user's prediction type; an unknown one in the file is then no error.
 
     Raises:
-        Unsupported: For metadata that name an unknown prediction type.
+        Unsupported: The metadata name an unknown prediction type.
     """
     metadata = header.metadata
     if "v_pred" in header.shapes:
@@ -115,7 +120,7 @@ def read_marks(header: Header, family: str, given: str | None = None) -> Marks:
 
 
 def _by_name(header: Header) -> Marks:
-    """Of Stable Diffusion 2, whose files say nothing: the base model (512 pixels) predicts epsilon, the 768 model v."""
+    """Marks of a Stable Diffusion 2 by its metadata or name: the base model (512 pixels) predicts epsilon, the 768 model v."""
     if header.metadata.get("global_step") == "875000":
         return Marks(prediction_type="epsilon")
     architecture = header.metadata.get("modelspec.architecture", "").lower()
@@ -139,10 +144,9 @@ def _side(header: Header, prediction_type: str | None) -> int | None:
 
 
 def by_trial(unet: Any) -> str | None:
-    """Say "epsilon" if the UNet returns its input when given pure noise at the highest level; else None.
+    """Prediction type by a trial run: "epsilon" if the UNet, given pure noise at the highest level, nearly returns it; else None.
 
-    At the highest level x_t is nearly all noise, so predicted noise is nearly the input, while a predicted v or sample is nearly
-    independent of it.
+    At the highest level x_t is nearly all noise, so predicted noise is nearly x_t; v and the sample are nearly independent of it.
     """
     size = (1, int(unet.config.in_channels), 32, 32)
     noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
@@ -161,10 +165,10 @@ def by_trial(unet: Any) -> str | None:
 
 
 def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -> tuple[Marks, list[str]]:
-    """Prediction type of a single file's UNet, and notes about it; the user's choice has priority.
+    """Prediction type of a single file's UNet, and notes; the user's choice has priority.
 
-    Of a Stable Diffusion 2 that says nothing, a trial decides. Stable Diffusion 1 and XL that say nothing are read as epsilon,
-    as everywhere, with a note if the trial contradicts.
+    Without marks, a trial run decides for Stable Diffusion 2. Stable Diffusion 1 and XL are then taken to predict epsilon, as in
+    other programs, with a note if the trial contradicts.
     """
     if given is not None or marks.prediction_type is not None:
         return marks, [] if given else list(marks.notes)
@@ -179,12 +183,12 @@ def settle(marks: Marks, given: str | None, family: str, name: str, unet: Any) -
 
 
 def apply_marks(model: "Backbone", marks: Marks, given: str | None) -> "Backbone":
-    """The model as the single file that it was loaded from says that it is.
+    """The model with prediction type, schedule and resolution as its single file says.
 
     Args:
-        model: The model.
-        marks: What the file says.
-        given: The prediction type that the user gave, which decides about zero terminal SNR: see `reading`.
+        model: The model; not changed.
+        marks: Marks of the file.
+        given: The user's prediction type; with "epsilon", zero terminal SNR is left out, see `reading`.
     """
     traits = model.traits
     if marks.prediction_type is not None:
@@ -201,25 +205,25 @@ def apply_marks(model: "Backbone", marks: Marks, given: str | None) -> "Backbone
 
 
 def predicting(traits: "Traits", prediction_type: str) -> "Traits":
-    """The traits of a model that predicts something else."""
+    """The traits with another prediction type."""
     config = {**traits.scheduler_config, "prediction_type": prediction_type}
     return replace(traits, prediction=Prediction(prediction_type), scheduler_config=config)
 
 
 def with_traits(model: "Backbone", traits: "Traits", notes: Sequence[str]) -> "Backbone":
-    """A model with other traits and further notes; the modules are the same."""
+    """A copy of the model with other traits and further notes; modules are shared."""
     denoiser: Any = copy.copy(model.denoiser)
     denoiser.traits = traits
     return replace(model, denoiser=denoiser, loading_notes=[*model.loading_notes, *notes])
 
 
 def reading(model: "Backbone", prediction_type: str | None) -> "Backbone":
-    """The model, read as predicting what the user says. It is not changed: the modules of the answer are its own.
+    """The model with the user's prediction type; the model itself is not changed, modules are shared.
 
-    Zero terminal SNR belongs to models that predict v or the sample: noise alone says nothing about the picture at that level.
+    With "epsilon", zero terminal SNR is left out: at zero SNR predicted noise carries no information about the sample.
 
     Raises:
-        Unsupported: For flow-matching models, which predict a velocity and nothing else.
+        Unsupported: EDM and flow-matching models, whose prediction type is fixed.
     """
     if prediction_type is None:
         return model
@@ -239,7 +243,7 @@ def reading(model: "Backbone", prediction_type: str | None) -> "Backbone":
 
 
 def overrule(scheduler: Any, prediction_type: str | None) -> None:
-    """Put the user's prediction type into a scheduler's configuration with an unknown one, which would be refused; in place."""
+    """Replace an unknown prediction type in a scheduler's configuration by the user's, in place."""
     said = scheduler.config.get("prediction_type")
     if prediction_type is None or said is None:
         return
@@ -250,10 +254,10 @@ def overrule(scheduler: Any, prediction_type: str | None) -> None:
 
 
 def check_schedule(scheduler: Any, name: str) -> None:
-    """Refuse a scheduler whose noise levels are not those of betas: flow matching's, consistency models'.
+    """Refuse a scheduler whose noise levels do not come from betas, such as flow matching's or consistency models'.
 
     Raises:
-        Unsupported: Naming the scheduler.
+        Unsupported: Names the scheduler.
     """
     config = dict(scheduler.config)
     if "beta_start" in config or config.get("trained_betas") is not None:

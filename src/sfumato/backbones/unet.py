@@ -1,4 +1,4 @@
-"""How the UNets of latent models are called."""
+"""Denoiser and traits of latent models with a UNet of diffusers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def unet_traits(
     """The traits of a UNet2DConditionModel on the latents of an autoencoder.
 
     Raises:
-        Unsupported: If the UNet reads more than latents, as that of an inpainting checkpoint, or for an unknown prediction type.
+        Unsupported: The UNet takes more than latents, as that of an inpainting checkpoint, or the prediction type is unknown.
     """
     channels = int(unet.config.in_channels)
     layout = check_layout(channels, autoencoder.latent_channels, name)

@@ -1,4 +1,4 @@
-"""`sfumato edit`, `remove` and `outpaint`: runs one request and writes its predictions."""
+"""`sfumato edit`, `remove` and `outpaint`: run one request and write its predictions."""
 
 import inspect
 import json
@@ -19,7 +19,7 @@ from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Offl
 from sfumato.cli.capacity import Canvas, check_format, check_mask_file
 from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
-from sfumato.cli.grid import tile, tile_size
+from sfumato.cli.grid import source_tile
 from sfumato.cli.options import Grouped, build_request, method_named, own_parameters, request_parameters
 from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_best, write_results
 from sfumato.cli.staging import check_space, staged
@@ -37,17 +37,17 @@ COMPRESSED_BYTES_PER_PIXEL = 2  # of a photograph as PNG, roughly
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How an edit is run and where its files go: everything that is not part of the request.
+    """Settings of a run that are not part of the request: output, device, loading.
 
     Args:
         out: Folder of the predictions, the grid and the record; or a file, or `-` for standard output, for the best prediction.
         force: Replace existing files.
         load: How the model is loaded.
         ranker, max_pixels: As in `sfumato.Editor`.
-        save_mask: Also write the mask as it was understood, white = edit.
-        save_steps: Also write the first prediction's steps as an animated GIF.
-        format: Of the predictions; the source's by default.
-        metadata: Whether predictions carry their request.
+        save_mask: Also write the mask as it was read, white = edit.
+        save_steps: Also write the first prediction's clean estimate of every step as an animated GIF.
+        format: File format of the predictions; by default the source's.
+        metadata: Whether to store the request in each picture.
     """
 
     out: Path = Path("out")
@@ -62,10 +62,10 @@ class Settings:
 
 
 def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
-    """Run a request and write its files, all or none. What cannot be written is refused before a model is loaded.
+    """Run a request and write its files, all or none. Files that cannot be written are refused before a model is loaded.
 
     Returns:
-        The record in result.json, and the folder as "directory".
+        The content of result.json, and the folder as "directory".
 
     Raises:
         EditError: See `sfumato.errors`; nothing was written.
@@ -77,9 +77,9 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
         file_format = _check(place, canvas, settings)
         check_space(place.directory, _estimated_bytes(1 if place.kind == "file" else request.n, canvas))
         with _staged(place, file_format, request, settings) as folder:
-            with redirect_stdout(sys.stderr) if place.kind == "stream" else nullcontext():  # libraries may have words for it
+            with redirect_stdout(sys.stderr) if place.kind == "stream" else nullcontext():  # libraries may print
                 result = make(on_disk, settings, folder / "steps.gif" if settings.save_steps else None)
-            given = {name: getattr(request, name) for name in PICTURES}  # standard input's file will be gone
+            given = {name: getattr(request, name) for name in PICTURES}  # the temporary file of standard input will be deleted
             result = result.model_copy(update={"request": result.request.model_copy(update=given)})
             if settings.save_mask is not None:
                 write(result.mask, folder / "mask.extra", format=SUFFIXES[settings.save_mask.suffix.lower()])
@@ -94,11 +94,11 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
 
 
 def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image]:
-    """Read the pictures of a request once, to report errors early; returns a tile for the grid."""
-    from sfumato.editing.reading import read_pictures  # loads torch: after the options are understood
+    """Read the pictures of a request once, to report errors early; returns the source's tile for the grid."""
+    from sfumato.editing.reading import read_given  # loads torch: after the options are understood
 
-    picture, _, _ = read_pictures(request, settings.max_pixels)
-    return Canvas.of(picture), tile(restore(picture.rgb, picture), tile_size(picture.size))
+    given = read_given(request, settings.max_pixels)
+    return Canvas.of(given.picture), source_tile(restore(given.picture.rgb, given.picture), given.original)
 
 
 def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:
@@ -148,7 +148,7 @@ def _send(path: Path) -> None:
 
 
 def make(request: EditRequest, settings: Settings, save_steps: Path | None = None) -> EditResult:
-    """Run a request with a progress bar; no files but the animation of its steps are written."""
+    """Run a request with a progress bar; writes no file but the animation of its steps."""
     from sfumato.cli.progress import hush_libraries, progress_bar
 
     hush_libraries()
@@ -174,19 +174,18 @@ def _estimated_bytes(n: int, canvas: Canvas) -> int:
 
 
 WITHOUT = {"remove": ("task", "expand"), "outpaint": ("task",)}
-"""Commands for one task, and the fields that they have no option for."""
+"""Commands for one task, and the fields that have no option there."""
 
 
 def command(name: str, summary: str, arguments: Sequence[str] = ()) -> Any:
-    """The command `edit`, or that of one task, with one option per field of `EditRequest` besides its own.
+    """The command `edit`, `remove` or `outpaint`, with one option per field of `EditRequest` besides its own.
 
-    The methods' own options are made, which takes as long as loading torch, only if there is a flag that is no other's, or if the
-    help of a method is asked for.
+    The methods' own options are added only if an unknown flag is given or a method's help is requested, since that imports torch.
 
     Args:
-        name: edit, remove or outpaint.
+        name: "edit", "remove" or "outpaint".
         summary: First line of the help.
-        arguments: What it is called with.
+        arguments: Arguments of the call, after the name.
     """
     card, without = method_named(arguments) if "--help" in arguments else None, WITHOUT.get(name, ())
     made = _made(name, summary, request_parameters(card, without))
@@ -221,13 +220,13 @@ def edit(
         typer.Option("--out", "-o", help="Folder for all results; or file, or -, for the best picture.", metavar="DIR|FILE|-"),
     ] = Path("out"),
     force: Force = False,
-    format: Annotated[str | None, typer.Option(help="Of the predictions; the image's own by default.", metavar=FORMATS)] = None,
-    save_mask: Annotated[Path | None, typer.Option(help="Write the mask as it was understood.", metavar="FILE")] = None,
+    format: Annotated[str | None, typer.Option(help="File format; the image's own by default.", metavar=FORMATS)] = None,
+    save_mask: Annotated[Path | None, typer.Option(help="Write the mask as it was read, white = edit.", metavar="FILE")] = None,
     save_steps: Annotated[Path | None, typer.Option(help="Write the steps as an animation.", metavar="FILE.gif")] = None,
     metadata: Annotated[bool, typer.Option(help="Store the request in each picture, for `sfumato replay`.")] = True,
     device: Device = None,
     dtype: Dtype = None,
-    ranker: Annotated[str | None, typer.Option(help="CLIP that orders predictions: folder or cached id.", metavar="ID")] = None,
+    ranker: Annotated[str | None, typer.Option(help="CLIP that ranks predictions: folder or cached id.", metavar="ID")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = MAX_PIXELS,
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
@@ -235,7 +234,7 @@ def edit(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Run one edit and say where its files are."""
+    """Run one edit and print its files."""
     with reported(as_json, debug):
         settings = Settings(
             out=out,
@@ -258,11 +257,11 @@ def edit(
 
 
 def describe(summary: dict[str, Any], *, silent: bool = False) -> None:
-    """Say where the pictures are, best first, with their seeds and scores; notes go to stderr.
+    """Print the pictures' paths, best first, with seeds and scores; notes go to stderr.
 
     Args:
         summary: What `perform` returned.
-        silent: Say the notes alone: standard output belongs to the picture.
+        silent: Print the notes alone, because standard output has the picture.
     """
     for note in summary["notes"]:
         typer.echo(f"note: {note}", err=True)

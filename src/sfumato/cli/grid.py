@@ -6,6 +6,8 @@ from itertools import islice
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sfumato.masks.canvas import with_plain_margins
+from sfumato.masks.reading import Box
 from sfumato.pictures.colour import shown
 
 TILE = 320  # pixels of a tile's longer side
@@ -27,6 +29,24 @@ def tile(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A picture of any kind that `restore` makes, as sRGB over white, at a tile's size."""
     layer = shown(image.resize(size, Image.Resampling.LANCZOS)).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", size, "white"), layer).convert("RGB")
+
+
+def source_tile(image: Image.Image, original: Box | None) -> Image.Image:
+    """The tile of a source, with plain grey margins where it is to be extended.
+
+    Args:
+        image: Of any kind that `restore` makes, with margins if there are any.
+        original: Where the source lies in it, as x, y, width, height; None if it has no margins.
+    """
+    size = tile_size(image.size)
+    small = tile(image, size)
+    if original is None:
+        return small
+    scale = size[0] / image.width, size[1] / image.height
+    (left, right), (top, bottom) = (
+        (round(original[axis] * scale[axis]), round((original[axis] + original[axis + 2]) * scale[axis])) for axis in (0, 1)
+    )
+    return with_plain_margins(small, (left, top, right - left, bottom - top))
 
 
 def draw_grid(

@@ -1,4 +1,4 @@
-"""`sfumato`: the commands. Each imports what it needs when it is called, so that help is fast."""
+"""The commands of `sfumato`. Each imports its modules when it is called, so that help is fast."""
 
 import sys
 from io import TextIOWrapper
@@ -16,10 +16,10 @@ from sfumato.cli.models import models
 
 
 class Commands(TyperGroup):
-    """Command group that builds the options of edits only when one is called, from the request and the methods."""
+    """Command group that generates the options of edits only when one of these commands is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is called: its options are made now."""
+        """The called command, with its options."""
         if args and args[0] in ("edit", "remove", "outpaint"):
             from sfumato.cli.edit import command
 
@@ -41,7 +41,7 @@ def _version(asked: bool) -> None:
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    """Local, text-driven image editing: say what should appear under a mask, keep every other pixel."""
+    """Local, text-driven image editing: a prompt changes what is under a mask, every other pixel stays."""
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not undo an edit
 
@@ -53,12 +53,12 @@ def edit() -> None:
 
 @app.command()
 def remove() -> None:
-    """Take away what is under a mask; no words are needed."""
+    """Remove what is under a mask; the prompt is optional."""
 
 
 @app.command()
 def outpaint() -> None:
-    """Paint margins around a picture, with or without words."""
+    """Extend a picture by margins; the prompt is optional."""
 
 
 @app.command()
@@ -93,7 +93,7 @@ def replay(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a picture again from the request stored in it, and say whether the pixels are the same."""
+    """Run the request stored in a picture again, and report whether the pixels are the same."""
     with reported(as_json, debug):
         from sfumato.cli.replay import run
 
@@ -171,10 +171,11 @@ def serve(
     dtype: Dtype = None,
     vae: Annotated[str | None, typer.Option(help="Autoencoder in place of the model's own.", metavar="FILE|FOLDER")] = None,
     prediction_type: Annotated[
-        str | None, typer.Option(help="What the model predicts, where it is wrong.", metavar="epsilon|v_prediction|sample")
+        str | None,
+        typer.Option(help="What the model predicts, where its files are wrong.", metavar="epsilon|v_prediction|sample"),
     ] = None,
     share: Annotated[
-        int | None, typer.Option(min=1, help="Jobs that may share a batch; by default 8, and 1, which is none, on a CPU.")
+        int | None, typer.Option(min=1, help="Most jobs in one batch; by default 8 on a GPU and 1 on a CPU.")
     ] = None,
     queue: Annotated[int | None, typer.Option(min=1, help="Jobs that may wait.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.")] = None,
@@ -223,7 +224,7 @@ def serve(
 
 @app.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
-    """Say what this machine has and what is missing."""
+    """Report what this machine has and what is missing."""
     with reported(as_json, debug):
         from sfumato.cli.doctor import run
 

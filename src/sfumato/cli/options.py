@@ -1,4 +1,4 @@
-"""The options of edits, made from the fields of `EditRequest` and the methods' own: one more there is one more here."""
+"""Command-line options of edits, generated from the fields of `EditRequest` and from the methods' own options."""
 
 import inspect
 import os
@@ -38,7 +38,7 @@ def flag_of(field: str) -> str:
 
 
 def method_named(arguments: Sequence[str]) -> MethodCard | None:
-    """The method that a command line names, if it is a known one."""
+    """Card of the method that a command line names; None if it names none, or an unknown one."""
     named = None
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
@@ -48,13 +48,13 @@ def method_named(arguments: Sequence[str]) -> MethodCard | None:
 
 
 def request_parameters(shown: MethodCard | None, without: Collection[str] = ()) -> list[inspect.Parameter]:
-    """One keyword parameter per field of `EditRequest`, but those left out, annotated for typer.
+    """One keyword parameter per field of `EditRequest`, annotated for typer.
 
-    Values stay strings here: `build_request` lets pydantic read and check them, so the rules are written once.
+    Values stay strings; pydantic parses and validates them in `build_request`.
 
     Args:
-        shown: The method whose help is asked for: what it does not use is hidden.
-        without: Fields that get none.
+        shown: The method of `--help`: fields that it does not use are hidden.
+        without: Fields without an option.
     """
     unused = set() if shown is None else registry.method_fields() - set(shown.uses)
     fields = {name: EditRequest.model_fields[name] for name in EditRequest.shared_fields() if name not in without}
@@ -62,24 +62,26 @@ def request_parameters(shown: MethodCard | None, without: Collection[str] = ()) 
 
 
 def own_parameters(cards: Iterable[MethodCard], shown: MethodCard | None) -> list[inspect.Parameter]:
-    """The same for the methods' own options, which stay open if they are not given. Loads the methods.
+    """One keyword parameter per own option of the methods, None by default. Imports the methods.
 
     Args:
         cards: The methods.
-        shown: The one whose options help shows, under its name.
+        shown: The method of `--help`: its options are shown under its title, others are hidden.
     """
     made: dict[str, inspect.Parameter] = {}
-    for card in sorted(cards, key=lambda card: card is not shown):  # of two with one name, help has the shown method's
+    for card in sorted(
+        cards, key=lambda card: card is not shown
+    ):  # if two methods have an option of one name, help shows that of `shown`
         for name, field in card.load().Options.exposed().items():
             made.setdefault(name, _parameter(name, field, None, hidden=card is not shown, panel=card.title))
     return list(made.values())
 
 
 def build_request(options: dict[str, Any]) -> EditRequest:
-    """Make the request from what was given on the command line; options that were not given keep their defaults.
+    """Make the request from the command line's options; None and empty lists keep their defaults.
 
     Raises:
-        OptionError: A value that its field does not allow.
+        OptionError: Invalid value; names its option.
     """
     given = {name: _read(name, value) for name, value in options.items() if value is not None and value != []}
     try:
@@ -89,10 +91,10 @@ def build_request(options: dict[str, Any]) -> EditRequest:
 
 
 class Grouped(TyperCommand):
-    """A command whose help has a method's own options under its name."""
+    """A command whose help lists a method's own options under its title."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments and shared options, then each method's."""
+        """Write arguments, shared options, then each method's own."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if (record := parameter.get_help_record(ctx)) is not None:
@@ -143,7 +145,7 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _read(name: str, value: Any) -> Any:
-    """Take words as UTF-8 whatever the locale; everything else is left to pydantic."""
+    """Decode prompts as UTF-8 whatever the locale; other values are unchanged."""
     if name in WORDS:
         with suppress(UnicodeError):
             return os.fsencode(value).decode("utf-8")

@@ -1,1 +1,1 @@
-"""Interface between the sampling loops and the models: denoiser, conditions, guidance."""
+"""The model as sampling loops call it: a denoiser with conditions and guidance."""

@@ -1,4 +1,4 @@
-"""What a sampling loop sees of a model: a denoiser with its conditions and its guidance bound to it."""
+"""Interface between sampling loops and models: a denoiser with conditions and guidance bound to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from sfumato.noise.plan import Step
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The two branches of classifier-free guidance."""
+    """Conditions of the two branches of classifier-free guidance."""
 
     unconditional: Conditions
     conditional: Conditions
 
 
 class Guidance(Protocol):
-    """How the branches are combined into one output, a pure function of the step."""
+    """Interface of guidance: combines the branches into one output. A pure function of the step."""
 
     def __call__(self, denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> Output:
         """The guided output for (B, C, h, w) latents."""
@@ -28,7 +28,7 @@ class Guidance(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A denoiser with its conditions and its guidance bound to it: what a loop calls."""
+    """A denoiser with conditions and guidance bound to it, as sampling loops call it."""
 
     denoiser: Denoiser
     pair: Pair
@@ -36,7 +36,7 @@ class Model:
 
     @property
     def traits(self) -> Traits:
-        """What kind of model it is."""
+        """Properties of the model."""
         return self.denoiser.traits
 
     def __call__(self, x: Tensor, step: Step) -> Output:
@@ -45,12 +45,12 @@ class Model:
 
 
 def stack(first: Conditions, second: Conditions, count: int) -> Conditions:
-    """Both conditions for a batch of 2 `count`, the first one's half first."""
+    """Both conditions in a batch of 2 `count`: `count` rows of the first, then of the second."""
     return join([expand(first, count), expand(second, count)])
 
 
 def join(several: Sequence[Conditions]) -> Conditions:
-    """The conditions of one batch after the other, of the same kinds and shapes; a single one stays as it is."""
+    """Conditions of the same kinds and shapes, concatenated along the batch; a single one is returned unchanged."""
     if len(several) == 1:
         return several[0]
 

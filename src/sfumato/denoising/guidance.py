@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, equation 6), limited to an interval of noise levels if asked."""
+"""Classifier-free guidance (Ho and Salimans, arXiv:2207.12598), limited to an interval of noise levels if asked."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ from sfumato.noise.plan import Step
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierFree:
-    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, equation 6 with scale = 1 + w).
+    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598; scale = 1 + w in the paper's notation).
 
     Args:
-        scale: 1 is none: the unconditional branch cancels and is not run.
-        interval: Noise-to-signal ratios at which it acts, [low, high]; elsewhere only the conditional branch runs
+        scale: Guidance scale; at 1 the unconditional branch cancels and is not run.
+        interval: [low, high] noise-to-signal ratios at which guidance is applied; elsewhere only the conditional branch runs
             (Kynkäänniemi et al., NeurIPS 2024, arXiv:2404.07724).
     """
 
@@ -51,7 +51,7 @@ class NormPreserving(ClassifierFree):
 
 
 def _both_branches(denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> tuple[Output, Output]:
-    """The conditional and the unconditional output: in one batch of 2B where the model's texts have one length, else in turn."""
+    """Conditional and unconditional output: in one batch of 2B if `traits.stacks_branches`, else in two calls."""
     if not denoiser.traits.stacks_branches:
         return denoiser(x, step.timestep, pair.conditional), denoiser(x, step.timestep, pair.unconditional)
     both = denoiser(torch.cat([x, x]), step.timestep, stack(pair.unconditional, pair.conditional, len(x)))
@@ -61,5 +61,5 @@ def _both_branches(denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> tup
 
 
 def guidance_of(traits: Traits, scale: float) -> ClassifierFree:
-    """The kind of guidance that a model was trained for."""
+    """The guidance that a model is sampled with."""
     return NormPreserving(scale=scale) if traits.keeps_norm else ClassifierFree(scale=scale)

@@ -1,4 +1,4 @@
-"""The prompts of one edit, as a model reads them."""
+"""Parsed prompts of one edit."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from sfumato.text.grammar import words
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """What is said to the models.
+    """Prompts after parsing.
 
     Args:
-        prompt, negative: As the model is told them, without tags; the guard is in the negative.
-        words: The prompt without brackets and weights, for CLIPs that rank or guide.
-        parts: Prompt and negative as parsed, for models that read by CLIP's text encoders.
-        embeddings: Learned words.
-        clip_skip: Layers left out.
-        notes: What was read otherwise than it was written, or not at all.
+        prompt, negative: As given to the text encoder, without tags; the negative includes the guard.
+        words: The prompt without brackets and weights, for CLIP models that rank or guide.
+        parts: Prompt and negative, parsed into weighted parts, for CLIP text encoders; else None.
+        embeddings: Textual inversion embeddings.
+        clip_skip: Last layers of the text encoder to skip.
+        notes: Notes on what was ignored or cut.
     """
 
     prompt: str
@@ -30,7 +30,7 @@ class Texts:
     notes: tuple[str, ...] = ()
 
     def encode(self, encoder: TextEncoder) -> tuple[Text, Text]:
-        """The negative and the prompt, by a model's own text encoder. An empty negative is no prompt."""
+        """Encoded negative prompt and prompt, in this order. An empty negative is encoded as no prompt."""
         if self.parts is None or not isinstance(encoder, WeighingTextEncoder):
             unconditional, conditional = encoder.encode([self.negative or None, self.prompt])
             return unconditional, conditional

@@ -13,11 +13,11 @@ from sfumato.masks.islands import surrounding
 from sfumato.request import EditRequest
 
 WORDS_SHOWN = 60
-LIBRARIES = ("torch", "diffusers", "transformers")  # whose versions decide the pixels
+LIBRARIES = ("torch", "diffusers", "transformers")  # the pixels depend on their versions
 
 
 def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What a replay needs to check: see `EditResult.facts`. Device and dtype are the editor's."""
+    """Values that a replay compares, see `EditResult.facts`. Device and dtype are the editor's."""
     backbone, parts = edit.backbone, [window.inputs for window in edit.windows]
     return {
         "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
@@ -33,7 +33,7 @@ def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str,
 
 
 def text_notes(edit: Prepared, request: EditRequest) -> list[str]:
-    """What became of the prompt: how it was read, and what of it the model does not know. The request is as it was run."""
+    """Notes on the prompt: how it was parsed, and which words the model does not know. The request has all defaults filled in."""
     encoder, card, texts = edit.backbone.text_encoder, edit.card, edit.resolved.texts
     notes = [*tasks.notes(request, texts.prompt), *texts.notes]
     if encoder is None:

@@ -1,4 +1,4 @@
-"""What is done when memory runs out: free what the failed batch held, and go on with half of it."""
+"""Handling of out-of-memory errors: free the failed batch, and halve the batch size."""
 
 import gc
 from collections.abc import Callable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def if_it_fits(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-    """What the work gives; None when memory ran out: the error, and with it all that its frames hold, is gone by then."""
+    """Result of `work(*args, **kwargs)`, or None if memory ran out; the error and its tensors are released by then."""
     try:
         return work(*args, **kwargs)
     except (MemoryError, RuntimeError) as error:
@@ -24,10 +24,14 @@ def if_it_fits(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | N
 
 
 def halve(size: int, windows: list[PreparedWindow]) -> None:
-    """Let the next batches of these windows have half the size of the one that did not fit.
+    """Free unused memory and limit the next batches of these windows to half the size that did not fit.
+
+    Args:
+        size: Predictions in the batch that did not fit.
+        windows: Their limits are set, and they get a note.
 
     Raises:
-        ResourceError: out-of-memory, if that was a single prediction.
+        ResourceError: out-of-memory, if `size` is 1.
     """
     gc.collect()
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""A prepared edit: everything that its predictions are sampled from, and what is collected on the way."""
+"""A prepared edit: what its predictions are sampled from, and the state of its sampling."""
 
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -21,18 +21,18 @@ from sfumato.methods.base import EditInputs, Guide, Method, MethodCard, Sampling
 from sfumato.pictures.tensors import to_uint8
 from sfumato.request import EditRequest
 
-FIRST_BATCH_CELLS = 65_536  # latent cells tried at once before memory is known: 16 predictions of 512x512
+FIRST_BATCH_CELLS = 65_536  # latent cells per batch to begin with: 16 predictions of 512x512
 
 
 @dataclass
 class Clock:
-    """Seconds per stage."""
+    """Wall-clock seconds per stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to a stage."""
+        """Add the duration of the block to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -41,7 +41,7 @@ class Clock:
 
 
 def in_part(on_progress: Listener, part: int, parts: int) -> Listener:
-    """Report one window's work as that share of the work in all windows, in which each counts the same."""
+    """A listener for one window, which reports its progress as a fraction of all windows, each with equal weight."""
 
     def scaled(progress: Progress) -> None:
         share = progress.step / max(1, progress.total) if progress.share is None else progress.share
@@ -53,18 +53,18 @@ def in_part(on_progress: Listener, part: int, parts: int) -> Listener:
 
 @dataclass(eq=False, kw_only=True)
 class Prepared:
-    """An edit that only has to be sampled and finished.
+    """An edit after `Editor.prepare`.
 
     Args:
         backbone: The model that it runs on.
-        card: Its method's.
-        resolved: The request without open options, but for the background, which each window chooses.
-        on_progress: Called with every event of all stages; raises to stop the edit.
-        clock: Gets the seconds of each stage.
+        card: Card of its method.
+        resolved: The request with all defaults filled in, except the background, which depends on the window.
+        on_progress: Called with every event of all stages; an error that it raises ends the edit.
+        clock: Records the seconds of each stage.
         guide: For methods that are guided by CLIP.
-        keeps_frames: Whether the first prediction's clean estimates are kept, for an animation.
-        windows: One or more; a mask of far islands has several.
-        failure: What ended this edit alone while others went on in its batch.
+        keeps_frames: Whether to keep the first prediction's clean estimate of every step, for an animation.
+        windows: One, or several if the mask's islands lie far apart.
+        failure: Error of this edit's listener, which ended it while the others in its batch went on.
     """
 
     backbone: Backbone
@@ -79,13 +79,13 @@ class Prepared:
 
     @property
     def samples(self) -> list["Sample"]:
-        """All predictions, one window after the other, in the order of their seeds."""
+        """All predictions, window by window, in the order of their seeds."""
         first, n = self.resolved.request.seed, self.resolved.request.n
         return [Sample(window, seed) for window in self.windows for seed in range(first, first + n)]
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
-        """Of its windows. Edits of equal keys can be sampled in the same batches."""
+        """Batch keys of its windows. Edits with equal keys can be sampled in the same batches."""
         return tuple(window.key for window in self.windows)
 
 
@@ -95,9 +95,9 @@ class PreparedWindow:
     Args:
         edit: The edit.
         method: Its method.
-        resolved: Its request, with the background that suits this window.
-        inputs: The pictures in this window.
-        index, count: Which of how many windows this is.
+        resolved: Its request, with the background of this window.
+        inputs: Source and mask in this window.
+        index, count: Index of this window, and number of windows.
     """
 
     def __init__(self, edit: Prepared, method: Method, resolved: Resolved, inputs: Inputs, index: int, count: int) -> None:
@@ -139,7 +139,7 @@ class PreparedWindow:
         return min(self.request.n, self.limit)
 
     def _key(self, sampling: Sampling) -> Hashable:
-        """What must be equal in one batch; everything else differs from row to row. Guided methods share with nobody."""
+        """What must be equal within a batch; all else may differ by row. Methods guided by CLIP never share a batch."""
         if self.edit.guide is not None:
             return id(self)
         settings = {name: value for name, value in vars(sampling).items() if name != "settings"} | dict(sampling.settings)
@@ -156,7 +156,7 @@ class PreparedWindow:
         )
 
     def watching(self, rows: int) -> Callable[[int, int, Tensor], None]:
-        """Tells of the steps of a batch in which the next `rows` predictions of this window are; it is given their latents."""
+        """A step callback for a batch with the next `rows` predictions of this window; it takes their clean latents alone."""
         done, n = self.done, self.request.n
 
         def watch(step: int, total: int, clean: Tensor) -> None:
@@ -178,7 +178,7 @@ class PreparedWindow:
         return watch
 
     def watching_background(self, done: int, rows: int) -> Watch:
-        """Counts over all predictions what a reconstruction counts over the `rows` that come after the first `done`."""
+        """A step callback for the background of predictions `done` to `done + rows`, which reports progress over all of them."""
         n = self.request.n
 
         def watch(step: int, total: int) -> None:
@@ -191,7 +191,7 @@ class PreparedWindow:
 
 @dataclass(frozen=True)
 class Sample:
-    """The unit of work: one prediction in one window. Those with one key may share a batch, also of different edits."""
+    """One prediction in one window. Samples with equal keys may share a batch, even if they are of different edits."""
 
     window: PreparedWindow
     seed: int
@@ -203,9 +203,9 @@ class Sample:
 
 
 def as_run(windows: list[PreparedWindow]) -> tuple[EditRequest, list[str]]:
-    """The request with every default filled in, as it was run in all windows, and what has to be said of it.
+    """The request with all defaults filled in, as it was run in all windows, and the notes of the run.
 
-    The background stays open if by default it is not the same in all windows, so that a replay chooses it as here.
+    `background` stays None if its default differs between windows, so that a replay chooses it per window again.
     """
     requests = [window.request for window in windows]
     backgrounds = {request.background for request in requests}
@@ -218,7 +218,7 @@ def as_run(windows: list[PreparedWindow]) -> tuple[EditRequest, list[str]]:
 
 
 def _shapes(conditions: Conditions) -> Hashable:
-    """Of all tensors of a condition."""
+    """Shapes of all tensors of a condition."""
     text = conditions.text
     pooled = None if text is None or text.pooled is None else tuple(text.pooled.shape)
     channels = None if conditions.channels is None else tuple(conditions.channels.shape)

@@ -1,4 +1,4 @@
-"""Preparation of an edit: crops the windows out of what was read, at the model's resolution."""
+"""Preparation of an edit: its pictures and masks cropped to windows and resized to the model's resolution."""
 
 import hashlib
 import math
@@ -25,35 +25,36 @@ from sfumato.pictures import strips
 from sfumato.pictures.orientation import UPRIGHT
 from sfumato.pictures.reading import Picture
 from sfumato.pictures.tensors import to_tensor
-from sfumato.request import EditRequest, ImageSource
+from sfumato.request import Box, EditRequest, ImageSource
 
 NARROW = 5  # cells; masks of fewer are narrow
-ROWS = 256  # of a large mask worked on at once
-COARSE = 2.0  # times that a window of margins is shrunk for the model, from which on it is said
-BACKDROP = 0.5  # share of the picture; an inverted mask of more is a background, of less only drawn the other way round
+ROWS = 256  # rows of a large mask processed at once
+COARSE = 2.0  # downscaling of an outpainting window from which on a note is given
+BACKDROP = 0.5  # fraction of the picture; an inverted mask that covers more is treated as a background
 # soft edge around what is kept before a new background: a wider one would show the old background
 BACKDROP_FEATHER_PX = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Everything about the pictures of one edit in one window. A mask of far islands has several; the full-size parts they share.
+    """Source and mask of one edit in one window. Windows of one edit share the full-size arrays.
 
     Args:
         picture: The source at the output's size.
-        levels: (H, W) uint8, full size: how much each place may change, 255 is completely; of a hard mask 0 or 255.
+        levels: (H, W) uint8, full size: how much each pixel may change, 255 = completely; 0 or 255 in a hard mask.
         mask: (H, W) in {0, 1}: where anything may change at all.
-        alpha: The window's part of (H, W) in [0, 1]: share of the edited picture in the result; 0 outside the mask.
-        cover: The same of how far transparent pixels become opaque; None if the picture has no transparency.
-        window: What the model sees, in pixels of the picture.
+        alpha: (h, w) in [0, 1], the window's crop at full size: opacity of the edit in the result; 0 outside the mask.
+        cover: (h, w) in [0, 1]: how far transparent pixels become opaque; None if the picture has no transparency.
+        window: The crop given to the model, in pixels of the picture.
         pixels: (1, 3, h, w) in [-1, 1]: the window at the model's size.
-        start: The same with fill and scribble under the mask, for each prediction.
+        start: The same with fill and scribble under the mask; may depend on the prediction's seed.
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
-        mask_latent: (1, 1, h/f, w/f) in [0, 1]: how much each cell may change, on the latent grid.
-        thin: Whether the mask is thin at latent resolution: a stroke of one or two cells, which fades unless it is widened.
-        seam_informative: Whether the seam says how good an edit is. Not of a stroke of up to four cells, which is nearly all
-            border, nor of a new background, before which what is kept stands out.
-        hashes: SHA-256 of the files or pixels given.
+        mask_latent: (1, 1, h/f, w/f) in [0, 1]: how much each latent cell may change.
+        thin: Whether the mask is a stroke of one or two latent cells, in which an edit fades unless the mask is dilated.
+        seam_informative: Whether the border of the mask can be used to judge an edit: not for strokes of up to four cells, which
+            are nearly all border, nor for replaced backgrounds.
+        original: Where the source lies in `picture` if margins were added, as x, y, width, height.
+        hashes: SHA-256 of the given files, or of the pixels of pictures in memory.
         notes: What was guessed or converted, in sentences for the user.
     """
 
@@ -69,12 +70,13 @@ class Inputs:
     mask_latent: Tensor
     thin: bool
     seam_informative: bool
+    original: Box | None
     hashes: dict[str, str]
     notes: tuple[str, ...]
 
 
 def sha256(source: ImageSource) -> str:
-    """Of the file's bytes, or of the pixels of a picture in memory."""
+    """SHA-256 of a file's bytes, or of the pixels of a picture in memory."""
     if isinstance(source, Image.Image):
         return strips.sha256(source)
     digest = hashlib.sha256()
@@ -85,7 +87,7 @@ def sha256(source: ImageSource) -> str:
 
 
 def to_levels(change: SoftMask) -> np.ndarray:
-    """A (H, W) soft mask in [0, 1] as uint8, some rows at a time."""
+    """A (H, W) soft mask in [0, 1] as uint8, converted in blocks of rows to save memory."""
     levels = np.empty(change.shape, np.uint8)
     for top in range(0, len(change), ROWS):
         levels[top : top + ROWS] = np.rint(change[top : top + ROWS] * 255)
@@ -93,23 +95,24 @@ def to_levels(change: SoftMask) -> np.ndarray:
 
 
 def prepare(request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int) -> list[Inputs]:
-    """Read and cut out everything a request names.
+    """Read the pictures of a request and crop them to windows.
 
     Args:
-        resolution, factor, context: Of the backbone.
+        request: With all defaults filled in.
+        resolution, factor, context: As in `sfumato.backbones.base.Traits`.
         max_pixels: Larger pictures are refused.
 
     Returns:
-        One for each window; windows do not touch and together hold the mask.
+        Inputs of each window; windows do not overlap and together cover the mask.
 
     Raises:
-        ImageError, MaskError, OptionError: See `sfumato.errors`; nothing has been computed yet.
+        ImageError, MaskError, OptionError: See `sfumato.errors`.
     """
     read_in = read_given(request, max_pixels)
     picture, area = read_in.picture, read_in.area
     mask = (area.change > 0).astype(np.uint8)
     backdrop = request.invert_mask and bool(mask.mean() > BACKDROP)
-    # A background is one thing, even where what stands before it divides it.
+    # A background is edited in one window, even if the objects before it divide its mask.
     choose = one_window if backdrop else choose_windows
     shown = canvas.with_context(mask, read_in.original) if read_in.original and request.window == "auto" else mask
     chosen = choose(shown, resolution, factor, request.window, context)
@@ -125,6 +128,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         "picture": picture,
         "levels": to_levels(area.change),
         "mask": mask,
+        "original": read_in.original,
         "hashes": hashes,
         "notes": (*picture.notes, *area.notes, *_windows_notes(chosen), *_canvas_notes(read_in, windows, resolution)),
     }
@@ -155,11 +159,13 @@ def _cut_out(
     resolution: int,
     factor: int,
 ) -> Inputs:
-    """What belongs to one window, beside what belongs to the `whole`; colours are as seen, and with the scribble."""
+    """Inputs of one window. `whole` has the fields shared by all windows; `colours` are the source without and with scribble."""
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(change, (width, height))
     seen, painted = colours
-    if request.task != "edit":  # all other tasks continue what lies around; filled before it is resized, which would spread it
+    if (
+        request.task != "edit"
+    ):  # other tasks continue the surroundings; filled before resizing, which would leak what is under the mask
         seen = fill(seen, (change > 0).astype(np.uint8), "blur", np.random.default_rng(0))
         painted = painted if request.scribble is not None or request.fill == "original" else seen
     pixels, painted = resize(seen, (width, height)), resize(painted, (width, height))
@@ -188,15 +194,15 @@ def _cut_out(
 def _edges(
     mask: np.ndarray, window: Window, feather: float | None, transparency: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Opacity and cover, each (h, w) in [0, 1]: the soft edges of the window's part of the mask, by default as suits that part.
+    """Opacity and cover of a window, each (h, w) in [0, 1]: its part of the mask with soft edges.
 
     Args:
         mask: (H, W) in {0, 1}.
-        window: The part.
-        feather: Width of the soft edges.
+        window: The window.
+        feather: Width of the soft edges in pixels; None chooses it by the mask in the window.
         transparency: (H, W) the picture's alpha, if it has one.
     """
-    top, left = max(window.top - 1, 0), max(window.left - 1, 0)  # what lies just outside ends the mask
+    top, left = max(window.top - 1, 0), max(window.left - 1, 0)  # one more pixel on each side, where the mask may end
     around = np.s_[top : window.top + window.height + 1, left : window.left + window.width + 1]
     inside = np.s_[window.top - top :, window.left - left :]
     part = mask[around]
@@ -225,7 +231,7 @@ def _windows_notes(chosen: Windows) -> list[str]:
 
 
 def _canvas_notes(given: Given, windows: Sequence[Window], resolution: int) -> list[str]:
-    """How margins were understood, and what they lack."""
+    """Notes on margins: the orientation they refer to, and loss of resolution."""
     if given.original is None:
         return []
     notes = []

@@ -1,4 +1,4 @@
-"""The pictures of a request: source, mask and scribble read, margins put around the source."""
+"""Reading of a request's source, mask and scribble, with margins added to the source for outpainting."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from sfumato.pictures.reading import MAX_PIXELS, Picture, read
 from sfumato.pictures.sizing import fitted
 from sfumato.request import Box, EditRequest, ImageSource
 
-SHADOW, MOST_SHADOW = 0.05, 16  # how far what is removed reaches beyond its mask: in square roots of its area; pixels
+SHADOW, MOST_SHADOW = 0.05, 16  # growth of the mask by remove: fraction of the square root of its area; most pixels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,10 +24,10 @@ class Given:
 
     Args:
         picture: The source, with margins if they are to be painted.
-        area: How much each place may change.
-        seen: (H, W, 3) uint8: the source as the model sees it.
+        area: Per-pixel edit strength of the mask, and notes.
+        seen: (H, W, 3) uint8: the source as given to the model.
         painted: The same with the scribble on it.
-        original: Where the source lies if it has margins.
+        original: Where the source lies in `picture` if margins were added.
     """
 
     picture: Picture
@@ -38,17 +38,24 @@ class Given:
 
 
 def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, SoftMask, np.ndarray]:
-    """The source, how much each place of it may change, and its colours with the scribble on them, at the output's size.
+    """Read the pictures of a request, at the output's size.
+
+    Returns:
+        The source; (H, W) in [0, 1] how much each pixel may change; (H, W, 3) uint8 the source with the scribble on it.
 
     Raises:
-        ImageError, MaskError, OptionError: Whatever is wrong with them or with the prompt, before any model is needed.
+        ImageError, MaskError, OptionError: What is wrong with them or with the prompt; no model is needed to find out.
     """
     given = read_given(request, max_pixels)
     return given.picture, given.area.change, given.painted
 
 
 def read_given(request: EditRequest, max_pixels: int) -> Given:
-    """What `read_pictures` reads, and what else there is to know of it; its errors too."""
+    """As `read_pictures`, with all that was read.
+
+    Raises:
+        ImageError, MaskError, OptionError: As `read_pictures`.
+    """
     tasks.check(request)
     request, picture = align(request, read(request.image, max_pixels=max_pixels), max_pixels)
     given = _with_margins(request, picture, max_pixels) if request.expand else _within(request, picture, max_pixels)
@@ -92,7 +99,7 @@ def _read_area(request: EditRequest, picture: Picture, max_pixels: int) -> Area:
 
 
 def _with_shadow(area: Area) -> Area:
-    """The mask grown a little: at the edge of what is removed lie its blurred outline and its shadow."""
+    """The mask grown a little, to cover the blurred outline and the shadow of what is removed."""
     mask = area.change.astype(np.uint8)
     radius = round(SHADOW * math.sqrt(int(mask.sum())))
     grown = grow_mask(mask, min(radius, MOST_SHADOW)) if radius else mask
@@ -103,7 +110,7 @@ def _with_shadow(area: Area) -> Area:
 
 
 def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
-    """The scribble over the picture, only under the mask; its transparency is respected."""
+    """The picture with the scribble composited over it under the mask, by the scribble's alpha."""
     layer = read(scribble, max_pixels=max_pixels, what="scribble")
     if layer.rgb.shape != rgb.shape:
         raise ImageError(

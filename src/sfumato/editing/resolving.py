@@ -1,4 +1,4 @@
-"""Resolution of a request: default values, by model and method, for every option left open."""
+"""Resolution of a request: defaults, by task, preset and model, for all fields that are None."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,20 +17,26 @@ from sfumato.methods.registry import CARDS, fields_of, method_fields
 from sfumato.request import EditRequest, refusal
 
 GUARD = "text, letters, words, writing, caption, watermark"
-"""Added to the negative prompt of real models: the paper notes that prompts are sometimes drawn as written letters."""
+"""Added to the negative prompt of models with an open vocabulary: the paper notes that prompts are sometimes drawn as letters."""
 
-# EDM's levels are spaced from sigma 80 down, so more of them are passed to start at the same ratio. Guidance of Playground v2.5.
+# EDM's levels start at sigma 80: more are skipped to reach the same noise-to-signal ratio. Guidance of Playground v2.5.
 EDM_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.0, "start_fraction": 0.54}
 EDM_SCRIBBLE_START = 0.6
 GUIDANCE_EMBEDDING = 3.5  # of FLUX.1-dev's pipeline
 SHARED_DEFAULTS: dict[str, Any] = {"scheduler": "ddim", "fill": "original", "preset": "default"}
 SCRIBBLE_START = 0.4  # a scribble must survive the noise it starts from
-SCRIBBLE_SIGMA = 2.28  # the same on Stable Diffusion's schedule, as a noise-to-signal ratio
+SCRIBBLE_SIGMA = 2.28  # noise-to-signal ratio of SCRIBBLE_START on Stable Diffusion's schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A request without open options, the method options that its preset names, and the prompts for the model."""
+    """A resolved request.
+
+    Args:
+        request: With all defaults filled in.
+        options: The method's `Options`: the preset's, overridden by the request's.
+        texts: The prompts for the model.
+    """
 
     request: EditRequest
     options: Any
@@ -38,13 +44,20 @@ class Resolved:
 
 
 def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow_pickle: bool = False) -> Resolved:
-    """Fill in what the request leaves open: the preset's values first, then the model family's, then the shared ones.
+    """Fill in the fields that are None.
 
-    What a task brings goes before all of them, but for a preset that the request names.
+    Precedence, highest first: a preset that the request names, the task's defaults, the default preset, the model family's
+    defaults, the shared defaults.
+
+    Args:
+        request: The edit.
+        backbone: The model.
+        card: Card of the method.
+        allow_pickle: Whether textual inversion files may be pickles.
 
     Raises:
         Unsupported: The method, or an option, cannot run on this model.
-        OptionError: Unknown preset, or a task or an option that the method does not have.
+        OptionError: Unknown preset; task or option that the method does not have.
         BackboneError: An embedding that is absent, unsafe or made for another model.
     """
     traits = backbone.traits
@@ -68,34 +81,38 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     brought, set_by_preset = tasks.defaults(request, traits, card), dict(preset.defaults)
     values = _family_values(traits) | {"preset": name}
     values |= set_by_preset | brought if request.preset is None else brought | set_by_preset
-    if "start_fraction" in brought:  # in other units; see below
+    if "start_fraction" in brought:  # the same setting in other units
         values.pop("start_sigma", None)
     if request.scribble is not None:
         values |= {"fill": "original", **_scribble_start(traits)}
-    if request.start_fraction is not None:  # what the user says goes before a default in other units
+    if request.start_fraction is not None:  # the user's value overrides a default in other units
         values.pop("start_sigma", None)
     unknown = method_fields() - set(card.uses)
     filled = {field: value for field, value in values.items() if getattr(request, field) is None and field not in unknown}
     own = {option: value for option in options.exposed() if (value := getattr(options, option)) is not None}
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update={**filled, "options": own})
-    told = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
-    texts = read_texts(told, guard, backbone, allow_pickle=allow_pickle)
+    given = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
+    texts = read_texts(given, guard, backbone, allow_pickle=allow_pickle)
     return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
 
 def _scribble_start(traits: Traits) -> dict[str, Any]:
-    """Where an edit with a scribble starts."""
+    """Default start of an edit with a scribble, as a field of the request."""
     if traits.can(Capability.FLOW):
         return {"start_sigma": SCRIBBLE_SIGMA}
     return {"start_fraction": EDM_SCRIBBLE_START if _is_edm(traits) else SCRIBBLE_START}
 
 
 def with_background(resolved: Resolved, seam_informative: bool) -> Resolved:
-    """Choose the background reconstruction if the request leaves it open: Poisson, or paste for strokes and backdrops.
+    """Choose the background reconstruction if it is None: "poisson", or "paste" for strokes and replaced backgrounds.
 
-    Poisson keeps the colours of the border. A stroke is nearly all border: nothing would be seen of its edit. And around what
-    stands before a new background lies the old one, which would tint it.
+    Poisson blending imposes the colours at the border of the mask. In a stroke, which is nearly all border, it would undo the
+    edit; in a replaced background it would spread the old background's colours.
+
+    Args:
+        resolved: The request.
+        seam_informative: As in `sfumato.editing.preparing.Inputs`.
     """
     request = resolved.request
     if request.background is not None:
@@ -105,7 +122,7 @@ def with_background(resolved: Resolved, seam_informative: bool) -> Resolved:
 
 
 def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> None:
-    """Refuse what the user asked for and would not get."""
+    """Refuse given options that would have no effect."""
     given = {name for name in method_fields() if getattr(request, name) != EditRequest.model_fields[name].default}
     given |= request.options.keys()
     for name in sorted(given - set(fields_of(card))):
@@ -131,7 +148,7 @@ def _own_options(request: EditRequest, card: MethodCard, preset: MethodOptions) 
 
 
 def _family_values(traits: Traits) -> dict[str, Any]:
-    """Defaults of the model's family."""
+    """Defaults of the model's family, with the shared ones."""
     embedded = {"guidance_embedding": GUIDANCE_EMBEDDING} if Extra.GUIDANCE in traits.extras else {}
     edm = EDM_DEFAULTS if _is_edm(traits) else {}
     return SHARED_DEFAULTS | dict(family(traits.family).defaults) | edm | embedded

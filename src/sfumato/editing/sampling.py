@@ -1,4 +1,4 @@
-"""From samples to latents, batch by batch: predictions of one request, or of many whose keys are equal."""
+"""Batched sampling of predictions, of one edit or of several with equal keys."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,11 +27,11 @@ __all__ = ["Latents", "Listener", "Progress", "average_scores", "sample"]
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """What a batch made for one window of one edit.
+    """Sampled latents of one window of one edit.
 
     Args:
         window: The window.
-        latents: (b, C, h, w) clean scaled latents of the next of its predictions, in the order of their seeds.
+        latents: (b, C, h, w) clean scaled latents of its next b predictions, in the order of their seeds.
     """
 
     window: PreparedWindow
@@ -39,18 +39,21 @@ class Latents:
 
 
 def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) -> Iterator[Latents]:
-    """Make the predictions, in as few batches as keys and memory allow; each comes out as if it were alone.
+    """Sample in as few batches as keys and memory allow; each prediction is as if sampled alone.
 
-    An edit whose listener raises is over: the error is its `failure`, its rows leave the batch, and the others go on. The windows
-    of one edit are sampled in turn, as are the batches: each is made when it is asked for.
+    If an edit's listener raises, the error becomes its `failure`, its rows are dropped from the batch, and the others go on.
+    Batches are sampled lazily, window by window.
 
     Args:
-        samples: Of one edit or many, on one model; those of one window together.
+        samples: Of one edit or several, on one model; those of one window next to each other.
         accelerators: Attached to the denoiser while a batch is sampled.
+
+    Returns:
+        The latents of each window in each batch.
 
     Raises:
         ResourceError: out-of-memory, with a single prediction.
-        Exception: What a listener raised, when no edit is left.
+        Exception: Error of a listener, when no edit is left.
     """
     groups: dict[Hashable, list[Sample]] = {}
     for each in samples:
@@ -76,7 +79,7 @@ def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) 
 
 
 def _batch(batch: Sequence[Sample], accelerators: Sequence[Accelerator]) -> list[Latents]:
-    """Sample one batch; nothing for edits that ended meanwhile."""
+    """Sample one batch; edits that failed meanwhile are left out of the result."""
     shares = [(window, tuple(each.seed for each in own)) for window, own in groupby(batch, key=lambda each: each.window)]
     window = batch[0].window
     backbone = window.edit.backbone
@@ -97,12 +100,12 @@ def _batch(batch: Sequence[Sample], accelerators: Sequence[Accelerator]) -> list
     return made
 
 
-Shares = Sequence[tuple[PreparedWindow, tuple[int, ...]]]  # of a batch: windows and their seeds, in the order of the rows
+Shares = Sequence[tuple[PreparedWindow, tuple[int, ...]]]  # windows of a batch with their seeds, in the order of the rows
 
 
 @contextmanager
 def _timed(shares: Shares, stage: str) -> Iterator[None]:
-    """Every edit of a batch waits for the whole of it."""
+    """Add the duration of the block to the stage of every edit in the batch."""
     with ExitStack() as stack:
         for edit in dict.fromkeys(window.edit for window, _ in shares):
             stack.enter_context(edit.clock.stage(stage))
@@ -110,7 +113,7 @@ def _timed(shares: Shares, stage: str) -> Iterator[None]:
 
 
 def _task(shares: Shares) -> EditTask[Any, Any]:
-    """What a loop is given: tensors lead with 1 where one window has the batch for itself, else with the batch."""
+    """The loop's input. Leading dimensions are 1 if the batch has one window, else the batch size."""
     window = shares[0][0]
     tensors = [(*own.encoder.of(seeds), own.inputs.mask_latent) for own, seeds in shares]
     if len(shares) > 1:
@@ -132,7 +135,7 @@ def _task(shares: Shares) -> EditTask[Any, Any]:
 
 
 def _pair(shares: Shares) -> Pair:
-    """The conditions of all rows."""
+    """Conditions of all rows."""
     if len(shares) == 1:
         return shares[0][0].pair
     return Pair(
@@ -142,7 +145,7 @@ def _pair(shares: Shares) -> Pair:
 
 
 def _watch(shares: Shares, rows: LiveRows) -> Watch:
-    """Tells every edit of its own rows; the rows of one whose listener raises are dropped, and with the last the batch ends."""
+    """A step callback that calls each edit with its own rows, and drops those of an edit whose listener raises."""
     starts = [sum(len(seeds) for _, seeds in shares[:i]) for i in range(len(shares))]
     parts = [
         (window.edit, slice(start, start + len(seeds)), window.watching(len(seeds)))

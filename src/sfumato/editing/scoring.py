@@ -1,4 +1,4 @@
-"""The models that judge predictions, and how those of one edit are ordered."""
+"""The CLIP models of an editor: for ranking predictions and for guiding sampling."""
 
 from typing import Literal
 
@@ -21,11 +21,11 @@ from sfumato.request import EditRequest
 
 
 class Scorers:
-    """The CLIPs of one editor, that rank and that guide: loaded when first needed and kept, once if they are the same.
+    """CLIP models of one editor, loaded on first use and kept; one that ranks and guides is loaded once.
 
     Args:
-        ranker: Name of the one that ranks; by default the one that suits the model.
-        device: Where they run.
+        ranker: Name of the ranking model; by default the one of the model's family.
+        device: Device that they run on.
     """
 
     def __init__(self, ranker: str | None, device: torch.device) -> None:
@@ -36,11 +36,15 @@ class Scorers:
         self._lpips: PictureDistance | None = None
 
     def forget(self) -> None:
-        """Another model is edited with, which another CLIP may suit."""
+        """Drop the ranking model, whose default depends on the edited model's family."""
         self.ranking = None
 
     def guide(self, resolved: Resolved) -> Guide:
-        """What guides, and the prompt in CLIP's space."""
+        """The guiding CLIP and its embedding of the prompt; LPIPS too if the options use it.
+
+        Raises:
+            BackboneError: The CLIP or LPIPS is absent or not supported.
+        """
         name = str(resolved.options.clip_model)
         if resolved.options.background_lpips_weight and self._lpips is None:
             self._lpips = guiding_lpips(self._device)
@@ -56,19 +60,22 @@ class Scorers:
             return clip.load_scorer(name, self._device)
 
     def rank(self, edit: Prepared, request: EditRequest, windows: list[np.ndarray], notes: list[str]) -> list[Score]:
-        """Scores of the predictions, best first; none if they are not to be ranked.
+        """Scores of the predictions, best first; empty if the request asks for no ranking.
 
         Args:
-            edit: Whose predictions.
-            request: As it was run.
-            windows: Of each window, (n, h, w, 3) uint8 or uint16.
-            notes: Gets what the user should know.
+            edit: The edit.
+            request: Its request with all defaults filled in.
+            windows: Predictions in each window, (n, h, w, 3) uint8 or uint16.
+            notes: Notes for the user are appended.
+
+        Raises:
+            BackboneError: The ranking model is absent, and it was named or rank is "region".
         """
         if request.rank == "none":
             return []
         scorer = self._ranking_scorer(edit, request.rank, notes) if tasks.has_words(request) else None
         parts = [window.inputs for window in edit.windows]
-        # by its border the best stroke would be the one that shows least
+        # judged by its border, the best stroke would be the least visible one
         informative = all(part.seam_informative for part in parts)
         by_prompt = not informative and request.rank == "both" and scorer is not None
         mode: Literal["both", "region", "whole"] = "region" if by_prompt else request.rank
@@ -85,7 +92,7 @@ class Scorers:
         return self.ranking
 
     def _load(self, edit: Prepared, mode: str) -> tuple[clip.Scorer | None, list[str]]:
-        """The ranking model; without one that was asked for by name, ranking goes on by the whole picture alone, and says so."""
+        """The ranking model and notes. None if the family's default is absent: ranking then uses the whole picture alone."""
         suited = family(edit.backbone.traits.family).clip
         self._ranking_name = self._ranker or suited
         if self._ranker is not None or suited == "embedded":
@@ -99,10 +106,10 @@ class Scorers:
 
 
 def average_scores(windows: list[list[Score]]) -> list[Score]:
-    """Scores of whole predictions, best first, from those of their windows: the mean of each part; equals keep their order.
+    """Scores of whole predictions, best first: the mean of each score over the windows; ties keep the order of the seeds.
 
     Args:
-        windows: Of each window, the scores of all its predictions, in any order.
+        windows: For each window, the scores of all its predictions, in any order.
     """
     if len(windows) == 1:
         return windows[0]

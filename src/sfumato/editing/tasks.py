@@ -1,4 +1,4 @@
-"""What each task needs of a request, which method does it, and from what defaults it starts."""
+"""Tasks: their checks of a request, choice of method, defaults and notes."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from sfumato.methods.base import TEXT_FIELDS, MethodCard
 from sfumato.request import EditRequest
 
 FOR_WORDS = ("negative_prompt", "guidance_scale")
-"""Whoever sets one of these without a prompt wants the model to be guided."""
+"""Setting one of these without a prompt keeps guidance on."""
 
 
 def has_words(request: EditRequest) -> bool:
-    """Whether a prompt says what is to appear."""
+    """Whether the request has a prompt."""
     return bool(request.prompt.strip())
 
 
 def check(request: EditRequest) -> None:
-    """Refuse what does not go with the request's task, before anything is read.
+    """Refuse fields that contradict the request's task, before any file is read.
 
     Raises:
         OptionError: prompt-empty, expand-missing or option-contradiction.
@@ -55,12 +55,12 @@ def check(request: EditRequest) -> None:
 
 
 def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCard:
-    """The method that a request names, or else the best one for its task and model.
+    """The method named by a request, or by default the first that does its task on the model.
 
     Args:
-        request: With a method.
-        traits: Of the model.
-        named: Whether somebody chose the method; an edit has a default one.
+        request: Its `method` is set.
+        traits: Traits of the model.
+        named: Whether the user chose the method; otherwise `method` is the default of the task edit.
 
     Raises:
         OptionError: method-unknown.
@@ -72,7 +72,7 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
 
 
 def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None:
-    """Refuse a task that the method does not have, or has not without words.
+    """Refuse a task that the method does not do, or does not do without a prompt.
 
     Raises:
         OptionError: task-unsupported or prompt-empty.
@@ -93,7 +93,7 @@ def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None
 
 
 def defaults(request: EditRequest, traits: Traits, card: MethodCard) -> dict[str, Any]:
-    """Values that the task brings for fields that the request leaves open."""
+    """The task's defaults for fields of the request that are None."""
     task = card.tasks[request.task]
     values = dict(task.defaults)
     if not has_words(request) and all(getattr(request, name) is None for name in FOR_WORDS):
@@ -102,14 +102,14 @@ def defaults(request: EditRequest, traits: Traits, card: MethodCard) -> dict[str
 
 
 def words(request: EditRequest, traits: Traits, card: MethodCard) -> str:
-    """What the model is given: the prompt, or without one that nothing stands there, for tasks that want nothing there."""
+    """The prompt given to the model: the user's; if empty, and the task wants an empty scene, the family's words for that."""
     if has_words(request) or not card.tasks[request.task].says_empty or not traits.can(Capability.TEXT):
         return request.prompt
     return family(traits.family).empty
 
 
 def notes(request: EditRequest, prompt: str) -> list[str]:
-    """What the user should know of how a task without words was done; `prompt` is what the model was given."""
+    """Notes on a task that was done without a prompt; `prompt` is what the model was given."""
     if has_words(request):
         return []
     said = [f"No words were given, so the model was given '{prompt}'."] if prompt else []

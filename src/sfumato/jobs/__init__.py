@@ -1,1 +1,1 @@
-"""One unit of work, whoever asks for it and whoever runs it: items, engines, events and outcomes, all of them plain data."""
+"""Jobs: items of work, engines that run them, events and outcomes, as picklable data."""

@@ -1,4 +1,4 @@
-"""What runs items: in this process, on one device. Items of different users can share the batches of one model."""
+"""Engines, which run items; the local one batches compatible items of different users on one device."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ Join = Callable[[Item], bool]
 
 log = logging.getLogger("sfumato.jobs")
 
-SHARED = 8  # items per batch on an accelerator; on a CPU a batch takes about as long as its predictions one by one
-KEYS_KEPT = 256  # of items that were prepared but could not join
+SHARED = 8  # items per batch on a GPU; on a CPU a batch takes about as long as its predictions one by one
+KEYS_KEPT = 256  # batch keys remembered of items that were prepared but did not join
 
 
 class Edits(Protocol):
-    """What runs one item: `sfumato.Editor`, or what stands in for it."""
+    """Interface for running one item: `sfumato.Editor`, or a stand-in."""
 
     def edit(self, request: EditRequest, *, on_progress: Callable[[Any], None]) -> EditResult:
-        """Make the predictions of one request."""
+        """See `sfumato.Editor.edit`."""
 
 
 @runtime_checkable
 class Stages(Protocol):
-    """What can run several items in one batch."""
+    """Interface for running several items in one batch: `sfumato.Editor`."""
 
     device: torch.device
 
@@ -57,30 +57,30 @@ class Stages(Protocol):
 
 
 class Engine(Protocol):
-    """Runs items, wherever its models are."""
+    """Interface of engines: they run items in this process or elsewhere."""
 
     def run(self, items: Sequence[Item], listener: Listener, join: Join) -> Iterator[Outcome]:
-        """Run the first item, and with it those that can share its batches.
+        """Run the first item, together with others that can share its batches.
 
         Args:
-            items: The first is run in any case. The others may be left for later.
-            listener: Hears of all items that are run. What it raises ends the item concerned, and no other.
-            join: Asked of each other item before it is run; it is not if the answer is no.
+            items: Not empty. The first is always run, the others only if they fit.
+            listener: Called with the events of all items that are run. An error that it raises ends the item concerned alone.
+            join: Called before another item is run; False leaves it out.
 
         Returns:
-            How each item that was run ended, each as soon as it is known. Nothing is raised.
+            Outcome of each item that was run, as soon as it is known; errors are outcomes and are not raised.
         """
 
 
 class Reporter:
-    """Turns the progress of one item into events, with the pictures that somebody wants to see.
+    """Converts the progress of one item into events, with the previews that its listener wants.
 
     Args:
         item: The item.
-        request: Its edit.
-        listener: Hears of the events.
+        request: Its request.
+        listener: Called with the events.
         max_pixels: As in `sfumato.Editor`.
-        silent: Whether nothing is reported yet.
+        silent: Whether to report nothing yet.
     """
 
     def __init__(self, item: Item, request: EditRequest, listener: Listener, max_pixels: int, *, silent: bool = False) -> None:
@@ -89,7 +89,7 @@ class Reporter:
         self._meter, self._shows = Meter(), True
 
     def __call__(self, progress: Progress) -> None:
-        """Tell of it; raises what the listener raises."""
+        """Report progress; errors of the listener are raised."""
         if self.silent:
             return
         metered = self._meter(progress)
@@ -107,7 +107,7 @@ class Reporter:
         self.listener(event)
 
     def _with_pictures(self, event: Event, progress: Progress, preview: bool, partial: bool) -> Event:
-        """None is worth failing the item for, and after one that failed there are no more."""
+        """The event with previews. If making one fails, the item goes on without any more."""
         try:
             if partial:
                 event = replace(event, partial=self._previewer.whole(progress))
@@ -123,9 +123,9 @@ class LocalEngine:
     """Runs items in this process. See `Engine`.
 
     Args:
-        make_editor: Loads a model; each is loaded once and kept.
-        pixels: Most pixels of a picture; also of all pictures together that are edited at once, unless there is only one.
-        share: Most items in one batch; by default `SHARED` on an accelerator and 1 on a CPU.
+        make_editor: Loads a model by name; each is loaded once and kept.
+        pixels: Most pixels of a picture, and of all pictures in one batch together.
+        share: Most items in one batch; by default `SHARED` on a GPU and 1 on a CPU.
     """
 
     def __init__(self, make_editor: Callable[[str], Edits], *, pixels: int = MAX_PIXELS, share: int | None = None) -> None:
@@ -134,7 +134,7 @@ class LocalEngine:
         self._keys: OrderedDict[str, tuple[Hashable, ...]] = OrderedDict()
 
     def editor(self, model: str) -> Edits:
-        """The editor of a model, loaded if it is not yet. One that cannot be loaded leaves the others as they are.
+        """The editor of a model, loaded on first use.
 
         Raises:
             BackboneError: See `sfumato.Editor`.
@@ -163,7 +163,7 @@ class LocalEngine:
         return editor.edit(request, on_progress=Reporter(item, request, listener, self._pixels))
 
     def _together(self, editor: Stages, first: Item, others: Sequence[Item], listener: Listener, join: Join) -> Iterator[Outcome]:
-        """Run an item and whatever can join it. Each is finished by itself, and its pictures are then let go."""
+        """Run an item with those that can join it. Each is finished separately, and its pictures are then freed."""
         lead = _attempt(first, self._prepare, editor, first, listener)
         if isinstance(lead, Outcome):
             yield lead
@@ -183,7 +183,7 @@ class LocalEngine:
     def _joining(
         self, editor: Stages, lead: _Member, others: Sequence[Item], listener: Listener, join: Join
     ) -> Iterator[_Member]:
-        """The items that fit into the lead's batch beside those before them: what has no place there waits for its own turn."""
+        """The items that fit into the first one's batch; the others stay in the queue."""
         keys, room, pixels = lead.edit.keys, lead.room - lead.item.n, self._pixels - lead.item.pixels()
         places = self._most(editor) - 1
         for item in others:
@@ -195,7 +195,7 @@ class LocalEngine:
             if isinstance(size, Outcome) or size > pixels:
                 continue
             member = _attempt(item, self._prepare, editor, item, listener, True)
-            if isinstance(member, Outcome):  # it fails by itself when its turn comes
+            if isinstance(member, Outcome):  # it fails again, and is reported, when its turn comes
                 continue
             self._remember(item, member.edit.keys)
             taken = lead.room - room
@@ -206,13 +206,13 @@ class LocalEngine:
             yield member
 
     def _remember(self, item: Item, keys: tuple[Hashable, ...]) -> None:
-        """So that an item is not prepared for nothing more than once."""
+        """Store an item's batch keys, so that it is not prepared in vain again."""
         self._keys[item.id] = keys
         while len(self._keys) > KEYS_KEPT:
             self._keys.popitem(last=False)
 
     def _sampled(self, editor: Stages, group: Sequence[_Member]) -> dict[str, list[Latents]]:
-        """By item what a common batch made; nothing for one item, or if it failed: then each is sampled when it is finished."""
+        """Latents of a shared batch, by item; empty for one item, or if the batch failed: items are then sampled singly."""
         if len(group) == 1:
             return {}
         try:
@@ -226,7 +226,7 @@ class LocalEngine:
 
 @dataclass(kw_only=True)
 class _Member:
-    """An item that is prepared."""
+    """A prepared item."""
 
     item: Item
     edit: Prepared
@@ -234,7 +234,7 @@ class _Member:
 
     @property
     def room(self) -> int:
-        """Predictions that may be in its batches."""
+        """Most predictions per batch."""
         return min(window.limit for window in self.edit.windows)
 
 
@@ -245,9 +245,9 @@ def _finish(editor: Stages, member: _Member, made: list[Latents] | None) -> Edit
 
 
 def _attempt(item: Item, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Outcome:
-    """What the work gives, or the item's end, without the frames that hold its tensors.
+    """Result of the work, or the item's outcome if it failed, with the traceback dropped so that its tensors are freed.
 
-    Also of SystemExit and its like, by which a library may mean to end something else.
+    SystemExit and the like are caught too: a library that raises them must not end the worker.
     """
     try:
         return work(*args, **kwargs)

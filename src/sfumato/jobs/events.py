@@ -1,4 +1,4 @@
-"""Events and outcomes of an item, as plain data that can be pickled."""
+"""Events and outcomes of items, as picklable data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from sfumato.request import EditResult, one_by_one
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Where an item is.
+    """Progress of an item.
 
     Args:
-        id: The item's.
+        id: Id of the item.
         stage, step, total, fraction, seconds_left: As in `sfumato.editing.progress.Progress`.
-        preview: A small JPEG of the picture as it stands, if it was asked for.
-        partial: The whole picture as it stands, RGB, if it was asked for.
+        preview: A small JPEG of the current state, if the listener wanted it.
+        partial: The current state as a whole RGB picture, if the listener wanted it.
     """
 
     id: str
@@ -36,31 +36,31 @@ class Event:
 
 
 class Wanted(NamedTuple):
-    """The pictures that somebody looks at now: each costs time, so none is made unasked."""
+    """Which previews an event is to carry. Each costs time, so by default none is made."""
 
     preview: bool = False
     partial: bool = False
 
 
 class Listener(Protocol):
-    """Whoever follows items."""
+    """Interface for following items."""
 
     def wanted(self, event: Event) -> Wanted:
-        """Called before each event is sent. An error that it raises ends the item and is its outcome."""
+        """The previews wanted; called before each event. An error that it raises ends the item and becomes its outcome."""
 
     def __call__(self, event: Event) -> None:
-        """Hear of an event, with the pictures that were wanted."""
+        """Receive an event, with the previews that were wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How an item ended: with a result or with an error.
+    """End of an item: a result or an error.
 
     Args:
-        id: The item's.
-        result: The predictions; whole pictures are made when they are asked for, one by one.
-        error: What kept it from its end. Its code is "internal" if that is no fault of the request.
-        shared: Items that were sampled in its batches, itself among them.
+        id: Id of the item.
+        result: The predictions; whole pictures are composed on access.
+        error: Why it failed. The code is "internal" if the request is not at fault.
+        shared: Number of items in its batches, itself included.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Outcome:
     shared: int = 1
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """The pictures as PNG, each with the request it was made from, and the mask as it was understood; one by one."""
+        """Names and bytes of the result's files, lazily: predictions as PNG with their stored request, and the mask."""
         assert self.result is not None
         for index, image in enumerate(one_by_one(self.result.images)):
             texts = {METADATA_KEY: to_text(self.result, index)}
@@ -77,7 +77,7 @@ class Outcome:
         yield "mask.png", encode(self.result.mask, "PNG")
 
     def record(self) -> dict[str, Any]:
-        """The result without its pictures."""
+        """The result without its pictures, as JSON values."""
         assert self.result is not None
         result = self.result
         return {

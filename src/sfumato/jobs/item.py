@@ -1,4 +1,4 @@
-"""An edit as data: options that have been checked, and pictures as bytes."""
+"""An edit as picklable data: validated options, and pictures as bytes."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from sfumato.masks.canvas import in_pixels
 from sfumato.pictures.formats import UPLOADED, open_header
 from sfumato.request import EditRequest
 
-# Fields that may differ between the edits of one batch; of these, some decide what the model sees, which is looked at later.
+# Fields that may differ within a batch. Some of them change the batch key (see `PreparedWindow.key`), which is compared later.
 OWN = frozenset(
     {
         *("prompt", "negative_prompt", "prompt_weights", "guard", "seed", "n", "fill"),
@@ -26,12 +26,12 @@ OWN = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """What is to be done, without anything decoded. Can be pickled.
+    """One edit to run; its pictures are not decoded. Can be pickled.
 
     Args:
-        options: Fields of `EditRequest` besides its pictures, and the method's own options; JSON values, checked.
-        pictures: Bytes of "image", "mask" and "scribble", as far as they were given.
-        id: Tells it from others.
+        options: Fields of `EditRequest` without its pictures, and the method's own options; validated JSON values.
+        pictures: Bytes of "image", and of "mask" and "scribble" if given.
+        id: Unique, random.
     """
 
     options: dict[str, Any]
@@ -40,7 +40,7 @@ class Item:
 
     @property
     def size(self) -> int:
-        """Bytes that it holds in memory."""
+        """Bytes of its pictures."""
         return sum(map(len, self.pictures.values()))
 
     @property
@@ -50,33 +50,33 @@ class Item:
 
     @property
     def n(self) -> int:
-        """Predictions."""
+        """Number of predictions."""
         return int(self.options.get("n", EditRequest.model_fields["n"].default))
 
     def request(self) -> EditRequest:
-        """The edit, with pictures of which only the headers have been read.
+        """The request; of its pictures only the headers have been read.
 
         Raises:
             ImageError, MaskError: A picture cannot be read.
-            ValidationError: The fields do not go together.
+            ValidationError: The fields contradict each other.
         """
         pictures = {name: open_picture(data, name) for name, data in self.pictures.items()}
         return self._checked.model_copy(update=pictures)
 
     @cached_property
     def _checked(self) -> EditRequest:
-        """The edit without its pictures: these are opened anew for each use, so that none stays decoded in the queue."""
+        """The request without its pictures, which are opened anew for each use so that none stays decoded."""
         return EditRequest.model_validate({**self.options, **{name: Path(name) for name in self.pictures}})
 
     def pixels(self) -> int:
-        """Of the image by its header, or of the result if that is larger."""
+        """Pixels of the image, by its header, or of the result if that is larger."""
         size, request = open_picture(self.pictures["image"], "image").size, self._checked
         left, top, right, bottom = (0, 0, 0, 0) if request.expand is None else in_pixels(request.expand, size)
         width, height = request.size or (left + size[0] + right, top + size[1] + bottom)
         return max(size[0] * size[1], width * height)
 
     def resembles(self, other: "Item") -> bool:
-        """Whether both may fit one batch, as far as their options tell."""
+        """Whether both may fit one batch, judged by their options alone."""
         mine, yours = (
             {name: value for name, value in item.options.items() if name not in OWN and value is not None}
             for item in (self, other)
@@ -85,10 +85,10 @@ class Item:
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture of which only the header has been read, detected by its first bytes; fewer formats than for files.
+    """A picture of which only the header has been read; of the formats accepted as uploads.
 
     Raises:
-        ImageError: image-format, image-depth, image-damaged, or extra-missing, which is the sender's to mend here.
+        ImageError: image-format, image-depth, image-damaged or extra-missing.
     """
     try:
         return open_header(BytesIO(data), f"The {what}", formats=UPLOADED)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from sfumato.masks.canvas import with_plain_margins
 from sfumato.pictures.encoding import encode
 from sfumato.pictures.picture import Picture
 from sfumato.pictures.strips import to_image
-from sfumato.request import EditRequest
+from sfumato.request import Box, EditRequest
 
 if TYPE_CHECKING:
     from sfumato.editing.progress import Progress
@@ -58,14 +59,14 @@ class Previewer:
         return self._layers(progress).with_predictions(self._seen(progress))
 
     def _layers(self, progress: Progress, side: int | None = None) -> _Layers:
-        """From the pictures as the edit has read them, or read again if it tells of none."""
+        """From the pictures of the edit, or read again if the event has none."""
         if progress.inputs is not None:
-            return _Layers.of(progress.inputs.picture, progress.inputs.levels, side)
+            return _Layers.of(progress.inputs.picture, progress.inputs.levels, progress.inputs.original, side)
         from sfumato.editing.preparing import to_levels
-        from sfumato.editing.reading import read_pictures
+        from sfumato.editing.reading import read_given
 
-        picture, change, _ = read_pictures(self.request, self.max_pixels)
-        return _Layers.of(picture, to_levels(change), side)
+        given = read_given(self.request, self.max_pixels)
+        return _Layers.of(given.picture, to_levels(given.area.change), given.original, side)
 
     def _seen(self, progress: Progress) -> dict[Window, Image.Image]:
         """The last prediction of every window, at the model's size."""
@@ -90,12 +91,21 @@ class _Layers:
     scale: float
 
     @classmethod
-    def of(cls, picture: Picture, levels: np.ndarray, side: int | None = None) -> _Layers:
-        """A picture and its (H, W) uint8 mask, to be at most `side` pixels wide and high: large ones would take much memory."""
+    def of(cls, picture: Picture, levels: np.ndarray, original: Box | None, side: int | None = None) -> _Layers:
+        """Layers of a picture and its mask, reduced to save memory.
+
+        Args:
+            picture: The picture, with margins if it is to be extended.
+            levels: (H, W) uint8, 255 = edit.
+            original: Where the source lies if there are margins, which are plain grey until they are painted.
+            side: Most pixels wide and high.
+        """
         scale = min(1.0, side / max(picture.size)) if side else 1.0
         source, mask = to_image(picture.rgb), Image.fromarray(levels)
-        if picture.alpha is not None:  # hidden colours are nobody's to see
+        if picture.alpha is not None:  # colours under transparent pixels are not shown
             source = Image.composite(source, Image.new("RGB", picture.size, "white"), Image.fromarray(picture.alpha))
+        if original is not None:
+            source = with_plain_margins(source, original)
         if scale < 1:
             size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
             source, mask = (

@@ -1,4 +1,4 @@
-"""A larger canvas: margins around a picture, to be painted (outpainting)."""
+"""Margins around a picture, for outpainting."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sfumato.errors import ImageError, OptionError
 from sfumato.masks.margins import Margin
@@ -16,7 +17,9 @@ from sfumato.pictures.reading import RAISE
 from sfumato.pictures.samples import Pixels, narrow
 from sfumato.pictures.transparency import visible
 
-REACH = 0.5  # of the picture beside a margin, in widths of the margin, that the model has to see with it
+REACH = 0.5  # strip of the picture beside each margin that its window includes, in widths of the margin
+
+PLAIN_MARGIN = (224, 224, 224)  # colour of margins that are not painted yet
 
 Sides = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
@@ -27,11 +30,11 @@ class Canvas:
     """A picture with margins.
 
     Args:
-        picture: Its samples are the source's own, to the bit. In the margins they are the picture's mirrored, so that a soft edge
-            of the margins fades into its own texture; alpha too.
-        seen: (H, W, 3) uint8: what the model sees. In the margins it is the surroundings, extended smoothly: a mirrored picture
-            would be painted on as if it were one.
-        change: (H, W) in [0, 1]: 1 in the margins, and what else may change.
+        picture: The source's own samples, bit for bit; in the margins it is mirrored, alpha too, so that the soft edge of a
+            margin fades into the picture's own texture.
+        seen: (H, W, 3) uint8: the input of the model. In the margins the surroundings are extended smoothly, because the model
+            would continue a mirrored picture.
+        change: (H, W) in [0, 1]: 1 in the margins, the mask inside.
         original: Where the source lies, as x, y, width, height.
     """
 
@@ -45,7 +48,7 @@ def in_pixels(expand: Sequence[Margin], size: tuple[int, int]) -> Sides:
     """Margins in pixels; percents are of the picture's width (left, right) or height (top, bottom), rounded.
 
     Raises:
-        OptionError: expand-empty: none of them comes to a pixel.
+        OptionError: expand-empty: all of them round to 0.
     """
     left, top, right, bottom = (
         margin if isinstance(margin, int) else round(float(margin.rstrip("%")) * side / 100)
@@ -59,7 +62,7 @@ def in_pixels(expand: Sequence[Margin], size: tuple[int, int]) -> Sides:
 
 
 def check_size(size: tuple[int, int], sides: Sides, max_pixels: int) -> None:
-    """Refuse a canvas of more pixels than are allowed, before it is made.
+    """Refuse a canvas with too many pixels, before it is allocated.
 
     Raises:
         ImageError: image-too-large.
@@ -78,9 +81,9 @@ def enlarge(picture: Picture, sides: Sides, change: SoftMask | None = None) -> C
     """Put margins around a picture.
 
     Args:
-        picture: Of any mode and depth.
-        sides: Not all 0.
-        change: (H, W) in [0, 1], of the picture: what may change besides the margins.
+        picture: The source, of any mode and depth.
+        sides: Margins in pixels, not all 0.
+        change: (H, W) in [0, 1]: a mask of the picture, if more than the margins is to change.
     """
     left, top, right, bottom = sides
     width, height = picture.size
@@ -105,8 +108,21 @@ def enlarge(picture: Picture, sides: Sides, change: SoftMask | None = None) -> C
     )
 
 
+def with_plain_margins(image: Image.Image, original: Box) -> Image.Image:
+    """A picture with plain light grey margins, to be shown before they are painted.
+
+    Args:
+        image: RGB.
+        original: Where the source lies in it, as x, y, width, height.
+    """
+    left, top, width, height = original
+    plain = Image.new("RGB", image.size, PLAIN_MARGIN)
+    plain.paste(image.crop((left, top, left + width, top + height)), (left, top))
+    return plain
+
+
 def with_context(mask: Mask, original: Box) -> Mask:
-    """The mask with a strip of the picture beside each margin, so that a window chosen for it shows what is to be continued.
+    """The mask extended by a strip of the picture beside each margin, so that its window includes what is to be continued.
 
     Args:
         mask: (H, W) in {0, 1}, of the canvas.

@@ -1,4 +1,4 @@
-"""What a method is: a card in the registry, and a file with its options, presets, plan, conditions and loop."""
+"""Interface of methods: a card in the registry, and a module with options, presets, plan, conditions and loop."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -28,25 +28,25 @@ START_FIELDS = ("fill", "scribble", "start_fraction", "start_sigma")
 
 
 class Watch(Protocol):
-    """Called after each step; raises Cancelled to stop."""
+    """Callback after each step; it raises to stop, Cancelled for example."""
 
     def __call__(self, step: int, total: int, clean: "Tensor", /) -> None:
-        """Steps done, steps in all, and the predicted clean latents (B, C, h, w)."""
+        """Receives steps done, total steps, and the predicted clean latents (B, C, h, w)."""
 
 
 class PictureDistance(Protocol):
-    """A distance of pictures, with gradients."""
+    """A differentiable distance of pictures, such as LPIPS."""
 
     def __call__(self, made: "Tensor", given: "Tensor", /) -> "Tensor":
-        """From (B, 3, H, W) to (1, 3, H, W), both in [-1, 1], as (B,)."""
+        """(B,) distances of (B, 3, H, W) pictures from one of (1, 3, H, W), both in [-1, 1]."""
 
 
 class MethodOptions(BaseModel):
-    """A method's own options. Those declared with `option` are flags and fields of forms; presets alone set the others.
+    """Base of a method's own options. Users may set those declared with `option`; the others are set by presets alone.
 
     Args:
-        posterior_sample: Whether the source is encoded as a sample from the autoencoder's posterior, not its mean. Of every
-            method: the editor, which encodes, reads it.
+        posterior_sample: Whether the source is encoded as a sample from the autoencoder's posterior, not its mean. For every
+            method; read by the editor, which encodes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -55,14 +55,14 @@ class MethodOptions(BaseModel):
 
     @classmethod
     def exposed(cls, *, remote: bool = False) -> dict[str, FieldInfo]:
-        """The options that a request may set, by name; with `remote`, without those that name files of this machine."""
+        """Options that a request may set, by name; if `remote`, without those that name files of this machine."""
         wanted = (_ANYWHERE,) if remote else (_ANYWHERE, _HERE)
         return {name: info for name, info in cls.model_fields.items() if _exposure(info) in wanted}
 
     @classmethod
     @cache
     def given(cls) -> type[BaseModel]:
-        """A model of what a request may set: each option checked as it is declared here, or None where it is left open."""
+        """A pydantic model of the options that a request may set, with the same validation; None by default."""
         fields: dict[str, Any] = {}
         for name, info in cls.exposed().items():
             kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
@@ -70,7 +70,11 @@ class MethodOptions(BaseModel):
         return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
 
     def updated(self, values: Mapping[str, Any]) -> "MethodOptions":
-        """The same options but for these; they are checked."""
+        """A copy with some values replaced, validated.
+
+        Raises:
+            pydantic.ValidationError: A value that its option does not allow.
+        """
         return type(self)(**{**dict(self), **values})
 
 
@@ -84,15 +88,15 @@ def option(default: Any, description: str, *, local: bool = False, **bounds: Any
 
     Args:
         default: As in pydantic's `Field`.
-        description: One sentence, shown in help, API and page, where the method's name stands above it.
-        local: Whether it names files of the machine, which requests over HTTP may not.
-        bounds: As in pydantic's `Field`.
+        description: One sentence for help, API and page, where it is listed under the method's name.
+        local: Whether it names files of this machine; such options are not accepted over HTTP.
+        bounds: Constraints such as `ge`, as in pydantic's `Field`.
     """
     return Field(default, description=description, json_schema_extra={"x-exposed": _HERE if local else _ANYWHERE}, **bounds)
 
 
 def _exposure(info: FieldInfo) -> Any:
-    """Where an option may be set; "" for those that presets alone set."""
+    """Where an option may be set: "anywhere", "here" (not over HTTP), or "" if by presets alone."""
     extra = info.json_schema_extra
     return extra.get("x-exposed", "") if isinstance(extra, dict) else ""
 
@@ -102,8 +106,8 @@ class Preset(Generic[OptionsT]):
     """A named set of options.
 
     Args:
-        options: The method's own.
-        defaults: Values for fields of EditRequest that are left None.
+        options: Values of the method's own options.
+        defaults: Values for fields of EditRequest that are None.
     """
 
     options: OptionsT
@@ -112,7 +116,7 @@ class Preset(Generic[OptionsT]):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Inputs of a plan: the resolved fields of EditRequest, and scheduler settings that the picture's size asks for."""
+    """Inputs of a plan: resolved fields of EditRequest, and scheduler settings that depend on the latents' size."""
 
     scheduler: str
     steps: int
@@ -123,7 +127,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Guide:
-    """A CLIP that guides sampling by its gradients, and its embedding of the prompt, (1, D); LPIPS too, if requested."""
+    """CLIP that guides sampling by its gradients, its (1, D) embedding of the prompt, and LPIPS if the options use it."""
 
     scorer: "Scorer"
     text: "Tensor"
@@ -132,15 +136,15 @@ class Guide:
 
 @dataclass(frozen=True, kw_only=True)
 class EditInputs(Generic[OptionsT]):
-    """One edit in one window, before any batch: what its conditions are made from.
+    """Inputs of a method's `condition`: one edit in one window.
 
     Args:
-        texts: The prompts, as the model reads them.
-        pixels: (1, 3, H, W) in [-1, 1] the source.
+        texts: The parsed prompts.
+        pixels: (1, 3, H, W) in [-1, 1]: the source.
         mask_pixels: (1, 1, H, W) in {0, 1}; 1 = edit.
         mask_latent: (1, 1, h, w) in [0, 1]: how much each latent cell may change.
         options: The method's own options.
-        guidance_embedding: The guidance scale that distilled models embed; None for those that embed none.
+        guidance_embedding: Embedded guidance scale of guidance-distilled models; None for others.
     """
 
     texts: "Texts"
@@ -153,18 +157,18 @@ class EditInputs(Generic[OptionsT]):
 
 @dataclass(frozen=True, kw_only=True)
 class EditTask(Generic[OptionsT, PlanT]):
-    """One batch of predictions in latent space. Tensors lead with the batch, or with 1 where all predictions share them.
+    """Inputs of a method's `run`: one batch. Leading dimensions are B, or 1 for tensors that all predictions share.
 
     Args:
-        source: (1|B, C, h, w) clean scaled latents of the image, which everything outside the mask is replaced by.
-        start: (1|B, C, h, w) clean scaled latents that the masked area starts from (the source, a fill or a scribble).
-        mask: (1|B, 1, h, w) in [0, 1]; 1 = edit. Values between, for methods that use `soft_mask` only, are a per-pixel
-            edit strength.
+        source: (1|B, C, h, w) clean scaled latents of the source, kept outside the mask.
+        start: (1|B, C, h, w) clean scaled latents that the masked area starts from: the source, a fill or a scribble.
+        mask: (1|B, 1, h, w) in [0, 1]; 1 = edit. Values between are a per-pixel edit strength, for methods that use
+            `soft_mask` only.
         seeds: One per prediction.
-        plan: What the method's `plan` made.
+        plan: Result of the method's `plan`.
         options: The method's own options.
         shrink: Whether to start from dilated masks (progressive mask shrinking).
-        guide: For methods that are guided by CLIP.
+        guide: CLIP of methods that are guided by it.
     """
 
     source: "Tensor"
@@ -184,13 +188,13 @@ class Method(Protocol):
     PRESETS: Mapping[str, Preset[Any]]  # "default" is always there
 
     plan: Callable[["Traits", Sampling, Any], Any]
-    """Plan a run, before the first step: (what model it is, the request's sampling, options) -> plan."""
+    """Plan of a run: (traits of the model, sampling of the request, options) -> plan."""
 
     condition: Callable[["Backbone", EditInputs[Any]], "Pair"]
-    """What both branches of guidance are conditioned on. Called once per edit in a window, before the first batch."""
+    """Conditions of both branches of guidance. Called once per edit and window, before the first batch."""
 
     run: Callable[["Model", EditTask[Any, Any], Watch, "NoiseStream | None"], "Tensor"]
-    """The loop, called once per batch: gives (B, C, h, w) clean scaled latents."""
+    """The loop: (model, inputs, step callback, noise) -> (B, C, h, w) clean scaled latents. Called once per batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,10 +202,10 @@ class TaskCard:
     """How a method does a task.
 
     Args:
-        defaults: Values for fields of EditRequest that are left None; they go before those of the model's family and of the
-            default preset, and behind those of a preset that is named.
-        wordless: Further ones where no words say what is to appear; None if the method needs words.
-        says_empty: Whether without words the model is told that nothing stands there (`FamilyCard.empty`).
+        defaults: Values for fields of EditRequest that are None. They override those of the model's family and of the default
+            preset, but not those of a preset that the request names.
+        wordless: Further defaults for requests without a prompt; None if the method needs a prompt.
+        says_empty: Whether, without a prompt, the family's words for an empty scene (`FamilyCard.empty`) are the prompt.
     """
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -211,15 +215,15 @@ class TaskCard:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodCard:
-    """The row of a method in the registry. Listing cards loads no method and no torch.
+    """Entry of a method in the registry. Listing cards imports neither methods nor torch.
 
     Args:
-        name, kind, title, paper: What it is.
-        module: The file that holds its `Options`, `PRESETS`, `plan`, `condition` and `run`.
-        needs: What a model must be able to do.
-        uses: Fields of EditRequest that it uses, among those that not all methods do.
-        tasks: What it can be asked for.
-        guided: Whether it needs a CLIP to take gradients of.
+        name, kind, title, paper: Name for requests, kind of method, title and publication.
+        module: Module with its `Options`, `PRESETS`, `plan`, `condition` and `run`.
+        needs: Capabilities that a model must have.
+        uses: Fields of EditRequest that it uses, of those that not all methods use.
+        tasks: Tasks that it does, and how.
+        guided: Whether it is guided by the gradients of a CLIP.
     """
 
     name: str
@@ -233,5 +237,5 @@ class MethodCard:
     guided: bool = False
 
     def load(self) -> Method:
-        """The method's module."""
+        """Import and return the method's module."""
         return cast(Method, importlib.import_module(self.module))

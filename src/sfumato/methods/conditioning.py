@@ -1,4 +1,4 @@
-"""What several methods condition the two branches of guidance on."""
+"""Conditions of the two branches of guidance, shared by several methods."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from sfumato.methods.base import EditInputs
 
 
 def text_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
-    """The negative prompt and the prompt, with what else the denoiser takes; of a model without text, neither."""
+    """Negative prompt and prompt, with the denoiser's extras; models without text get the extras alone."""
     extras = extras_of(models, edit)
     if models.text_encoder is None:
         return Pair(unconditional=Conditions(extras=extras), conditional=Conditions(extras=extras))
@@ -22,14 +22,15 @@ def text_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
 
 
 def no_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
-    """Nothing: for methods that run an unconditional model."""
+    """Empty conditions, for methods that run an unconditional model."""
     return Pair(unconditional=Conditions(), conditional=Conditions())
 
 
 def extras_of(models: Backbone, edit: EditInputs[Any]) -> dict[Extra, Tensor]:
-    """The extra conditions that a denoiser takes, each leading with 1.
+    """The extra conditions that a denoiser takes, each with leading dimension 1.
 
-    SDXL (Podell et al., arXiv:2307.01952, section 2.2) is told that original and target have the window's size, uncropped.
+    SDXL's size and crop conditioning (Podell et al., arXiv:2307.01952, section 2.2): original and target size are the window's,
+    without a crop.
     """
     traits, extras = models.traits, {}
     if Extra.TIME_IDS in traits.extras:

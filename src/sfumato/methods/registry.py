@@ -7,8 +7,8 @@ from sfumato.errors import OptionError
 from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard, Task, TaskCard
 
 _EDIT = TaskCard(wordless=None)
-_FROM_BLUR = {"fill": "blur"}  # what was there, or stands beside it, is not to show through
-# Without words there is nothing to be guided to; and what lies around a hole, blurred, says most of what belongs there.
+_FROM_BLUR = {"fill": "blur"}  # neither what was there nor sharp surroundings are to show through
+# Without a prompt there is nothing to guide to; and the blurred surroundings of a hole are close to what belongs there.
 _CONTINUE = {"guidance_scale": 1.0, "start_fraction": 0.5}
 _EMPTY = TaskCard(defaults=_FROM_BLUR, says_empty=True)
 _CONTINUED = TaskCard(defaults=_FROM_BLUR, wordless=_CONTINUE)
@@ -62,22 +62,22 @@ CARDS: tuple[MethodCard, ...] = (
 
 
 def fields_of(card: MethodCard) -> tuple[str, ...]:
-    """What a method uses of all that not all methods do: fields of EditRequest, and its own options."""
+    """Fields of EditRequest that a method uses, of those that not all methods use, and its own options. Imports the method."""
     return (*card.uses, *card.load().Options.exposed())
 
 
 def method_fields() -> set[str]:
-    """Fields of EditRequest that some methods use and others do not."""
+    """Fields of EditRequest that some methods use, but not all."""
     return {field for card in CARDS for field in card.uses}
 
 
 def option_names(*, remote: bool = False) -> tuple[str, ...]:
-    """Names of the methods' own options; with `remote`, of those that may come over HTTP. Loads the methods, and torch."""
+    """Names of all methods' own options; if `remote`, of those accepted over HTTP. Imports the methods, and torch."""
     return tuple(dict.fromkeys(name for card in CARDS for name in card.load().Options.exposed(remote=remote)))
 
 
 def options_schema(card: MethodCard, *, remote: bool = False) -> dict[str, Any]:
-    """The JSON schemas of a method's own options, by name. A `default` is that of the default preset."""
+    """JSON schemas of a method's own options, by name; `default` is that of the default preset."""
     options, preset = card.load().Options, card.load().PRESETS["default"].options
     properties = options.given().model_json_schema()["properties"]
     defaults = preset.model_dump(mode="json")
@@ -85,12 +85,12 @@ def options_schema(card: MethodCard, *, remote: bool = False) -> dict[str, Any]:
 
 
 def suited(task: Task, capabilities: frozenset[Capability], words: bool) -> list[MethodCard]:
-    """The methods that do a task on a model of such capabilities, the best first.
+    """Methods that do a task on a model with these capabilities, in the registry's order.
 
     Args:
-        task: What is asked for.
-        capabilities: Of the model's family.
-        words: Whether a prompt says what is to appear.
+        task: The task.
+        capabilities: Those of the model's family.
+        words: Whether the request has a prompt.
     """
     able = [card for card in CARDS if capabilities >= card.needs and task in card.tasks]
     return [card for card in able if words or card.tasks[task].wordless is not None]

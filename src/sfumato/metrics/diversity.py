@@ -1,4 +1,4 @@
-"""Diversity: mean pairwise LPIPS of the correct predictions of one edit (arXiv:1801.03924, equation 1).
+"""Diversity: mean pairwise LPIPS of the correct predictions of one edit (arXiv:1801.03924).
 
 LPIPS compares unit-length feature vectors of a trained network, place by place. The published networks and their weights are
 large and come from elsewhere; where they are not installed, the features are those of the embedded judge: the same formula

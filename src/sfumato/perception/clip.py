@@ -14,6 +14,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import cached_file
 
 from sfumato.errors import ModelNotFound, OptionError, UnsafeCheckpoint, Unsupported
+from sfumato.perception.open_clip import OpenCLIPScorer
+from sfumato.perception.preprocessing import fit
 from sfumato.text.pieces import embed_long
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights" / "ranker"
@@ -40,16 +42,6 @@ class Scorer(Protocol):
 
     def embed_text(self, prompts: list[str]) -> Tensor:
         """Sentences to unit vectors (N, D)."""
-
-
-def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) in [0, 1] to mean 0 and deviation 1 of each colour, as a CLIP was trained on."""
-    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
-
-
-def fit(images: Tensor, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The whole frame at the model's (height, width), standardised: stretched, not cropped, as the paper does."""
-    return standardise(F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1), mean, std)
 
 
 class CLIPScorer:
@@ -140,8 +132,6 @@ def load_scorer(name: str, device: str | torch.device = "cpu") -> Scorer:
         architecture, _, pretrained = name.removeprefix("open_clip:").partition("/")
         if not pretrained:
             raise OptionError(f"The ranking model {name!r} lacks its weights; write open_clip:ARCHITECTURE/TAG or .../FILE.")
-        from sfumato.perception.open_clip import OpenCLIPScorer  # noqa: PLC0415, optional, and it imports this module
-
         return OpenCLIPScorer(architecture, pretrained, device)
     return CLIPScorer(name, device)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.errors import ResourceError, UnsafeCheckpoint
-from sfumato.perception.clip import fit
+from sfumato.perception.preprocessing import fit
 from sfumato.text.pieces import embed_long
 
 

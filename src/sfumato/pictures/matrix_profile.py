@@ -96,7 +96,7 @@ def _curve(tag: bytes) -> Curve:
 
 
 def _parametric(tag: bytes) -> Curve:
-    """The five functions of ICC.1:2022, table 68."""
+    """The five functions of parametricCurveType (ICC.1:2022)."""
     function = struct.unpack_from(">H", tag, 8)[0]
     counts = (1, 3, 4, 5, 7)
     if function >= len(counts):

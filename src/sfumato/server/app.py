@@ -1,4 +1,4 @@
-"""The FastAPI application: all routes, the middleware, and the queue of jobs with its workers."""
+"""The FastAPI application: routes, middleware, job queue and workers."""
 
 import asyncio
 import logging
@@ -47,12 +47,12 @@ class AppState:
         self.service = JobService(settings=self.settings, queue=self.queue, store=self.store)
 
     def start(self) -> None:
-        """Let the workers load the default model and wait for jobs."""
+        """Start the workers, which load the default model and wait for jobs."""
         for worker in self.workers:
             worker.start()
 
     def problem(self) -> EditError | None:
-        """Why jobs are not run at once, if they are not."""
+        """Why jobs are not run now, or None if they are; for `/readyz`."""
         if self.queue.closing:
             return Refused("The server is shutting down.", code="shutting-down", status=503, retry_after=30)
         if not all(worker.ready.is_set() for worker in self.workers):
@@ -65,7 +65,7 @@ class AppState:
         return self.queue.ledger.problem()
 
     def drain(self) -> None:
-        """Take no more jobs, give the running ones their time to finish, then stop them."""
+        """Accept no more jobs, wait for the running ones up to the limit, then cancel them."""
         running = self.queue.close()
         deadline = time.monotonic() + self.settings.limits.shutdown_seconds
         while running and time.monotonic() < deadline and not all(job.done for job in running):
@@ -85,11 +85,11 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
     """The server's ASGI application; its parts are in `app.state.app_state`.
 
     Args:
-        settings: The operator's choices.
-        make_editor: Loads a model by name and device; the real one by default.
+        settings: Models, devices, limits and access.
+        make_editor: Loads a model by name and device; by default a `sfumato.Editor`.
 
     Raises:
-        OptionError, ResourceError: Settings that are not safe, or a data folder that cannot be used.
+        OptionError, ResourceError: Unsafe settings, or a data folder that cannot be used.
     """
     settings.check()
     app_state = AppState(settings, make_editor or editor_maker(settings))
@@ -137,7 +137,7 @@ async def _purge(app_state: AppState) -> None:
 
 
 def _answer_failures(app: FastAPI) -> None:
-    """Every error in the shape of the API that was called, with one sentence and without a trace."""
+    """Answer every error in the format of the called API, as one sentence without a traceback."""
 
     @app.exception_handler(EditError)
     async def edit_error(request: Request, error: EditError) -> Response:

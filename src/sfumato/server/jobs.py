@@ -1,117 +1,32 @@
-"""Jobs that are queued or running: a bounded queue, and the clients that follow each job."""
+"""The bounded queue of jobs that are waiting or running."""
 
-import asyncio
-import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from PIL import Image
 
 from sfumato.errors import EditError
 from sfumato.server.failures import Refused
+from sfumato.server.job import Job, Kind, State
 from sfumato.server.ledger import Ledger
 from sfumato.server.metrics import Metrics
 from sfumato.server.settings import Limits
-from sfumato.server.store import FINISHED, Store
-from sfumato.server.submission import Submission
-
-State = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
-Kind = Literal["job", "openai", "webui"]
-WATCHED_SECONDS = 5.0  # a preview is made for whoever asked within this time
-
-
-@dataclass(eq=False, kw_only=True)
-class Job:
-    """One job, from its acceptance until no client follows it any more.
-
-    Only the worker writes what changes; whoever watches reads it after `watch()` has woken them.
-
-    Args:
-        id: Made here, not to be guessed.
-        owner: Who may see and stop it.
-        kind: The API that it came by.
-        submission: What to do; dropped when it is done.
-        ends: When it will probably be over, on the monotonic clock; None before anything could be measured.
-        partials_wanted: Number of partial pictures to make.
-    """
-
-    owner: str
-    kind: Kind
-    submission: Submission | None
-    partials_wanted: int = 0
-    id: str = ""
-    created: float = field(default_factory=time.time)
-    started: float | None = None
-    finished: float | None = None
-    state: State = "queued"
-    stage: str = "queued"
-    step: int = 0
-    total: int = 0
-    fraction: float = 0.0
-    ends: float | None = None
-    preview: bytes | None = None
-    preview_number: int = 0
-    partials: list[Image.Image] = field(default_factory=list)
-    error: EditError | None = None
-    result: dict[str, Any] | None = None
-    images: Sequence[Image.Image] = ()
-    stop: threading.Event = field(default_factory=threading.Event)
-    watched_until: float = 0.0
-    _watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.id = self.id or (secrets.token_hex(12) if self.submission is None else self.submission.id)
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.state in FINISHED
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Estimate of the time that the edit still takes."""
-        return None if self.ends is None else max(0.0, self.ends - time.monotonic())
-
-    def wants_preview(self) -> None:
-        """Note that a client has requested a preview."""
-        self.watched_until = time.monotonic() + WATCHED_SECONDS
-
-    @contextmanager
-    def watch(self) -> Iterator[asyncio.Event]:
-        """An event of the running loop that is set whenever the job has changed."""
-        entry = (asyncio.get_running_loop(), asyncio.Event())
-        self._watchers.append(entry)
-        try:
-            yield entry[1]
-        finally:
-            self._watchers.remove(entry)
-
-    def changed(self) -> None:
-        """Notify all watchers; from any thread."""
-        for loop, event in tuple(self._watchers):
-            with suppress(RuntimeError):  # a loop that was closed meanwhile
-                loop.call_soon_threadsafe(event.set)
+from sfumato.server.store import Store
 
 
 class JobQueue:
-    """Queue of all jobs that are not over, in order of arrival; workers take them from here.
+    """Queue of jobs in order of arrival, from which workers take them; it also holds those that run.
 
     Args:
-        store: Where states and results are kept.
-        limits: How much may wait.
-        metrics: Counts what happens.
+        store: Database of states and results.
+        limits: Limits of the queue.
+        metrics: Prometheus metrics to update.
     """
 
     def __init__(self, store: Store, limits: Limits, metrics: Metrics) -> None:
         self.limits, self.metrics = limits, metrics
         self.ledger = Ledger(store, limits, metrics)
         self.closing = False
-        self._coming: list[Job] = []  # have a place in the queue, and are being recorded
+        self._coming: list[Job] = []  # accepted, and being written to the database
         self._waiting: deque[Job] = deque()
         self._live: dict[str, Job] = {}
         self._free = threading.Condition()
@@ -122,7 +37,7 @@ class JobQueue:
 
         Raises:
             Refused: queue-full or shutting-down.
-            StoreFailed: It cannot be recorded.
+            StoreFailed: The job cannot be written to the database.
         """
         with self._free:
             if self.closing:
@@ -130,7 +45,7 @@ class JobQueue:
             self._check_room(job)
             self._coming.append(job)
         try:
-            self.ledger.add(job)  # without the lock: whoever asks for a position must not wait for the disk
+            self.ledger.add(job)  # without the lock, so that requests for a position do not wait for the disk
         finally:
             with self._free:
                 self._coming.remove(job)
@@ -156,7 +71,7 @@ class JobQueue:
         return Refused("Too many jobs are waiting; try again later.", code="queue-full", status=429, retry_after=wait)
 
     def take(self) -> Job | None:
-        """Wait for the next job and mark it as running; None when the server closes."""
+        """Wait for the next job and mark it as running; None when the queue closes."""
         with self._free:
             self._free.wait_for(lambda: self._waiting or self.closing)
             if not self._waiting:
@@ -172,7 +87,7 @@ class JobQueue:
             return [other for other in self._waiting if job.submission and _resemble(other, job)]
 
     def claim(self, job: Job) -> bool:
-        """Mark a waiting job as running, out of its turn; False if it does not wait any more."""
+        """Mark a waiting job as running ahead of others; False if it is not waiting any more."""
         with self._free:
             if job not in self._waiting:
                 return False
@@ -192,22 +107,22 @@ class JobQueue:
         job.changed()
 
     def find(self, job_id: str, owner: str) -> Job | None:
-        """A job that is not over, if it is this owner's."""
+        """A queued or running job of this owner; None if there is none with this id."""
         job = self._live.get(job_id)
         return job if job is not None and job.owner == owner else None
 
     def position(self, job: Job) -> int | None:
-        """Jobs that come first; None when it does not wait."""
+        """Number of jobs ahead of this one; None if it is not waiting."""
         with self._free:
             return self._waiting.index(job) if job in self._waiting else None
 
     def running(self, owner: str, kind: Kind) -> Job | None:
-        """The owner's job of one API that runs, or else waits first."""
+        """The owner's running job of one API, or else the first waiting one."""
         jobs = [job for job in tuple(self._live.values()) if job.owner == owner and job.kind == kind and not job.done]
         return min(jobs, key=lambda job: (job.state != "running", job.created), default=None)
 
     def cancel(self, job: Job) -> None:
-        """Stop a job: at once if it waits, within a step if it runs. Writes to disk: do not call it in the event loop."""
+        """Cancel a job: at once if it waits, within a step if it runs. Writes to disk: do not call it in the event loop."""
         job.stop.set()
         with self._free:
             waited = job in self._waiting
@@ -218,7 +133,7 @@ class JobQueue:
             self.finish(job, "cancelled")
 
     def finish(self, job: Job, state: State, *, error: EditError | None = None, size: int = 0) -> None:
-        """Record how a job ended, as far as that is possible, then notify all watchers."""
+        """Record how a job ended, then notify its watchers, even if recording fails."""
         now = time.time()
         try:
             state, error = self.ledger.finish(job, state, now, error, size)
@@ -231,7 +146,7 @@ class JobQueue:
             self._settle(job, state, error, now)
 
     def abandon(self, job: Job, error: EditError) -> None:
-        """Mark a job as failed after an unexpected error, and notify the clients that wait for it."""
+        """Mark a job as failed after an unexpected error, and notify its watchers."""
         if not job.done:
             self.finish(job, "failed", error=error)
 
@@ -244,7 +159,7 @@ class JobQueue:
         job.changed()
 
     def close(self) -> list[Job]:
-        """Take no more jobs and give up those that wait; returns those that still run."""
+        """Accept no more jobs and interrupt those that wait; returns those that still run."""
         with self._free:
             self.closing = True
             waiting = list(self._waiting)

@@ -7,15 +7,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sfumato.errors import EditError
+from sfumato.server.job import Job, State
 from sfumato.server.metrics import Metrics
 from sfumato.server.settings import Limits
 from sfumato.server.store import Store
-
-if TYPE_CHECKING:
-    from sfumato.server.jobs import Job, State
 
 log = logging.getLogger("sfumato.server")
 
@@ -53,7 +51,7 @@ class Ledger:
         self._asking = threading.Lock()
         self._asked = 0.0
 
-    def add(self, job: "Job") -> None:
+    def add(self, job: Job) -> None:
         """A new job, waiting.
 
         Raises:
@@ -61,7 +59,7 @@ class Ledger:
         """
         self._call("add", lambda: self.store.add(job.id, job.owner, job.created), self._row_probe)
 
-    def start(self, job: "Job") -> None:
+    def start(self, job: Job) -> None:
         """The job runs. That it could not be recorded does not stop it."""
         job_id, started = job.id, job.started or time.time()
         self._attempt("start", lambda: self.store.start(job_id, started))
@@ -75,8 +73,8 @@ class Ledger:
         return self._call("save", lambda: self.store.save(job_id, files), self._save_probe)
 
     def finish(
-        self, job: "Job", state: "State", finished: float, error: EditError | None, size: int
-    ) -> tuple["State", EditError | None]:
+        self, job: Job, state: State, finished: float, error: EditError | None, size: int
+    ) -> tuple[State, EditError | None]:
         """Record how a job ended.
 
         Returns:
@@ -229,7 +227,7 @@ class Ledger:
         self.store.discard(PROBE)
 
 
-def _row(job: "Job", state: "State", finished: float, error: EditError | None, size: int) -> dict[str, Any]:
+def _row(job: Job, state: State, finished: float, error: EditError | None, size: int) -> dict[str, Any]:
     failure = None if error is None else {"code": error.code, "message": error.message, "status": error.http_status}
     return {
         "id": job.id,

@@ -16,7 +16,7 @@ import sfumato
 from sfumato.backbones.families import able
 from sfumato.methods.registry import CARDS, method_fields, options_schema
 from sfumato.server.failures import Refused
-from sfumato.server.jobs import Job
+from sfumato.server.job import Job
 from sfumato.server.security import sign
 from sfumato.server.service import JobService, JobServiceDep
 from sfumato.server.submission import JobRequest, accept

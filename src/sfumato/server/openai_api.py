@@ -18,7 +18,7 @@ from sfumato.pictures.encoding import losses
 from sfumato.request import one_by_one
 from sfumato.server import failures
 from sfumato.server.failures import Refused
-from sfumato.server.jobs import Job
+from sfumato.server.job import Job
 from sfumato.server.native_api import event
 from sfumato.server.openai_pictures import FORMATS
 from sfumato.server.openai_request import STEPS, ParsedEdit, parse_images_edit

@@ -42,9 +42,9 @@ _OPEN = frozenset({"/", "/docs", "/healthz", "/readyz", "/favicon.ico"})
 class SecurityMiddleware:
     """ASGI middleware around the whole application.
 
-    A request must name a host that is ours, come from our own page if it comes from a page, carry a token if there are
-    any, and be no larger than allowed. What then goes wrong unforeseen is logged under the request's id, which is all that
-    the client is informed. `scope["state"]["owner"]` says whose jobs the request may see: each token has its own.
+    A request must have a known Host, an allowed Origin if it has one, a token if the server has any, and a body within the
+    limits. Unexpected errors are logged under the request's id, which is all that the client sees. `scope["state"]["owner"]` is
+    set to the owner whose jobs the request may see: each token has its own.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
@@ -55,11 +55,11 @@ class SecurityMiddleware:
             settings.host.lower(),
             *(host.lower() for host in settings.hosts),
         }
-        self.held = 0  # bytes of all bodies
+        self.held = 0  # bytes of all request bodies in memory
         self.digests = [hashlib.sha256(token.encode()).digest() for token in settings.tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or let it through."""
+        """Check a request, then pass it on or answer with an error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -99,7 +99,7 @@ class SecurityMiddleware:
         return self._owner(headers.get("authorization", ""))
 
     def _is_ours(self, host: str) -> bool:
-        """Whether a Host header cannot be a rebound domain: an address, this machine's name, or one the operator allows."""
+        """Whether a Host header is safe from DNS rebinding: an IP address, this machine's name, or one the operator allows."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
@@ -121,7 +121,7 @@ class SecurityMiddleware:
             raise _foreign()
 
     def _owner(self, authorization: str) -> str:
-        """The token's owner; every token is compared, in constant time, so that timing reveals nothing."""
+        """The token's owner. All tokens are compared, in constant time, against timing attacks."""
         given = hashlib.sha256(_credential(authorization).encode("utf-8", "surrogateescape")).digest()
         matches = [hmac.compare_digest(given, digest) for digest in self.digests]
         if not any(matches):
@@ -131,7 +131,7 @@ class SecurityMiddleware:
         return given.hex()[:16]
 
     def count(self, body: "_Body", size: int) -> None:
-        """Count what has come of a body, before anything parses it.
+        """Count bytes of a body as they arrive, before they are parsed.
 
         Raises:
             Refused: body-too-large, or busy.
@@ -153,26 +153,26 @@ class SecurityMiddleware:
 
 
 class _Body:
-    """What a request sends, counted as it comes."""
+    """ASGI receive that counts the bytes of the request body."""
 
     def __init__(self, receive: Receive, middleware: SecurityMiddleware) -> None:
         self.receive, self.middleware, self.size = receive, middleware, 0
 
     async def __call__(self) -> Message:
-        """Answer a request, or let it through."""
+        """Receive and count the next message."""
         message = await self.receive()
         self.middleware.count(self, len(message.get("body", b"")))
         return message
 
 
 class _Answer:
-    """Adds our headers to whatever is sent, and remembers that something was."""
+    """ASGI send that adds the security headers, and records whether the response has started."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.send, self.request_id, self.started, self.status = send, request_id, False, 0
 
     async def __call__(self, message: Message) -> None:
-        """Answer a request, or let it through."""
+        """Send a message, with the headers added at the start."""
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
             headers = MutableHeaders(scope=message)
@@ -184,7 +184,7 @@ class _Answer:
 
 
 def _method(name: str) -> str:
-    """A method for a label: clients may invent others, and each would be kept for ever."""
+    """The HTTP method as a label of a metric; unknown ones are "other", so that clients cannot create labels."""
     return name if name in ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH") else "other"
 
 
@@ -194,7 +194,7 @@ def internal(reference: str) -> EditError:
 
 
 def sign(key: bytes, text: str) -> str:
-    """A signature that only this server can make."""
+    """HMAC-SHA256 of a text, shortened to 32 hex digits."""
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
 
 
@@ -203,7 +203,7 @@ def _foreign() -> Refused:
 
 
 def _credential(authorization: str) -> str:
-    """The token in a Bearer header, or the password in a Basic one, as the web UI's clients send it."""
+    """The token in a Bearer header, or the password in a Basic one, as clients of the web UI send it."""
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

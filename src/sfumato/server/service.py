@@ -1,4 +1,4 @@
-"""Operations on jobs shared by all three APIs: check, enqueue, follow, cancel when the client disconnects."""
+"""Operations on jobs shared by all three APIs: validate, enqueue, follow, cancel on disconnect."""
 
 import asyncio
 import time
@@ -11,13 +11,14 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from sfumato.errors import Cancelled
-from sfumato.server.jobs import Job, JobQueue, Kind
+from sfumato.server.job import Job, Kind
+from sfumato.server.jobs import JobQueue
 from sfumato.server.security import sign
 from sfumato.server.settings import Settings
 from sfumato.server.store import Store
 from sfumato.server.submission import Submission, check_pictures
 
-PATIENCE_SECONDS = 0.5  # how soon a client that left is noticed
+PATIENCE_SECONDS = 0.5  # between checks whether the client has disconnected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class JobService:
 
     Args:
         settings, queue, store: The server's.
-        checkpoints: By owner, the model selected through the web UI's API; owners are as few as tokens.
-        decoding: Held while pictures are decoded to be checked, so that many requests do not take much memory at once.
+        checkpoints: Model selected through the web UI's API, by owner; there is one owner per token.
+        decoding: Limits how many requests have their pictures decoded at once, to bound memory.
     """
 
     settings: Settings
@@ -40,10 +41,10 @@ class JobService:
         object.__setattr__(self, "decoding", CapacityLimiter(self.settings.limits.decoded))
 
     async def open(self, request: Request, kind: Kind, given: Submission, *, partials: int = 0) -> Job:
-        """A job in the queue.
+        """Validate a submission's pictures and enqueue it.
 
         Raises:
-            InputError: What is wrong with the pictures.
+            InputError: The pictures cannot be edited.
             Refused: queue-full or shutting-down.
         """
         await to_thread.run_sync(check_pictures, given, self.settings.limits, limiter=self.decoding)
@@ -52,10 +53,10 @@ class JobService:
         return job
 
     async def finished(self, request: Request, job: Job) -> Job:
-        """Wait for the end of a job, and stop it when its client has left.
+        """Wait for the end of a job; cancel it if its client disconnects.
 
         Raises:
-            EditError: How the job failed, or Cancelled.
+            EditError: Error of the job; Cancelled if it was cancelled.
         """
         async for _ in self.changes(job):
             if await request.is_disconnected():
@@ -65,7 +66,7 @@ class JobService:
         return job
 
     async def changes(self, job: Job, patience: float = PATIENCE_SECONDS) -> AsyncIterator[Job]:
-        """The job each time it has changed, at the latest after so many seconds; ends when the job has."""
+        """Yield the job whenever it has changed, or after `patience` seconds at the latest, until it is done."""
         with job.watch() as event:
             while not job.done:
                 yield job
@@ -76,19 +77,19 @@ class JobService:
                 event.clear()
 
     async def cancel(self, job: Job) -> None:
-        """Stop a job."""
+        """Cancel a job."""
         await to_thread.run_sync(self.queue.cancel, job)
 
     def address(self, job_id: str, name: str) -> str:
-        """Path of a result, signed, so that it needs no token."""
+        """URL path of a result's file, signed so that it needs no token."""
         return f"/v1/results/{job_id}/{name}?signature={sign(self.store.key, f'{job_id}/{name}')}"
 
 
 def raise_failure(job: Job) -> None:
-    """Raise what a finished job failed with.
+    """Raise the error of a finished job, if any.
 
     Raises:
-        EditError: As said; Cancelled for one that was stopped.
+        EditError: Error of the job; Cancelled if it was cancelled.
     """
     if job.error is not None:
         raise job.error
@@ -97,7 +98,7 @@ def raise_failure(job: Job) -> None:
 
 
 def now() -> int:
-    """Whole seconds since 1970, as OpenAI's API counts."""
+    """Unix time in whole seconds, as in OpenAI's API."""
     return int(time.time())
 
 
@@ -107,4 +108,4 @@ def _service_of(request: Request) -> JobService:
 
 
 JobServiceDep = Annotated[JobService, Depends(_service_of)]
-"""Dependency that gives a route this object."""
+"""Dependency that injects the service into a route."""

@@ -1,4 +1,4 @@
-"""A job as it was sent: options that have been checked, and pictures as bytes. From here on all APIs are one."""
+"""Validation of requests to all APIs, which become items: validated options, and pictures as bytes."""
 
 from typing import Any, ClassVar, TypeVar
 
@@ -14,20 +14,20 @@ from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64
 
 PICTURES = ("image", "mask", "scribble")
-_NOT_OVER_HTTP = ("lora", "vae", "embedding")  # name files of this machine: the operator's to choose
+_NOT_OVER_HTTP = ("lora", "vae", "embedding")  # these name files of the server, which only its operator may choose
 _PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Sent(WithOptions):
-    """What came over HTTP: unknown names are refused, and so are options that name files of this machine."""
+    """Base of requests over HTTP: unknown names, and options that name files of this machine, are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     remote: ClassVar[bool] = True
 
 
 def _job_fields() -> dict[str, Any]:
-    """The fields of `EditRequest` as JSON can carry them: pictures as base64 text, no files of this machine."""
+    """The fields of `EditRequest` in JSON: pictures as base64, without those that name files of this machine."""
     fields: dict[str, Any] = {}
     for name in EditRequest.shared_fields():
         info = EditRequest.model_fields[name]
@@ -48,21 +48,21 @@ def _job_fields() -> dict[str, Any]:
 
 
 JobRequest: type[Sent] = create_model("JobRequest", __base__=Sent, **_job_fields())
-JobRequest.__doc__ = "An edit. A field that is left out or null means the best value for this model and method."
+JobRequest.__doc__ = "An edit. A field that is left out or null has the default for this model and method."
 JobOptions: type[Sent] = create_model(
     "JobOptions", __base__=Sent, **{name: field for name, field in _job_fields().items() if name not in PICTURES}
 )
 
 
 Submission = Item
-"""What all APIs make of a request."""
+"""A request of any API after validation."""
 
 
 def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Submission:
-    """Check a job's fields and take its pictures, from files or from base64 text.
+    """Validate a job's fields, with pictures as files of the form or as base64.
 
     Raises:
-        OptionError, ImageError, Refused: Naming the field at fault.
+        OptionError, ImageError, Refused: Names the field at fault.
     """
     pictures = {name: from_base64(form.fields[name], name, limits) for name in PICTURES if form.fields.get(name) is not None}
     for name, files in form.files.items():
@@ -78,7 +78,12 @@ def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Submission:
 
 
 def check_sizes(pictures: dict[str, bytes], limits: Limits) -> None:
-    """Refuse a job without an image, or with a picture of too many bytes."""
+    """Refuse a job without an image, or with a picture of too many bytes.
+
+    Raises:
+        ImageError: image-missing.
+        Refused: image-too-large.
+    """
     if "image" not in pictures:
         raise ImageError("The image is missing: send the picture to edit.", code="image-missing")
     for name, data in pictures.items():
@@ -86,7 +91,11 @@ def check_sizes(pictures: dict[str, bytes], limits: Limits) -> None:
 
 
 def submission(options: dict[str, Any], pictures: dict[str, bytes], limits: Limits, models: tuple[str, ...]) -> Submission:
-    """A job of fields that a model has checked, if what it asks for is within the limits."""
+    """An item of validated fields, if it is within the limits.
+
+    Raises:
+        Refused: limit or model_not_found.
+    """
     _check_limits(options, limits)
     if options["model"] not in models:
         raise Refused(
@@ -99,7 +108,7 @@ def submission(options: dict[str, Any], pictures: dict[str, bytes], limits: Limi
 
 
 def validated(model: type[ModelT], fields: dict[str, Any]) -> ModelT:
-    """The fields as the model understands them.
+    """The fields validated by a pydantic model.
 
     Raises:
         Refused: option-unknown or option-invalid, with the field as `param`.
@@ -111,7 +120,7 @@ def validated(model: type[ModelT], fields: dict[str, Any]) -> ModelT:
 
 
 def refusal(error: ValidationError, model: type[BaseModel]) -> EditError:
-    """One sentence about the first field that is wrong."""
+    """An error of one sentence about the first invalid field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0])[:100] if first["loc"] else "body"
     if first["type"] == "extra_forbidden":
@@ -153,7 +162,7 @@ def _check_limits(options: dict[str, Any], limits: Limits) -> None:
 
 
 def check_pictures(given: Submission, limits: Limits) -> None:
-    """Decode everything once, so that what cannot work is refused now and not when its turn comes. Too slow for the loop.
+    """Decode all pictures once, to refuse a job before it is queued. Slow: do not call it in the event loop.
 
     Raises:
         ImageError, MaskError, OptionError: See `sfumato.errors`.
@@ -167,4 +176,4 @@ def check_pictures(given: Submission, limits: Limits) -> None:
         raise refusal(error, EditRequest) from None
     _, change, _ = read_pictures(request, limits.pixels)
     if not isinstance(request.window, str):
-        choose_window((change > 0).astype(np.uint8), 1, 1, request.window)  # a given window depends on no model
+        choose_window((change > 0).astype(np.uint8), 1, 1, request.window)  # a given window does not depend on the model

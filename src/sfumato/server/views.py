@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from sfumato.server.jobs import Job, State
+from sfumato.server.job import Job, State
 from sfumato.server.service import JobService
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 import sfumato
 from sfumato.errors import Cancelled
 from sfumato.request import one_by_one
-from sfumato.server.jobs import Job
+from sfumato.server.job import Job
 from sfumato.server.previews import encode
 from sfumato.server.service import JobServiceDep
 from sfumato.server.uploads import read_json

@@ -1,4 +1,4 @@
-"""The thread that runs jobs: one per device, each with an engine."""
+"""Worker threads that run jobs: one per device, each with an engine."""
 
 import gc
 import logging
@@ -12,13 +12,14 @@ from sfumato.jobs.engine import Edits, LocalEngine
 from sfumato.jobs.events import Event, Outcome, Wanted
 from sfumato.jobs.item import Item
 from sfumato.server.failures import Refused
-from sfumato.server.jobs import Job, JobQueue
+from sfumato.server.job import Job
+from sfumato.server.jobs import JobQueue
 from sfumato.server.security import internal
 from sfumato.server.settings import Settings
 
 log = logging.getLogger("sfumato.server")
 
-DRAWN = 0.99  # of a job's fraction; the rest is for writing its pictures
+DRAWN = 0.99  # fraction of a job when its edit is done; the rest is for writing its pictures
 TOO_LARGE = "Out of memory; ask for less, or a smaller picture."
 PAUSE_SECONDS = 0.1  # before trying again what should never fail
 
@@ -27,12 +28,12 @@ MakeEditor = Callable[[str, str | None], Edits]
 
 
 def editor_maker(settings: Settings) -> MakeEditor:
-    """Loads a model by its name for a device."""
+    """A function that loads an editor, given a model's name and a device."""
 
     def make(model: str, device: str | None) -> Edits:
         from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()  # nobody watches a server's terminal
+        transformers_logging.disable_progress_bar()  # a server's terminal is not watched
         from sfumato.editor import Editor
 
         return Editor(
@@ -52,9 +53,9 @@ class Worker(threading.Thread):
     A model that cannot be loaded fails its job and leaves those that are loaded as they are.
 
     Args:
-        queue: Where jobs come from.
+        queue: Queue to take jobs from.
         settings: Models, limits and devices.
-        device: Where this worker runs.
+        device: Device that this worker uses; None takes the fastest.
         make_editor: Loads a model.
     """
 
@@ -66,13 +67,13 @@ class Worker(threading.Thread):
         self.problem: EditError | None = None
 
     def run(self) -> None:
-        """Load the default model, then work."""
+        """Load the default model, then run jobs until the queue closes."""
         try:
             self.engine.editor(self.settings.models[0])
         except EditError as error:
             self.problem = error
             log.error("the model %s is not available: %s", self.settings.models[0], error.message)
-        except BaseException:  # whatever it is, this thread is all that there is to run jobs
+        except BaseException:  # the thread must survive any error, as nothing else runs jobs
             self.problem = internal("loading")
             log.exception("loading %s failed", self.settings.models[0])
         self.ready.set()
@@ -89,7 +90,7 @@ class Worker(threading.Thread):
         return load
 
     def _turn(self) -> bool:
-        """Take a job and run it; False when the server closes. Nothing that happens meanwhile ends the thread."""
+        """Take a job and run it; False when the queue closes. Errors are logged and never end the thread."""
         running: dict[str, Job] = {}
         try:
             job = self.queue.take()
@@ -113,11 +114,11 @@ class Worker(threading.Thread):
             log.exception("job %s could not be given up", job.id)
 
     def _perform(self, job: Job, running: dict[str, Job]) -> None:
-        """Run a job, and those waiting ones that fit into its batch, and record how each ended.
+        """Run a job, with waiting ones that fit into its batch, and record how each ended.
 
         Args:
-            job: The one whose turn it is.
-            running: By id, all that run; those that join are added.
+            job: The job taken from the queue.
+            running: All running jobs, by id; those that join are added.
         """
         peers = {peer.id: peer for peer in self.queue.peers(job)}
         items = [each.submission for each in (job, *peers.values()) if each.submission is not None]
@@ -135,8 +136,8 @@ class Worker(threading.Thread):
                 self.queue.metrics.batch_jobs.observe(outcome.shared)
 
     def _conclude(self, job: Job, outcome: Outcome) -> None:
-        """Keep the pictures, and let everybody know."""
-        if job.done:  # it was cancelled, and its client knows
+        """Store the pictures of a job, record its end and notify its clients."""
+        if job.done:  # it was cancelled, and its client notified
             return
         if outcome.error is not None:
             self._end(job, outcome.error)
@@ -165,11 +166,11 @@ class Worker(threading.Thread):
 
 
 class Listeners:
-    """Passes each job its own events. One that has to end is over at once, whoever goes on in its batch.
+    """Passes events to their jobs. A job that must stop is recorded at once, while others in its batch go on.
 
     Args:
-        settings: For the limits.
-        jobs: By id, those that run.
+        settings: The limits.
+        jobs: Running jobs, by id.
         end: Records that a job was stopped.
     """
 
@@ -193,17 +194,18 @@ class Listeners:
 
 
 class Listener:
-    """Called after every step of a job: updates it, wakes whoever watches, and stops the job when it has to end."""
+    """Called after every step of a job: updates it, notifies its clients, and stops it when cancelled or at its deadline."""
 
     def __init__(self, job: Job, settings: Settings) -> None:
         self.job, self.limits = job, settings.limits
         self.deadline = time.monotonic() + settings.limits.job_seconds
 
     def wanted(self, event: Event) -> Wanted:
-        """The pictures that the job's clients look at.
+        """The previews that the job's clients want.
 
         Raises:
-            Cancelled, Refused: It has to end.
+            Cancelled: The job was cancelled.
+            Refused: deadline.
         """
         job = self.job
         if job.stop.is_set():
@@ -219,7 +221,7 @@ class Listener:
         return Wanted(preview=time.monotonic() < job.watched_until, partial=partial)
 
     def __call__(self, event: Event) -> None:
-        """Update the job, and wake whoever watches it."""
+        """Update the job and notify its clients."""
         job = self.job
         job.stage, job.step, job.total = event.stage, event.step, event.total
         job.fraction = max(job.fraction, DRAWN * event.fraction)
@@ -233,7 +235,7 @@ class Listener:
 
 
 def _free_memory() -> None:
-    """Give back what a failed job held, so that the next one fits as before."""
+    """Free the memory of a failed job for the next one."""
     gc.collect()
     import torch
 

@@ -1,7 +1,7 @@
 """Training of the embedded pixel model: an unconditional UNet over 64-pixel scenes.
 
 It knows what scenes look like; what should be in them is for Blended Diffusion's CLIP to say, or for RePaint's surroundings.
-The network sees patches of 4 x 4 pixels as cells of 48 channels (arXiv:2301.11093, section 4): on a CPU that is several times as
+The network sees patches of 4 x 4 pixels as cells of 48 channels (arXiv:2301.11093): on a CPU that is several times as
 many pictures a second as a network of the same size over single pixels. It predicts the clean picture, not the velocity, of which
 noise is a part: so narrow a network cannot hand on all the noise of its patches (arXiv:2511.13720).
 """

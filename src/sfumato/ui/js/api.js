@@ -4,7 +4,7 @@ import {$} from "./dom.js";
 
 const TOKEN = "sfumato.token";
 
-/** What the server refused, in its own words. */
+/** An error answer of the server, with its message. */
 export class Refusal extends Error {
   constructor(status, error) {
     super(error?.message ?? `The server answered ${status}.`);
@@ -36,7 +36,7 @@ async function call(path, options = {}) {
 let asking;
 let asked = false;
 
-/** One dialog, however many calls wait for it. */
+/** Asks for the token; concurrent calls share one dialog. */
 function askForToken() {
   asking ??= new Promise((done) => {
     $("token-wrong").hidden = !asked;
@@ -57,7 +57,7 @@ const json = async (path, options) => (await call(path, options)).json();
 export const info = () => json("/v1/info");
 export const schema = () => json("/openapi.json");
 export const submit = (form) => json("/v1/jobs", {method: "POST", body: form});
-/** A mask's file as the server reads it, white on black, and what it guessed. */
+/** A mask file as the server reads it, white on black, with the server's notes. */
 export async function readMask(image, mask) {
   const form = new FormData();
   form.append("image", image, "image");
@@ -72,7 +72,7 @@ export const blob = async (path) => (await call(path)).blob();
 
 /**
  * Follow a job's events until it is over; returns the job.
- * A connection that breaks is taken up again: the job goes on without us.
+ * Reconnects if the connection breaks; the job goes on meanwhile.
  */
 export async function follow(id, {onJob, onPreview}) {
   for (let tries = 0; ; tries++) {

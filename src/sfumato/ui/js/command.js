@@ -1,4 +1,4 @@
-// The same edit as a command and as Python.
+// The current edit as a command line and as Python code.
 
 const quote = (text) => (/^[\w./,:=@+-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 const stem = (name) => name.replace(/\.\w+$/, "");

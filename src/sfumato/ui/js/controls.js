@@ -6,11 +6,11 @@ const COLOURS = {red: "#c8102e", orange: "#e8772e", yellow: "#f2c230", green: "#
 const LEAST = 1; // pixel
 
 export class Controls {
-  /** onTool: called when another tool is taken. */
+  /** onTool: called when another tool is chosen. */
   constructor(view, tools, onTool) {
     Object.assign(this, {view, tools, onTool});
     for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => this.setTool(button.dataset.tool));
-    // The slider is logarithmic: a step feels the same at every size.
+    // Logarithmic, so that a step is the same factor at every size.
     $("size").addEventListener("input", () => this.setSize(LEAST * (this.#most() / LEAST) ** ($("size").value / 100)));
     $("feather").addEventListener("input", () => this.setFeather($("feather").value));
     $("show-mask").addEventListener("click", () => this.toggleMask());

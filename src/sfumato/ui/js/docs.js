@@ -1,4 +1,4 @@
-// The API reference, written from the server's own OpenAPI description.
+// The API reference, generated from the server's OpenAPI description.
 
 import * as api from "./api.js";
 import {$, make} from "./dom.js";

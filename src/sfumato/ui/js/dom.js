@@ -9,14 +9,14 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
-/** Tell screen readers what happened; nothing is shown. A new element each time, so that the same sentence is read again. */
+/** Announce a sentence to screen readers only. A new element each time, so that a repeated sentence is read again. */
 export function say(text) {
   $("say").replaceChildren(make("p", {textContent: text}));
 }
 
 let toastTimer;
 
-/** Show a sentence for as long as it takes to read, and read it out. */
+/** Show a sentence for as long as it takes to read, and announce it. */
 export function toast(text) {
   const element = $("toast");
   element.textContent = text;
@@ -39,8 +39,8 @@ export async function copy(text) {
 }
 
 /**
- * One stop for the Tab key in a row of buttons; the arrow keys go from one to the next, and `take` is told which.
- * Returns a function that says which button is the stop.
+ * A row of buttons with one Tab stop (roving tabindex); arrow keys move between them and call `take` with the button.
+ * Returns a function that sets which button is the Tab stop.
  */
 export function rove(row, take = () => {}) {
   const buttons = () => [...row.querySelectorAll("button")];

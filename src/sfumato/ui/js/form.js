@@ -1,4 +1,4 @@
-// The advanced drawer, made from the request's own schema and its methods': a new field or option there is a new field here.
+// The advanced options, generated from the JSON schemas of the request and of the methods' own options.
 
 import {$, make} from "./dom.js";
 
@@ -26,7 +26,7 @@ export class Advanced {
     this.show();
   }
 
-  /** A method's own options. They are open: what their schemas have as default, a preset may have otherwise. */
+  /** A method's own options, empty at first: a preset may have other defaults than their schemas. */
   #ownEntries({name: method, options}) {
     const open = Object.entries(options).map(([name, {default: _, ...field}]) => [name, field]);
     return new Map(open.map(([name, field]) => [name, this.#entry(name, field, `${method}-${name}`)]));
@@ -75,7 +75,7 @@ export class Advanced {
     return input;
   }
 
-  /** Show what the chosen method uses. What was typed for other methods stays, and is not sent. */
+  /** Show the fields that the chosen method uses. Values of other methods' fields are kept, but not sent. */
   show() {
     const preset = this.shared.get("preset").input;
     if (this.#method) this.#presets.set(this.#method.name, preset.value);
@@ -96,7 +96,7 @@ export class Advanced {
     return new Map([...shared, ...this.own.get(this.#method.name)]);
   }
 
-  /** Where a field that is shown is typed. */
+  /** Input element of a shown field. */
   input(name) {
     return this.#shown.get(name)?.input;
   }
@@ -131,5 +131,5 @@ function read(input, field) {
   const text = input.value.trim();
   if (!text) return undefined;
   if (kinds(field)[0].type === "boolean") return text === "true";
-  return input.type === "number" ? Number(text) : text; // sizes and places are read by the server
+  return input.type === "number" ? Number(text) : text; // sizes and boxes are parsed by the server
 }

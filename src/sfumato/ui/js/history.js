@@ -1,7 +1,8 @@
-// History of this browser: the server keeps the results, this keeps the source and mask that belong to them.
+// History of edits in this browser: source and mask are stored here, results on the server.
 
 import * as api from "./api.js";
 import {$, make, toast} from "./dom.js";
+import {nameOf} from "./task.js";
 
 const MOST = 40;
 
@@ -57,19 +58,19 @@ async function row(entry, onOpen) {
   try {
     job = await api.job(entry.id);
   } catch (error) {
-    if (error.status === 404) await forget(entry.id); // its time is over
+    if (error.status === 404) await forget(entry.id); // expired on the server
     return null;
   }
   const image = job.result?.images[0];
   const when = new Date(entry.time).toLocaleString(undefined, {dateStyle: "medium", timeStyle: "short"});
-  const about = make("span", {}, make("b", {textContent: entry.edit.options.prompt}), `${entry.edit.name} · ${when}${image ? "" : ` · ${job.state}`}`);
+  const about = make("span", {}, make("b", {textContent: nameOf(entry.edit.options)}), `${entry.edit.name} · ${when}${image ? "" : ` · ${job.state}`}`);
   const button = make("button", {type: "button", className: "entry", disabled: !image}, make("img", {src: image?.url ?? "/ui/icon.svg", alt: ""}), about);
   button.addEventListener("click", () => {
     $("history").close();
     onOpen(entry, job);
   });
   const remove = make("button", {type: "button", className: "small icon", textContent: "✕", title: "Remove, on the server too"});
-  remove.setAttribute("aria-label", `Remove ${entry.edit.options.prompt}`);
+  remove.setAttribute("aria-label", `Remove from history: ${nameOf(entry.edit.options)}`);
   const item = make("li", {}, button, remove);
   remove.addEventListener("click", async () => {
     try {

@@ -1,4 +1,4 @@
-// A running edit: sent, followed, shown as it progresses, cancelled.
+// A running edit: submits it, follows and shows its progress, cancels it.
 
 import * as api from "./api.js";
 import {$, say} from "./dom.js";
@@ -29,8 +29,8 @@ export class Run {
       if (feather >= 0) form.append("mask_feather", feather);
       const job = await api.submit(form);
       this.id = job.id;
-      this.#tell(job);
-      return await api.follow(job.id, {onJob: (news) => this.#tell(news), onPreview: (address) => this.#preview(address)});
+      this.#show(job);
+      return await api.follow(job.id, {onJob: (news) => this.#show(news), onPreview: (address) => this.#preview(address)});
     } finally {
       this.id = null;
       this.view.preview = null;
@@ -42,7 +42,7 @@ export class Run {
   async cancel() {
     if (!this.id) return;
     $("cancel").disabled = true;
-    await api.remove(this.id).catch(() => {}); // over already
+    await api.remove(this.id).catch(() => {}); // it may be done already
   }
 
   #working(busy) {
@@ -52,7 +52,7 @@ export class Run {
     $("run").hidden = busy;
     this.spoken = 0;
     this.#bar(0, "Sending");
-    // Only a button that vanished hands its focus on; whoever types on is left alone.
+    // Move the focus only if the hidden button had it.
     if (busy && focused === $("run")) $("cancel").focus({preventScroll: true});
     if (!busy && focused === $("cancel")) $("canvas").focus({preventScroll: true});
     if (busy) {
@@ -61,7 +61,7 @@ export class Run {
     } else document.title = "sfumato";
   }
 
-  #tell(job) {
+  #show(job) {
     if (!job.progress || !["queued", "running"].includes(job.state)) return;
     const {stage, step, total, fraction, seconds_left: left} = job.progress;
     const waits = job.state === "queued" && job.position > 0 ? `, ${job.position} before it` : "";

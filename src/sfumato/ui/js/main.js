@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import {Controls} from "./controls.js";
 import {$, make, save, say, toast} from "./dom.js";
 import {files} from "./command.js";
+import {listenToFiles, pick, TYPES} from "./files.js";
 import {Advanced} from "./form.js";
 import * as history from "./history.js";
 import {Run} from "./job.js";
@@ -14,8 +15,6 @@ import {listen} from "./shortcuts.js";
 import {Task} from "./task.js";
 import {Tools} from "./tools.js";
 import {View} from "./view.js";
-
-const TYPES = ["image/png", "image/jpeg", "image/webp", "image/avif", "image/gif"];
 
 const view = new View($("canvas"));
 const tools = new Tools(view);
@@ -36,7 +35,7 @@ function setMode(mode) {
 async function openBlob(blob, name) {
   if (run.busy) return toast("Wait for the edit, or cancel it first.");
   if (!TYPES.includes(blob.type)) return toast("That is no PNG, JPEG, WebP, AVIF or GIF.");
-  const within = $("empty").contains(document.activeElement); // what had the focus is about to vanish
+  const within = $("empty").contains(document.activeElement); // the focused element is about to be hidden
   let picture;
   try {
     picture = await Picture.from(blob, name);
@@ -76,21 +75,12 @@ async function loadMask(blob) {
 
 function refresh() {
   const picture = view.picture;
-  // Not `disabled`: the last step undone would take the focus from whoever pressed the button.
+  // Not `disabled`, which would drop the focus when the last step is undone.
   $("undo").setAttribute("aria-disabled", !picture?.done.length);
   $("redo").setAttribute("aria-disabled", !picture?.undone.length);
   const percent = picture ? Math.round(picture.area * 1000) / 10 : 0;
-  const margins = picture && task.problem(info?.limits.pixels);
-  const problem = !picture
-    ? "Open a picture to begin."
-    : picture.area === 0 && task.needsMask
-      ? "Paint over what is to change."
-      : picture.area === 1
-        ? "Leave some of the picture unpainted."
-        : task.needsWords && !$("prompt").value.trim()
-          ? "Say what should appear."
-          : (margins?.problem ?? "");
-  const hint = problem || margins?.hint || `${percent < 0.1 ? "Less than 0.1" : percent} % of the picture will change.`;
+  const problem = task.problem(info?.limits.pixels);
+  const hint = problem || task.size || `${percent < 0.1 ? "Less than 0.1" : percent} % of the picture will change.`;
   if ($("hint").textContent !== hint) $("hint").textContent = hint; // it is read out when it changes
   $("run").disabled = Boolean(problem) || !advanced;
   $("canvas").tabIndex = picture ? 0 : -1;
@@ -134,7 +124,7 @@ async function edit() {
     const sources = {source: picture.blob, mask: await picture.maskBlob(), scribble: picture.hasScribble ? await picture.scribbleBlob() : null};
     const hasMask = !margins || picture.area > 0;
     const job = await run.start(picture, asked, view.feather, margins);
-    const drawn = job.result && {seed: job.result.request.seed}; // what was random can be repeated
+    const drawn = job.result && {seed: job.result.request.seed}; // a random seed can be used again
     const said = {...asked, ...drawn, ...(view.feather >= 0 ? {mask_feather: view.feather} : {})};
     const record = {name: picture.name, hasMask, hasScribble: picture.hasScribble, options: said, margins};
     await finished(job, record, sources);
@@ -180,7 +170,7 @@ async function reopen(entry, job) {
   Object.assign($("prompt"), {value: prompt});
   if (n !== undefined) $("n").value = n;
   if (used !== undefined) setSeed(used);
-  $("method").value = method ?? advanced.schema.properties.method.default; // what is the default is not in the record
+  $("method").value = method ?? advanced.schema.properties.method.default; // defaults are not in the record
   $("model").value = model ?? advanced.schema.properties.model.default;
   controls.setFeather(feather ?? -1);
   advanced.show();
@@ -189,12 +179,6 @@ async function reopen(entry, job) {
 }
 
 // ---- events
-
-function pick(input, use) {
-  input.value = "";
-  input.onchange = () => input.files[0] && use(input.files[0]);
-  input.click();
-}
 
 const openFile = () => pick($("file"), (file) => openBlob(file, file.name));
 const step = () => Math.max(1, Math.round(Math.min(view.picture.width, view.picture.height) / 100));
@@ -234,25 +218,10 @@ onClick("theme", () => {
 });
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 $("prompt").addEventListener("input", refresh);
-$("method").addEventListener("change", () => advanced?.show());
+$("method").addEventListener("change", () => (advanced?.show(), refresh()));
 $("form").addEventListener("submit", (event) => (event.preventDefault(), edit()));
 
-let depth = 0; // dragenter and dragleave also come from the elements inside
-const dragging = (work) => (event) => event.dataTransfer.types.includes("Files") && (event.preventDefault(), work(event)); // text may be dropped into the prompt
-const onDrag = (name, work) => document.addEventListener(name, dragging(work));
-onDrag("dragenter", () => (depth++, ($("drop").hidden = false)));
-onDrag("dragleave", () => --depth || ($("drop").hidden = true));
-onDrag("dragover", () => {});
-onDrag("drop", (event) => {
-  depth = 0;
-  $("drop").hidden = true;
-  const [file] = event.dataTransfer.files;
-  if (file) openBlob(file, file.name);
-});
-document.addEventListener("paste", (event) => {
-  const [file] = event.clipboardData.files;
-  if (file) openBlob(file, "pasted.png");
-});
+listenToFiles(openBlob);
 
 const tool = (name, key, label) => ({keys: [key], shown: [key.toUpperCase()], label, run: () => controls.setTool(name)});
 listen(
@@ -285,7 +254,7 @@ function chooseByKey(event) {
   return results.result ? void results.choose(Number(event.key) - 1) : false;
 }
 
-// ---- what this server offers
+// ---- models and methods of the server
 
 async function start() {
   info = await api.info();
@@ -294,7 +263,9 @@ async function start() {
   $("method").replaceChildren(...info.methods.map(({name, title}) => make("option", {value: name, textContent: title})));
   $("model").replaceChildren(...info.models.map((name) => make("option", {value: name, textContent: name})));
   $("method").value = properties.method.default;
+  task.offer(info.methods);
   $("n").max = info.limits.predictions;
+  $("prompt").maxLength = info.limits.prompt_characters;
   advanced = new Advanced(description.components.schemas.JobRequest, info);
   refresh();
 }

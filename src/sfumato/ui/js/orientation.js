@@ -1,18 +1,18 @@
-// Which way up a picture is, by the server's rule: EXIF's Orientation as a 16-bit number, in a PNG ahead of the pixels, and no other place.
+// A picture's orientation by the server's rule: EXIF Orientation as a 16-bit number, in a PNG ahead of the pixels, and nowhere else.
 
 import {canvasOf} from "./dom.js";
 
 const UPRIGHT = 1;
 const ORIENTATION = 0x0112;
 const SHORT = 3;
-// Two pixels side by side, with orientation 6: one above the other where the browser turns pictures of this kind.
+// Two pixels side by side with orientation 6: decoded one above the other if the browser applies EXIF to this format.
 const PROBES = {
   "image/webp": "UklGRk4AAABXRUJQVlA4WAoAAAAIAAAAAQAAAAAAVlA4TA4AAAAvAQAAAAcQEf0PRET/A0VYSUYaAAAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA=",
   "image/png": "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAGmVYSWZNTQAqAAAACAABARIAAwAAAAEABgAAAAAAANZnS2kAAAAPSURBVHicY2BgYGBgYAAAAAcAAVchYhkAAAAASUVORK5CYII=",
 };
 const known = new Map();
 
-/** The picture as the server will see it: {bitmap, orientation}. Browsers turn JPEG, most PNG, and few WebP. */
+/** The picture as the server reads it: {bitmap, orientation}. Browsers apply EXIF orientation to JPEG, most to PNG, few to WebP. */
 export async function upright(blob) {
   const orientation = read(new DataView(await blob.arrayBuffer()));
   const bitmap = await createImageBitmap(blob, {imageOrientation: "from-image"});
@@ -20,7 +20,7 @@ export async function upright(blob) {
   return {bitmap: await turned(bitmap, left), orientation};
 }
 
-/** A bitmap turned as one with this orientation is. */
+/** A bitmap with this orientation applied. */
 export async function turned(bitmap, orientation) {
   if (orientation === UPRIGHT) return bitmap;
   const {width, height} = bitmap;
@@ -33,7 +33,7 @@ export async function turned(bitmap, orientation) {
   return createImageBitmap(canvas);
 }
 
-/** Whether this browser turns pictures of a kind by itself. */
+/** Whether this browser applies EXIF orientation to a format. */
 async function turns(type) {
   if (!(type in PROBES)) return true;
   if (!known.has(type)) {

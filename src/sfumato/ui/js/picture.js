@@ -19,7 +19,7 @@ export class Picture extends EventTarget {
     this.area = 0; // share of the picture that is masked
     this.hasScribble = false;
     this.end = null; // where the last stroke ended
-    this.spot = null; // where the arrow keys took the brush
+    this.spot = null; // position of the brush when moved by arrow keys
   }
 
   static async from(blob, name) {
@@ -38,7 +38,7 @@ export class Picture extends EventTarget {
     this.before = this.#copy();
   }
 
-  /** Forget what was painted since begin(). */
+  /** Discard what was painted since begin(). */
   abandon() {
     if (this.before) this.#put(this.before);
     this.before = null;
@@ -70,7 +70,7 @@ export class Picture extends EventTarget {
     this.#changed();
   }
 
-  /** One byte a pixel for the mask, which has one colour; the scribble only where there is one. */
+  /** Snapshot for undo: one byte per pixel for the mask, and the scribble if there is one. */
   #copy() {
     const all = [0, 0, this.width, this.height];
     const data = this.maskPen.getImageData(...all).data;
@@ -127,7 +127,7 @@ export class Picture extends EventTarget {
     });
   }
 
-  /** Take over a mask of white on black; the server makes one of any other kind. */
+  /** Load a mask of white on black, as the server returns it. */
   async loadMask(blob) {
     const canvas = canvasOf(this.width, this.height);
     const pen = canvas.getContext("2d");

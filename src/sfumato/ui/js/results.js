@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import {commandLine, python} from "./command.js";
 import {$, copy, make, rove, save, toast} from "./dom.js";
 
-/** Give the focus to the picture before the elements that have it vanish. */
+/** Move the focus to the picture before the focused element is hidden. */
 function handOn(...elements) {
   if (elements.some((element) => element.contains(document.activeElement))) $("canvas").focus({preventScroll: true});
 }
@@ -22,7 +22,7 @@ export class Results {
     $("copy-python").addEventListener("click", () => this.#copy(python, "Python"));
   }
 
-  /** edit: what was asked for, as command.js takes it. */
+  /** edit: as in command.js. */
   async show(result, edit) {
     Object.assign(this, {result, edit});
     $("strip").replaceChildren(...result.images.map((image, index) => this.#tile(image, index)));
@@ -73,7 +73,7 @@ export class Results {
     this.view.draw();
   }
 
-  /** Back to painting; the strip stays, so that nothing is lost. */
+  /** Back to painting; the strip of results stays. */
   back() {
     if (!this.view.after) return false;
     this.view.after = null;
@@ -107,7 +107,8 @@ export class Results {
 
   async #copy(write, what) {
     const text = write(this.edit);
-    if (await copy(text)) toast(`${what} copied. It expects the picture and the saved mask beside it.`);
+    const beside = this.edit.hasMask === false ? "picture" : "picture and the saved mask";
+    if (await copy(text)) toast(`${what} copied. It expects the ${beside} beside it.`);
     else toast(text);
   }
 }

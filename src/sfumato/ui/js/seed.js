@@ -1,4 +1,4 @@
-// The seed's field and its die: -1, or nothing, is a random seed for every edit.
+// The seed field and the die button: -1, or an empty field, is a random seed for every edit.
 
 import {$} from "./dom.js";
 
@@ -13,7 +13,7 @@ export function setSeed(value) {
   showDie();
 }
 
-/** The die makes every edit random; pressed again, it keeps a seed: that of what is shown. */
+/** The die sets a random seed for every edit; pressed again, it fixes the seed of the shown result. */
 export function listenToDie(shown) {
   $("seed").addEventListener("input", showDie);
   $("dice").addEventListener("click", () => setSeed(isRandom() ? shown() ?? 0 : RANDOM));

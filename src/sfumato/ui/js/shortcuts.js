@@ -1,4 +1,4 @@
-// Keys. Single letters can be switched off, for people who speak to their computer.
+// Keyboard shortcuts. Single letters can be switched off, for users of speech input.
 
 import {$, make} from "./dom.js";
 

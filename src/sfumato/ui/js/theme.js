@@ -1,4 +1,4 @@
-// Before anything is painted: the theme that was chosen here, if any. Not a module, so that it runs at once.
+// Applies the stored theme before the first paint. Not a module, so that it runs at once.
 {
   const chosen = localStorage.getItem("sfumato.theme");
   if (chosen) document.documentElement.dataset.theme = chosen;

@@ -1,4 +1,4 @@
-// Painting with mouse, pen, fingers or keys.
+// Painting with mouse, pen, touch or keyboard.
 
 import {$, say} from "./dom.js";
 import {MASK_COLOUR} from "./picture.js";
@@ -47,7 +47,7 @@ export class Tools {
     else if (event.button === 0) this.#start(this.#at(event), event.shiftKey);
   }
 
-  /** In a comparison the whole picture moves the line; with the hand, only what is near the line. */
+  /** In a comparison, dragging anywhere moves the line; with the hand tool, only near the line. */
   #divides(event) {
     const {view} = this;
     if (!view.after || this.space || event.button === 1) return false;
@@ -61,7 +61,7 @@ export class Tools {
     $("compare").dispatchEvent(new Event("input"));
   }
 
-  /** With Shift, the stroke begins where the last one ended: a straight line. */
+  /** With Shift, a stroke starts where the last one ended: a straight line. */
   #start([x, y], line) {
     if (this.tool === "box") {
       this.active = {kind: "box", x, y};
@@ -133,7 +133,7 @@ export class Tools {
     else this.view.zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0016)), event.offsetX, event.offsetY);
   }
 
-  /** Paint or erase a segment with the tool in hand. */
+  /** Paint or erase a segment with the chosen tool. */
   stroke(from, to) {
     const {maskPen, scribblePen} = this.picture;
     const erases = this.tool === "eraser";
@@ -161,7 +161,7 @@ export class Tools {
     this.view.draw();
   }
 
-  /** Arrow keys move the brush over the picture, or with the hand the picture itself; Enter paints where the brush is. */
+  /** Arrow keys move the brush, or with the hand tool the picture; Enter paints at the brush. */
   #key(event) {
     const steps = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
     if (!this.picture || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -169,7 +169,7 @@ export class Tools {
       const far = event.shiftKey ? 200 : 40;
       const [dx, dy] = steps[event.key];
       this.view.pan(-dx * far, -dy * far);
-    } else if (event.key in steps) this.#walk(steps[event.key], event.shiftKey ? 5 : 1);
+    } else if (event.key in steps) this.#moveBrush(steps[event.key], event.shiftKey ? 5 : 1);
     else if (event.key === "Enter" && this.paints && !["box", "hand"].includes(this.tool)) {
       const at = this.#spot();
       this.#hover(at);
@@ -178,7 +178,7 @@ export class Tools {
     event.preventDefault();
   }
 
-  /** Where the keys have the brush: where it was last, or in the middle. */
+  /** Position of the keyboard's brush: the last one, or the centre. */
   #spot() {
     const {width, height} = this.picture;
     const {cursor} = this.view;
@@ -186,7 +186,7 @@ export class Tools {
     return [Math.min(Math.max(x, 0), width), Math.min(Math.max(y, 0), height)];
   }
 
-  #walk([dx, dy], times) {
+  #moveBrush([dx, dy], times) {
     const {width, height} = this.picture;
     const step = Math.max(1, this.size / 4) * times;
     const [x, y] = this.#spot();

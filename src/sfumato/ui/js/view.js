@@ -1,4 +1,4 @@
-// What is seen: the picture, mask, preview or comparison, at a zoom that only the view knows.
+// The canvas: draws picture, mask, preview or comparison, and holds the zoom.
 
 import {$, canvasOf} from "./dom.js";
 
@@ -64,7 +64,7 @@ export class View {
     this.draw();
   }
 
-  /** Bring a point of the picture into sight, for those who move by keys. */
+  /** Scroll a point of the picture into view, for keyboard use. */
   reveal(x, y) {
     const inside = (at, most) => Math.min(Math.max(at, MARGIN), most - MARGIN) - at;
     const [dx, dy] = [inside(this.x + x * this.scale, this.canvas.clientWidth), inside(this.y + y * this.scale, this.canvas.clientHeight)];
@@ -111,7 +111,7 @@ export class View {
     this.#placeDivider();
   }
 
-  /** A quiet check under transparent pictures, and a shadow that lifts them off the wall. */
+  /** A light checkerboard under transparent pictures, and a shadow around the picture. */
   #ground() {
     const {pen} = this;
     const style = getComputedStyle(this.canvas);
@@ -148,7 +148,7 @@ export class View {
     const {pen, picture} = this;
     pen.save();
     pen.globalAlpha = picture.hasScribble ? 0.28 : 0.5;
-    // A pale rim shows where the mask ends on a picture of any colour; a feathered one has no rim.
+    // A light outline shows the mask's border on any colour; a feathered mask has none.
     const ratio = this.canvas.width / this.canvas.clientWidth;
     pen.filter = this.feather > 0 ? `blur(${(this.feather * this.scale * ratio) / 3}px)` : `drop-shadow(0 0 ${1.5 * ratio}px #fff)`;
     pen.drawImage(picture.mask, 0, 0);
@@ -224,7 +224,7 @@ export class View {
     }
   }
 
-  /** The slider lies exactly over the picture, so that its thumb is where the line is. */
+  /** Place the slider over the picture, so that its thumb is at the line. */
   #placeDivider() {
     const divider = $("divider");
     if (divider.hidden) return;
