@@ -1,6 +1,6 @@
 """Preconditioning of Stable Diffusion networks trained with EDM (Karras et al., arXiv:2206.00364), such as Playground v2.5.
 
-EDM's preconditioned denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4), with x = z0 + sigma eps. Solvers show a
+EDM's denoiser (equation 7) is D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4), with x = z0 + sigma eps. Solvers show a
 model its latents at variance-preserving scale, x / sqrt(1 + sigma^2), and D is a prediction of the clean latents: so with EDM's
 noise levels and this preconditioning every solver and method runs such a network as it runs others that predict the sample.
 """

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., arXiv:2106.09685): low-rank updates fused into a pipeline's weights before use."""
+"""LoRA (Hu et al., arXiv:2106.09685, equation 3): low-rank updates fused into a pipeline's weights before use."""
 
 import importlib.util
 import logging

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans, arXiv:2207.12598), limited to an interval of noise levels if asked."""
+"""Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, equation 6), limited to an interval of noise levels if asked."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from sfumato.noise.plan import Step
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierFree:
-    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598; scale = 1 + w in the paper's notation).
+    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598, equation 6 with scale = 1 + w).
 
     Args:
         scale: Guidance scale; at 1 the unconditional branch cancels and is not run.

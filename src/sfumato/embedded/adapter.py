@@ -1,4 +1,4 @@
-"""Adapters of the embedded UNet: low-rank updates of its matrices, replaced small tensors (arXiv:2106.09685).
+"""Adapters of the embedded UNet: low-rank updates of its matrices, replaced small tensors (arXiv:2106.09685, equation 3).
 
 W + B A for every matrix and convolution, the latter as (out, in k k) matrices; the first and last convolution, the time
 embedding, norms and biases are replaced. It is merged into the UNet when that is loaded, so it costs nothing at a step.

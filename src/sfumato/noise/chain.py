@@ -60,7 +60,7 @@ class Chain:
         return float(previous.sqrt() * beta / (1 - abar)) * clean + float((1 - beta).sqrt() * (1 - previous) / (1 - abar)) * x
 
     def variance(self, index: int, learned: Tensor | None) -> Tensor:
-        """Variance of the step down from `index`: learned (arXiv:2102.09672), else that of the posterior.
+        """Variance of the step down from `index`: learned (arXiv:2102.09672, equation 15), else that of the posterior.
 
         The posterior's is 0 at index 0, where its logarithm is needed: as published, index 1's takes its place.
 
@@ -83,7 +83,7 @@ class Chain:
         return mean if index == 0 else mean + variance.sqrt().to(mean) * noise.draw()
 
     def up(self, x: Tensor, index: int, noise: NoiseStream) -> Tensor:
-        """Diffuse from the level below back to `index` (arXiv:2006.11239, q(x_t | x_{t-1}))."""
+        """Diffuse from the level below back to `index` (arXiv:2006.11239, equation 2)."""
         beta = float(self.betas[index])
         return (1 - beta) ** 0.5 * x + beta**0.5 * noise.draw()
 

@@ -1,6 +1,6 @@
 """Noise levels, and conversion between a denoiser's output and the clean latents.
 
-variance preserving: x = sqrt(abar) z0 + sqrt(1 - abar) eps     (arXiv:2006.11239, q(x_t | x_0))
+variance preserving: x = sqrt(abar) z0 + sqrt(1 - abar) eps     (arXiv:2006.11239, equation 4)
 variance exploding:  x = z0 + sigma eps                         (arXiv:2206.00364)
 flow matching:       x = (1 - s) z0 + s eps                     (arXiv:2210.02747)
 """
@@ -45,7 +45,7 @@ CLEAN = Level(1.0, 0.0)
 
 
 def noised(clean: Tensor, level: Level, eps: Tensor) -> Tensor:
-    """Bring clean latents to a noise level (forward diffusion, arXiv:2006.11239, q(x_t | x_0)).
+    """Bring clean latents to a noise level (forward diffusion, arXiv:2006.11239, equation 4).
 
     Args:
         clean: (1 or B, C, h, w) scaled latents.

@@ -3,7 +3,7 @@
 The model reads no prompt. At every step the gradient of a CLIP loss on the predicted clean picture under the mask, taken through
 the network, shifts the mean of the step; then the source is blended in around the mask, noised to the level of the step, so that
 the edit fits in (Algorithm 2, section 4.2). The chain is DDPM's: posterior mean arXiv:2006.11239, equation 7; learned variance
-arXiv:2102.09672 (`noise/chain.py`). Augmentations (section 4.3): `methods/augmentation.py`. Ranking: `ranking.py`.
+arXiv:2102.09672, equation 15 (`noise/chain.py`). Augmentations (section 4.3): `methods/augmentation.py`. Ranking: `ranking.py`.
 
 The paper's baseline, local CLIP-guided diffusion (Algorithm 1, section 4.1, preset "local"), does not blend: a loss keeps the
 background, the mean square and the LPIPS between picture and source outside the mask. Algorithm 2 has no such loss, and the

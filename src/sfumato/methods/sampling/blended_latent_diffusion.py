@@ -9,7 +9,7 @@ before or after the step. The three published scripts answer in two ways, and di
 
 Where the rest of the paper is: progressive mask shrinking (section 4.3) in `masks/schedules.py`; background reconstruction
 (section 4.2) in `background/`; prediction ranking in `ranking.py`. The solver's step is DDIM (arXiv:2010.02502, equation 12) or
-another of `noise/solvers.py`; noising is DDPM's q(x_t | x_0) (arXiv:2006.11239) in `noise/levels.py`.
+another of `noise/solvers.py`; noising is DDPM's q(x_t | x_0) (arXiv:2006.11239, equation 4) in `noise/levels.py`.
 """
 
 from typing import Any, Literal

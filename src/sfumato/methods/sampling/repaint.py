@@ -1,10 +1,10 @@
 """RePaint (Lugmayr et al., CVPR 2022, arXiv:2201.09865): resampling of the DDPM chain.
 
-At every step the known region is replaced by the source at the latents' own level, and the model fills in the rest. One
-pass leaves both parts plausible but not harmonised, so a stretch of steps is noised again and resampled, several
+At every step the known region is replaced by the source at the latents' own level, and the model fills in the rest (equations 8a
+to 8c). One pass leaves both parts plausible but not harmonised, so a stretch of steps is noised again and resampled, several
 times: each time the model sees its own prediction and the source in one picture (section 4.2). Algorithm 1, with the known part
 at the level of the latents (the printed line mixes up two levels). The chain's step down is arXiv:2006.11239, equation 7, and its
-step up q(x_t | x_{t-1}) (`noise/chain.py`).
+step up equation 2 (`noise/chain.py`).
 
 Works in pixels (unconditional models, as published) and on latents, where the prompt guides it.
 """
@@ -104,7 +104,7 @@ def run(model: Model, task: EditTask[Options, Chain], watch: Watch, noise: Noise
             x = chain.up(x, after, noise)  # x_t ~ N(sqrt(1 - beta) x_{t-1}, beta)
             continue
         if done:
-            x = blend(x, noised(source, chain.levels[t], noise.draw()), mask)  # x = m x_unknown + (1 - m) x_known
+            x = blend(x, noised(source, chain.levels[t], noise.draw()), mask)  # x = m x_unknown + (1 - m) x_known, eq. 8c
         output = model(x, chain.step(t))
         clean = chain.clean(output.prediction, t, x)
         if model.traits.factor == 1:
