@@ -11,6 +11,7 @@ from PIL import Image
 from sfumato.accel.base import Accelerator
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
+from sfumato.backbones.options import LoadOptions
 from sfumato.background.registry import usual_times
 from sfumato.editing import tasks
 from sfumato.editing.choice import Choice, Held
@@ -68,16 +69,11 @@ class Editor:
         prediction_type: str | None = None,
     ) -> None:
         registry.get(method)
-        self.max_pixels = max_pixels
-        self.method, self.device = method, loading.choose_device(device)
-        self.dtype = loading.choose_dtype(self.device, dtype)
-        self._loading: dict[str, Any] = {"offline": offline, "allow_pickle": allow_pickle}
-        self.scorers = Scorers(ranker, self.device)
-        self.accelerators: tuple[Accelerator, ...] = ()  # attached to the denoiser in every edit
-        self.model, self.lora = model, tuple(lora)
-        how = {"device": self.device, "dtype": self.dtype, **self._loading}
-        self._held = Held(Choice(model, tuple(lora), vae, prediction_type), how)
-        self.backbone: Backbone = self._held.get(self._held.own)
+        chosen_device = loading.choose_device(device)
+        chosen_dtype = loading.choose_dtype(chosen_device, dtype)
+        options = LoadOptions(device=chosen_device, dtype=chosen_dtype, offline=offline, allow_pickle=allow_pickle)
+        held = Held(Choice(model, tuple(lora), vae, prediction_type), options)
+        self._hold(held, chosen_device, chosen_dtype, method, ranker, max_pixels)
 
     @classmethod
     def from_pipe(
@@ -100,16 +96,27 @@ class Editor:
             Unsupported: The pipeline is of no supported family, or has a part, such as a ControlNet, that would be left out.
         """
         registry.get(method)
-        editor = cls.__new__(cls)
         wrapped = loading.from_pipe(pipe)
-        own = Choice(wrapped.traits.name, prediction_type=prediction_type)
-        editor._held = Held(own, {}, wrapped)
-        editor.backbone = editor._held.get(own)
-        editor.method, editor.device, editor.dtype = method, editor.backbone.traits.device, editor.backbone.traits.dtype
-        editor._loading, editor.scorers, editor.accelerators = {}, Scorers(ranker, editor.device), ()
-        editor.max_pixels = MAX_PIXELS
-        editor.model, editor.lora = own.model, ()
+        held = Held(Choice(wrapped.traits.name, prediction_type=prediction_type), LoadOptions(), wrapped)
+        editor = cls.__new__(cls)
+        editor._hold(held, wrapped.traits.device, wrapped.traits.dtype, method, ranker)
         return editor
+
+    def _hold(
+        self,
+        held: Held,
+        device: torch.device,
+        dtype: torch.dtype,
+        method: str,
+        ranker: str | None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """Set every attribute, for both ways to make an editor."""
+        self._held, self.device, self.dtype, self.method, self.max_pixels = held, device, dtype, method, max_pixels
+        self.backbone: Backbone = held.get(held.own)
+        self.model, self.lora = held.own.model, held.own.lora
+        self.scorers = Scorers(ranker, self.device)
+        self.accelerators: tuple[Accelerator, ...] = ()  # attached to the denoiser in every edit
 
     def edit(
         self,
@@ -163,7 +170,7 @@ class Editor:
                 self.scorers.forget()
             card = tasks.choose_method(request, backbone.traits, named)
             request = request.model_copy(update={"method": card.name})
-            resolved = resolve(request, backbone, card, allow_pickle=self._loading.get("allow_pickle", False))
+            resolved = resolve(request, backbone, card, allow_pickle=self._held.options.allow_pickle)
         edit = Prepared(
             backbone=backbone, card=card, resolved=resolved, on_progress=listener, clock=clock, keeps_frames=keep_frames
         )

@@ -1,7 +1,6 @@
 """Soft masks: against the paper's loop written out, against image-to-image of the same strength, and against hard masks."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,19 +12,9 @@ from sfumato.methods.sampling.blended_latent_diffusion import PRESETS
 from tests.parity.reference import ABAR, SHAPE, TOLERANCE, Draws, TinyDenoiser, make_task, picture, runner, silent, square
 
 STEPS = 10
+pytestmark = pytest.mark.usefixtures("no_gradients")
 run = runner(blended_latent_diffusion)
 DEFAULT = PRESETS["default"]
-
-
-@pytest.fixture(scope="module")
-def backbone() -> TinyDenoiser:
-    return TinyDenoiser()
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 def grey_map() -> Tensor:

@@ -1,7 +1,7 @@
 """LanPaint against its dynamics written out, on variance-preserving, -exploding and flow levels, and against an exact answer."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,15 +12,10 @@ from sfumato.methods.sampling import blended_latent_diffusion, lanpaint
 from sfumato.methods.sampling.lanpaint import PRESETS, Options
 from tests.parity.reference import ABAR, TOLERANCE, Draws, Gaussian, TinyDenoiser, make_task, picture, runner, silent, square
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
 run = runner(lanpaint)
 STEPS, INNER, LAMBDA, ETA = 4, 3, 5.0, 0.2
 OPTIONS = Options(langevin_steps=INNER, langevin_strength=LAMBDA, langevin_step_size=ETA)
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 def settled(u: Tensor, y: Tensor, mask: Tensor, abar: float, estimate: Callable[[Tensor], Tensor], draws: Draws) -> Tensor:

@@ -5,7 +5,6 @@ below know only tables of abar in float64; they use neither our code nor a sched
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,18 +19,8 @@ from sfumato.noise.plan import make_plan
 from tests.parity.reference import ABAR, CONFIG, TOLERANCE, Draft, Draws, TinyDenoiser, make_task, picture, runner, square
 
 STEPS = 50
+pytestmark = pytest.mark.usefixtures("no_gradients")
 run = runner(blended_latent_diffusion)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> TinyDenoiser:
-    return TinyDenoiser()
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture

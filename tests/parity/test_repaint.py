@@ -1,7 +1,6 @@
 """RePaint against its Algorithm 1 written out with tables of abar, and against what is known of its schedule and its limit."""
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -27,13 +26,8 @@ from tests.parity.reference import (
 )
 
 STEPS, JUMP, RESAMPLES = 12, 3, 3
+pytestmark = pytest.mark.usefixtures("no_gradients")
 run = runner(repaint)
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 @pytest.mark.parametrize(

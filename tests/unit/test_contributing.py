@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from sfumato.backbones import families
+from sfumato.cli.edit import command
 from sfumato.methods import registry
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,16 @@ def test_the_method_runs(run: Any) -> None:
     example = run("Add a method")
     check_edit(example, "sdedit")
     assert registry.get("sdedit").load().PRESETS["whole"]
+    assert example.result.request.options == {"final_source": True}
+
+
+def test_the_methods_option_is_a_flag(run: Any) -> None:
+    run("Add a method")
+    made = command("edit", "", ["--no-final-source"])
+    (flag,) = (parameter for parameter in made.params if parameter.name == "final_source")
+    assert (flag.opts, flag.secondary_opts) == (["--final-source"], ["--no-final-source"])
+    shown = CliRunner().invoke(command("edit", "", ["--method", "sdedit", "--help"]), ["--help"]).output
+    assert "Put the source around the result." in shown.partition("SDEdit:")[2]
 
 
 def test_the_family_runs(run: Any) -> None:

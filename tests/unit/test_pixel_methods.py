@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sfumato import Editor
 from sfumato.errors import BackboneError, EditError, OptionError, Unsupported
 from sfumato.methods import registry
+from sfumato.perception import clip
 from tests import tiny_models
 
 
@@ -61,6 +62,35 @@ def test_edits_from_a_folder_guided_by_the_embedded_clip(editor: Editor, picture
         editor.edit(**fields)
     with pytest.raises(Unsupported, match="reads no text"):
         editor.edit(**fields, method="repaint", guidance_scale=2.0)
+
+
+def test_a_clip_that_guides_and_ranks_is_in_memory_once(
+    picture_file: Path, mask_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loaded: list[str] = []
+    load_scorer = clip.load_scorer
+
+    def counted(name: str, device: Any) -> clip.Scorer:
+        loaded.append(name)
+        return load_scorer(name, device)
+
+    monkeypatch.setattr(clip, "load_scorer", counted)
+    fields: dict[str, Any] = {"image": picture_file, "mask": mask_file, "prompt": "a ball", "n": 2, "steps": 2}
+    guided = fields | {"method": "blended-diffusion", "clip_model": "embedded"}
+    folder = str(tiny_models.tiny_ddpm(tmp_path / "ddpm"))
+    editor = Editor(folder, dtype="float32", ranker="embedded")
+    scores = editor.edit(**guided).scores
+    assert loaded == ["embedded"]
+    assert len(scores) == 2
+
+    other = Editor(folder, dtype="float32", ranker="embedded")
+    other.edit(**fields, method="repaint")  # what ranked first guides afterwards, with gradients
+    assert other.edit(**guided).scores == scores
+    assert loaded == ["embedded"] * 2
+
+    apart = Editor(folder, dtype="float32", ranker=str(clip.EMBEDDED))
+    assert apart.edit(**guided).scores == scores
+    assert loaded[2:] == ["embedded", str(clip.EMBEDDED)]
 
 
 def test_lpips_is_refused_without_its_package_and_guides_with_it(

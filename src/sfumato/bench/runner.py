@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sfumato.backbones.hub import WEIGHTS
+from sfumato.backbones.options import LoadOptions
 from sfumato.bench.counting import costs
 from sfumato.bench.measuring import EditOutputs, Instruments
 from sfumato.bench.seeds import example_seeds
@@ -52,19 +53,15 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """How models are loaded: as in `sfumato.Editor`."""
+    """How the editors of variants are made."""
 
-    device: str | None = None
-    dtype: str | None = None
-    offline: bool = False
+    options: LoadOptions = field(default_factory=LoadOptions)
     make_editor: Callable[..., Editor] = field(default=Editor, repr=False)
 
     def editor(self, variant: Variant) -> Editor:
         """The editor for a variant, with its model loaded."""
         lora = tuple(variant.fields.get("lora", ()))
-        return self.make_editor(
-            model=variant.model, method=variant.method, device=self.device, dtype=self.dtype, offline=self.offline, lora=lora
-        )
+        return self.make_editor(model=variant.model, method=variant.method, lora=lora, **vars(self.options))
 
 
 def run(

@@ -5,8 +5,17 @@ from typing import Annotated
 
 import typer
 
+DEVICES = "cpu, cuda, cuda:N or mps"
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an unexpected error happened.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+Device = Annotated[str | None, typer.Option(help=f"{DEVICES}; the fastest by default.", metavar="NAME")]
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help=f"{DEVICES}, one worker each; the fastest by default.", metavar="NAME")
+]
+StoredDevice = Annotated[str | None, typer.Option(help="By default the one it was made on.", metavar="NAME")]
+Dtype = Annotated[str | None, typer.Option(help="By default the fastest accurate one.", metavar="float32|bfloat16|float16")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled checkpoints too.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]

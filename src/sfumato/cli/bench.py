@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sfumato.backbones.options import LoadOptions
 from sfumato.cli.destination import only_folder
 from sfumato.errors import Cancelled, OptionError
 
@@ -45,9 +46,7 @@ class Settings:
     seed: int
     out: Path
     force: bool
-    device: str | None
-    dtype: str | None
-    offline: bool
+    load: LoadOptions
     as_json: bool
 
 
@@ -64,7 +63,7 @@ def run(settings: Settings) -> None:
     from sfumato.cli.progress import hush_libraries
 
     hush_libraries()
-    loading = runner.Loading(device=settings.device, dtype=settings.dtype, offline=settings.offline)
+    loading = runner.Loading(options=settings.load)
     plan, instruments, about = _prepare(settings)
     where = [0, len(plan.names) * len(variants)]
     try:

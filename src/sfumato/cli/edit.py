@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Any, get_args
@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_args
 import typer
 from PIL import Image
 
+from sfumato.backbones.options import LoadOptions
+from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Offline
 from sfumato.cli.capacity import Canvas, check_format, check_mask_file
 from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
@@ -29,7 +31,6 @@ from sfumato.pictures.writing import SUFFIXES, Format
 from sfumato.request import EditRequest, EditResult
 
 FORMATS = "|".join(get_args(FormatName))
-DTYPES = "float32|bfloat16|float16"
 LISTED = 12  # predictions named on the terminal
 COMPRESSED_BYTES_PER_PIXEL = 2  # of a photograph as PNG, roughly
 
@@ -41,7 +42,8 @@ class Settings:
     Args:
         out: Folder of the predictions, the grid and the record; or a file, or `-` for standard output, for the best prediction.
         force: Replace existing files.
-        offline, allow_pickle, device, dtype, ranker, max_pixels: As in `sfumato.Editor`.
+        load: How the model is loaded.
+        ranker, max_pixels: As in `sfumato.Editor`.
         save_mask: Also write the mask as it was read, white = edit.
         save_steps: Also write the first prediction's clean estimate of every step as an animated GIF.
         format: File format of the predictions; by default the source's.
@@ -50,10 +52,7 @@ class Settings:
 
     out: Path = Path("out")
     force: bool = False
-    offline: bool = False
-    allow_pickle: bool = False
-    device: str | None = None
-    dtype: str | None = None
+    load: LoadOptions = field(default_factory=LoadOptions)
     ranker: str | None = None
     max_pixels: int = MAX_PIXELS
     save_mask: Path | None = None
@@ -159,15 +158,12 @@ def make(request: EditRequest, settings: Settings, save_steps: Path | None = Non
         editor = Editor(
             model=request.model,
             method=request.method,
-            device=settings.device,
-            dtype=settings.dtype,
-            offline=settings.offline,
-            allow_pickle=settings.allow_pickle,
             lora=request.lora,
             vae=request.vae,
             prediction_type=request.prediction_type,
             ranker=settings.ranker,
             max_pixels=settings.max_pixels,
+            **vars(settings.load),
         )
         return editor.edit(request, on_progress=on_progress, save_steps=save_steps)
 
@@ -223,19 +219,19 @@ def edit(
         Path,
         typer.Option("--out", "-o", help="Folder for all results; or file, or -, for the best picture.", metavar="DIR|FILE|-"),
     ] = Path("out"),
-    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    force: Force = False,
     format: Annotated[str | None, typer.Option(help="File format; the image's own by default.", metavar=FORMATS)] = None,
     save_mask: Annotated[Path | None, typer.Option(help="Write the mask as it was read, white = edit.", metavar="FILE")] = None,
     save_steps: Annotated[Path | None, typer.Option(help="Write the steps as an animation.", metavar="FILE.gif")] = None,
     metadata: Annotated[bool, typer.Option(help="Store the request in each picture, for `sfumato replay`.")] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the fastest by default.", metavar="NAME")] = None,
-    dtype: Annotated[str | None, typer.Option(help="By default the fastest accurate one.", metavar=DTYPES)] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     ranker: Annotated[str | None, typer.Option(help="CLIP that ranks predictions: folder or cached id.", metavar="ID")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = MAX_PIXELS,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickled checkpoints too.")] = False,
+    offline: Offline = False,
+    allow_pickle: AllowPickle = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an unexpected error happened.")] = False,
+    debug: Debug = False,
     **options: Any,
 ) -> None:
     """Run one edit and print its files."""
@@ -243,10 +239,7 @@ def edit(
         settings = Settings(
             out=out,
             force=force,
-            offline=offline,
-            allow_pickle=allow_pickle,
-            device=device,
-            dtype=dtype,
+            load=LoadOptions(device=device, dtype=dtype, offline=offline, allow_pickle=allow_pickle),
             ranker=ranker,
             max_pixels=max_pixels,
             save_mask=save_mask,

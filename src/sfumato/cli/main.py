@@ -9,7 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 import sfumato
-from sfumato.cli.arguments import Debug, Force, Json, Offline, Out
+from sfumato.backbones.options import LoadOptions
+from sfumato.cli.arguments import AllowPickle, Debug, Device, Devices, Dtype, Force, Json, Offline, Out, StoredDevice
 from sfumato.cli.failures import reported
 from sfumato.cli.models import models
 
@@ -85,7 +86,7 @@ def replay(
     image: Annotated[Path | None, typer.Option(help="Where the source is now.", metavar="FILE")] = None,
     mask: Annotated[Path | None, typer.Option(help="Where the mask is now.", metavar="FILE")] = None,
     scribble: Annotated[Path | None, typer.Option(help="Where the scribble is now.", metavar="FILE")] = None,
-    device: Annotated[str | None, typer.Option(help="By default the one it was made on.", metavar="NAME")] = None,
+    device: StoredDevice = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = None,
     force: Force = False,
     offline: Offline = False,
@@ -98,7 +99,8 @@ def replay(
 
         moved = {"image": image, "mask": mask, "scribble": scribble}
         limit = {} if max_pixels is None else {"max_pixels": max_pixels}
-        same = run(file, out=out, moved=moved, device=device, force=force, offline=offline, as_json=as_json, **limit)
+        load = LoadOptions(device=device, offline=offline)
+        same = run(file, out=out, moved=moved, load=load, force=force, as_json=as_json, **limit)
         raise typer.Exit(0 if same else 1)
 
 
@@ -165,10 +167,8 @@ def serve(
         list[str] | None, typer.Option(help="Web origin whose pages may call this server.", metavar="URL")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that keeps the results.", metavar="DIR")] = None,
-    device: Annotated[
-        list[str] | None, typer.Option(help="cpu, cuda, cuda:N or mps, one worker each; the fastest by default.", metavar="NAME")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", metavar="NAME")] = None,
+    device: Devices = None,
+    dtype: Dtype = None,
     vae: Annotated[str | None, typer.Option(help="Autoencoder in place of the model's own.", metavar="FILE|FOLDER")] = None,
     prediction_type: Annotated[
         str | None,
@@ -186,7 +186,7 @@ def serve(
     keep_days: Annotated[float | None, typer.Option(min=0, help="Remove older results.")] = None,
     keep_mib: Annotated[int | None, typer.Option(min=1, help="Remove the oldest results above this.")] = None,
     offline: Offline = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickled checkpoints too.")] = False,
+    allow_pickle: AllowPickle = False,
     debug: Debug = False,
 ) -> None:
     """Serve the web page and the HTTP APIs."""
@@ -216,9 +216,7 @@ def serve(
             origins=tuple(allow_origin or ()),
             devices=tuple(device or (None,)),
             share=share,
-            dtype=dtype,
-            offline=offline,
-            allow_pickle=allow_pickle,
+            load=LoadOptions(dtype=dtype, offline=offline, allow_pickle=allow_pickle),
             vae=vae,
             prediction_type=prediction_type,
         )
@@ -262,8 +260,8 @@ def bench(
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="All seeds of the edits follow from it.", metavar="INT")] = 0,
     out: Out = Path("bench-out"),
     force: Annotated[bool, typer.Option("--force", help="Start anew instead of going on with what is there.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the fastest by default.", metavar="NAME")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", metavar="NAME")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     offline: Offline = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -291,9 +289,7 @@ def bench(
                 seed=seed,
                 out=out,
                 force=force,
-                device=device,
-                dtype=dtype,
-                offline=offline,
+                load=LoadOptions(device=device, dtype=dtype, offline=offline),
                 as_json=as_json,
             )
         )

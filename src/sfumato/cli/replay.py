@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import typer
 
+from sfumato.backbones.options import LoadOptions
 from sfumato.cli.destination import STANDARD, destination
 from sfumato.cli.edit import Settings, make
 from sfumato.cli.results import SUFFIX_OF
@@ -29,9 +31,8 @@ def run(
     *,
     out: Path | None,
     moved: dict[str, Path | None],
-    device: str | None,
+    load: LoadOptions,
     force: bool,
-    offline: bool,
     as_json: bool,
     max_pixels: int = MAX_PIXELS,
 ) -> bool:
@@ -41,7 +42,8 @@ def run(
         file: A picture with a stored request.
         out: Folder for the new picture, under the old one's name; or a file.
         moved: New paths of image, mask and scribble; None where the stored path still holds.
-        device, force, offline, as_json, max_pixels: As for `sfumato edit`.
+        load: How the model is loaded; device and number format are those of the record where they are left open.
+        force, as_json, max_pixels: As for `sfumato edit`.
 
     Returns:
         Whether every pixel is the same.
@@ -58,7 +60,8 @@ def run(
     _check_sources(whole, stored.facts)
     changes |= _as_then(stored, whole, file, max_pixels)
     facts = stored.facts
-    settings = Settings(device=device or facts.get("device"), dtype=facts.get("dtype"), offline=offline, max_pixels=max_pixels)
+    load = replace(load, device=load.device or facts.get("device"), dtype=load.dtype or facts.get("dtype"))
+    settings = Settings(load=load, max_pixels=max_pixels)
     with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
         for batch in _batches(whole, stored.seed):
             result = make(request_of(stored, {**changes, **batch}, file), settings)

@@ -1,7 +1,10 @@
 """`sfumato train`: trains the embedded model, or fine-tunes it on your own pictures."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,8 @@ import typer
 
 from sfumato.errors import InputError, OptionError, ResourceError
 
-PARTS = ("world", "autoencoder", "decoder", "denoiser", "flow", "distilled", "ranker", "judge", "pixel")
 SIZES = ("small", "large")
 JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE = 56, 4, 128  # renders of its own, 250 pairs a shard
-MINUTES = {"autoencoder": 8.0, "decoder": 10.0, "denoiser": 60.0, "flow": 20.0, "distilled": 30.0}
-MINUTES |= {"ranker": 10.0, "judge": 15.0, "pixel": 60.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,116 +48,31 @@ class Settings:
     cooldown: float | None
 
 
-def run(part: str, settings: Settings) -> None:
-    """Train one part.
+@dataclass(frozen=True, kw_only=True)
+class PartCard:
+    """The row of one part: its trainer's module, which is loaded when the part is trained.
 
-    Raises:
-        OptionError: part-unknown, size-unknown, option-contradiction, option-invalid, checkpoint-exists, training-no-step.
-        InputError: no-scenes, no-autoencoder, no-denoiser.
-        BackboneError: checkpoint-mismatch.
-        ResourceError: disk-full, extra-missing, no-device.
+    Args:
+        name, module: As said; the module has a function `train`.
+        minutes: By default.
+        given: What the part is trained on and begins with: arguments of `train` besides those that all parts have.
+        render: Makes pictures of the part's own before it is trained, in so many processes.
     """
-    _check(part, settings)
-    workers = settings.workers or (1 if settings.device != "cpu" else os.cpu_count() or 1)
-    if part == "world":
-        from sfumato.training.denoiser import SIZES as SHAPES
-        from sfumato.training.scenes import render, render_shard
 
-        size = SHAPES[settings.size].image
-        render(render_shard, settings.folder / "scenes", settings.shards, settings.held_out, size, workers, typer.echo)
-        return
-    if part == "judge":
-        from sfumato.training.pairs import render_pairs
-        from sfumato.training.scenes import render
+    name: str
+    module: str
+    minutes: float
+    given: Callable[[Settings], dict[str, Any]]
+    render: Callable[[Settings, int], None] = lambda settings, workers: None
 
-        render(render_pairs, settings.folder / "pairs", JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE, workers, typer.echo)
-    if part == "ranker":
-        from functools import partial
-
-        from sfumato.embedded.world.split import OTHERS
-        from sfumato.training.denoiser import SIZES as SHAPES
-        from sfumato.training.ranker import OTHER_SHARDS
-        from sfumato.training.scenes import render, render_shard, training_shards
-
-        training_shards(settings.folder / "scenes")  # refuses before the others are rendered
-        one, size = partial(render_shard, part=OTHERS), SHAPES[settings.size].image
-        render(one, settings.folder / "others", OTHER_SHARDS, 1, size, workers, typer.echo)
-    from sfumato.training.workers import spawn
-
-    out = settings.folder / part
-    out.mkdir(parents=True, exist_ok=True)
-    spawn(_train, (part, settings), workers, out)
-    typer.echo(f"{out / 'model'}  trained {part}")
-
-
-def _train(part: str, settings: Settings) -> None:
-    """Body of each worker process."""
-    folder = settings.folder
-    chosen: dict[str, Any] = {"lr": settings.lr, "cooldown": settings.cooldown}
-    given = {name: value for name, value in chosen.items() if value is not None}
-    common = {"out": folder / part, "minutes": _minutes(part, settings), "device": settings.device, **given}
-    if part == "autoencoder":
-        from sfumato.training import autoencoder
-
-        autoencoder.train(scenes=folder / "scenes", start_from=_weights(settings, "vae"), on_progress=typer.echo, **common)
-    elif part == "decoder":
-        from sfumato.training import autoencoder
-
-        autoencoder.train(
-            scenes=folder / "scenes", start_from=_autoencoder(settings), decoder_only=True, on_progress=typer.echo, **common
-        )
-    elif part == "denoiser":
-        from sfumato.training import denoiser
-
-        denoiser.train(
-            vae=_autoencoder(settings),
-            scenes=folder / "scenes",
-            data=settings.data,
-            size=denoiser.SIZES[settings.size],
-            start_from=_weights(settings),
-            on_progress=typer.echo,
-            **common,
-        )
-    elif part in ("flow", "distilled"):
-        from sfumato.embedded.adapter import FILE
-        from sfumato.training import distilled, flow
-
-        train, shipped = {"flow": (flow.train, "flow"), "distilled": (distilled.train, "fast")}[part]
-        shipped_weights = _weights(settings, shipped)
-        start = shipped_weights and shipped_weights / FILE
-        train(
-            model=_teacher(settings),
-            vae=_autoencoder(settings),
-            scenes=folder / "scenes",
-            start=start,
-            on_progress=typer.echo,
-            **common,
-        )
-    elif part == "judge":
-        from sfumato.training import judge
-
-        judge.train(pairs=folder / "pairs", start_from=_weights(settings, "judge"), on_progress=typer.echo, **common)
-    elif part == "ranker":
-        from sfumato.training import ranker
-
-        ranker.train(
-            scenes=folder / "scenes",
-            others=folder / "others",
-            start_from=_weights(settings, "ranker"),
-            on_progress=typer.echo,
-            **common,
-        )
-    else:
-        from sfumato.training import pixel
-
-        pixel.train(scenes=folder / "scenes", on_progress=typer.echo, **common)
-
-
-def _minutes(part: str, settings: Settings) -> float | None:
-    return MINUTES.get(part) if settings.minutes is None else settings.minutes
+    def load(self) -> Callable[..., None]:
+        """Import the module and give its function."""
+        function: Callable[..., None] = import_module(self.module).train
+        return function
 
 
 def _weights(settings: Settings, part: str = "") -> Path | None:
+    """The folder of the weights to begin with."""
     if settings.start_from is None:
         return None
     from sfumato.backbones.hub import WEIGHTS
@@ -185,6 +100,129 @@ def _autoencoder(settings: Settings) -> Path:
             code="no-autoencoder",
         )
     return found
+
+
+def _scenes(settings: Settings) -> dict[str, Any]:
+    return {"scenes": settings.folder / "scenes"}
+
+
+def _denoiser(settings: Settings) -> dict[str, Any]:
+    from sfumato.training.denoiser import SIZES as SHAPES
+
+    shape, start = SHAPES[settings.size], _weights(settings)
+    return _scenes(settings) | {"vae": _autoencoder(settings), "data": settings.data, "size": shape, "start_from": start}
+
+
+def _adapter(settings: Settings, shipped: str) -> dict[str, Any]:
+    from sfumato.embedded.adapter import FILE
+
+    weights = _weights(settings, shipped)
+    start = weights and weights / FILE
+    return _scenes(settings) | {"model": _teacher(settings), "vae": _autoencoder(settings), "start": start}
+
+
+def _render_scenes(settings: Settings, workers: int) -> None:
+    from sfumato.training.denoiser import SIZES as SHAPES
+    from sfumato.training.scenes import render, render_shard
+
+    size = SHAPES[settings.size].image
+    render(render_shard, settings.folder / "scenes", settings.shards, settings.held_out, size, workers, typer.echo)
+
+
+def _render_pairs(settings: Settings, workers: int) -> None:
+    from sfumato.training.pairs import render_pairs
+    from sfumato.training.scenes import render
+
+    render(render_pairs, settings.folder / "pairs", JUDGE_SHARDS, JUDGE_HELD_OUT, JUDGE_IMAGE, workers, typer.echo)
+
+
+def _render_others(settings: Settings, workers: int) -> None:
+    from sfumato.embedded.world.split import OTHERS
+    from sfumato.training.denoiser import SIZES as SHAPES
+    from sfumato.training.ranker import OTHER_SHARDS
+    from sfumato.training.scenes import render, render_shard, training_shards
+
+    training_shards(settings.folder / "scenes")  # refuses before the others are rendered
+    one, size = partial(render_shard, part=OTHERS), SHAPES[settings.size].image
+    render(one, settings.folder / "others", OTHER_SHARDS, 1, size, workers, typer.echo)
+
+
+CARDS: tuple[PartCard, ...] = (
+    PartCard(
+        name="autoencoder",
+        module="sfumato.training.autoencoder",
+        minutes=8.0,
+        given=lambda settings: _scenes(settings) | {"start_from": _weights(settings, "vae")},
+    ),
+    PartCard(
+        name="decoder",
+        module="sfumato.training.autoencoder",
+        minutes=10.0,
+        given=lambda settings: _scenes(settings) | {"start_from": _autoencoder(settings), "decoder_only": True},
+    ),
+    PartCard(name="denoiser", module="sfumato.training.denoiser", minutes=60.0, given=_denoiser),
+    PartCard(name="flow", module="sfumato.training.flow", minutes=20.0, given=partial(_adapter, shipped="flow")),
+    PartCard(name="distilled", module="sfumato.training.distilled", minutes=30.0, given=partial(_adapter, shipped="fast")),
+    PartCard(
+        name="ranker",
+        module="sfumato.training.ranker",
+        minutes=10.0,
+        given=lambda settings: (
+            _scenes(settings) | {"others": settings.folder / "others", "start_from": _weights(settings, "ranker")}
+        ),
+        render=_render_others,
+    ),
+    PartCard(
+        name="judge",
+        module="sfumato.training.judge",
+        minutes=15.0,
+        given=lambda settings: {"pairs": settings.folder / "pairs", "start_from": _weights(settings, "judge")},
+        render=_render_pairs,
+    ),
+    PartCard(name="pixel", module="sfumato.training.pixel", minutes=60.0, given=_scenes),
+)
+WORLD = "world"  # rendered, not trained
+PARTS = (WORLD, *(card.name for card in CARDS))
+
+
+def run(part: str, settings: Settings) -> None:
+    """Train one part.
+
+    Raises:
+        OptionError: part-unknown, size-unknown, option-contradiction, option-invalid, checkpoint-exists, training-no-step.
+        InputError: no-scenes, no-autoencoder, no-denoiser.
+        BackboneError: checkpoint-mismatch.
+        ResourceError: disk-full, extra-missing, no-device.
+    """
+    _check(part, settings)
+    workers = settings.workers or (1 if settings.device != "cpu" else os.cpu_count() or 1)
+    if part == WORLD:
+        _render_scenes(settings, workers)
+        return
+    _card(part).render(settings, workers)
+    from sfumato.training.workers import spawn
+
+    out = settings.folder / part
+    out.mkdir(parents=True, exist_ok=True)
+    spawn(_train, (part, settings), workers, out)
+    typer.echo(f"{out / 'model'}  trained {part}")
+
+
+def _train(part: str, settings: Settings) -> None:
+    """Body of each worker process."""
+    card = _card(part)
+    chosen: dict[str, Any] = {"lr": settings.lr, "cooldown": settings.cooldown}
+    common = {name: value for name, value in chosen.items() if value is not None} | {"on_progress": typer.echo}
+    common |= {"out": settings.folder / part, "minutes": _minutes(part, settings), "device": settings.device}
+    card.load()(**card.given(settings), **common)
+
+
+def _card(part: str) -> PartCard:
+    return next(card for card in CARDS if card.name == part)
+
+
+def _minutes(part: str, settings: Settings) -> float | None:
+    return _card(part).minutes if settings.minutes is None and part != WORLD else settings.minutes
 
 
 def _check(part: str, settings: Settings) -> None:

@@ -1,9 +1,10 @@
 """Selection of the model of an edit, from the request and the editor's defaults."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
+from sfumato.backbones.options import LoadOptions
 from sfumato.backbones.prediction import check_given, reading
 from sfumato.errors import Unsupported
 from sfumato.request import EditRequest
@@ -57,13 +58,13 @@ class Held:
 
     Args:
         own: What requests that name nothing run on.
-        options: Further arguments of `loading.load`.
+        options: How models are loaded.
         pipe: The user's own pipeline, already wrapped, in place of what `own` names; nothing else is then loaded.
     """
 
-    def __init__(self, own: Choice, options: dict[str, Any], pipe: Backbone | None = None) -> None:
+    def __init__(self, own: Choice, options: LoadOptions, pipe: Backbone | None = None) -> None:
         check_given(own.prediction_type)
-        self.own, self._options, self._pipe, self._loaded_as = own, options, pipe, own
+        self.own, self.options, self._pipe, self._loaded_as = own, options, pipe, own
         self._backbone = self._load(own) if pipe is None else reading(pipe, own.prediction_type)
 
     def get(self, wanted: Choice) -> Backbone:
@@ -82,4 +83,4 @@ class Held:
         return self._backbone
 
     def _load(self, wanted: Choice) -> Backbone:
-        return loading.load(**wanted._asdict(), **self._options)
+        return loading.load(**wanted._asdict(), **vars(self.options))

@@ -105,7 +105,7 @@ class PreparedWindow:
         self.edit, self.method, self.resolved, self.inputs, self.index = edit, method, resolved, inputs, index
         self.request: EditRequest = request
         self.on_progress = in_part(edit.on_progress, index, count)
-        self.encoder = Encoder(backbone.autoencoder, inputs, getattr(resolved.options, "posterior_sample", False))
+        self.encoder = Encoder(backbone.autoencoder, inputs, resolved.options.posterior_sample)
         self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
         assert request.steps
         given = EditInputs(

@@ -21,7 +21,7 @@ from sfumato.request import EditRequest
 
 
 class Scorers:
-    """CLIP models of one editor, loaded on first use and kept.
+    """CLIP models of one editor, loaded on first use and kept; one that ranks and guides is loaded once.
 
     Args:
         ranker: Name of the ranking model; by default the one of the model's family.
@@ -31,7 +31,8 @@ class Scorers:
     def __init__(self, ranker: str | None, device: torch.device) -> None:
         self._ranker, self._device = ranker, device
         self.ranking: clip.Scorer | None = None
-        self._guiding: tuple[str, clip.Scorer] | None = None
+        self._ranking_name, self._guiding_name = "", ""
+        self._guiding: clip.Scorer | None = None
         self._lpips: PictureDistance | None = None
 
     def forget(self) -> None:
@@ -47,11 +48,16 @@ class Scorers:
         name = str(resolved.options.clip_model)
         if resolved.options.background_lpips_weight and self._lpips is None:
             self._lpips = guiding_lpips(self._device)
-        if self._guiding is None or self._guiding[0] != name:
-            with torch.inference_mode(False):  # its weights take part in gradients
-                self._guiding = name, clip.load_scorer(name, self._device)
-        scorer = self._guiding[1]
-        return Guide(scorer=scorer, text=scorer.embed_text([resolved.texts.words]), lpips=self._lpips)
+        self._guiding, self._guiding_name = self._clip(name), name
+        return Guide(scorer=self._guiding, text=self._guiding.embed_text([resolved.texts.words]), lpips=self._lpips)
+
+    def _clip(self, name: str) -> clip.Scorer:
+        """A CLIP by its name: the one that guides or ranks already, or loaded."""
+        for known, scorer in ((self._guiding_name, self._guiding), (self._ranking_name, self.ranking)):
+            if scorer is not None and known == name:
+                return scorer
+        with torch.inference_mode(False):  # the weights of what guides take part in gradients
+            return clip.load_scorer(name, self._device)
 
     def rank(self, edit: Prepared, request: EditRequest, windows: list[np.ndarray], notes: list[str]) -> list[Score]:
         """Scores of the predictions, best first; empty if the request asks for no ranking.
@@ -88,10 +94,11 @@ class Scorers:
     def _load(self, edit: Prepared, mode: str) -> tuple[clip.Scorer | None, list[str]]:
         """The ranking model and notes. None if the family's default is absent: ranking then uses the whole picture alone."""
         suited = family(edit.backbone.traits.family).clip
+        self._ranking_name = self._ranker or suited
         if self._ranker is not None or suited == "embedded":
-            return clip.load_scorer(self._ranker or suited, self._device), []
+            return self._clip(self._ranking_name), []
         try:
-            return clip.load_scorer(suited, self._device), []
+            return self._clip(suited), []
         except BackboneError as error:
             if mode == "region":
                 raise

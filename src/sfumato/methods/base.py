@@ -42,9 +42,16 @@ class PictureDistance(Protocol):
 
 
 class MethodOptions(BaseModel):
-    """Base of a method's own options. Users may set those declared with `option`; the others are set by presets alone."""
+    """Base of a method's own options. Users may set those declared with `option`; the others are set by presets alone.
+
+    Args:
+        posterior_sample: Whether the source is encoded as a sample from the autoencoder's posterior, not its mean. For every
+            method; read by the editor, which encodes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    posterior_sample: bool = False
 
     @classmethod
     def exposed(cls, *, remote: bool = False) -> dict[str, FieldInfo]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sfumato.backbones.options import LoadOptions
 from sfumato.backbones.prediction import check_given
 from sfumato.errors import OptionError
 
@@ -70,7 +71,7 @@ class Settings:
         aliases: Further names of those models for OpenAI's API, whose clients may insist on one: alias to model.
         devices: One worker each; None is the best device present.
         share: Most jobs that are sampled in one batch; by default 8 on an accelerator, and 1, which is none, on a CPU.
-        dtype, offline, allow_pickle: As in `sfumato.Editor`.
+        load: How models are loaded; each worker's device takes the place of its own.
         vae, prediction_type: As in `sfumato.Editor`, of the only model.
         host, port: Where to listen.
         tokens: Secrets, one of which each request must carry; none are needed when this is empty.
@@ -85,9 +86,7 @@ class Settings:
     aliases: dict[str, str] = field(default_factory=dict)
     devices: tuple[str | None, ...] = (None,)
     share: int | None = None
-    dtype: str | None = None
-    offline: bool = False
-    allow_pickle: bool = False
+    load: LoadOptions = field(default_factory=LoadOptions)
     vae: str | None = None
     prediction_type: str | None = None
     host: str = "127.0.0.1"

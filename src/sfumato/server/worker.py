@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from sfumato.errors import OUT_OF_MEMORY, Cancelled, EditError, ResourceError, is_out_of_memory
 from sfumato.jobs.engine import Edits, LocalEngine
@@ -37,13 +38,10 @@ def editor_maker(settings: Settings) -> MakeEditor:
 
         return Editor(
             model=model,
-            device=device,
-            dtype=settings.dtype,
-            offline=settings.offline,
-            allow_pickle=settings.allow_pickle,
             vae=settings.vae,
             prediction_type=settings.prediction_type,
             max_pixels=settings.limits.pixels,
+            **vars(replace(settings.load, device=device)),
         )
 
     return make

@@ -41,8 +41,6 @@ class Options(MethodOptions):
         share_noise: Whether all predictions get the same background noise. The starting noise is each one's own in any case.
         init: Start from the noised source (with the fill or scribble under the mask), or from noise alone, at any level.
         final: After the last step put around the latents the clean source, the source at that step's level, or nothing.
-        posterior_sample: Whether the source is encoded as a sample from the autoencoder's posterior, not its mean. Read by the
-            editor, which encodes.
         timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
         dilation_kernels: Sides in latent cells of the square kernels of progressive mask shrinking, largest first.
 
@@ -56,7 +54,6 @@ class Options(MethodOptions):
     share_noise: bool = False
     init: Literal["source", "noise"] = "source"
     final: Literal["clean", "noisy", "none"] = "clean"
-    posterior_sample: bool = False
     timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing"
     steps_offset: int = 0
     set_alpha_to_one: bool = True

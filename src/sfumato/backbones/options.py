@@ -1,0 +1,24 @@
+"""How a model is loaded, whichever it is; listing it loads no PyTorch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Options of loading that editors, commands, the server and the benchmark share.
+
+    Args:
+        device: "cpu", "cuda", "cuda:N" or "mps"; the fastest device of this machine when None.
+        dtype: "float32", "bfloat16" or "float16"; the fastest safe one for the device when None.
+        offline: Also keep this whole process from the network from now on.
+        allow_pickle: Whether pickled weights may be read, with torch's `weights_only`.
+    """
+
+    device: "str | torch.device | None" = None
+    dtype: "str | torch.dtype | None" = None
+    offline: bool = False
+    allow_pickle: bool = False
