@@ -6,6 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
+from sfumato.backbones import loading
 from sfumato.masks.reading import read_area, read_mask
 from sfumato.noise.plan import make_plan
 from sfumato.pictures import reading
@@ -41,3 +42,20 @@ def test_make_solver_lists_the_levels_of_the_plan() -> None:
     assert solver.before == tuple(step.before for step in plan.steps)
     assert solver.after == tuple(step.after for step in plan.steps)
     assert (solver.start, len(solver.before)) == (plan.start, 10)
+
+
+def test_a_models_parts_by_their_former_names() -> None:
+    model = loading.load("embedded", device="cpu", dtype="float32")
+    former = {
+        "family": model.traits.family,
+        "prediction_type": model.traits.prediction,
+        "scheduler_config": model.traits.scheduler_config,
+        "vae": model.autoencoder.vae,
+        "encode": model.autoencoder.encode,
+        "known_words": model.text_encoder.known_words,  # type: ignore[union-attr]
+    }
+    for name, now in former.items():
+        with pytest.warns(DeprecationWarning, match=f"backbone.{name} is .* goes with version 0.2"):
+            assert getattr(model, name) == now
+    with pytest.raises(AttributeError, match="no attribute 'predict'"):
+        getattr(model, "predict")  # noqa: B009, what mypy knows to be missing
