@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfumato.accel.base import Grade
 from sfumato.accel.batch_invariance import BatchInvariance
-from sfumato.backbones.base import Backbone, Conditions, Denoiser, Output, Traits
+from sfumato.backbones.base import Backbone, Conditions, Denoiser, Output, Traits, mapped
 from sfumato.denoising.base import Pair
 from sfumato.denoising.guidance import guidance_of
 from sfumato.denoising.prompts import Texts
@@ -63,3 +63,13 @@ class Calling:
                 return function(denoiser, x, timestep, given)
 
         yield Called()
+
+
+def row_by_row(denoiser: Denoiser, x: Tensor, timestep: float, given: Conditions) -> Output:
+    """For `Calling`: the network sees one row at a time, so that a comparison leaves out how it rounds in batches."""
+
+    def one(i: int) -> Tensor:
+        own = mapped(given, lambda tensor: tensor[i : i + 1] if len(tensor) == len(x) else tensor)
+        return denoiser(x[i : i + 1], timestep, own).prediction
+
+    return Output(torch.cat([one(i) for i in range(len(x))]))

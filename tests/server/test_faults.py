@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from sfumato.errors import EditError
+from sfumato.jobs.item import Item
 from sfumato.server.app import AppState
 from sfumato.server.job import Job
 from sfumato.server.store import Store
-from sfumato.server.submission import Submission
 from tests.server import pictures
 from tests.server.stub import StubEditor, finished, serving, settings_for, until
 
@@ -173,9 +173,9 @@ def test_a_database_that_is_really_full(data: Path) -> None:
     app_state.close()
 
 
-def submission(prompt: str = "red") -> Submission:
+def submission(prompt: str = "red") -> Item:
     options = {"prompt": prompt, "n": 1, "model": "stub"}
-    return Submission(options=options, pictures={"image": pictures.PICTURE, "mask": pictures.MASK})
+    return Item(options=options, pictures={"image": pictures.PICTURE, "mask": pictures.MASK})
 
 
 def test_the_event_loop_never_waits_for_the_store(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,12 +148,12 @@ def test_stopping_lets_the_running_job_finish(data: Path) -> None:
 def test_stopping_cancels_what_takes_too_long(data: Path) -> None:
     app_state = AppState(settings_for(data, limits={"shutdown_seconds": 0.3}), lambda model, device: StubEditor(model))
     app_state.start()
+    from sfumato.jobs.item import Item
     from sfumato.server.job import Job
-    from sfumato.server.submission import Submission
 
     def job(prompt: str) -> Job:
         options = {"prompt": prompt, "n": 1, "model": "stub"}
-        given = Submission(options=options, pictures={"image": pictures.PICTURE, "mask": pictures.MASK})
+        given = Item(options=options, pictures={"image": pictures.PICTURE, "mask": pictures.MASK})
         return Job(owner="me", kind="job", submission=given)
 
     running, waiting = job("slow"), job("red")

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from sfumato import Editor
+from sfumato.jobs.item import Item
 from sfumato.server.app import AppState
 from sfumato.server.job import Job
-from sfumato.server.submission import Submission
 from tests.guided import Calling
 from tests.server import pictures
 from tests.server.stub import StubEditor, settings_for, until
@@ -36,7 +36,7 @@ def editor(shared: Editor) -> Iterator[Editor]:
 def job(owner: str, prompt: str, **options: Any) -> Job:
     given = {"prompt": prompt, "n": 1, "model": MODEL, "rank": "none", **options}
     pictured = {"image": pictures.PICTURE, "mask": pictures.MASK}
-    return Job(owner=owner, kind="job", submission=Submission(options=given, pictures=pictured))
+    return Job(owner=owner, kind="job", submission=Item(options=given, pictures=pictured))
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from sfumato import Editor
 from sfumato.cli.main import app
 from sfumato.pictures.reading import read
-from tests import tiny_models
 from tests.unit.test_pictures_colour import SPACES
 from tests.unit.test_pictures_deep import png16, stored16, tiff16
 
@@ -22,16 +21,6 @@ DEEP = RGB.astype(np.uint16) * 257 + 3
 BOX = (16, 8, 16, 16)
 INSIDE = (X >= 16) & (X < 32) & (Y >= 8) & (Y < 24)
 FAST: dict[str, Any] = {"steps": 2, "rank": "none", "background": "paste", "n": 1, "prompt": "a red ball"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.tiny_sd1(tmp_path_factory.mktemp("models") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def editor(folder: Path) -> Editor:
-    return Editor(str(folder), dtype="float32")
 
 
 def command(folder: Path, *arguments: object) -> dict[str, Any]:

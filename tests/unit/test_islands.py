@@ -16,6 +16,7 @@ from sfumato.ranking import Score
 from sfumato.request import EditRequest
 from sfumato.server.previews import Previewer
 from tests import tiny_models
+from tests.guided import Calling, row_by_row
 
 FAST: dict[str, Any] = {"prompt": "a red ball", "steps": 2, "rank": "none", "n": 2}
 
@@ -104,9 +105,12 @@ def test_islands_that_have_to_share_for_want_of_windows_are_told(editor: Editor)
         {"preset": "paper"},
     ],
 )
-def test_islands_are_edited_as_one_by_one_to_the_bit(editor: Editor, picture: Image.Image, more: dict[str, Any]) -> None:
+def test_islands_are_edited_as_one_by_one_to_the_bit(
+    editor: Editor, picture: Image.Image, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prediction i of both is island two edited, with seed + i, in prediction i of island one."""
-    options = {**WHOLE, "batch_size": 1, **more}  # in float32 batches of other sizes round
+    monkeypatch.setattr(editor, "accelerators", (Calling(row_by_row),))
+    options = {**WHOLE, **more}
     together = editor.edit(image=picture, mask=picture_of(BOTH), **options)
     assert len(together.facts["windows"]) == 2
     assert "in 2 windows" in together.notes[0]

@@ -49,9 +49,8 @@ class _Live:
         live = self.rows.live
         if live.all():
             return self.inner(x, timestep, given)
-        index = (
-            live.repeat(len(x) // len(live)).nonzero()[:, 0].to(x.device)
-        )  # x has B rows, or 2B with both branches of guidance
+        branches = len(x) // len(live)  # 2 if x holds both branches of guidance
+        index = live.repeat(branches).nonzero()[:, 0].to(x.device)
         made = self.inner(x[index], timestep, mapped(given, lambda tensor: tensor[index] if len(tensor) == len(x) else tensor))
 
         def spread(part: Tensor, whole: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def flow_traits(pipe: Any, kind: type[FlowTransformer], autoencoder: LatentAutoe
         )
 
     def schedule(cells: tuple[int, int], steps: int) -> dict[str, Any]:
-        """Schedulers that shift with the size are told the shift that diffusers' pipelines compute."""
+        """The shift that diffusers' pipelines compute, for schedulers whose shift depends on the size."""
         if not config.get("use_dynamic_shifting"):
             return {}
         mu = kind.shift(config, cells[0] * cells[1] // PATCH**2, steps)

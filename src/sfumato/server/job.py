@@ -12,8 +12,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from sfumato.errors import EditError
+from sfumato.jobs.item import Item
 from sfumato.server.store import FINISHED
-from sfumato.server.submission import Submission
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
 Kind = Literal["job", "openai", "webui"]
@@ -37,7 +37,7 @@ class Job:
 
     owner: str
     kind: Kind
-    submission: Submission | None
+    submission: Item | None
     partials_wanted: int = 0
     id: str = ""
     created: float = field(default_factory=time.time)

@@ -5,12 +5,12 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, create_model
 
-from sfumato.jobs.item import open_picture
+from sfumato.jobs.item import Item, open_picture
 from sfumato.request import MOST_SEED, RANDOM_SEED, Seed, Size
 from sfumato.server.failures import Refused
 from sfumato.server.openai_pictures import check_output, from_markup, pictures_of, refused
 from sfumato.server.settings import Settings
-from sfumato.server.submission import JobOptions, Sent, Submission, check_sizes, submission, validated
+from sfumato.server.submission import JobOptions, Sent, check_sizes, submission, validated
 from sfumato.server.uploads import Form
 
 STEPS = {"low": 12, "high": 60, "xhigh": 100, "max": 150}  # other qualities: the model's own default
@@ -85,7 +85,7 @@ class ParsedEdit:
     """
 
     asked: Any
-    submission: Submission
+    submission: Item
     notes: list[str]
     random_seed: bool
 

@@ -11,12 +11,13 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from sfumato.errors import Cancelled
+from sfumato.jobs.item import Item
 from sfumato.server.job import Job, Kind
 from sfumato.server.jobs import JobQueue
 from sfumato.server.security import sign
 from sfumato.server.settings import Settings
 from sfumato.server.store import Store
-from sfumato.server.submission import Submission, check_pictures
+from sfumato.server.submission import check_pictures
 
 PATIENCE_SECONDS = 0.5  # between checks whether the client has disconnected
 
@@ -40,7 +41,7 @@ class JobService:
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoding", CapacityLimiter(self.settings.limits.decoded))
 
-    async def open(self, request: Request, kind: Kind, given: Submission, *, partials: int = 0) -> Job:
+    async def open(self, request: Request, kind: Kind, given: Item, *, partials: int = 0) -> Job:
         """Validate a submission's pictures and enqueue it.
 
         Raises:

@@ -54,11 +54,7 @@ JobOptions: type[Sent] = create_model(
 )
 
 
-Submission = Item
-"""A request of any API after validation."""
-
-
-def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Submission:
+def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Item:
     """Validate a job's fields, with pictures as files of the form or as base64.
 
     Raises:
@@ -90,7 +86,7 @@ def check_sizes(pictures: dict[str, bytes], limits: Limits) -> None:
         check_size(len(data), name, limits)
 
 
-def submission(options: dict[str, Any], pictures: dict[str, bytes], limits: Limits, models: tuple[str, ...]) -> Submission:
+def submission(options: dict[str, Any], pictures: dict[str, bytes], limits: Limits, models: tuple[str, ...]) -> Item:
     """An item of validated fields, if it is within the limits.
 
     Raises:
@@ -104,7 +100,7 @@ def submission(options: dict[str, Any], pictures: dict[str, bytes], limits: Limi
             status=404,
             param="model",
         )
-    return Submission(options=options, pictures=pictures)
+    return Item(options=options, pictures=pictures)
 
 
 def validated(model: type[ModelT], fields: dict[str, Any]) -> ModelT:
@@ -161,7 +157,7 @@ def _check_limits(options: dict[str, Any], limits: Limits) -> None:
         )
 
 
-def check_pictures(given: Submission, limits: Limits) -> None:
+def check_pictures(given: Item, limits: Limits) -> None:
     """Decode all pictures once, to refuse a job before it is queued. Slow: do not call it in the event loop.
 
     Raises:

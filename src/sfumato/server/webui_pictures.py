@@ -7,11 +7,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sfumato.errors import EditError, MaskError
-from sfumato.jobs.item import open_picture
+from sfumato.jobs.item import Item, open_picture
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
 from sfumato.server.settings import Limits
-from sfumato.server.submission import Submission
 from sfumato.server.uploads import from_base64
 
 
@@ -47,7 +46,7 @@ def _grey_mask(data: bytes, most: int) -> bytes:
     return data if alpha is None or alpha.min() == alpha.max() else encode(Image.fromarray(alpha), "PNG")
 
 
-def padded(given: Submission, padding: int, most: int) -> Any:
+def padded(given: Item, padding: int, most: int) -> Any:
     """The window that many pixels around the mask, cut to the picture: x, y, width, height; "auto" if no mask can be read."""
     from sfumato.editing.reading import read_pictures
     from sfumato.masks.window import bounding_box

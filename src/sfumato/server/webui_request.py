@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sfumato.jobs.item import open_picture
+from sfumato.jobs.item import Item, open_picture
 from sfumato.pictures.reading import upright_size
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits, Settings
-from sfumato.server.submission import JobOptions, Submission, submission, validated
+from sfumato.server.submission import JobOptions, submission, validated
 from sfumato.server.webui_pictures import padded, pictures_of
 from sfumato.server.webui_samplers import solver_for
 
@@ -150,7 +150,7 @@ def checkpoint(name: Any, models: tuple[str, ...]) -> str:
     )
 
 
-def parse_img2img(asked: Img2Img, seed: int, model: str, settings: Settings) -> tuple[Submission, list[str]]:
+def parse_img2img(asked: Img2Img, seed: int, model: str, settings: Settings) -> tuple[Item, list[str]]:
     """Convert a web UI request to a job submission, with notes on what was not followed.
 
     Args:
