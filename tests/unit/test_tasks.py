@@ -63,6 +63,12 @@ def test_margins_that_cannot_be_are_refused(given: Any) -> None:
         request(task="outpaint", expand=given)
 
 
+@pytest.mark.parametrize("given", ["70000", "9999999", "2000%", "99999%,0,0,0"])
+def test_margins_that_are_too_large_are_refused_by_their_size(given: str) -> None:
+    with pytest.raises(ValidationError, match="at most 65535 pixels or 1000 percent"):
+        request(task="outpaint", expand=given)
+
+
 def test_percents_are_of_the_side_they_lie_on() -> None:
     assert canvas.in_pixels(("25%", "10%", 3, "0.1%"), (200, 100)) == (50, 10, 3, 0)
     with pytest.raises(OptionError, match="less than a pixel"):

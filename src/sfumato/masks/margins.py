@@ -7,7 +7,7 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 MOST_MARGIN, MOST_PERCENT = 65_535, 1000
-_MARGIN = re.compile(r"(\d{1,5})|(\d{1,4}(?:\.\d{1,3})?)\s*%")
+_MARGIN = re.compile(r"(\d{1,9})|(\d{1,9}(?:\.\d{1,3})?)\s*%")
 
 
 def _margins(given: Any) -> Any:
