@@ -1,9 +1,11 @@
 """Conditions of the two branches of guidance, shared by several methods."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfumato.backbones.base import Backbone, Conditions, Extra
 from sfumato.denoising.base import Pair
@@ -40,3 +42,18 @@ def extras_of(models: Backbone, edit: EditInputs[Any]) -> dict[Extra, Tensor]:
     if Extra.GUIDANCE in traits.extras and edit.guidance_embedding is not None:
         extras[Extra.GUIDANCE] = torch.full((1,), edit.guidance_embedding, device=traits.device)
     return extras
+
+
+def inpainting_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask: Tensor) -> Tensor:
+    """What inpainting models read behind the noisy latents, in training and in editing: the mask, then the masked picture.
+
+    Args:
+        encode: (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w).
+        pixels: (B, 3, H, W) in [-1, 1]: the source. Its hole becomes 0, mid-grey.
+        mask: (B, 1, H, W) in {0, 1}; 1 = hole. It is brought to the latents' size by nearest neighbours.
+
+    Returns:
+        (B, 1 + C, h, w).
+    """
+    latents = encode(pixels * (mask < 0.5))
+    return torch.cat([F.interpolate(mask, latents.shape[-2:], mode="nearest").to(latents), latents], dim=1)
