@@ -63,13 +63,13 @@ class Loading:
 
     def editor(self, variant: Variant) -> Editor:
         """The editor for a variant, with its model loaded."""
-        return self.make_editor(method=variant.method, **loaded_by(variant), **vars(self.options))
+        return self.make_editor(method=variant.method, **choice_of(variant)._asdict(), **vars(self.options))
 
 
-def loaded_by(variant: Variant) -> dict[str, Any]:
+def choice_of(variant: Variant) -> Choice:
     """What a variant says about what is to be loaded: the model, and what goes with it."""
     fields = {**variant.fields, "model": variant.model}
-    return {name: fields[name] for name in Choice._fields if name in fields}
+    return Choice(**{name: fields[name] for name in Choice._fields if name in fields})
 
 
 def run(
@@ -84,8 +84,8 @@ def run(
 ) -> tuple[list[dict[str, Any]], Any]:
     """Run and measure all edits that are not finished yet.
 
-    Variants with one model and method take turns on each example; of the others one model after the other is loaded. What a
-    variant's method cannot do is left out, with a note among those of the instruments.
+    Variants for which the same is loaded take turns on each example; of the others one model after the other is loaded. What
+    a variant's method cannot do is left out, with a note among those of the instruments.
 
     Args:
         plan: The examples.
@@ -108,8 +108,7 @@ def run(
     total, done, device = len(plan.names) * len(variants), 0, None
     seeds = example_seeds(plan.names, plan.seed, max(_predictions(variant, plan) for variant in variants))
     finished = {(i, name): record for i in range(len(variants)) for name in plan.names if (record := _read(out, i, name))}
-    # a method may bring a model or a branch of its own, and an editor holds one at a time
-    needs = [(variant.method, *loaded_by(variant).items()) for variant in variants]
+    needs = [choice_of(variant).for_method(variant.method) for variant in variants]
     for need in dict.fromkeys(needs):
         mine = [i for i, other in enumerate(needs) if other == need]
         editor: Editor | None = None

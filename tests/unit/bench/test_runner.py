@@ -13,6 +13,7 @@ from sfumato.bench import runner
 from sfumato.bench.counting import Cost, costs
 from sfumato.bench.measuring import EditOutputs, Measured, SceneInstruments, cost_values
 from sfumato.bench.tasks import Example
+from sfumato.editing.choice import Choice
 from sfumato.errors import OptionError, ResourceError
 from sfumato.pictures.writing import write
 from tests.unit.bench.stand_ins import METHOD, FakeEditor, Parity, instruments, tiny_plan, variants
@@ -123,23 +124,38 @@ def test_the_raw_picture_has_no_pasted_surroundings(text: str, background: str, 
     assert (raw["background"], raw["keep_unmasked"], raw["n"]) == (background, False, 1)
 
 
-def test_each_model_and_each_method_s_own_is_loaded_once(tmp_path: Path) -> None:
+def test_each_model_and_each_branch_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor holds one model and its branches; some ship for a method, and the variant names none."""
+    shipped = {"repaint": "a branch"}
+    monkeypatch.setattr(Choice, "for_method", lambda self, method: self._replace(branch=self.branch or shipped.get(method)))
+    monkeypatch.setattr(FakeEditor, "made", [])
     loaded: list[dict[str, Any]] = []
 
     def make(**options: Any) -> FakeEditor:
-        loaded.append({name: options.get(name) for name in ("model", "method", "vae")})
+        loaded.append({name: options.get(name) for name in ("model", "method", "branch")})
         return FakeEditor(**options)
 
-    texts = ("default", "a:vae=one", "langevin:method=lanpaint", "b:vae=one,steps=5", "steps=5", "c:vae=one,model=other")
+    texts = (
+        "default",
+        "a:branch=x",
+        "langevin:method=lanpaint",
+        "b:branch=x,steps=5",
+        "repaint",
+        "c:model=m,branch=x",
+        "steps=5",
+    )
     loading = runner.Loading(make_editor=make)  # type: ignore[arg-type]
     items, _ = runner.run(tiny_plan(), variants(*texts), instruments(), tmp_path, loading)
     assert len(items) == 3 * len(texts)
     assert loaded == [
-        {"model": "embedded", "method": METHOD, "vae": None},
-        {"model": "embedded", "method": METHOD, "vae": "one"},
-        {"model": "embedded", "method": "lanpaint", "vae": None},
-        {"model": "other", "method": METHOD, "vae": "one"},
+        {"model": "embedded", "method": METHOD, "branch": None},
+        {"model": "embedded", "method": METHOD, "branch": "x"},
+        {"model": "embedded", "method": "repaint", "branch": None},
+        {"model": "m", "method": METHOD, "branch": "x"},
     ]
+    order = [(fields["method"], fields["seed"]) for fields in FakeEditor.made if fields["n"] == 2][:6]
+    assert [method for method, _ in order] == [METHOD, "lanpaint", METHOD] * 2  # those of one model take turns
+    assert [seed for _, seed in order[:3]] == [order[0][1]] * 3
 
 
 def test_captions_are_plain_english_unless_a_variant_weighs_them(tmp_path: Path, loading: runner.Loading) -> None:

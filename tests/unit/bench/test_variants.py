@@ -21,7 +21,7 @@ from tests.unit.bench.stand_ins import METHOD
         ("my/model", METHOD, "my/model", {}),
         ("real:model=my/model,n=2", f"{METHOD} [real]", "my/model", {"n": 2}),
         ("langevin:method=lanpaint", "lanpaint [langevin]", "embedded", {}),
-        ("both:model=my/model,method=repaint,vae=v.safetensors", "repaint [both]", "my/model", {"vae": "v.safetensors"}),
+        ("both:model=my/model,method=repaint,branch=b", "repaint [both]", "my/model", {"branch": "b"}),
         ("embedding=a.pt:x", f"{METHOD} [embedding=a.pt:x]", "embedded", {"embedding": ("a.pt:x",)}),
         (f"{METHOD}:preset=paper", f"{METHOD} [preset=paper]", "embedded", {"preset": "paper"}),
         ("lanpaint:langevin-steps=3", "lanpaint [langevin-steps=3]", "embedded", {"langevin_steps": 3}),
