@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.backbones.capabilities import Layout
+from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.backbones.families import base_pipeline, loaded_with, supported
 from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsupported
 
@@ -18,7 +18,8 @@ WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"})
 LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion"})  # whose classes a checkpoint may name
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
 EDITED = frozenset({Layout.LATENTS, Layout.INPAINTING})  # what UNets may read
-BRANCHES = {"ControlNetModel": "ControlNet", "BrushNetModel": "BrushNet"}  # by class names of their configurations
+BRANCH_CLASSES = {"BrushNetModel": Capability.BRUSHNET, "ControlNetModel": Capability.CONTROLNET}
+BRANCH_TITLES = {Capability.BRUSHNET: "a BrushNet", Capability.CONTROLNET: "a ControlNet"}
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 FileKind = Literal["safetensors", "pickle", "unknown"]
@@ -112,15 +113,16 @@ def check_no_branch(folder: Path) -> None:
         Unsupported: Naming what it holds and the options that take it.
     """
     config = folder / "config.json"
-    branch = BRANCHES.get(str(read_json(config).get("_class_name"))) if config.is_file() else None
+    branch = BRANCH_CLASSES.get(str(read_json(config).get("_class_name"))) if config.is_file() else None
     if branch is not None:
         raise Unsupported(f"'{folder}' holds {branch_alone(branch)}.")
 
 
-def branch_alone(branch: str) -> str:
+def branch_alone(branch: Capability) -> str:
     """What a message says of the weights of a branch that are given as a model, after "holds"."""
-    other = " (trained for inpainting) or --control-model (depth, lines, poses)" if branch == "ControlNet" else ""
-    return f"a {branch} alone, not a model; give it with --branch{other}, and with --model the model that it was made for"
+    other = " (trained for inpainting) or --control-model (depth, lines, poses)" if branch is Capability.CONTROLNET else ""
+    title = BRANCH_TITLES[branch]
+    return f"{title} alone, not a model; give it with --branch{other}, and with --model the model that it was made for"
 
 
 def components(index: Mapping[str, Any]) -> list[str]:
@@ -162,7 +164,7 @@ def variant(folder: Path) -> str | None:
 
 
 def check_layout(channels: int, latent_channels: int, where: str | Path) -> Layout:
-    """The layout of a UNet, which must read latents, alone or with mask and masked picture.
+    """The layout of a UNet, which must read latents alone, or with mask and masked picture.
 
     Args:
         channels: How many it takes.

@@ -6,7 +6,7 @@ Only the header is read for this, so that a file of the wrong kind is refused be
 from collections.abc import Callable
 from typing import Any
 
-from sfumato.backbones.capabilities import Layout
+from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.backbones.checkpoints import branch_alone, check_layout
 from sfumato.backbones.families import supported
 from sfumato.backbones.headers import AUTOENCODER, UNET, Header
@@ -76,9 +76,9 @@ _OTHERS: tuple[tuple[Callable[[Header], bool], str], ...] = (
     ),
     (
         lambda header: header.starts("control_model.", "controlnet_cond_embedding.", "input_hint_block.", "controlnet_"),
-        f"holds {branch_alone('ControlNet')}",
+        f"holds {branch_alone(Capability.CONTROLNET)}",
     ),
-    (lambda header: header.starts("brushnet_", "conv_in_condition."), f"holds {branch_alone('BrushNet')}"),
+    (lambda header: header.starts("brushnet_", "conv_in_condition."), f"holds {branch_alone(Capability.BRUSHNET)}"),
     (
         lambda header: header.starts("ip_adapter.", "image_proj.", "adapter.body.") and not header.starts(UNET),
         "holds an adapter for picture prompts or control (IP-Adapter or T2I-Adapter), which is not supported; give a "
