@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sfumato import Editor
 from sfumato.backbones.base import Conditions, Denoiser, Output
 from sfumato.errors import OptionError, Unsupported
+from sfumato.masks.latent import to_latent
 from sfumato.methods.conditioning import inpainting_channels
 from sfumato.pictures.tensors import to_tensor
 from tests import tiny_models
@@ -100,6 +101,14 @@ def test_from_noise_nothing_that_the_model_sees_depends_on_what_is_masked(
         _, others = seen(inpainting, monkeypatch, **repainted(given))
         latents = [torch.cat([x for x, _ in run]) for run in (calls, others)]
         assert torch.equal(*latents) is same
+
+
+def test_a_fill_is_where_it_starts_from(inpainting: Editor, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = [seen(inpainting, monkeypatch, **fields, fill=fill)[1][0][0] for fill in ("original", "blur", "neutral")]
+    noise = torch.randn(starts[0].shape, generator=torch.Generator().manual_seed(0))
+    inside = to_latent(np.array(fields["mask"]) // 255, 2).bool().expand_as(noise)
+    assert torch.equal(starts[0][inside], noise[inside])
+    assert not any(torch.equal(start[inside], noise[inside]) for start in starts[1:])
 
 
 @pytest.mark.parametrize("task", ["edit", "remove", "fill", "outpaint"])
