@@ -145,7 +145,8 @@ class PreparedWindow:
         A masked picture that is a sample of the posterior is each prediction's own. It is drawn behind the start noise, as in
         diffusers' inpainting pipelines.
         """
-        if self.pair.conditional.channels is None or not self.resolved.options.posterior_sample:
+        seen = self.pair.conditional.channels is not None or self.pair.conditional.controls
+        if not seen or not self.resolved.options.posterior_sample:
             return self.pair
         backbone, pairs = self.edit.backbone, []
         for seed in seeds:
