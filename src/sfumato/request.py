@@ -184,7 +184,8 @@ class EditRequest(WithOptions):
     )
     method: str = Field(
         "blended-latent-diffusion",
-        description="Editing method; see `sfumato methods`. Tasks other than edit take the first that suits the model.",
+        description="Editing method; see `sfumato methods`. By default the one that the model was trained for, else "
+        "blended-latent-diffusion; tasks other than edit take the first that suits the model.",
     )
     preset: str | None = Field(None, description="Named set of option values of the method; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
