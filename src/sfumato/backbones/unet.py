@@ -77,15 +77,20 @@ class UNet:
         residuals = [branch(x, time, given, control) for branch, control in controls]
         if given.channels is not None:
             x = torch.cat([x, given.channels.to(x)], dim=1)
-        added = {name.value: tensor for name, tensor in given.extras.items()}
-        if given.text.pooled is not None:
-            added["text_embeds"] = given.text.pooled
         with adding(self.unet, residuals) as further:
             prediction = self.unet(
                 x.contiguous(memory_format=torch.channels_last),
                 time,
                 encoder_hidden_states=given.text.states,
-                added_cond_kwargs=added or None,
+                added_cond_kwargs=added_conditions(given),
                 **further,
             ).sample
         return Output(prediction.float())
+
+
+def added_conditions(given: Conditions) -> dict[str, Tensor] | None:
+    """Extras and pooled text as diffusers' UNets and ControlNets take them, in `added_cond_kwargs`."""
+    added = {name.value: tensor for name, tensor in given.extras.items()}
+    if given.text is not None and given.text.pooled is not None:
+        added["text_embeds"] = given.text.pooled
+    return added or None
