@@ -1,4 +1,4 @@
-"""ControlNets (Zhang, Rao, Agrawala, ICCV 2023, arXiv:2302.05543) beside a UNet: diffusers' ControlNetModel, and how it is loaded.
+"""ControlNets (Zhang, Rao, Agrawala, ICCV 2023, arXiv:2302.05543) beside a UNet: diffusers' ControlNetModel and its loading.
 
 A copy of the UNet's encoder reads the latents and a picture, and adds to the skip connections and the middle through 1x1
 convolutions that begin at zero. Published as a folder in diffusers' format, as a single file under the same names, or as a single
@@ -48,7 +48,8 @@ class ControlNet:
     def __call__(self, x: Tensor, timestep: Tensor, given: Conditions, control: Control) -> Residuals:
         """See `Branch`. The picture `control.image` is (B, 3, H, W) in [0, 1], -1 where an inpainting ControlNet is to paint.
 
-        In the guess mode the factors rise from 0.1 at the first layer to 1 at the middle, evenly in their logarithms, as in diffusers.
+        In the guess mode the factors rise from 0.1 at the first layer to 1 at the middle, evenly in their logarithms, as diffusers has
+        it.
         """
         assert given.text is not None
         skips, mid = self.network(
@@ -101,10 +102,10 @@ def load(source: Path, unet: Any, *, name: str, allow_pickle: bool) -> ControlNe
 
 
 def weights_files(folder: Path, name: str) -> list[Path]:
-    """The files of weights in a folder of diffusers' format: those in safetensors, in full precision, where there are any.
+    """The files of weights in a folder of diffusers' format: safetensors, in full precision, where there are any.
 
     Raises:
-        BackboneError: If there are none.
+        BackboneError: There are none.
     """
     found = sorted(path for path in folder.glob("diffusion_pytorch_model*") if path.suffix in {".safetensors", *PICKLE_SUFFIXES})
     safe = [path for path in found if path.suffix == ".safetensors"] or found

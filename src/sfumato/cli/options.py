@@ -31,6 +31,8 @@ _METAVARS = {
     "embedding": "FILE[:TOKEN]",
     "control": "FILE",
     "control_scale": "NUMBER",
+    "branch": "FILE|FOLDER|ID",
+    "control_model": "FILE|FOLDER|ID",
 }
 
 

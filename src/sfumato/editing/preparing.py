@@ -162,8 +162,19 @@ def _cut_out(
     resolution: int,
     factor: int,
 ) -> Inputs:
-    """Inputs of one window. `whole` has the fields shared by all windows; `colours` are the source without and with scribble,
-    `controls` the control pictures."""
+    """Inputs of one window.
+
+    Args:
+        request: The edit.
+        window: The window.
+        change: The mask in it.
+        colours: The source in it, without and with scribble.
+        controls: The control pictures in it.
+        feather: Width of the soft edges in pixels; None chooses it.
+        whole: Fields that all windows share.
+        backdrop: Whether a background is replaced.
+        resolution, factor: As in `prepare`.
+    """
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(change, (width, height))
     seen, painted = colours

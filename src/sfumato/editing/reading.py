@@ -136,8 +136,8 @@ def _read_control(source: ImageSource, name: str, seen: np.ndarray, max_pixels: 
     control = read(source, max_pixels=max_pixels, what=name)
     if control.rgb.shape != seen.shape:
         raise ImageError(
-            f"The picture {name} is {control.rgb.shape[1]}x{control.rgb.shape[0]} but the image, with its margins if it has any, is "
-            f"{seen.shape[1]}x{seen.shape[0]}: make it from a picture of that size.",
+            f"The picture {name} is {control.rgb.shape[1]}x{control.rgb.shape[0]} but the image, with its margins if it has any, "
+            f"is {seen.shape[1]}x{seen.shape[0]}: make it from a picture of that size.",
             code="control-size",
         )
     if control.alpha is None:

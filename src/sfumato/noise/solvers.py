@@ -33,9 +33,7 @@ class Solver:
             return latents
         return self.scheduler.scale_model_input(latents, self.scheduler.timesteps[step.index])
 
-    def step(
-        self, output: Tensor, step: Step, latents: Tensor, noise: NoiseStream, eta: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, output: Tensor, step: Step, latents: Tensor, noise: NoiseStream, eta: float = 0.0) -> tuple[Tensor, Tensor]:
         """Go from level `step.before` to `step.after`. `scale_input` comes before each step.
 
         Args:

@@ -14,7 +14,8 @@ from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64
 
-_NOT_OVER_HTTP = ("lora", "vae", "embedding")  # these name files of the server, which only its operator may choose
+# these name files of the server, which only its operator may choose
+_NOT_OVER_HTTP = ("lora", "vae", "embedding", "branch", "control_model")
 _PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

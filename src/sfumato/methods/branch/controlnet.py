@@ -1,12 +1,12 @@
-"""Inpainting with a ControlNet (Zhang, Rao, Agrawala, ICCV 2023, arXiv:2302.05543; the network control_v11p_sd15_inpaint).
+"""Inpainting with a ControlNet (Zhang, Rao, Agrawala, ICCV 2023, arXiv:2302.05543; its network control_v11p_sd15_inpaint).
 
-Beside an unchanged text-to-image model runs a copy of its encoder, trained to read the picture with its hole marked by -1 in every
-channel, where colours are in [0, 1]. It suggests how the surroundings continue; what keeps them is the blend of every step. Any
-model of the base's family, with any LoRA, takes it; of a model with nine input channels it sees the latents alone.
+Beside an unchanged text-to-image model runs a copy of its encoder, trained to read the picture with its hole marked by -1 in
+every channel, where colours are in [0, 1]. It suggests how the surroundings continue; what keeps them is the blend of every step.
+Any model of the base's family, with any LoRA, takes it; of a model with nine input channels it sees the latents alone.
 
-Two forms were published. diffusers puts the source around the latents after every step, at the level they have reached, with the noise
-that they started from (`StableDiffusionControlNetInpaintPipeline`): the default. The authors' demo puts it in before every call, with
-new noise and a blurred mask, and steps with DDIM's eta 1: the preset `official`.
+Two forms were published. diffusers puts the source around the latents after every step, at the level they have reached, with the
+noise that they started from (`StableDiffusionControlNetInpaintPipeline`): the default. The authors' demo puts it in before every
+call, with new noise and a blurred mask, and steps with DDIM's eta 1: the preset `official`.
 
 Loading: `backbones/controlnet.py`. Solvers: `noise/`. Background reconstruction: `background/`. Ranking: `ranking.py`.
 """
@@ -96,8 +96,8 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
     made = plan_steps(model, sampling, options.schedule)
     if options.eta and made.solver is not DDIM:
         raise OptionError(
-            f"This preset draws noise in DDIM's steps, which {made.solver.name} does not have: choose the scheduler ddim, or the "
-            "default preset.",
+            f"This preset draws noise in DDIM's steps, which {made.solver.name} does not have: choose the scheduler ddim, or "
+            "the default preset.",
             code="option-contradiction",
         )
     return made

@@ -33,8 +33,8 @@ class BranchOptions(MethodOptions):
         """Refuse an empty window."""
         if self.branch_start >= self.branch_end:
             raise OptionError(
-                f"branch_start={self.branch_start:g} is not before branch_end={self.branch_end:g}: the branch would never act; give "
-                "fractions of the steps, such as 0 and 0.8.",
+                f"branch_start={self.branch_start:g} is not before branch_end={self.branch_end:g}: the branch would never act; "
+                "give fractions of the steps, such as 0 and 0.8.",
                 code="option-contradiction",
             )
 
