@@ -73,8 +73,8 @@ class UNet:
         assert given.text is not None
         x = x.to(self.traits.device, self.traits.dtype).contiguous(memory_format=torch.channels_last)
         time = torch.tensor(timestep, dtype=torch.float32, device=self.traits.device)
-        controls = zip(self.branches, given.controls, strict=True) if given.controls else ()
-        residuals = [branch(x, time, given, control) for branch, control in controls]
+        controls = zip(self.branches, given.controls, strict=False)
+        residuals = [branch(x, time, given, control) for branch, control in controls if control is not None]
         if given.channels is not None:
             x = torch.cat([x, given.channels.to(x)], dim=1)
         with adding(self.unet, residuals) as further:
