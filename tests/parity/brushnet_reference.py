@@ -35,8 +35,8 @@ class Weights:
 
     def residual_block(self, name: str, x: Tensor, embedding: Tensor) -> Tensor:
         def normed(norm: str, x: Tensor) -> Tensor:
-            tensors = (self.tensors[f"{name}.{norm}.{kind}"] for kind in ("weight", "bias"))
-            return F.silu(F.group_norm(x, self.groups, *tensors, eps=1e-5))
+            weight, bias = (self.tensors[f"{name}.{norm}.{kind}"] for kind in ("weight", "bias"))
+            return F.silu(F.group_norm(x, self.groups, weight, bias, eps=1e-5))
 
         h = self.convolution(f"{name}.conv1", normed("norm1", x), padding=1)
         h = h + self.linear(f"{name}.time_emb_proj", F.silu(embedding))[:, :, None, None]

@@ -24,11 +24,11 @@ class Case:
         self.branch = brushnet(self.base)
         with seeded(13):
             self.x, self.image = torch.randn(BATCH, 4, *size), torch.randn(BATCH, 5, *size)
-            text = Text(states=torch.randn(BATCH, 7, TEXT_WIDTH), pooled=torch.randn(BATCH, TEXT_WIDTH) if xl else None)
-            extras = {Extra.TIME_IDS: torch.randint(0, 64, (BATCH, 6)).float()} if xl else {}
-        self.given = Conditions(text=text, extras=extras)
-        self.states = text.states
-        self.added = {"time_ids": extras[Extra.TIME_IDS], "text_embeds": text.pooled} if xl else None
+            self.states, pooled = torch.randn(BATCH, 7, TEXT_WIDTH), torch.randn(BATCH, TEXT_WIDTH)
+            sizes = torch.randint(0, 64, (BATCH, 6)).float()
+        text = Text(states=self.states, pooled=pooled if xl else None)
+        self.given = Conditions(text=text, extras={Extra.TIME_IDS: sizes} if xl else {})
+        self.added = {"time_ids": sizes, "text_embeds": pooled} if xl else None
 
     def ours(self, scale: float, guess: bool = False) -> Tensor:
         control = Control(image=self.image, scale=torch.full((BATCH,), scale), guess=guess)

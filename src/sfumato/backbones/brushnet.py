@@ -156,7 +156,8 @@ class BrushNet(nn.Module):
         latents = self.unet.config.out_channels
         own = {name: getattr(self, name) for name in VARIANTS}
         names = {"_class_name": CLASS_NAME, "in_channels": latents, "conditioning_channels": latents + 1}
-        return {**self.unet.config, **names, "mid_block_type": self.unet.config.mid_block_type.replace("UNet", ""), **own}
+        given = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
+        return {**given, **names, "mid_block_type": given["mid_block_type"].replace("UNet", ""), **own}
 
     def save(self, folder: Path) -> None:
         """Write config.json and the weights in the published form."""

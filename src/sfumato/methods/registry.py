@@ -70,6 +70,17 @@ CARDS: tuple[MethodCard, ...] = (
         # it reads the hole, not what is under it, and half of its training was without words
         tasks={"edit": _EDIT, "remove": _EMPTY_HOLE, "fill": TaskCard(wordless={"guidance_scale": 1.0}), "outpaint": _EMPTY_HOLE},
     ),
+    MethodCard(
+        name="brushnet",
+        kind="branch",
+        title="BrushNet",
+        paper="Ju et al.: BrushNet, A Plug-and-Play Image Inpainting Model with Decomposed Dual-Branch Diffusion, ECCV 2024, "
+        "arXiv:2403.06976",
+        module="sfumato.methods.branch.brushnet",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.BRUSHNET}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks={"edit": _EDIT, "remove": _EMPTY_HOLE, "fill": TaskCard(wordless={"guidance_scale": 1.0}), "outpaint": _EMPTY_HOLE},
+    ),
 )
 
 
