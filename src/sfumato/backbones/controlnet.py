@@ -48,8 +48,7 @@ class ControlNet:
     def __call__(self, x: Tensor, timestep: Tensor, given: Conditions, control: Control) -> Residuals:
         """See `Branch`. The picture `control.image` is (B, 3, H, W) in [0, 1], -1 where an inpainting ControlNet is to paint.
 
-        In the guess mode the factors rise from 0.1 at the first layer to 1 at the middle, evenly in their logarithms, as diffusers has
-        it.
+        In the guess mode the factors rise from 0.1 at the first layer to 1 at the middle, evenly in their logarithms.
         """
         assert given.text is not None
         skips, mid = self.network(
@@ -87,15 +86,23 @@ def load(source: Path, unet: Any, *, name: str, allow_pickle: bool) -> ControlNe
     named = {key: torch.empty(shape, device="meta") for file in files for key, shape in read_header(file).shapes.items()}
     shapes = {key: tuple(tensor.shape) for key, tensor in _renamed(named, unet).items()}
     _check_base(shapes, unet, name)
-    config = read_json(source / "config.json") if source.is_dir() else configuration(unet, shapes)
+    with torch.device("meta"):
+        network = ControlNetModel.from_config(configuration(unet, shapes))
+    if _added(shapes) != _added(_shapes_of(network)):
+        raise Unsupported(
+            f"The ControlNet '{name}' adds to layers of other sizes than this model has: it was trained for another base; give "
+            "one of this model's family."
+        )
+    config = read_json(source / "config.json") if source.is_dir() else {}
     if config.get("global_pool_conditions"):
         raise Unsupported(
-            f"'{name}' is a ControlNet that reads a picture as a whole, for reference (shuffle), which is not supported; give one "
-            "that reads a depth, line or pose picture."
+            f"'{name}' is a ControlNet that reads a picture as a whole, for reference (shuffle), which is not supported; give "
+            "one that reads a depth, line or pose picture."
         )
-    with torch.device("meta"):
-        network = ControlNetModel.from_config(config)
-    _check_complete(shapes, network, name)
+    if config:  # it may have fewer layers than the base between those that it adds to
+        with torch.device("meta"):
+            network = ControlNetModel.from_config(config)
+    _check_complete(shapes, _shapes_of(network), name)
     tensors = {key: tensor for file in files for key, tensor in load_single_file_checkpoint(str(file)).items()}
     network.load_state_dict({key: tensor.to(unet.dtype) for key, tensor in _renamed(tensors, unet).items()}, assign=True)
     return ControlNet(torch.nn.Module.to(network, unet.device))
@@ -155,13 +162,21 @@ def _check_base(shapes: Shapes, unet: Any, name: str) -> None:
             )
 
 
-def _check_complete(shapes: Shapes, network: ControlNetModel, name: str) -> None:
+def _shapes_of(network: ControlNetModel) -> Shapes:
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
+def _added(shapes: Shapes) -> Shapes:
+    """Shapes of the convolutions through which the residuals leave."""
+    return {key: shape for key, shape in shapes.items() if key.startswith(("controlnet_down_blocks.", "controlnet_mid_block."))}
+
+
+def _check_complete(shapes: Shapes, wanted: Shapes, name: str) -> None:
     """Refuse weights that are not exactly those of the network.
 
     Raises:
         BackboneError: Naming some that are missing, unknown or of another size.
     """
-    wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     complaints = {
         "lacks {}": sorted(wanted.keys() - shapes.keys()),
         "has {}, which a ControlNet of this base has not": sorted(shapes.keys() - wanted.keys()),

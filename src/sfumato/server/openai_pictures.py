@@ -28,7 +28,7 @@ def refused(message: str, param: str, code: str = "option-invalid") -> Refused:
 
 
 def pictures_of(form: Form, limits: Limits) -> dict[str, bytes]:
-    """The image, under either of the names that clients use, and what belongs to it: mask or markup, scribble, control pictures."""
+    """The image, under either of the names that clients use, and what goes with it: mask or markup, scribble, controls."""
     images = [data for name in ("image", "image[]") for data in form.files.get(name, [])]
     names = [name for field in ("image", "image[]") for name in form.names.get(field, [])]
     if len(images) > 1:

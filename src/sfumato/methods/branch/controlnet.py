@@ -112,8 +112,8 @@ def condition(models: Backbone, edit: EditInputs[Options]) -> Pair:
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
     """Edit one batch of predictions.
 
-    From the noisiest level it starts from noise alone, else from the noised source, the fill or scribble under its mask. Multistep
-    solvers remember earlier predictions, so for them the prediction, too, is tied to the source outside the mask.
+    From the noisiest level it starts from noise alone, else from the noised source, with the fill or scribble under its mask.
+    Multistep solvers remember earlier predictions, so for them the prediction, too, is tied to the source outside the mask.
 
     Args:
         model: The model.
