@@ -28,7 +28,7 @@ def test_methods(run: Callable[..., Result]) -> None:
 
 
 def test_models_list(run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"name": "owner/model", "family": None, "bytes": 3 * 2**20, "path": str(tmp_path)}]
+    rows = [{"name": "owner/model", "family": None, "trained_for": None, "bytes": 3 * 2**20, "path": str(tmp_path)}]
     monkeypatch.setattr("sfumato.backbones.hub.cached_models", lambda: rows)
     assert json.loads(run("models", "list", "--json").stdout) == rows
     assert "3 MB" in run("models", "list").stdout

@@ -3,9 +3,9 @@
     eps(z_t, t, text)_i = UNet(z_t, t, text)_i + w Z_i(BrushNet([z_t, E(x masked), m], t)_i)
 
 at every layer i of encoder, middle and decoder, with z_t the noisy latents (scaled as the scheduler does), E(x masked) the
-latents of the source with a black hole, m the mask (1 = kept), Z_i the 1x1 convolutions that are zero at birth, and w the branch's
-scale. Both branches of guidance get it. The base reads the text and the branch the surroundings, so it goes with any base of its
-family and with any LoRA. A base with nine input channels sees the mask as well, by itself.
+latents of the source with a black hole, m the mask (1 = kept), Z_i the 1x1 convolutions that are zero at birth, and w the scale
+of the branch. Both branches of guidance get it. The base reads the text and the branch the surroundings, so it goes with any base
+of its family and with any LoRA. A base with nine input channels sees the mask as well, by itself.
 
 As published the loop is plain sampling from pure noise: what surrounds the hole is what the branch makes of it, and the source is
 put around the decoded picture with a blurred edge (`background="blurred"`). By default the noised source is also put around the
@@ -14,6 +14,7 @@ latents after every step, as in Blended Latent Diffusion (arXiv:2206.02779): the
 The network and its loading: `backbones/brushnet.py`. What it adds, and where: `backbones/branches.py`.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -54,9 +55,10 @@ _FROM_NOISE = {"start_fraction": 0.0}
 PRESETS: dict[str, Preset[Options]] = {
     # Steps and guidance are the model family's.
     "default": Preset(options=Options(), defaults=_FROM_NOISE),
-    # test_brushnet.py, with the blurred blending that it leaves to choose.
+    # test_brushnet.py, with the blurred blending that it leaves to choose. There each branch of guidance has its own sample of
+    # the posterior, drawn from no seed; here both have the prediction's.
     "official": Preset(
-        options=Options(blend=False, timestep_spacing="linspace", steps_offset=1, set_alpha_to_one=False),
+        options=Options(blend=False, posterior_sample=True, timestep_spacing="linspace", steps_offset=1, set_alpha_to_one=False),
         defaults={"scheduler": "unipc", "steps": 50, "guidance_scale": 7.5, "background": "blurred", **_FROM_NOISE},
     ),
 }
@@ -73,7 +75,8 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
 
 def condition(models: Backbone, edit: EditInputs[Options]) -> Pair:
     """The prompts, encoded, and masked picture and mask for the branch."""
-    channels = brushnet_channels(models.autoencoder.encode, edit.pixels, edit.mask_pixels)
+    encode = partial(models.autoencoder.encode, generator=edit.generator)
+    channels = brushnet_channels(encode, edit.pixels, edit.mask_pixels)
     return edit.options.controlled(text_pair(models, edit), channels)
 
 
