@@ -39,6 +39,9 @@ class Branch(Protocol):
     capability: Capability
     """What the model can do with it, if it is the branch of a method."""
 
+    notes: list[str]
+    """Notes for the user on how it was loaded."""
+
     def __call__(self, x: Tensor, timestep: Tensor, given: "Conditions", control: "Control") -> Residuals:
         """The residuals of one forward pass.
 

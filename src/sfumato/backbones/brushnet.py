@@ -63,7 +63,7 @@ class BrushNet(nn.Module):
     ) -> None:
         super().__init__()
         self.injection, self.attention, self.mask_channel = injection, attention, mask_channel
-        self.notes: list[str] = []  # for the user, on how it was loaded
+        self.notes: list[str] = []
         changes: dict[str, Any] = {"in_channels": 2 * config["out_channels"] + mask_channel}
         if not attention:
             levels = len(config["block_out_channels"])
@@ -268,10 +268,10 @@ def _check_base(name: str, found: Mapping[str, tuple[int, ...]], expected: Mappi
     """
     for key in {**expected, **found}:
         here, there = found.get(key), expected.get(key)
-        if here != there and ((here and there) or ".add_embedding." in key):  # only Stable Diffusion XL's branches have that
+        if here != there and ((here and there) or "add_embedding." in key):  # only Stable Diffusion XL's branches have that
             raise Unsupported(
-                f"'{name}' is a BrushNet of another base: its {key} has the shape {here}, and this model needs {there}; give "
-                "one that was trained for this kind of model."
+                f"'{name}' is a BrushNet of another base: its {key} has the shape {here or 'of nothing'}, and for this model it "
+                f"must have {there or 'none'}; give one that was trained for this kind of model."
             )
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unexpected:
