@@ -86,6 +86,11 @@ def test_a_server_tells_it(client: httpx.Client) -> None:
         assert path in schema["paths"]
     methods = {method["name"]: method for method in client.get("/v1/info").json()["methods"]}
     assert methods["lanpaint"]["options"] == own_options(schema, "JobRequest", "lanpaint")
-    assert set(methods["lanpaint"]["fields"]) == set(JobRequest.shared_fields()) - {"shrink", "soft_mask", "control", "control_scale"}
+    assert set(methods["lanpaint"]["fields"]) == set(JobRequest.shared_fields()) - {
+        "shrink",
+        "soft_mask",
+        "control",
+        "control_scale",
+    }
     references = {part.split('"')[0] for part in client.get("/openapi.json").text.split("#/components/schemas/")[1:]}
     assert references <= set(schema["components"]["schemas"])
