@@ -12,7 +12,7 @@ _FROM_BLUR = {"fill": "blur"}  # neither what was there nor sharp surroundings a
 _CONTINUE = {"guidance_scale": 1.0, "start_fraction": 0.5}
 _EMPTY = TaskCard(defaults=_FROM_BLUR, says_empty=True)
 _CONTINUED = TaskCard(defaults=_FROM_BLUR, wordless=_CONTINUE)
-# A model that was trained to see the mask starts from noise, which takes nothing from what was there, and needs no fill.
+# A model that was trained to see the mask starts from noise, through which nothing of what was there shows.
 _TRAINED: dict[Task, TaskCard] = {
     "edit": _EDIT,
     "remove": TaskCard(says_empty=True),

@@ -11,8 +11,7 @@ source is put around the latents after every step, as in Blended Latent Diffusio
 the true surroundings.
 
 FreeCond (arXiv:2412.00427) changes what the model sees, at no cost: the masked picture without its highest frequencies in the
-first half of the steps, and a mask of more contrast in the second. Which frequencies are "highest" is our reading: those above a
-share of the highest on either axis.
+first half of the steps, and other values of the mask channel in the second. That the filter is per axis is our choice.
 """
 
 from dataclasses import replace
@@ -42,7 +41,8 @@ class Options(MethodOptions):
         posterior_sample: Whether source and masked picture are encoded as samples of the posterior.
         freecond_inside, freecond_outside: Values of the mask channel in the second half of the steps.
         freecond_lowpass: Share of the masked picture's frequencies that the first half of the steps sees.
-        init: Start from noise alone if no step is skipped, or always from the noised source (or fill, or scribble).
+        init: Start from noise alone, unless steps are skipped or there is a fill or a scribble; or always from the noised source
+            (or fill, or scribble).
         start_rounding: Whether a start between two steps skips the first of them. diffusers skips it.
         timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
     """
@@ -84,16 +84,15 @@ _DIFFUSERS = Options(
     set_alpha_to_one=False,
 )
 _FROM_NOISE = {"start_fraction": 0.0}
+_AS_PUBLISHED = {"steps": 50, "guidance_scale": 7.5, "fill": "original"}
 
 PRESETS: dict[str, Preset[Options]] = {
     # Steps and guidance are the model family's.
     "default": Preset(options=Options(), defaults=_FROM_NOISE),
     # StableDiffusionInpaintPipeline, with ddim in place of the checkpoints' PNDM: the same levels, without its multistep formula.
-    "diffusers": Preset(options=_DIFFUSERS, defaults={"scheduler": "ddim", "steps": 50, "guidance_scale": 7.5, **_FROM_NOISE}),
+    "diffusers": Preset(options=_DIFFUSERS, defaults={"scheduler": "ddim", **_AS_PUBLISHED, **_FROM_NOISE}),
     # StableDiffusionXLInpaintPipeline, whose strength 0.9999 skips one step of 50: from noise alone the model does less well.
-    "diffusers-xl": Preset(
-        options=_DIFFUSERS, defaults={"scheduler": "euler", "steps": 50, "guidance_scale": 7.5, "start_fraction": 0.0001}
-    ),
+    "diffusers-xl": Preset(options=_DIFFUSERS, defaults={"scheduler": "euler", **_AS_PUBLISHED, "start_fraction": 0.0001}),
     # FreeCond's published values.
     "freecond": Preset(
         options=Options(freecond_inside=1.5, freecond_outside=0.2, freecond_lowpass=0.75),
@@ -154,7 +153,9 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
     early, late = _freecond(model, options)
     x = noised(blend(start, source, masks[0]), first, eps)
     if options.init == "noise" and task.plan.start == 0:
-        x = blend(first.scale * eps, x, masks[0]) if options.blend else first.scale * eps
+        bare = (start == source).flatten(1).all(1)[:, None, None, None]  # neither fill nor scribble
+        free = masks[0] if options.blend else torch.ones_like(mask)
+        x = torch.where(bare, blend(first.scale * eps, x, free), x)
 
     for done, (step, m) in enumerate(zip(steps, masks, strict=True), 1):
         seen = early if step.index < half else late
