@@ -204,6 +204,19 @@ def test_paste_is_exact(case: Case) -> None:
     assert torch.equal(pixels[~outside], case.decoded[~outside])
 
 
+@pytest.mark.parametrize("name", list(BACKGROUNDS))
+def test_those_that_paste_say_so(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a method itself makes of the surroundings is measured without them."""
+    monkeypatch.setattr("sfumato.background.fitting.STEPS", 3)
+    pixels = BACKGROUNDS[name].load()(*case.arguments())
+    far = (..., slice(None), slice(2))  # columns that no mask and no bounding box reaches
+    assert BACKGROUNDS[name].pastes == bool(((pixels - case.source)[far].abs() < 2 / 255).all())
+
+
+def test_none_leaves_the_decoded_picture(case: Case) -> None:
+    assert torch.equal(BACKGROUNDS["none"].load()(*case.arguments()), case.decoded.clamp(-1, 1))
+
+
 def test_blurred_blending(case: Case) -> None:
     """The edit inside, the source more than 10 pixels away, and between the two the published weights."""
     pixels = BACKGROUNDS["blurred"].load()(*case.arguments())

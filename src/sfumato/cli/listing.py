@@ -46,6 +46,6 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         (_, title), *details = row.items()
         typer.echo(title)
         for name, value in details:
-            typer.echo(f"  {name.replace('_', ' '):8} {', '.join(value) if isinstance(value, list) else value}")
+            typer.echo(f"  {name.replace('_', ' '):12} {', '.join(value) if isinstance(value, list) else value}")
     if not rows:
         typer.echo("none")
