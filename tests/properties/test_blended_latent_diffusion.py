@@ -173,7 +173,10 @@ def test_shrinking_starts_from_the_dilated_region_and_ends_with_the_mask(schedul
 
 
 def test_fixed_noise_is_the_same_as_pinning_the_prediction():
-    """The identity of specification 5.6, on DDIM: tying the model's prediction to the source equals tying the latents."""
+    """On DDIM, tying the model's output to the source equals tying the latents: the noise is derived again from what was tied.
+
+    Pinning the clean prediction and keeping the predicted noise is own noise instead (tests/parity/test_own_noise.py).
+    """
     mask, source = square(), picture(1)
     model = Denoiser()
     result = run(model, task(mask, source), silent)
