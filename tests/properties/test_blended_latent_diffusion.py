@@ -201,16 +201,16 @@ class Seeing(Denoiser):
         return super().answer(x, timestep)
 
 
-@pytest.mark.parametrize("preset", ["own", "ding"])
+@pytest.mark.parametrize(("preset", "scheduler"), [("own", "ddim"), ("own", "dpm++"), ("own", "unipc"), ("ding", "ddim")])
 @pytest.mark.parametrize("kind", ["soft", "shrink"])
-def test_masks_that_change_keep_the_source_with_the_predicted_noise(kind: str, preset: str) -> None:
+def test_masks_that_change_keep_the_source_with_the_predicted_noise(kind: str, preset: str, scheduler: str) -> None:
     """At every step the cells that are not free hold the source and the noise that the model predicted one step before."""
     mask = torch.linspace(0, 1, 12).expand(1, 1, 12, 12) if kind == "soft" else square()
     options = Options(background_noise="own") if preset == "own" else PRESETS["ding"].options
-    edit = replace(task(mask, steps=8, start_fraction=0.0, shrink=kind == "shrink"), options=options)
-    model, kept = Seeing(), []
+    edit = task(mask, scheduler=scheduler, steps=8, start_fraction=0.0, shrink=kind == "shrink")
+    model, kept, edit = Seeing(), [], replace(edit, options=options)
     run(model, edit, lambda done, total, clean: kept.append(clean == edit.source))
-    plan = make_plan("ddim", CONFIG, "epsilon", 8)
+    plan = make_plan(scheduler, CONFIG, "epsilon", 8)
     for i in range(1, 8):
         eps = model.answer(model.shown[i - 1], plan.run[i - 1].timestep)
         held = noised(edit.source, plan.run[i].before, eps)
