@@ -108,7 +108,9 @@ def replay(
 def train(
     part: Annotated[
         str,
-        typer.Argument(help="world, autoencoder, decoder, denoiser, flow, distilled, ranker, judge or pixel.", metavar="PART"),
+        typer.Argument(
+            help="world, autoencoder, decoder, denoiser, flow, distilled, inpainting, ranker, judge or pixel.", metavar="PART"
+        ),
     ],
     folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(
         "training"

@@ -164,6 +164,9 @@ CARDS: tuple[PartCard, ...] = (
     PartCard(name="flow", module="sfumato.training.flow", minutes=20.0, given=partial(_adapter, shipped="flow")),
     PartCard(name="distilled", module="sfumato.training.distilled", minutes=30.0, given=partial(_adapter, shipped="fast")),
     PartCard(
+        name="inpainting", module="sfumato.training.inpainting", minutes=90.0, given=partial(_adapter, shipped="inpainting")
+    ),
+    PartCard(
         name="ranker",
         module="sfumato.training.ranker",
         minutes=10.0,

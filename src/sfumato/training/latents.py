@@ -20,6 +20,7 @@ from sfumato.errors import InputError
 from sfumato.pictures.reading import read
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.loop import save_atomically
+from sfumato.training.precision import half_precision
 from sfumato.training.scenes import load_shard, seen, training_shards
 from sfumato.training.workers import shard_by_rank
 
@@ -48,17 +49,17 @@ class LatentSet:
     words: Sequence[Words]
 
 
-@torch.inference_mode()
-def encode(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 to scaled latents (B, C, h, w) bfloat16."""
-    pixels = to_pixels(images).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
-        codes = vae.encoder(pixels).float()
-    return ((codes - vae.config.shift_factor) * vae.config.scaling_factor).bfloat16()
+@torch.no_grad()
+def encode(vae: PatchAutoencoder, pixels: Tensor) -> Tensor:
+    """Pixels (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w) float32."""
+    with half_precision(pixels.device):
+        codes = vae.encoder(pixels.contiguous(memory_format=torch.channels_last)).float()
+    return (codes - vae.config.shift_factor) * vae.config.scaling_factor
 
 
-def _encode_all(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
-    return torch.cat([encode(vae, images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+def encode_all(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
+    """(n, H, W, 3) uint8 to scaled latents (n, C, h, w) bfloat16, a few pictures at a time."""
+    return torch.cat([encode(vae, to_pixels(images[i : i + BATCH])).bfloat16() for i in range(0, len(images), BATCH)])
 
 
 def load_vae(folder: Path) -> PatchAutoencoder:
@@ -66,8 +67,8 @@ def load_vae(folder: Path) -> PatchAutoencoder:
     return PatchAutoencoder.from_pretrained(folder).float().eval().to(memory_format=torch.channels_last)
 
 
-def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
-    """Latents of all rendered shards, encoded by the workers together unless they are cached beside the shards.
+def encoded_shards(vae_folder: Path, scenes: Path) -> tuple[list[Path], Tensor]:
+    """All rendered shards and their latents (n, C, h, w), encoded by the workers together unless cached beside the shards.
 
     A cache is named after the content of the autoencoder and of the shard, so that no other's is ever read.
 
@@ -80,8 +81,17 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
     vae = load_vae(vae_folder)
     for shard, cache in shard_by_rank(list(zip(shards, caches, strict=True))):
         if not cache.exists():
-            save_atomically({"latents": _encode_all(vae, load_shard(shard)[0])}, cache)
-    latents = torch.cat([torch.load(cache, weights_only=True)["latents"] for cache in caches])
+            save_atomically({"latents": encode_all(vae, load_shard(shard)[0])}, cache)
+    return shards, torch.cat([torch.load(cache, weights_only=True)["latents"] for cache in caches])
+
+
+def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
+    """Latents of all rendered shards (see `encoded_shards`), with their captions.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    shards, latents = encoded_shards(vae_folder, scenes)
     main, others, words = [], [], []
     for shard in shards:
         _, owners, drawn = load_shard(shard)
@@ -130,7 +140,7 @@ def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
         top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
         images.append(_resized(rgb[top : top + side, left : left + side], size))
     vae = load_vae(vae_folder)
-    latents = _encode_all(vae, np.stack(images))
+    latents = encode_all(vae, np.stack(images))
     everything = torch.ones_like(latents[:, :1])
     return LatentSet(latents, everything, 0 * everything, [Words(partial(_always, text)) for text in texts.values()])
 

@@ -1,14 +1,20 @@
 """Sheets of samples, for visual inspection during training."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from sfumato.backbones.base import Conditions
+from sfumato.backbones.base import Backbone, Conditions, Text
 from sfumato.denoising.base import Model, Pair
 from sfumato.denoising.guidance import guidance_of
+from sfumato.embedded.adapter import FILE, base_digest, merge
+from sfumato.methods.conditioning import inpainting_channels
 from sfumato.noise.plan import make_plan
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
@@ -37,24 +43,65 @@ def write_sheet(
 
     Of an adapter, `base` is the folder of the model that it changes.
     """
-    from sfumato.backbones.embedded import from_folder  # noqa: PLC0415, slow to import
+    model = _loaded(folder, device, base)
+    columns = [sampled(model, [prompt] * PER_PROMPT, range(PER_PROMPT)) for prompt in prompts]
+    _write([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)], path)
 
-    model = from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
+
+@torch.inference_mode()
+def write_masked_sheet(
+    folder: Path,
+    path: Path,
+    examples: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_], str, Any]],
+    device: torch.device,
+    base: Path,
+) -> None:
+    """Fill the masks of examples with the inpainting adapter in `folder`, from the same noise on every call; one column each.
+
+    Args:
+        folder, base: Of the adapter, and of the model that it changes.
+        path: Gets a row of masked pictures, and rows of what the adapter makes of all of them, nothing pasted.
+        examples: Picture (H, W, 3), mask (H, W) and caption; what follows is not looked at.
+        device: Where.
+    """
+    model = _loaded(base, device, None)
+    unet: Any = model.denoiser.unet  # type: ignore[attr-defined]
+    merge(unet, folder / FILE, base_digest(base))
+    shown = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, *_ in examples]).to(device).float() / 127.5 - 1
+    mask = torch.stack([torch.from_numpy(mask)[None] for _, mask, *_ in examples]).to(device).float()
+    channels = inpainting_channels(model.autoencoder.encode, shown, mask)
+    rows = [np.stack([to_uint8(pixels) for pixels in shown * (mask < 0.5)])]
+    for k in range(PER_PROMPT - 1):
+        seeds = range(k * len(examples), (k + 1) * len(examples))
+        rows.append(sampled(model, [caption for _, _, caption, *_ in examples], seeds, channels))
+    _write(rows, path)
+
+
+def sampled(model: Backbone, prompts: Sequence[str], seeds: Sequence[int], channels: Tensor | None = None) -> np.ndarray:
+    """Pictures (n, H, W, 3) uint8 of n prompts from n seeds, with `channels` (n, k, h, w) behind the latents."""
     traits, encoder = model.traits, model.text_encoder
     assert encoder is not None
     solver_name, steps, guidance = RUNS[traits.family]
-    columns = []
-    for prompt in prompts:
-        plan = make_plan(solver_name, traits.scheduler_config, traits.prediction, steps)
-        solver = Solver(plan)
-        side = traits.resolution // traits.factor
-        noise = NoiseStream(tuple(range(PER_PROMPT)), (traits.latent_channels, side, side), device)
-        latents = noise.draw()
-        unconditional, conditional = (Conditions(text=text) for text in encoder.encode([None, prompt]))
-        pair = Pair(unconditional=unconditional, conditional=conditional)
-        guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
-        for step in plan.run:
-            latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
-        columns.append(np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)]))
-    sheet = tiled([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)])
-    write(Image.fromarray(sheet), path, format="PNG", overwrite=True)
+    solver = Solver(make_plan(solver_name, traits.scheduler_config, traits.prediction, steps))
+    side = traits.resolution // traits.factor
+    noise = NoiseStream(tuple(seeds), (traits.latent_channels, side, side), traits.device)
+    latents = noise.draw()
+    unconditional, conditional = (
+        Conditions(text=Text(states=torch.cat([text.states for text in encoder.encode(texts)])), channels=channels)
+        for texts in ([None] * len(prompts), prompts)
+    )
+    pair = Pair(unconditional=unconditional, conditional=conditional)
+    guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
+    for step in solver.plan.run:
+        latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
+    return np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)])
+
+
+def _loaded(folder: Path, device: torch.device, base: Path | None) -> Backbone:
+    from sfumato.backbones.embedded import from_folder  # noqa: PLC0415, slow to import
+
+    return from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
+
+
+def _write(rows: list[np.ndarray], path: Path) -> None:
+    write(Image.fromarray(tiled(rows)), path, format="PNG", overwrite=True)
