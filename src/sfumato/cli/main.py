@@ -119,7 +119,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.", metavar="NAME")] = "cpu",
     size: Annotated[str, typer.Option(help="small for CPU cores, large for a GPU.", metavar="small|large")] = "small",
-    data: Annotated[Path | None, typer.Option(help="Your pictures with captions, for the denoiser.", metavar="DIR")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your pictures with captions, instead of scenes.", metavar="DIR")] = None,
     start_from: Annotated[str | None, typer.Option(help="Weights to begin with.", metavar="embedded|DIR")] = None,
     shards: Annotated[int, typer.Option(min=1, help="Thousands of scenes to render.", metavar="INT")] = 16,
     held_out: Annotated[int, typer.Option(min=1, help="Thousands of scenes to measure on.", metavar="INT")] = 2,

@@ -2,19 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions, Text
 from sfumato.denoising.base import Model, Pair
 from sfumato.denoising.guidance import guidance_of
-from sfumato.embedded.adapter import FILE, base_digest, merge
-from sfumato.methods.conditioning import inpainting_channels
 from sfumato.noise.plan import make_plan
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
@@ -43,38 +39,9 @@ def write_sheet(
 
     Of an adapter, `base` is the folder of the model that it changes.
     """
-    model = _loaded(folder, device, base)
+    model = loaded(folder, device, base)
     columns = [sampled(model, [prompt] * PER_PROMPT, range(PER_PROMPT)) for prompt in prompts]
-    _write([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)], path)
-
-
-@torch.inference_mode()
-def write_masked_sheet(
-    folder: Path,
-    path: Path,
-    examples: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_], str, Any]],
-    device: torch.device,
-    base: Path,
-) -> None:
-    """Fill the masks of examples with the inpainting adapter in `folder`, from the same noise on every call; one column each.
-
-    Args:
-        folder, base: Of the adapter, and of the model that it changes.
-        path: Gets a row of masked pictures, and rows of what the adapter makes of all of them, nothing pasted.
-        examples: Picture (H, W, 3), mask (H, W) and caption; what follows is not looked at.
-        device: Where.
-    """
-    model = _loaded(base, device, None)
-    unet: Any = model.denoiser.unet  # type: ignore[attr-defined]
-    merge(unet, folder / FILE, base_digest(base))
-    shown = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, *_ in examples]).to(device).float() / 127.5 - 1
-    mask = torch.stack([torch.from_numpy(mask)[None] for _, mask, *_ in examples]).to(device).float()
-    channels = inpainting_channels(model.autoencoder.encode, shown, mask)
-    rows = [np.stack([to_uint8(pixels) for pixels in shown * (mask < 0.5)])]
-    for k in range(PER_PROMPT - 1):
-        seeds = range(k * len(examples), (k + 1) * len(examples))
-        rows.append(sampled(model, [caption for _, _, caption, *_ in examples], seeds, channels))
-    _write(rows, path)
+    write_rows([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)], path)
 
 
 def sampled(model: Backbone, prompts: Sequence[str], seeds: Sequence[int], channels: Tensor | None = None) -> np.ndarray:
@@ -97,11 +64,13 @@ def sampled(model: Backbone, prompts: Sequence[str], seeds: Sequence[int], chann
     return np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)])
 
 
-def _loaded(folder: Path, device: torch.device, base: Path | None) -> Backbone:
+def loaded(folder: Path, device: torch.device, base: Path | None = None) -> Backbone:
+    """The model in a folder, or of an adapter there and the folder of its base."""
     from sfumato.backbones.embedded import from_folder  # noqa: PLC0415, slow to import
 
     return from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
 
 
-def _write(rows: list[np.ndarray], path: Path) -> None:
+def write_rows(rows: list[np.ndarray], path: Path) -> None:
+    """Write rows of pictures (n, H, W, 3) uint8 as one picture, over what was there."""
     write(Image.fromarray(tiled(rows)), path, format="PNG", overwrite=True)
