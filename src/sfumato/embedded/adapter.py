@@ -7,6 +7,7 @@ UNet: what the copy has besides is replaced.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,11 @@ def merge(unet: Any, path: Path, digest: str) -> None:
     if first is not None and first.shape[1] > unet.conv_in.in_channels:
         widen(unet, first.shape[1])
     expected = {_key(name): weight.shape for name, weight in unet.named_parameters()}
-    found = {key: tensor.shape for key, tensor in whole.items()} | {key: expected.get(key) for key in up}
-    if found != expected or up.keys() != down.keys():
+    found = {key: tensor.shape for key, tensor in whole.items()}
+    for key in up.keys() & down.keys() & expected.keys():  # of their product the rows, and the columns as the weight has them
+        rows, *others = expected[key]
+        if (len(up[key]), down[key].shape[1]) == (rows, math.prod(others)):
+            found[key] = expected[key]
+    if found != expected:
         raise BackboneError(f"{path} is an adapter of another kind of network; load it with the method it was trained for.")
     unet.load_state_dict(_updated(unet, whole, down, up))
