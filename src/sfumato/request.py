@@ -192,6 +192,14 @@ class EditRequest(WithOptions):
     vae: str | None = Field(
         None, description="Autoencoder in place of the model's own: a file, or a folder in diffusers' format."
     )
+    branch: str | None = Field(
+        None,
+        description="BrushNet or inpainting ControlNet beside the model, for the methods that need one: a folder, a .safetensors "
+        "file or a hub id; 'embedded' has its own.",
+    )
+    control_model: tuple[str, ...] = Field(
+        (), description="ControlNets for the control pictures, in their order: folders, .safetensors files or hub ids."
+    )
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="What the model predicts, where its files do not say so or are wrong."
     )

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -88,6 +88,21 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Control:
+    """Input of one branch (a ControlNet, a BrushNet). Leading dimensions are 1 or the batch size B.
+
+    Args:
+        image: (1|B, k, H, W), as the branch reads it: a picture, or latents with a mask.
+        scale: (1|B,) factor of its residuals; with 0 it adds nothing.
+        guess: Whether deeper layers count more, as published for use without a prompt (ControlNet's "guess mode").
+    """
+
+    image: Tensor
+    scale: Tensor
+    guess: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Conditions of one branch of guidance, made once per edit. Leading dimensions are 1 or the batch size B.
 
@@ -95,11 +110,13 @@ class Conditions:
         text: The encoded prompt; None for models that read none.
         channels: (1|B, k, h, w), concatenated to the scaled latents (inpainting models).
         extras: By `Extra`, with the shapes given there.
+        controls: One for each branch of the denoiser, in order; if empty, the branches are not run.
     """
 
     text: Text | None = None
     channels: Tensor | None = None
     extras: Mapping[Extra, Tensor] = field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +161,7 @@ def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Condit
         text=text and Text(states=change(text.states), pooled=None if text.pooled is None else change(text.pooled)),
         channels=None if conditions.channels is None else change(conditions.channels),
         extras={name: change(tensor) for name, tensor in conditions.extras.items()},
+        controls=tuple(replace(each, image=change(each.image), scale=change(each.scale)) for each in conditions.controls),
     )
 
 

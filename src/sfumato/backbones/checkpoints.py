@@ -141,7 +141,7 @@ def variant(folder: Path) -> str | None:
 
 
 def check_layout(channels: int, latent_channels: int, where: str | Path) -> Layout:
-    """The layout of a UNet, which must read latents alone.
+    """The layout of a UNet, which must read latents alone, or with mask and masked picture.
 
     Args:
         channels: How many it takes.
@@ -149,14 +149,14 @@ def check_layout(channels: int, latent_channels: int, where: str | Path) -> Layo
         where: The model's name or file.
 
     Raises:
-        Unsupported: If it reads more, saying what it was trained for.
+        Unsupported: If it reads something else, saying what it was trained for.
     """
     layout = Layout.of(channels, latent_channels)
-    if layout is Layout.LATENTS:
+    if layout in (Layout.LATENTS, Layout.INPAINTING):
         return layout
     task, reads = ("another task", f"not {latent_channels} of latents alone") if layout is None else (layout.task, layout.reads)
     given = f"its UNet takes {channels} channels: {reads}"
-    raise Unsupported(f"'{where}' was trained for {task} ({given}); give a text-to-image checkpoint instead.")
+    raise Unsupported(f"'{where}' was trained for {task} ({given}); give a text-to-image or inpainting checkpoint instead.")
 
 
 def check_folder_layout(folder: Path, index: Mapping[str, Any], name: str) -> None:

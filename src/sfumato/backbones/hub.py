@@ -25,6 +25,10 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-flow": "flow",
     "embedded-fast": "fast",
 }
+BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
+    "embedded-brushnet": "brushnet",
+    "embedded-controlnet": "controlnet",
+}
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -68,12 +72,34 @@ def locate(model: str) -> Path:
     return cached_snapshot(model)
 
 
-def cached_snapshot(model: str, *, needed_by: str | None = None) -> Path:
+def locate_branch(branch: str) -> Path:
+    """The folder or file of a branch: one that ships, a path, or a hub id in the cache.
+
+    Raises:
+        ModelNotFound: model-not-found, or model-not-cached.
+    """
+    if branch in BRANCHES:
+        folder = WEIGHTS / BRANCHES[branch]
+        if not folder.is_dir():
+            raise ModelNotFound(f"The weights of '{branch}' are missing here; make them as docs/training.md says.")
+        return folder
+    path = Path(branch).expanduser()
+    if path.exists():
+        return path
+    if path.suffix in {".safetensors", *PICKLE_SUFFIXES} or not _HUB_ID.fullmatch(branch):
+        raise ModelNotFound(
+            f"There is no branch '{branch}'; give a folder with config.json, a .safetensors file, or a hub id (OWNER/NAME)."
+        )
+    return cached_snapshot(branch, index="config.json")
+
+
+def cached_snapshot(model: str, *, needed_by: str | None = None, index: str = "model_index.json") -> Path:
     """The cached folder of a hub id, found without the network.
 
     Args:
         model: OWNER/NAME or OWNER/NAME@REVISION.
         needed_by: The single file whose configuration this is, to be named in the error.
+        index: A file that it must hold.
 
     Raises:
         ModelNotFound: model-not-cached.
@@ -86,7 +112,7 @@ def cached_snapshot(model: str, *, needed_by: str | None = None) -> Path:
         folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
     except LocalEntryNotFoundError:
         folder = None
-    if folder is not None and (folder / "model_index.json").is_file():
+    if folder is not None and (folder / index).is_file():
         return folder
     if needed_by is not None:
         message = (

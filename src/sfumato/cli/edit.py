@@ -161,6 +161,8 @@ def make(request: EditRequest, settings: Settings, save_steps: Path | None = Non
             lora=request.lora,
             vae=request.vae,
             prediction_type=request.prediction_type,
+            branch=request.branch,
+            control_model=request.control_model,
             ranker=settings.ranker,
             max_pixels=settings.max_pixels,
             **vars(settings.load),

@@ -1,13 +1,13 @@
 """Interface between sampling loops and models: a denoiser with conditions and guidance bound to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditions, Denoiser, Output, Text, Traits, expand
+from sfumato.backbones.base import Conditions, Control, Denoiser, Output, Text, Traits, expand
 from sfumato.noise.plan import Step
 
 
@@ -39,6 +39,11 @@ class Model:
         """Properties of the model."""
         return self.denoiser.traits
 
+    def without_controls(self) -> "Model":
+        """The same model without its branches, for steps outside their window."""
+        unconditional, conditional = (replace(given, controls=()) for given in (self.pair.unconditional, self.pair.conditional))
+        return replace(self, pair=Pair(unconditional=unconditional, conditional=conditional))
+
     def __call__(self, x: Tensor, step: Step) -> Output:
         """The guided output for (B, C, h, w) scaled latents at `step.timestep`."""
         return self.guidance(self.denoiser, self.pair, x, step)
@@ -65,4 +70,11 @@ def join(several: Sequence[Conditions]) -> Conditions:
         text=text,
         channels=together([each.channels for each in several]),
         extras={name: torch.cat([each.extras[name] for each in several]) for name in several[0].extras},
+        controls=tuple(map(_joined, zip(*(each.controls for each in several), strict=True))),
     )
+
+
+def _joined(same: Sequence[Control]) -> Control:
+    """Inputs of one branch, concatenated along the batch."""
+    image, scale = (torch.cat([getattr(each, name) for each in same]) for name in ("image", "scale"))
+    return replace(same[0], image=image, scale=scale)

@@ -223,4 +223,5 @@ def _shapes(conditions: Conditions) -> Hashable:
     pooled = None if text is None or text.pooled is None else tuple(text.pooled.shape)
     channels = None if conditions.channels is None else tuple(conditions.channels.shape)
     extras = tuple((extra.value, tuple(tensor.shape)) for extra, tensor in conditions.extras.items())
-    return None if text is None else tuple(text.states.shape), pooled, channels, extras
+    controls = tuple((tuple(each.image.shape), each.guess) for each in conditions.controls)
+    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls

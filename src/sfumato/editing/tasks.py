@@ -3,7 +3,7 @@
 from typing import Any
 
 from sfumato.backbones.base import Traits
-from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.capabilities import TRAINED, Capability
 from sfumato.backbones.families import family
 from sfumato.errors import MaskError, OptionError
 from sfumato.methods import registry
@@ -55,7 +55,7 @@ def check(request: EditRequest) -> None:
 
 
 def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCard:
-    """The method named by a request, or by default the first that does its task on the model.
+    """The method named by a request, or by default one that the model was trained for, or the first that does the task on it.
 
     Args:
         request: Its `method` is set.
@@ -65,10 +65,13 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
     Raises:
         OptionError: method-unknown.
     """
-    if named or request.task == "edit":
+    if named:
         return registry.get(request.method)
     able = registry.suited(request.task, traits.capabilities, has_words(request))
-    return able[0] if able else registry.get(request.method)
+    trained = [card for card in able if card.needs & TRAINED]
+    if request.task == "edit":
+        able = [registry.get(request.method)]
+    return (trained or able or [registry.get(request.method)])[0]
 
 
 def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None:

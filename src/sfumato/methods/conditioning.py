@@ -1,6 +1,7 @@
 """Conditions of the two branches of guidance, shared by several methods."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,19 +9,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.backbones.base import Backbone, Conditions, Extra
+from sfumato.backbones.capabilities import Layout
 from sfumato.denoising.base import Pair
 from sfumato.methods.base import EditInputs
 
 
 def text_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
-    """Negative prompt and prompt, with the denoiser's extras; models without text get the extras alone."""
-    extras = extras_of(models, edit)
+    """Negative prompt and prompt, with the denoiser's extras, and with mask and masked picture for models that read them.
+
+    Models without text get the rest alone.
+    """
+    channels = None
+    if models.traits.layout is Layout.INPAINTING:
+        channels = inpainting_channels(models.autoencoder.encode, edit.pixels, edit.mask_pixels)
+    shared = Conditions(extras=extras_of(models, edit), channels=channels)
     if models.text_encoder is None:
-        return Pair(unconditional=Conditions(extras=extras), conditional=Conditions(extras=extras))
+        return Pair(unconditional=shared, conditional=shared)
     unconditional, conditional = edit.texts.encode(models.text_encoder)
-    return Pair(
-        unconditional=Conditions(text=unconditional, extras=extras), conditional=Conditions(text=conditional, extras=extras)
-    )
+    return Pair(unconditional=replace(shared, text=unconditional), conditional=replace(shared, text=conditional))
 
 
 def no_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:

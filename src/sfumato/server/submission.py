@@ -14,7 +14,13 @@ from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64
 
 PICTURES = ("image", "mask", "scribble")
-_NOT_OVER_HTTP = ("lora", "vae", "embedding")  # these name files of the server, which only its operator may choose
+_NOT_OVER_HTTP = (
+    "lora",
+    "vae",
+    "embedding",
+    "branch",
+    "control_model",
+)  # these name files of the server, which only its operator may choose
 _PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
