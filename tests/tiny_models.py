@@ -133,6 +133,22 @@ def tiny_inpainting(folder: Path) -> Path:
         return _stable_diffusion(folder, unet=tiny_unet(in_channels=9), prediction_type="epsilon")
 
 
+def tiny_controlnet(folder: Path, seed: int = 9, widths: tuple[int, ...] = (16, 32), **changes: Any) -> Path:
+    """A ControlNet for `tiny_unet` with these changes, in diffusers' format; no weight is zero.
+
+    Its picture has two pixels a latent cell, as the tiny autoencoder; with four widths eight, as published.
+    """
+    from diffusers import ControlNetModel
+
+    with seeded(seed):
+        network = ControlNetModel.from_unet(tiny_unet(**changes), conditioning_embedding_out_channels=widths)
+        for parameter in network.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        network.save_pretrained(folder)
+    return folder
+
+
 def tiny_sdxl(folder: Path, second_width: int = TEXT_WIDTH) -> Path:
     """SDXL: two text encoders, the second with a projection; time ids; an autoencoder that overflows in float16.
 

@@ -165,7 +165,9 @@ class Editor:
             InputError, BackboneError, ResourceError: See `sfumato.errors`. The editor stays usable.
         """
         named = "method" in request.model_fields_set or self.method != EditRequest.model_fields["method"].default
+        names_controls = "control_model" in request.model_fields_set
         request = self._held.own.complete(request, self.method)
+        tasks.check_controls(request, names_controls)
         clock, meter = Clock(), Meter()
         listener = meter.wrapping(on_progress)
         with clock.stage("load"):

@@ -29,6 +29,8 @@ _METAVARS = {
     "lora": "FILE[:SCALE]",
     "vae": "FILE|FOLDER",
     "embedding": "FILE[:TOKEN]",
+    "control": "FILE",
+    "control_scale": "NUMBER",
     "branch": "FILE|FOLDER|ID",
     "control_model": "FILE|FOLDER|ID",
 }

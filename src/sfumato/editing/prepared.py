@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions
+from sfumato.backbones.base import Backbone, Conditions, Control
 from sfumato.background.registry import Watch
 from sfumato.denoising.base import Pair
 from sfumato.editing.choice import Choice
@@ -17,6 +18,7 @@ from sfumato.editing.encoding import Encoder
 from sfumato.editing.preparing import Inputs
 from sfumato.editing.progress import Listener, Progress
 from sfumato.editing.resolving import Resolved
+from sfumato.masks.latent import blurred
 from sfumato.methods.base import EditInputs, Guide, Method, MethodCard, Sampling
 from sfumato.pictures.tensors import to_uint8
 from sfumato.request import EditRequest
@@ -108,13 +110,17 @@ class PreparedWindow:
         self.encoder = Encoder(backbone.autoencoder, inputs, resolved.options.posterior_sample)
         self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
         assert request.steps
+        mask_pixels, self.mask_latent = inputs.mask_pixels, inputs.mask_latent
+        if resolved.options.mask_blur:
+            mask_pixels, self.mask_latent = blurred(mask_pixels, resolved.options.mask_blur, backbone.traits.factor)
         given = EditInputs(
             texts=resolved.texts,
             pixels=inputs.pixels,
-            mask_pixels=inputs.mask_pixels,
-            mask_latent=inputs.mask_latent,
+            mask_pixels=mask_pixels,
+            mask_latent=self.mask_latent,
             options=resolved.options,
             guidance_embedding=request.guidance_embedding,
+            controls=_controls(inputs, request, backbone.traits.device),
         )
         self.pair: Pair = method.condition(backbone, given)
         self.guidance_scale = 1.0 if request.guidance_scale is None else request.guidance_scale
@@ -217,11 +223,21 @@ def as_run(windows: list[PreparedWindow]) -> tuple[EditRequest, list[str]]:
     return requests[0].model_copy(update=update), notes
 
 
+def _controls(inputs: Inputs, request: EditRequest, device: torch.device) -> tuple[Control, ...]:
+    """Inputs of the ControlNets for control pictures; their strength is 1, the one given for all, or each one's own."""
+    scales = request.control_scale or (1.0,)
+    scales = scales * len(inputs.controls) if len(scales) == 1 else scales
+    return tuple(
+        Control(image=image.to(device), scale=torch.full((1,), scale, device=device))
+        for image, scale in zip(inputs.controls, scales, strict=True)
+    )
+
+
 def _shapes(conditions: Conditions) -> Hashable:
     """Shapes of all tensors of a condition."""
     text = conditions.text
     pooled = None if text is None or text.pooled is None else tuple(text.pooled.shape)
     channels = None if conditions.channels is None else tuple(conditions.channels.shape)
     extras = tuple((extra.value, tuple(tensor.shape)) for extra, tensor in conditions.extras.items())
-    controls = tuple((tuple(each.image.shape), each.guess) for each in conditions.controls)
+    controls = tuple(each and (tuple(each.image.shape), each.guess) for each in conditions.controls)
     return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls

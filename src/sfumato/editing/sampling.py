@@ -115,7 +115,7 @@ def _timed(shares: Shares, stage: str) -> Iterator[None]:
 def _task(shares: Shares) -> EditTask[Any, Any]:
     """The loop's input. Leading dimensions are 1 if the batch has one window, else the batch size."""
     window = shares[0][0]
-    tensors = [(*own.encoder.of(seeds), own.inputs.mask_latent) for own, seeds in shares]
+    tensors = [(*own.encoder.of(seeds), own.mask_latent) for own, seeds in shares]
     if len(shares) > 1:
         tensors = [
             tuple(part.expand(len(seeds), *part.shape[1:]) for part in parts)  # type: ignore[misc]

@@ -10,6 +10,7 @@ _EDIT = TaskCard(wordless=None)
 _FROM_BLUR = {"fill": "blur"}  # neither what was there nor sharp surroundings are to show through
 # Without a prompt there is nothing to guide to; and the blurred surroundings of a hole are close to what belongs there.
 _CONTINUE = {"guidance_scale": 1.0, "start_fraction": 0.5}
+_EMPTY_HOLE = TaskCard(says_empty=True)
 _EMPTY = TaskCard(defaults=_FROM_BLUR, says_empty=True)
 _CONTINUED = TaskCard(defaults=_FROM_BLUR, wordless=_CONTINUE)
 _TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
@@ -57,6 +58,28 @@ CARDS: tuple[MethodCard, ...] = (
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
         tasks=_TASKS,
+    ),
+    MethodCard(
+        name="controlnet-inpainting",
+        kind="branch",
+        title="ControlNet inpainting",
+        paper="Zhang, Rao, Agrawala: Adding Conditional Control to Text-to-Image Diffusion Models, ICCV 2023, arXiv:2302.05543",
+        module="sfumato.methods.branch.controlnet",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CONTROLNET}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        # it reads the hole, not what is under it, and half of its training was without words
+        tasks={"edit": _EDIT, "remove": _EMPTY_HOLE, "fill": TaskCard(wordless={"guidance_scale": 1.0}), "outpaint": _EMPTY_HOLE},
+    ),
+    MethodCard(
+        name="brushnet",
+        kind="branch",
+        title="BrushNet",
+        paper="Ju et al.: BrushNet, A Plug-and-Play Image Inpainting Model with Decomposed Dual-Branch Diffusion, ECCV 2024, "
+        "arXiv:2403.06976",
+        module="sfumato.methods.branch.brushnet",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.BRUSHNET}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks={"edit": _EDIT, "remove": _EMPTY_HOLE, "fill": TaskCard(wordless={"guidance_scale": 1.0}), "outpaint": _EMPTY_HOLE},
     ),
 )
 
