@@ -9,7 +9,7 @@ import torch
 from sfumato.embedded.adapter import Adapter, widen
 from sfumato.methods.conditioning import inpainting_channels
 from sfumato.training.adapting import Teacher
-from sfumato.training.inpainting import velocity_loss
+from sfumato.training.denoiser import make_scheduler, velocity_loss
 from tests import tiny_models
 
 CPU = torch.device("cpu")
@@ -37,7 +37,11 @@ def given() -> dict[str, torch.Tensor]:
 
 def loss_of(adapter: Adapter, teacher: Teacher, given: dict[str, torch.Tensor]) -> torch.Tensor:
     torch.manual_seed(1)  # the same levels and noise, so that losses compare
-    return velocity_loss(adapter, teacher, **given)
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return adapter(teacher.unet, torch.cat([noisy, given["channels"]], dim=1), timesteps, given["states"])
+
+    return velocity_loss(predict, make_scheduler(), given["x"], given["weights"])
 
 
 def test_it_starts_as_the_base(teacher: Teacher, given: dict[str, torch.Tensor]) -> None:

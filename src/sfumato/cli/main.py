@@ -112,7 +112,8 @@ def train(
     part: Annotated[
         str,
         typer.Argument(
-            help="world, autoencoder, decoder, denoiser, flow, distilled, inpainting, ranker, judge or pixel.", metavar="PART"
+            help="world, autoencoder, decoder, denoiser, flow, distilled, inpainting, brushnet, ranker, judge or pixel.",
+            metavar="PART",
         ),
     ],
     folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(

@@ -177,6 +177,13 @@ CARDS: tuple[PartCard, ...] = (
         takes_data=True,
     ),
     PartCard(
+        name="brushnet",
+        module="sfumato.training.brushnet",
+        minutes=60.0,
+        given=partial(_masked, shipped="brushnet"),
+        takes_data=True,
+    ),
+    PartCard(
         name="ranker",
         module="sfumato.training.ranker",
         minutes=10.0,

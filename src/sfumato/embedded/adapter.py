@@ -94,10 +94,14 @@ class Adapter(nn.Module):
         """The updated weights, by their names in the base."""
         return _updated(unet, self.whole, self.down, self.up)
 
+    def call(self, network: nn.Module, *given: Any) -> Any:
+        """What the updated network makes of its arguments; gradients reach the adapter alone if the network is frozen."""
+        return functional_call(network, self.weights(network), given)
+
     def forward(self, unet: nn.Module, x: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        """Output of the updated UNet; gradients reach the adapter alone. x (B, C, h, w), timesteps (B,), states (B, T, D)."""
-        answer: Any = functional_call(unet, self.weights(unet), (x, timesteps, states))
-        return answer.sample.float()
+        """Output of the updated UNet for x (B, C, h, w), timesteps (B,) and states (B, T, D)."""
+        answer: Tensor = self.call(unet, x, timesteps, states).sample
+        return answer.float()
 
     def check_base(self, source: Path) -> None:
         """Refuse a state from `source`, loaded before, that was trained for other weights than `digest`.

@@ -8,15 +8,20 @@ from typing import Any, Protocol
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from sfumato.embedded.adapter import RANK, Adapter, base_digest, read, widen
+from sfumato.embedded.adapter import RANK, WHOLE, Adapter, base_digest, read
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.training.denoiser import quick_attention
 from sfumato.training.loop import OnProgress, Run, check_fits
 from sfumato.training.precision import half_precision
 from sfumato.training.samples import write_sheet
+
+
+def frozen(network: Any, device: torch.device) -> Any:
+    """A network as adapters are trained for: float32, not trained itself, channels last."""
+    return network.float().requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,11 @@ class Teacher:
     device: torch.device
 
     @classmethod
-    def load(cls, model: Path, device: torch.device, in_channels: int | None = None) -> "Teacher":
-        """From the folders `unet`, `text_encoder` and `tokenizer` of `model`; widened to `in_channels` inputs."""
+    def load(cls, model: Path, device: torch.device) -> "Teacher":
+        """From the folders `unet`, `text_encoder` and `tokenizer` of `model`."""
         tokenizer = PreTrainedTokenizerFast.from_pretrained(model / "tokenizer", local_files_only=True)
         networks = (UNet2DConditionModel.from_pretrained(model / "unet"), CLIPTextModel.from_pretrained(model / "text_encoder"))
-        if in_channels is not None:
-            widen(networks[0], in_channels)
-        unet, text = (n.float().requires_grad_(False).eval().to(device, memory_format=torch.channels_last) for n in networks)
-        return cls(unet, text, tokenizer, device)
+        return cls(*(frozen(network, device) for network in networks), tokenizer, device)
 
     @torch.no_grad()
     def states(self, tokens: Tensor) -> Tensor:
@@ -63,15 +65,16 @@ class Batches(Protocol):
 
 
 class AdapterTraining:
-    """A run that trains an adapter of a denoiser; batches and loss are the lesson's.
+    """A run that trains an adapter of a denoiser, or of a network born of it; batches and loss are the lesson's.
 
     Args:
         model: Folder of the denoiser.
         out: Gets `checkpoint.pt`, sheets of samples, and adapter and scheduler in `model`.
-        scheduler: diffusers' scheduler that says what the adapted denoiser is.
+        scheduler: diffusers' scheduler that says what the adapted denoiser is; None for a network beside a denoiser.
         minutes, lr, cooldown, on_progress: See `loop.Run`.
         rank: Of the adapter.
-        in_channels: Inputs of the adapted denoiser's first layer; as many as the denoiser has by default.
+        born: Makes the network to be adapted of the denoiser, which it may change; by default it is the denoiser.
+        whole: See `Adapter`.
         device: Where.
         start: An adapter to begin with if there is no checkpoint and this is there. It may be of another denoiser: what it
             learnt there mostly holds.
@@ -90,7 +93,8 @@ class AdapterTraining:
         minutes: float,
         lr: float,
         rank: int = RANK,
-        in_channels: int | None = None,
+        born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet,
+        whole: tuple[str, ...] = WHOLE,
         device: str = "cpu",
         cooldown: float = 0.5,
         start: Path | None = None,
@@ -98,11 +102,12 @@ class AdapterTraining:
         on_progress: OnProgress = print,
     ) -> None:
         self.model, self.out, self.scheduler = model, out, scheduler
-        self.teacher = Teacher.load(model, torch.device(device), in_channels)
+        self.teacher = Teacher.load(model, torch.device(device))
+        self.network: nn.Module = frozen(born(self.teacher.unet), self.teacher.device)
         self.sheet = sheet or partial(write_sheet, device=self.teacher.device, base=model)
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
-            self.adapter = Adapter(self.teacher.unet, base_digest(model), rank)
+            self.adapter = Adapter(self.network, base_digest(model), rank, whole)
         if start is not None and start.exists():
             state = read(start)[1] | {"base": self.adapter.base}
             check_fits(state, self.adapter, start)
@@ -123,5 +128,6 @@ class AdapterTraining:
     def _on_save(self, run: Run) -> None:
         folder = self.out / "model"
         self.adapter.save(folder)
-        self.scheduler.save_pretrained(folder / "scheduler")
+        if self.scheduler is not None:
+            self.scheduler.save_pretrained(folder / "scheduler")
         self.sheet(folder, self.out / f"samples-{run.samples:08d}.png")

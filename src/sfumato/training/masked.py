@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.embedded.world.captions import caption, ground_alone
 from sfumato.training.autoencoder import to_pixels
+from sfumato.training.denoiser import SIZES
 from sfumato.training.latents import always, encode_all, encoded_shards, load_pictures, load_vae
 from sfumato.training.mixture import ANYWHERE, THINGS, Mask, Picture, Sample, draw_sample
 from sfumato.training.scenes import LEAST_SEEN, load_shard
@@ -88,6 +89,20 @@ class MaskedPictures:
         other = self.masks[rng.integers(len(self.masks))]
         picture = Picture(np.where(mask, 0, -1).astype(np.int8), {0: text}, None, text, other)
         return self.images[index], draw_sample(picture, THINGS, rng)
+
+
+def masked_source(vae: Path, scenes: Path, data: Path | None) -> MaskedSource:
+    """What to train on.
+
+    Args:
+        vae, scenes: Folders of the autoencoder and of rendered scenes.
+        data: A folder of pictures instead of scenes; see `latents.load_pictures`.
+
+    Raises:
+        InputError: no-scenes, no-pictures, no-caption.
+        MaskError: mask-size, mask-empty.
+    """
+    return MaskedScenes(vae, scenes) if data is None else MaskedPictures(vae, data, SIZES["small"].image)
 
 
 class MaskedBatches:

@@ -1,12 +1,11 @@
 """Sheets of samples, for visual inspection during training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions, Text
 from sfumato.denoising.base import Model, Pair
@@ -44,8 +43,13 @@ def write_sheet(
     write_rows([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)], path)
 
 
-def sampled(model: Backbone, prompts: Sequence[str], seeds: Sequence[int], channels: Tensor | None = None) -> np.ndarray:
-    """Pictures (n, H, W, 3) uint8 of n prompts from n seeds, with `channels` (n, k, h, w) behind the latents."""
+def sampled(
+    model: Backbone,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    condition: Callable[[Conditions], Conditions] = lambda given: given,
+) -> np.ndarray:
+    """Pictures (n, H, W, 3) uint8 of n prompts from n seeds; `condition` adds to conditions of text alone."""
     traits, encoder = model.traits, model.text_encoder
     assert encoder is not None
     solver_name, steps, guidance = RUNS[traits.family]
@@ -54,7 +58,7 @@ def sampled(model: Backbone, prompts: Sequence[str], seeds: Sequence[int], chann
     noise = NoiseStream(tuple(seeds), (traits.latent_channels, side, side), traits.device)
     latents = noise.draw()
     unconditional, conditional = (
-        Conditions(text=Text(states=torch.cat([text.states for text in encoder.encode(texts)])), channels=channels)
+        condition(Conditions(text=Text(states=torch.cat([text.states for text in encoder.encode(texts)]))))
         for texts in ([None] * len(prompts), prompts)
     )
     pair = Pair(unconditional=unconditional, conditional=conditional)
