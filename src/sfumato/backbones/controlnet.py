@@ -2,20 +2,23 @@
 
 A copy of the UNet's encoder reads the latents and a picture, and adds to the skip connections and the middle through 1x1
 convolutions that begin at zero. Published as a folder in diffusers' format, as a single file under the same names, or as a single
-file under the original ones (`control_model.*`); only the header is read until it is known to belong to the base.
+file under the original ones (`control_model.*`); only the header is read until it is known to belong to the base. That of the
+embedded model ships as an adapter of its copy at birth.
 """
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint, load_single_file_checkpoint
 from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from sfumato.backbones import hub
 from sfumato.backbones.autoencoder import freeze
 from sfumato.backbones.base import Conditions, Control
 from sfumato.backbones.branches import Residuals
@@ -23,10 +26,12 @@ from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, read_json
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.unet import added_conditions
+from sfumato.embedded import adapter
 from sfumato.errors import BackboneError, Unsupported
 
 COLOURS = 3  # channels of the picture
 SHOWN = 3  # weights named in an error
+WIDTHS = (16, 32, 96, 256)  # published, of the layers that read the picture; each but the first halves its sides
 GUESS = (-1.0, 0.0)  # logarithms of the first and the last factor of the guess mode
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -70,7 +75,7 @@ def load(source: Path, unet: Any, *, name: str, allow_pickle: bool) -> ControlNe
     """Load a ControlNet for a UNet, on its device and in its number format.
 
     Args:
-        source: Folder with config.json and weights, or a single file.
+        source: Folder with config.json and weights, or with an adapter of the embedded model's; or a single file.
         unet: UNet2DConditionModel of the base.
         name: As the user gave it, for messages.
         allow_pickle: Whether weights may be pickles, which are read with `weights_only`.
@@ -78,34 +83,59 @@ def load(source: Path, unet: Any, *, name: str, allow_pickle: bool) -> ControlNe
     Raises:
         Unsupported: It belongs to another base, or reads something else than a picture.
         UnsafeCheckpoint: Only pickles, and they are not allowed.
-        BackboneError: Weights that are missing, damaged or incomplete.
+        BackboneError: Weights that are missing, damaged or incomplete; adapter-mismatch.
     """
+    if (source / adapter.FILE).is_file():
+        return ControlNet(_from_adapter(source, unet, name))
     files = weights_files(source, name) if source.is_dir() else [source]
     for file in files:
         check_file(file, allow_pickle=allow_pickle)
     named = {key: torch.empty(shape, device="meta") for file in files for key, shape in read_header(file).shapes.items()}
     shapes = {key: tuple(tensor.shape) for key, tensor in _renamed(named, unet).items()}
     _check_base(shapes, unet, name)
-    with torch.device("meta"):
-        network = ControlNetModel.from_config(configuration(unet, shapes))
-    if _added(shapes) != _added(_shapes_of(network)):
-        raise Unsupported(
-            f"The ControlNet '{name}' adds to layers of other sizes than this model has: it was trained for another base; give "
-            "one of this model's family."
-        )
-    config = read_json(source / "config.json") if source.is_dir() else {}
+    config = read_json(source / "config.json") if source.is_dir() else configuration(unet, _widths(shapes))
     if config.get("global_pool_conditions"):
         raise Unsupported(
             f"'{name}' is a ControlNet that reads a picture as a whole, for reference (shuffle), which is not supported; give "
             "one that reads a depth, line or pose picture."
         )
-    if config:  # it may have fewer layers than the base between those that it adds to
-        with torch.device("meta"):
-            network = ControlNetModel.from_config(config)
+    with torch.device("meta"):
+        network = ControlNetModel.from_config(config)
     _check_complete(shapes, _shapes_of(network), name)
     tensors = {key: tensor for file in files for key, tensor in load_single_file_checkpoint(str(file)).items()}
     network.load_state_dict({key: tensor.to(unet.dtype) for key, tensor in _renamed(tensors, unet).items()}, assign=True)
     return ControlNet(torch.nn.Module.to(network, unet.device))
+
+
+def born(unet: Any, widths: Sequence[int] = WIDTHS) -> ControlNetModel:
+    """The ControlNet that training starts from: it copies the encoder and the middle of a UNet, and adds nothing.
+
+    Its new layers, whose names begin with `controlnet_`, are drawn from torch's generator where they are not zero.
+
+    Args:
+        unet: UNet2DConditionModel of the base. Further inputs of an inpainting model are left out.
+        widths: Of the layers that read the picture.
+    """
+    network = ControlNetModel.from_config(configuration(unet, widths))
+    weights = dict(unet.state_dict())
+    weights["conv_in.weight"] = weights["conv_in.weight"][:, : network.config.in_channels]
+    copied = {key: weights[key] for key in network.state_dict() if key in weights}
+    network.load_state_dict(copied, strict=False)
+    return torch.nn.Module.to(network, unet.device, unet.dtype)
+
+
+def _from_adapter(source: Path, unet: Any, name: str) -> ControlNetModel:
+    """The ControlNet that was born of the UNet in `source`, or else of the embedded one, changed by the adapter in `source`."""
+    home = source if (source / "unet").is_dir() else hub.WEIGHTS
+    base = UNet2DConditionModel.from_pretrained(
+        home / "unet", use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+    )
+    widths = read_json(source / "config.json").get("conditioning_embedding_out_channels", WIDTHS)
+    with torch.random.fork_rng(devices=[]):  # what it draws is replaced: loading must not move the caller's noise
+        network = born(base, widths)
+    _check_base(_shapes_of(network), unet, name)
+    adapter.merge(network, source / adapter.FILE, adapter.base_digest(home))
+    return torch.nn.Module.to(network, unet.device, unet.dtype)
 
 
 def weights_files(folder: Path, name: str) -> list[Path]:
@@ -122,18 +152,22 @@ def weights_files(folder: Path, name: str) -> list[Path]:
     return whole or safe
 
 
-def configuration(unet: Any, shapes: Shapes) -> dict[str, Any]:
+def configuration(unet: Any, widths: Sequence[int]) -> dict[str, Any]:
     """The configuration of a ControlNetModel beside this UNet; it reads the latents without further channels.
 
     Args:
         unet: UNet2DConditionModel of the base.
-        shapes: Of its weights, under diffusers' names, which say how wide the layers are that read the picture.
+        widths: Of the layers that read the picture.
     """
     known = inspect.signature(ControlNetModel.__init__).parameters
-    first = sorted(key for key in shapes if re.fullmatch(r"controlnet_cond_embedding\.(conv_in|blocks\.\d*[13579])\.weight", key))
-    widths = [shapes[key][0] for key in sorted(first, key=lambda key: (key.count("."), len(key), key))]
     config = {key: value for key, value in unet.config.items() if key in known}
     return config | {"in_channels": unet.config.out_channels, "conditioning_embedding_out_channels": tuple(widths)}
+
+
+def _widths(shapes: Shapes) -> list[int]:
+    """Widths of the layers that read the picture, from the shapes of all weights."""
+    first = sorted(key for key in shapes if re.fullmatch(r"controlnet_cond_embedding\.(conv_in|blocks\.\d*[13579])\.weight", key))
+    return [shapes[key][0] for key in sorted(first, key=lambda key: (key.count("."), len(key), key))]
 
 
 def _renamed(weights: Mapping[str, Tensor], unet: Any) -> dict[str, Tensor]:
@@ -143,10 +177,10 @@ def _renamed(weights: Mapping[str, Tensor], unet: Any) -> dict[str, Tensor]:
 
 
 def _check_base(shapes: Shapes, unet: Any, name: str) -> None:
-    """Refuse a ControlNet that does not read this UNet's latents and text, or no picture of three colours.
+    """Refuse a ControlNet that reads no picture of three colours, other latents or text than this UNet, or has other layers.
 
     Raises:
-        Unsupported: One sentence that says what it reads.
+        Unsupported: One sentence that says what it reads, or that its layers differ.
     """
     texts = next((shape[1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")), None)
     given = {
@@ -160,6 +194,13 @@ def _check_base(shapes: Shapes, unet: Any, name: str) -> None:
                 f"The ControlNet '{name}' reads {what.format(shape[1])}, and beside this model it must read {wanted}: it was "
                 "trained for another base; give one of this model's family."
             )
+    with torch.device("meta"):
+        network = ControlNetModel.from_config(configuration(unet, _widths(shapes)))
+    if _added(shapes) != _added(_shapes_of(network)):
+        raise Unsupported(
+            f"The ControlNet '{name}' adds to layers of other sizes than this model has: it was trained for another base; give "
+            "one of this model's family."
+        )
 
 
 def _shapes_of(network: ControlNetModel) -> Shapes:

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sfumato.backbones.attaching import attach, kind_of
 from sfumato.backbones.base import Conditions, Control, Text, Traits
 from sfumato.backbones.capabilities import Capability
-from sfumato.backbones.controlnet import ControlNet, load
+from sfumato.backbones.controlnet import ControlNet, born, configuration, load
 from sfumato.backbones.loading import load as load_model
 from sfumato.backbones.unet import UNet
+from sfumato.embedded import adapter
 from sfumato.errors import BackboneError, UnsafeCheckpoint, Unsupported
 from tests import tiny_models
 from tests.parity.reference import traits
@@ -149,10 +150,10 @@ def test_scale_zero_and_a_new_controlnet_leave_the_base_as_it_is(folder: Path, u
     x, _, given, control = inputs()
     base = denoiser(unet)(x, 500, given).prediction
     trained = load(folder, unet, name="control", allow_pickle=False)
-    born = ControlNet(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=PUBLISHED))
+    new = ControlNet(born(unet, PUBLISHED))
     silent = Control(image=control.image, scale=torch.zeros(2))
     assert torch.equal(denoiser(unet, trained)(x, 500, with_controls(given, silent)).prediction, base)
-    assert torch.equal(denoiser(unet, born)(x, 500, with_controls(given, control)).prediction, base)
+    assert torch.equal(denoiser(unet, new)(x, 500, with_controls(given, control)).prediction, base)
     assert not torch.equal(denoiser(unet, trained)(x, 500, with_controls(given, control)).prediction, base)
 
 
@@ -191,6 +192,43 @@ def test_weights_in_the_variant_fp16_alone_are_found(folder: Path, unet: Any, tm
     weights = {name: tensor.half() for name, tensor in load_file(folder / WEIGHTS).items()}
     save_file(weights, tmp_path / "diffusion_pytorch_model.fp16.safetensors")
     assert load(tmp_path, unet, name="control", allow_pickle=False).network.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_an_adapter_changes_the_copy_that_it_was_trained_on(tmp_path: Path) -> None:
+    model = tiny_models.tiny_embedded(tmp_path / "base")
+    backbone = load_model(str(model), dtype="float32")
+    denoiser: Any = backbone.denoiser
+    folder = tmp_path / "controlnet"
+    with seeded(5):
+        trained = born(denoiser.unet)
+        for parameter in trained.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        trained.half().float().save_config(folder)
+    update = adapter.Adapter(trained, adapter.base_digest(model), rank=10**6)  # of so high a rank that all is replaced
+    update.save(folder)
+    (folder / "unet").symlink_to(model / "unet")
+    state = torch.random.get_rng_state()
+    loaded: Any = attach(backbone, str(folder), (), allow_pickle=False).denoiser
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert backbone.traits.can(Capability.CONTROLNET) is False
+    for (name, expected), (_, found) in zip(
+        trained.named_parameters(), loaded.branches[0].network.named_parameters(), strict=True
+    ):
+        assert torch.equal(found, expected), name
+    (folder / "unet").unlink()  # then its base is the model that ships
+    with pytest.raises(Unsupported, match="another base"):
+        attach(backbone, str(folder), (), allow_pickle=False)
+
+
+def test_the_published_size() -> None:
+    """340 tensors beside Stable Diffusion 1.5, and the heads of the text that the embedded UNet joins to its time embedding."""
+    with torch.device("meta"):
+        published = born(UNet2DConditionModel(sample_size=64, cross_attention_dim=768))
+    assert len(published.state_dict()) == 340
+    assert sum(parameter.numel() for parameter in published.parameters()) == 361_279_120
+    joined = tiny_unet(addition_embed_type="text", addition_embed_type_num_heads=4)
+    assert configuration(joined, PUBLISHED)["addition_embed_type_num_heads"] == 4
 
 
 def without(folder: Path, file: Path, name: str) -> Path:

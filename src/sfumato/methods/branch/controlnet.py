@@ -11,7 +11,7 @@ call, with new noise and a blurred mask, and steps with DDIM's eta 1: the preset
 Loading: `backbones/controlnet.py`. Solvers: `noise/`. Background reconstruction: `background/`. Ranking: `ranking.py`.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,20 +39,11 @@ class Options(BranchOptions):
         order: After the solver's step, at the level reached and with the noise of the start; or before the model's call, at the
             latents' own level and with new noise, and not after the last step.
         eta: Share of DDIM's noise that each step draws anew (arXiv:2010.02502, equation 16).
-        timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
     """
 
     blend: bool = option(True, "Put the source, noised, around the latents at every step.")
     order: Literal["post", "pre"] = "post"
     eta: float = 0.0
-    timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing"
-    steps_offset: int = 0
-    set_alpha_to_one: bool = True
-
-    @property
-    def schedule(self) -> dict[str, Any]:
-        """Its scheduler settings."""
-        return {key: getattr(self, key) for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one")}
 
 
 PRESETS: dict[str, Preset[Options]] = {

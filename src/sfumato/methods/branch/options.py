@@ -1,7 +1,7 @@
-"""Options that all methods with a branch share: how strongly, and in which steps, it acts."""
+"""Options that all methods with a branch share: how strongly and in which steps it acts, and the solver's settings."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class BranchOptions(MethodOptions):
         branch_scale: Factor of everything that it adds; at 0 the base runs alone.
         branch_start, branch_end: Fractions of the steps that are run, between which it acts.
         guess_mode: Whether it acts on the conditional branch of guidance alone, the layers near the input less.
+        timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
 
     Raises:
         OptionError: option-contradiction.
@@ -28,6 +29,14 @@ class BranchOptions(MethodOptions):
     branch_start: float = option(0.0, "Fraction of the steps after which the branch begins to act.", ge=0, lt=1)
     branch_end: float = option(1.0, "Fraction of the steps after which it acts no more.", gt=0, le=1)
     guess_mode: bool = option(False, "Let the branch act with the prompt alone, the layers near the input less.")
+    timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Its scheduler settings."""
+        return {key: getattr(self, key) for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one")}
 
     def model_post_init(self, context: Any) -> None:
         """Refuse an empty window."""
