@@ -112,7 +112,8 @@ def train(
     part: Annotated[
         str,
         typer.Argument(
-            help="world, autoencoder, decoder, denoiser, flow, distilled, inpainting, brushnet, ranker, judge or pixel.",
+            help="world, autoencoder, decoder, denoiser, flow, distilled, inpainting, brushnet, controlnet, ranker, "
+            "judge or pixel.",
             metavar="PART",
         ),
     ],

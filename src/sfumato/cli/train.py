@@ -184,6 +184,13 @@ CARDS: tuple[PartCard, ...] = (
         takes_data=True,
     ),
     PartCard(
+        name="controlnet",
+        module="sfumato.training.controlnet",
+        minutes=80.0,
+        given=partial(_masked, shipped="controlnet"),
+        takes_data=True,
+    ),
+    PartCard(
         name="ranker",
         module="sfumato.training.ranker",
         minutes=10.0,

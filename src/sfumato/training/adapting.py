@@ -1,5 +1,6 @@
 """Training of an adapter of the embedded denoiser, the part shared by all kinds. Denoiser and text encoder stay frozen."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -57,6 +58,32 @@ class Teacher:
         return self.states(tokens.to(self.device))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """The network that an adapter is of.
+
+    Args:
+        describe: Writes into the folder of the adapter what says what the network is.
+        born: Makes it of the denoiser, which it may change; by default it is the denoiser.
+        rank, whole: See `Adapter`.
+    """
+
+    describe: Callable[[Path], object]
+    born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet
+    rank: int = RANK
+    whole: tuple[str, ...] = WHOLE
+
+
+def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
+    """Describes a denoiser by diffusers' scheduler."""
+    return lambda folder: scheduler.save_pretrained(folder / "scheduler")
+
+
+def with_class_name(name: str) -> Callable[[Path], object]:
+    """Describes a network beside a denoiser by the name of its class, in config.json."""
+    return lambda folder: (folder / "config.json").write_text(json.dumps({"_class_name": name}) + "\n", encoding="utf-8")
+
+
 class Batches(Protocol):
     """What a lesson learns from: `draw` gives the arguments of its loss, the tokens (B, T) of captions last."""
 
@@ -69,12 +96,9 @@ class AdapterTraining:
 
     Args:
         model: Folder of the denoiser.
-        out: Gets `checkpoint.pt`, sheets of samples, and adapter and scheduler in `model`.
-        scheduler: diffusers' scheduler that says what the adapted denoiser is; None for a network beside a denoiser.
+        out: Gets `checkpoint.pt`, sheets of samples, and the adapter in `model`.
+        adapted: What it is an adapter of.
         minutes, lr, cooldown, on_progress: See `loop.Run`.
-        rank: Of the adapter.
-        born: Makes the network to be adapted of the denoiser, which it may change; by default it is the denoiser.
-        whole: See `Adapter`.
         device: Where.
         start: An adapter to begin with if there is no checkpoint and this is there. It may be of another denoiser: what it
             learnt there mostly holds.
@@ -89,25 +113,22 @@ class AdapterTraining:
         *,
         model: Path,
         out: Path,
-        scheduler: Any,
+        adapted: Adapted,
         minutes: float,
         lr: float,
-        rank: int = RANK,
-        born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet,
-        whole: tuple[str, ...] = WHOLE,
         device: str = "cpu",
         cooldown: float = 0.5,
         start: Path | None = None,
         sheet: Callable[[Path, Path], None] | None = None,
         on_progress: OnProgress = print,
     ) -> None:
-        self.model, self.out, self.scheduler = model, out, scheduler
+        self.model, self.out, self.adapted = model, out, adapted
         self.teacher = Teacher.load(model, torch.device(device))
-        self.network: nn.Module = frozen(born(self.teacher.unet), self.teacher.device)
         self.sheet = sheet or partial(write_sheet, device=self.teacher.device, base=model)
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
-            self.adapter = Adapter(self.network, base_digest(model), rank, whole)
+            self.network: nn.Module = frozen(adapted.born(self.teacher.unet), self.teacher.device)
+            self.adapter = Adapter(self.network, base_digest(model), adapted.rank, adapted.whole)
         if start is not None and start.exists():
             state = read(start)[1] | {"base": self.adapter.base}
             check_fits(state, self.adapter, start)
@@ -128,6 +149,5 @@ class AdapterTraining:
     def _on_save(self, run: Run) -> None:
         folder = self.out / "model"
         self.adapter.save(folder)
-        if self.scheduler is not None:
-            self.scheduler.save_pretrained(folder / "scheduler")
+        self.adapted.describe(folder)
         self.sheet(folder, self.out / f"samples-{run.samples:08d}.png")

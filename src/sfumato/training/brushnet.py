@@ -13,17 +13,21 @@ from torch import Tensor
 
 from sfumato.backbones.base import Conditions, Control, Text
 from sfumato.backbones.branches import adding
-from sfumato.backbones.brushnet import BrushNet
+from sfumato.backbones.brushnet import CLASS_NAME, BrushNet
 from sfumato.backbones.unet import UNet
 from sfumato.embedded.adapter import FILE, base_digest, merge
 from sfumato.methods.conditioning import brushnet_channels
-from sfumato.training.adapting import AdapterTraining
+from sfumato.training.adapting import Adapted, AdapterTraining, with_class_name
 from sfumato.training.masked import masked_source
 from sfumato.training.masked_lessons import examples_of, learn, write_edits
 from sfumato.training.samples import loaded
 
-RANK = 16
-WHOLE = ("unet.conv_in", "unet.time_embedding", "convolutions")
+ADAPTED = Adapted(
+    describe=with_class_name(CLASS_NAME),
+    born=BrushNet.born,
+    rank=16,
+    whole=("unet.conv_in", "unet.time_embedding", "convolutions"),
+)
 
 
 def control_of(seen: Tensor) -> Control:
@@ -64,5 +68,5 @@ def train(*, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3
         beside = replace(model, denoiser=UNet(model.denoiser.unet, model.traits, [branch]))
         write_edits(beside, path, examples, brushnet_channels, lambda given, seen: replace(given, controls=(control_of(seen),)))
 
-    course = AdapterTraining(scheduler=None, lr=lr, rank=RANK, born=BrushNet.born, whole=WHOLE, sheet=sheet, **settings)
+    course = AdapterTraining(adapted=ADAPTED, lr=lr, sheet=sheet, **settings)
     learn(course, source, vae, brushnet_channels, lambda *given: velocity(course, *given), batch_size)

@@ -14,7 +14,7 @@ from diffusers import LCMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from sfumato.embedded.adapter import Adapter
-from sfumato.training.adapting import AdapterTraining, Teacher
+from sfumato.training.adapting import Adapted, AdapterTraining, Teacher, with_scheduler
 from sfumato.training.denoiser import Batches, make_scheduler
 from sfumato.training.latents import load_scene_latents
 
@@ -101,7 +101,7 @@ def train(*, vae: Path, scenes: Path, lr: float = 1e-3, batch_size: int = 16, **
         InputError: no-scenes.
     """
     scheduler = LCMScheduler.from_config(make_scheduler().config, original_inference_steps=STEPS)
-    course = AdapterTraining(scheduler=scheduler, lr=lr, **settings)
+    course = AdapterTraining(adapted=Adapted(describe=with_scheduler(scheduler)), lr=lr, **settings)
     adapter, teacher = course.adapter, course.teacher
     target = copy.deepcopy(adapter).requires_grad_(False)
     levels, empty = Levels.of(teacher.device), teacher.empty()

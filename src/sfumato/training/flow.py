@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.embedded.adapter import Adapter
-from sfumato.training.adapting import AdapterTraining, Teacher
+from sfumato.training.adapting import Adapted, AdapterTraining, Teacher, with_scheduler
 from sfumato.training.denoiser import Batches, make_scheduler, random_timesteps
 from sfumato.training.latents import load_scene_latents
 
@@ -64,7 +64,9 @@ def train(*, vae: Path, scenes: Path, lr: float = 2e-3, batch_size: int = 16, **
     Raises:
         InputError: no-scenes.
     """
-    course = AdapterTraining(scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT), lr=lr, **settings)
+    course = AdapterTraining(
+        adapted=Adapted(describe=with_scheduler(FlowMatchEulerDiscreteScheduler(shift=SHIFT))), lr=lr, **settings
+    )
     flow = Flow(course.teacher.device)
     batches = Batches(load_scene_latents(vae, scenes), course.teacher.tokenizer, batch_size, course.teacher.device)
     for _ in course.learn(batches, lambda x, _, states: flow_loss(course.adapter, course.teacher, flow, x, states)):

@@ -12,19 +12,20 @@ import torch
 
 from sfumato.embedded.adapter import FILE, base_digest, merge, widen
 from sfumato.methods.conditioning import inpainting_channels
-from sfumato.training.adapting import AdapterTraining
+from sfumato.training.adapting import Adapted, AdapterTraining, with_scheduler
 from sfumato.training.denoiser import make_scheduler
 from sfumato.training.masked import masked_source
 from sfumato.training.masked_lessons import examples_of, learn, write_edits
 from sfumato.training.samples import loaded
-
-RANK = 16
 
 
 def widened(unet: Any) -> Any:
     """A UNet that reads its latents, a mask and as many masked latents, in place."""
     widen(unet, 2 * unet.config.in_channels + 1)
     return unet
+
+
+ADAPTED = Adapted(describe=with_scheduler(make_scheduler()), born=widened, rank=16)
 
 
 def train(*, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any) -> None:
@@ -48,7 +49,7 @@ def train(*, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3
         merge(model.denoiser.unet, folder / FILE, base_digest(course.model))
         write_edits(model, path, examples, inpainting_channels, lambda given, seen: replace(given, channels=seen))
 
-    course = AdapterTraining(scheduler=make_scheduler(), lr=lr, rank=RANK, born=widened, sheet=sheet, **settings)
+    course = AdapterTraining(adapted=ADAPTED, lr=lr, sheet=sheet, **settings)
     learn(
         course,
         source,
