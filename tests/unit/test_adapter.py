@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sfumato import Editor
 from sfumato.backbones import hub, loading
+from sfumato.backbones.capabilities import Layout
 from sfumato.embedded.adapter import FILE, UNET_WEIGHTS, Adapter, base_digest, merge, read, widen
 from sfumato.errors import BackboneError, Unsupported
 from sfumato.training.adapting import Teacher
@@ -189,7 +190,7 @@ def test_a_few_steps_lower_the_loss_and_leave_the_base(unet: Any, kind: str) -> 
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The layout of the package's weights, tiny, with both adapters."""
+    """The layout of the package's weights, tiny, with the adapters of whole models."""
     weights = tiny_models.tiny_embedded(tmp_path / "weights")
     monkeypatch.setattr(hub, "WEIGHTS", weights)
     torch.manual_seed(3)
@@ -202,6 +203,9 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         unet.load_state_dict(load_file(weights / UNET_WEIGHTS))
         changed(unet, digest).save(weights / name)
         scheduler.save_pretrained(weights / name / "scheduler")
+    unet.load_state_dict(load_file(weights / UNET_WEIGHTS))
+    widen(unet, 17)
+    changed(unet, digest).save(weights / "inpainting")
     return weights
 
 
@@ -239,11 +243,19 @@ def test_both_models_edit(
         editor.edit(**fields, method="repaint")
 
 
-def test_both_models_are_listed_and_belong_to_their_base(shipped: Path) -> None:
-    assert [row["name"] for row in loading.cached_models()] == ["embedded", "embedded-flow", "embedded-fast"]
+def test_the_inpainting_model_is_the_embedded_one_that_reads_more(shipped: Path) -> None:
+    traits = loading.load("embedded-inpainting").traits
+    assert (traits.family, traits.layout) == ("embedded", Layout.INPAINTING)
+    assert traits.scheduler_config == loading.load("embedded").traits.scheduler_config
+
+
+def test_all_are_listed_and_belong_to_their_base(shipped: Path) -> None:
+    names = ["embedded", "embedded-flow", "embedded-fast", "embedded-inpainting"]
+    assert [row["name"] for row in loading.cached_models()] == names
+    assert [row["family"] for row in loading.cached_models()] == [*names[:3], "embedded"]
     weights = load_file(shipped / UNET_WEIGHTS)
     save_file({name: weight + 1 for name, weight in weights.items()}, shipped / UNET_WEIGHTS)
-    for model in ("embedded-flow", "embedded-fast"):
+    for model in names[1:]:
         with pytest.raises(BackboneError, match=r"adapter\.safetensors was made for a UNet"):
             loading.load(model)
     assert loading.load("embedded").traits.family == "embedded"

@@ -24,7 +24,9 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-pixel": "pixel",
     "embedded-flow": "flow",
     "embedded-fast": "fast",
+    "embedded-inpainting": "inpainting",
 }
+FAMILY_OF = {"embedded-inpainting": "embedded"}  # of those that are no family of their own
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",
     "embedded-controlnet": "controlnet",
@@ -258,7 +260,7 @@ def cached_models() -> list[dict[str, Any]]:
         home = WEIGHTS / below
         if home.is_dir():
             size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-            rows.append({"name": name, "family": name, "bytes": size, "path": str(home)})
+            rows.append({"name": name, "family": FAMILY_OF.get(name, name), "bytes": size, "path": str(home)})
     try:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
