@@ -18,6 +18,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.pictures.reading import write
 from sfumato.pictures.tensors import to_uint8
 from sfumato.training.loop import OnProgress, Run
+from sfumato.training.precision import half_precision
 from sfumato.training.samples import tiled
 from sfumato.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 
@@ -143,7 +144,7 @@ def train(
     run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
     for _ in run.steps():
         x = crops(images, batch_size, rng, leaves).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with half_precision(x.device):
             z = model.encoder(x)
             y, features = model.decoder.drawn(z + CODE_NOISE * torch.randn_like(z))
             grain = model.grain(features.detach(), torch.randn_like(y[:, :1]))

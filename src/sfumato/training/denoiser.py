@@ -24,6 +24,7 @@ from sfumato.embedded.text import MAX_TOKENS, make_text_encoder, make_tokenizer
 from sfumato.embedded.world.split import LEARNED
 from sfumato.training.latents import LatentSet, Words, load_folder_latents, load_scene_latents
 from sfumato.training.loop import OnProgress, Run
+from sfumato.training.precision import half_precision
 from sfumato.training.samples import write_sheet
 
 CAPTION_DROPOUT = 0.1
@@ -163,7 +164,7 @@ def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, weights: Tenso
     """Squared error of the velocity, weighted by cell, (B, 1, h, w)."""
     noise = torch.randn_like(x)
     timesteps = random_timesteps(len(x), scheduler.config.num_train_timesteps, x.device)
-    with torch.autocast(x.device.type, torch.bfloat16), quick_attention(x.device):
+    with half_precision(x.device), quick_attention(x.device):
         predicted = net(scheduler.add_noise(x, noise, timesteps), timesteps, tokens).float()
     error = (predicted - scheduler.get_velocity(x, noise, timesteps)) ** 2
     return (weights * error).mean() / weights.mean()

@@ -21,7 +21,8 @@ from sfumato.embedded.world.scene import Scene
 from sfumato.embedded.world.split import LEARNED
 from sfumato.embedded.writing import written_whole
 from sfumato.pictures.tensors import to_uint8
-from sfumato.training.latents import encode, load_vae
+from sfumato.training.latents import encode_all, load_vae
+from sfumato.training.precision import half_precision
 from sfumato.training.scenes import load_shard
 
 Pictures = NDArray[np.uint8]
@@ -47,7 +48,7 @@ def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pict
     for start in range(0, pictures.shape[1], BATCH):
         part = pictures[:, start : start + BATCH]
         count = part.shape[1]
-        latents = encode(vae, part.reshape(-1, *part.shape[2:])).float()  # first all of the one, then all of the other
+        latents = encode_all(vae, part.reshape(-1, *part.shape[2:])).float()  # first all of the one, then all of the other
         amounts = torch.from_numpy(rng.uniform(0, (MOST_NOISE, MOST_PATCHES, MOST_BLUR), (count, 3))).float()
         cells, patches, blur = amounts.repeat(2, 1).T.reshape(3, -1, 1, 1, 1)
         fine = torch.from_numpy(rng.standard_normal((count, *latents.shape[1:]), np.float32)).repeat(2, 1, 1, 1)
@@ -87,12 +88,12 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
         tokens = tokenizer(both, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
         states = text(tokens).last_hidden_state
         timesteps = (first[part] * torch.linspace(1, 0, STEPS + 1)[:, None]).long()
-        clean = encode(vae, pictures[part]).float()
+        clean = encode_all(vae, pictures[part]).float()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         for now in timesteps[:-1]:
             a = kept[now].view(-1, 1, 1, 1)
             noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with half_precision(torch.device("cpu")):
                 conditional, unconditional = unet(noisy.repeat(2, 1, 1, 1), now.repeat(2), states).sample.float().chunk(2)
             velocity = torch.lerp(unconditional, conditional, guidance[part])
             clean, noise = a.sqrt() * noisy - (1 - a).sqrt() * velocity, a.sqrt() * velocity + (1 - a).sqrt() * noisy
@@ -104,7 +105,7 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
 def _decoded(vae: PatchAutoencoder, latents: Tensor, rng: np.random.Generator) -> Pictures:
     codes = latents / vae.config.scaling_factor + vae.config.shift_factor
     noise = torch.Generator().manual_seed(int(rng.integers(2**32)))
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision(torch.device("cpu")):
         pixels = vae.picture(codes.contiguous(memory_format=torch.channels_last), noise).float()
     return np.stack([to_uint8(picture) for picture in pixels])
 
