@@ -15,7 +15,7 @@ from sfumato.backbones.options import LoadOptions
 from sfumato.background.registry import usual_times
 from sfumato.editing import tasks
 from sfumato.editing.choice import Choice, Held
-from sfumato.editing.facts import facts, text_notes
+from sfumato.editing.facts import background_notes, facts, text_notes
 from sfumato.editing.finishing import Predictions, animation, restore_all
 from sfumato.editing.prepared import Clock, Prepared, PreparedWindow, Sample, as_run
 from sfumato.editing.preparing import prepare
@@ -94,7 +94,7 @@ class Editor:
         Requests that name no model run on it; those that name another model, a LoRA or an autoencoder are refused.
 
         Args:
-            pipe: A text-to-image, image-to-image or four-channel inpainting pipeline of a supported family.
+            pipe: A text-to-image, image-to-image or inpainting pipeline of a supported family.
             method, ranker, prediction_type: As in `Editor`.
 
         Raises:
@@ -165,7 +165,9 @@ class Editor:
             InputError, BackboneError, ResourceError: See `sfumato.errors`. The editor stays usable.
         """
         named = "method" in request.model_fields_set or self.method != EditRequest.model_fields["method"].default
+        names_controls = "control_model" in request.model_fields_set
         request = self._held.own.complete(request, self.method)
+        tasks.check_controls(request, names_controls)
         clock, meter = Clock(), Meter()
         listener = meter.wrapping(on_progress)
         with clock.stage("load"):
@@ -239,7 +241,13 @@ class Editor:
             timings=edit.clock.seconds,
             request=request.model_copy(update={"size": request.size and size}),
             mask=Image.fromarray(parts[0].levels),
-            notes=[*size_notes(request.size, size), *edit.backbone.notes, *notes, *text_notes(edit, request)],
+            notes=[
+                *size_notes(request.size, size),
+                *edit.backbone.notes,
+                *notes,
+                *text_notes(edit, request),
+                *background_notes(request),
+            ],
             facts=facts(edit, self.device, self.dtype),
         )
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ def test_controls_are_expanded_joined_and_left_out_with_the_rest() -> None:
     assert [each.scale.tolist() for each in both.controls] == [[0.5] * 3, [2.0] * 3]
     nothing: Any = None
     model = Model(denoiser=nothing, pair=Pair(unconditional=given, conditional=given), guidance=nothing)
-    assert model.without_controls().pair.conditional.controls == ()
+    assert model.without_branch().pair.conditional.controls == (None, given.controls[1])
+    silent = replace(given, controls=(None, given.controls[1]))
+    assert join([silent, silent]).controls[0] is None
     assert model.pair.conditional.controls == given.controls
 
 

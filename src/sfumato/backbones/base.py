@@ -110,13 +110,13 @@ class Conditions:
         text: The encoded prompt; None for models that read none.
         channels: (1|B, k, h, w), concatenated to the scaled latents (inpainting models).
         extras: By `Extra`, with the shapes given there.
-        controls: One for each branch of the denoiser, in order; if empty, the branches are not run.
+        controls: Of the denoiser's branches, in order; those for which there is none, or None, are not run.
     """
 
     text: Text | None = None
     channels: Tensor | None = None
     extras: Mapping[Extra, Tensor] = field(default_factory=dict)
-    controls: tuple[Control, ...] = ()
+    controls: tuple[Control | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,9 @@ def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Condit
         text=text and Text(states=change(text.states), pooled=None if text.pooled is None else change(text.pooled)),
         channels=None if conditions.channels is None else change(conditions.channels),
         extras={name: change(tensor) for name, tensor in conditions.extras.items()},
-        controls=tuple(replace(each, image=change(each.image), scale=change(each.scale)) for each in conditions.controls),
+        controls=tuple(
+            each and replace(each, image=change(each.image), scale=change(each.scale)) for each in conditions.controls
+        ),
     )
 
 

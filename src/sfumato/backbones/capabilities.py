@@ -22,6 +22,9 @@ class Capability(Enum):
 TRAINED = frozenset({Capability.INPAINTING, Capability.BRUSHNET, Capability.CONTROLNET})
 """What a model has been trained for masks to do. A model has them itself, or with its branch, not by its family."""
 
+BRANCHES = frozenset({Capability.BRUSHNET, Capability.CONTROLNET})
+"""What a model can do with a method's branch beside it, whose input is the first of the conditions' controls."""
+
 
 class Layout(Enum):
     """Input channels of a denoiser's first layer, in order.

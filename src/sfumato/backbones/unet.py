@@ -28,7 +28,7 @@ def unet_traits(
     """The traits of a UNet2DConditionModel on the latents of an autoencoder.
 
     Raises:
-        Unsupported: The UNet takes more than latents, as that of an inpainting checkpoint, or the prediction type is unknown.
+        Unsupported: The UNet reads something else than `check_layout` allows, or the prediction type is unknown.
     """
     channels = int(unet.config.in_channels)
     layout = check_layout(channels, autoencoder.latent_channels, name)
@@ -73,19 +73,24 @@ class UNet:
         assert given.text is not None
         x = x.to(self.traits.device, self.traits.dtype).contiguous(memory_format=torch.channels_last)
         time = torch.tensor(timestep, dtype=torch.float32, device=self.traits.device)
-        controls = zip(self.branches, given.controls, strict=True) if given.controls else ()
-        residuals = [branch(x, time, given, control) for branch, control in controls]
+        controls = zip(self.branches, given.controls, strict=False)
+        residuals = [branch(x, time, given, control) for branch, control in controls if control is not None]
         if given.channels is not None:
             x = torch.cat([x, given.channels.to(x)], dim=1)
-        added = {name.value: tensor for name, tensor in given.extras.items()}
-        if given.text.pooled is not None:
-            added["text_embeds"] = given.text.pooled
         with adding(self.unet, residuals) as further:
             prediction = self.unet(
                 x.contiguous(memory_format=torch.channels_last),
                 time,
                 encoder_hidden_states=given.text.states,
-                added_cond_kwargs=added or None,
+                added_cond_kwargs=added_conditions(given),
                 **further,
             ).sample
         return Output(prediction.float())
+
+
+def added_conditions(given: Conditions) -> dict[str, Tensor] | None:
+    """Extras and pooled text as diffusers' UNets and ControlNets take them, in `added_cond_kwargs`."""
+    added = {name.value: tensor for name, tensor in given.extras.items()}
+    if given.text is not None and given.text.pooled is not None:
+        added["text_embeds"] = given.text.pooled
+    return added or None

@@ -39,9 +39,10 @@ class Model:
         """Properties of the model."""
         return self.denoiser.traits
 
-    def without_controls(self) -> "Model":
-        """The same model without its branches, for steps outside their window."""
-        unconditional, conditional = (replace(given, controls=()) for given in (self.pair.unconditional, self.pair.conditional))
+    def without_branch(self) -> "Model":
+        """The same model without the method's branch, which is the first, for steps outside its window."""
+        both = self.pair.unconditional, self.pair.conditional
+        unconditional, conditional = (replace(given, controls=(None, *given.controls[1:])) for given in both)
         return replace(self, pair=Pair(unconditional=unconditional, conditional=conditional))
 
     def __call__(self, x: Tensor, step: Step) -> Output:
@@ -74,7 +75,9 @@ def join(several: Sequence[Conditions]) -> Conditions:
     )
 
 
-def _joined(same: Sequence[Control]) -> Control:
-    """Inputs of one branch, concatenated along the batch."""
+def _joined(same: Sequence[Control | None]) -> Control | None:
+    """Inputs of one branch, concatenated along the batch; None if it is not to run."""
+    if same[0] is None:
+        return None
     image, scale = (torch.cat([getattr(each, name) for each in same]) for name in ("image", "scale"))
     return replace(same[0], image=image, scale=scale)

@@ -54,6 +54,30 @@ def check(request: EditRequest) -> None:
             )
 
 
+def check_controls(request: EditRequest, named: bool) -> None:
+    """Refuse control pictures or strengths that do not match the control models.
+
+    Args:
+        request: Complete: with the editor's control models where it names none.
+        named: Whether it names them itself; those of an editor may stay unused.
+
+    Raises:
+        OptionError: option-contradiction.
+    """
+    pictures, models, scales = len(request.control), len(request.control_model), len(request.control_scale)
+    if pictures != models and (pictures or named):
+        raise OptionError(
+            f"There are {pictures} control pictures and {models} control models: give one picture (--control) for each "
+            "ControlNet (--control-model), in the same order.",
+            code="option-contradiction",
+        )
+    if (scales > 1 and scales != pictures) or (scales and not pictures):
+        raise OptionError(
+            f"There are {scales} values of control_scale and {pictures} control pictures: give one for all, or one for each.",
+            code="option-contradiction",
+        )
+
+
 def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCard:
     """The method named by a request, or by default one that the model was trained for, or the first that does the task on it.
 
