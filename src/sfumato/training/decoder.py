@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
+from sfumato.embedded.seeing import Seeing
 from sfumato.pictures.reading import write
 from sfumato.pictures.tensors import to_uint8
 from sfumato.training.autoencoder import CROP, LEAVES, LEAVES_SHARE, dead_leaves, grain_loss, psnr, varied
@@ -87,8 +88,9 @@ class Batches:
         rng, pictures, masks = self.rng, [], []
         for index in rng.integers(0, len(self.images), self.batch_size):
             mask = self._mask(int(index))
-            leafy = rng.random() < LEAVES_SHARE and self.leaves is not None
-            picture = rng.choice(self.leaves) if leafy else self.images[index]
+            picture = self.images[index]
+            if self.leaves is not None and rng.random() < LEAVES_SHARE:
+                picture = rng.choice(self.leaves)
             rows, columns = cropped(mask, rng)
             turn = -1 if rng.random() < 0.5 else 1
             pictures.append(varied(picture[rows, columns][:, ::turn], rng))
@@ -140,8 +142,7 @@ def picture_loss(drawn: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
 
 def seeing_loss(model: PatchAutoencoder, edits: Edits) -> Tensor:
     """Loss of pictures whose surroundings are seen. As of the autoencoder, the grain has no say in what it is added to."""
-    assert model.decoder.seeing is not None
-    sight = model.decoder.seeing.look(edits.source, edits.mask)
+    sight = seeing_part(model).look(edits.source, edits.mask)
     drawn, features = model.decoder.drawn(edits.code, sight)
     grain = model.grain(features.detach(), torch.randn_like(drawn[:, :1]), sight).float()
     weight = weights(edits.mask)
@@ -153,9 +154,14 @@ def start(weights: Path) -> PatchAutoencoder:
     """The autoencoder in a folder, float32, frozen but for its part that sees, which it gets if it has none."""
     model = PatchAutoencoder.from_pretrained(weights).float()
     model = (model if model.sees else model.with_sight()).requires_grad_(False)
-    assert model.decoder.seeing is not None
-    model.decoder.seeing.requires_grad_(True)
+    seeing_part(model).requires_grad_(True)
     return model
+
+
+def seeing_part(model: PatchAutoencoder) -> Seeing:
+    """What is trained."""
+    assert model.decoder.seeing is not None
+    return model.decoder.seeing
 
 
 def train(
@@ -174,7 +180,8 @@ def train(
 
     Args:
         scenes: Folder of rendered shards.
-        out: Gets `checkpoint.pt`, a sheet of held-out scenes, and the whole autoencoder with averaged weights in `model`.
+        out: Gets `checkpoint.pt`, of what is trained alone; a sheet of held-out scenes; in `model` the whole autoencoder, with
+            averaged weights.
         minutes: Of this call.
         start_from: Folder of the autoencoder.
         device: cpu or cuda.
@@ -191,7 +198,7 @@ def train(
     leaves = np.stack([dead_leaves(rng, images.shape[1]) for _ in range(LEAVES)])
     batches = Batches(images, owners, batch_size, rng, leaves)
     model = start(start_from).to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
+    run = Run(seeing_part(model), out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
     for _ in run.steps():
         wanted, mask = (part.to(device) for part in batches.draw())
         with half_precision(wanted.device):
