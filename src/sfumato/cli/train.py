@@ -161,10 +161,16 @@ CARDS: tuple[PartCard, ...] = (
         given=lambda settings: _scenes(settings) | {"start_from": _weights(settings, "vae")},
     ),
     PartCard(
-        name="decoder",
+        name="plain-decoder",
         module="sfumato.training.autoencoder",
         minutes=10.0,
         given=lambda settings: _scenes(settings) | {"start_from": _autoencoder(settings), "decoder_only": True},
+    ),
+    PartCard(
+        name="decoder",
+        module="sfumato.training.decoder",
+        minutes=30.0,
+        given=lambda settings: _scenes(settings) | {"start_from": _autoencoder(settings)},
     ),
     PartCard(name="denoiser", module="sfumato.training.denoiser", minutes=60.0, given=_denoiser, takes_data=True),
     PartCard(name="flow", module="sfumato.training.flow", minutes=20.0, given=partial(_adapter, shipped="flow")),
