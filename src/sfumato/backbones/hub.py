@@ -26,7 +26,9 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-fast": "fast",
     "embedded-inpainting": "inpainting",
 }
-TRAINED: dict[str, tuple[str, str | None]] = {"embedded-inpainting": ("embedded", "inpainting")}  # family, and task that it was trained for besides
+TRAINED: dict[str, tuple[str, str | None]] = {  # family, and task that it was trained for besides
+    "embedded-inpainting": ("embedded", "inpainting"),
+}
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",
     "embedded-controlnet": "controlnet",
