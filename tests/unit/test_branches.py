@@ -109,8 +109,8 @@ def control(rows: int, value: float) -> Control:
 def test_controls_are_expanded_joined_and_left_out_with_the_rest() -> None:
     given = Conditions(text=Text(states=torch.zeros(1, 2, 3)), controls=(control(1, 0.5), control(1, 2.0)))
     both = join([expand(given, 2), expand(given, 1)])
-    assert [tuple(each.image.shape) for each in both.controls] == [(3, 3, 4, 4)] * 2
-    assert [each.scale.tolist() for each in both.controls] == [[0.5] * 3, [2.0] * 3]
+    assert [tuple(each.image.shape) for each in both.controls if each] == [(3, 3, 4, 4)] * 2
+    assert [each.scale.tolist() for each in both.controls if each] == [[0.5] * 3, [2.0] * 3]
     nothing: Any = None
     model = Model(denoiser=nothing, pair=Pair(unconditional=given, conditional=given), guidance=nothing)
     assert model.without_branch().pair.conditional.controls == (None, given.controls[1])

@@ -107,7 +107,7 @@ def _check_sources(request: EditRequest, facts: dict[str, object]) -> None:
 
     for name, path in request.pictures().items():
         known, flag = facts.get(f"{name}_sha256"), f"--{name.partition('-')[0]}"
-        if not Path(path).is_file():
+        if not Path(str(path)).is_file():
             raise ImageError(
                 f"the {name} {path} is not there; run this where the edit was run, or say where it is with {flag}.",
                 code="replay-missing",

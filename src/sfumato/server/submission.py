@@ -16,7 +16,7 @@ from sfumato.server.uploads import Form, check_size, from_base64
 
 # these name files of the server, which only its operator may choose
 _NOT_OVER_HTTP = ("lora", "vae", "embedding", "branch", "control_model")
-_PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
+_PICTURE_TEXT: dict[str, Any] = {"contentEncoding": "base64", "format": "byte"}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -46,9 +46,12 @@ def _picture_field(name: str, info: FieldInfo) -> tuple[Any, Any]:
     required, several = info.is_required(), name in SEVERAL
     what = (info.description or "").partition(":")[0].rstrip(".")
     about = f"{what}: {listed(UPLOADED)} as base64, or {'files' if several else 'a file'} of a form."
-    kind: Any = list[Annotated[str, Field(json_schema_extra=_PICTURE_TEXT)]] if several else str
-    extra = {} if several else _PICTURE_TEXT
-    return (kind if required else kind | None, Field(... if required else None, description=about, json_schema_extra=extra))
+    kind: Any = list[Annotated[str, Field(json_schema_extra=dict(_PICTURE_TEXT))]] if several else str
+    default: Any = ... if required else None
+    return (
+        kind if required else kind | None,
+        Field(default, description=about, json_schema_extra=None if several else dict(_PICTURE_TEXT)),
+    )
 
 
 JobRequest: type[Sent] = create_model("JobRequest", __base__=Sent, **_job_fields())

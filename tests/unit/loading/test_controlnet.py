@@ -64,8 +64,8 @@ def original(folder: Path, file: Path, prefix: str = "control_model.") -> Path:
     )
 
     def renamed(name: str) -> str:
-        for pattern, new in pairs:
-            name = re.sub(pattern, new, name)
+        for pattern, rename in pairs:
+            name = re.sub(pattern, rename, name)
         for old, new in layers if "transformer_blocks" not in name else ():
             name = name.replace(f".{old}.", f".{new}.")
         return prefix + name
