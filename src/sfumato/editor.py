@@ -94,7 +94,7 @@ class Editor:
         Requests that name no model run on it; those that name another model, a LoRA or an autoencoder are refused.
 
         Args:
-            pipe: A text-to-image, image-to-image or four-channel inpainting pipeline of a supported family.
+            pipe: A text-to-image, image-to-image or inpainting pipeline of a supported family.
             method, ranker, prediction_type: As in `Editor`.
 
         Raises:

@@ -219,7 +219,8 @@ class EditRequest(WithOptions):
     )
     method: str = Field(
         "blended-latent-diffusion",
-        description="Editing method; see `sfumato methods`. Tasks other than edit take the first that suits the model.",
+        description="Editing method; see `sfumato methods`. By default the one that the model was trained for, else "
+        "blended-latent-diffusion; tasks other than edit take the first that suits the model.",
     )
     preset: str | None = Field(None, description="Named set of option values of the method; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
@@ -260,7 +261,7 @@ class EditRequest(WithOptions):
         "auto", description="Part of the image given to the model: auto (around the mask; far islands apart), whole, or x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
-    background: Literal["paste", "poisson", "latents", "decoder", "decoder-solve"] | None = Field(
+    background: Literal["paste", "poisson", "latents", "decoder", "decoder-solve", "none"] | None = Field(
         None, description="Background reconstruction after decoding."
     )
     keep_unmasked: bool = Field(True, description="Put the source's own pixels back outside the mask.")

@@ -203,6 +203,19 @@ def test_paste_is_exact(case: Case) -> None:
     assert torch.equal(pixels[~outside], case.decoded[~outside])
 
 
+@pytest.mark.parametrize("name", list(BACKGROUNDS))
+def test_those_that_paste_say_so(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a method itself makes of the surroundings is measured without them."""
+    monkeypatch.setattr("sfumato.background.fitting.STEPS", 3)
+    pixels = BACKGROUNDS[name].load()(*case.arguments())
+    far = (..., slice(None), slice(2))  # columns that no mask and no bounding box reaches
+    assert BACKGROUNDS[name].pastes == bool(((pixels - case.source)[far].abs() < 2 / 255).all())
+
+
+def test_none_leaves_the_decoded_picture(case: Case) -> None:
+    assert torch.equal(BACKGROUNDS["none"].load()(*case.arguments()), case.decoded.clamp(-1, 1))
+
+
 def soft(seed: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(pictures(1, seed), 5, 1, 2)
 

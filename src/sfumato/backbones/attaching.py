@@ -9,20 +9,15 @@ from typing import Any
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.branches import Branch
 from sfumato.backbones.capabilities import Capability
-from sfumato.backbones.checkpoints import check_file, read_json
+from sfumato.backbones.checkpoints import BRANCH_CLASSES, BRANCH_TITLES, check_file, read_json
 from sfumato.backbones.headers import Header, read_header
 from sfumato.backbones.hub import locate_branch
 from sfumato.backbones.prediction import with_traits
 from sfumato.backbones.unet import UNet
 from sfumato.errors import Unsupported
 
-CLASSES = {"BrushNetModel": Capability.BRUSHNET, "ControlNetModel": Capability.CONTROLNET}
-"""Class names in the configuration of a folder."""
-
 MODULES = {Capability.BRUSHNET: "sfumato.backbones.brushnet", Capability.CONTROLNET: "sfumato.backbones.controlnet"}
 """Each with `load(source, unet, *, name, allow_pickle) -> Branch`, on the UNet's device and in its number format."""
-
-TITLES = {Capability.BRUSHNET: "a BrushNet", Capability.CONTROLNET: "a ControlNet"}
 
 
 def attach(backbone: Backbone, branch: str | None, control_models: Sequence[str], *, allow_pickle: bool) -> Backbone:
@@ -52,7 +47,9 @@ def attach(backbone: Backbone, branch: str | None, control_models: Sequence[str]
     branches = [_load(name, denoiser.unet, allow_pickle=allow_pickle) for name in names]
     for name, loaded in list(zip(names, branches, strict=True))[len(names) - len(control_models) :]:
         if loaded.capability is not Capability.CONTROLNET:
-            raise Unsupported(f"'{name}' is {TITLES[loaded.capability]}, which takes no control picture; give it with --branch.")
+            raise Unsupported(
+                f"'{name}' is {BRANCH_TITLES[loaded.capability]}, which takes no control picture; give it with --branch."
+            )
     gained = frozenset({branches[0].capability} if branch is not None else ())
     traits = replace(backbone.traits, capabilities=backbone.traits.capabilities | gained)
     joined = with_traits(backbone, traits, [])
@@ -75,7 +72,7 @@ def kind_of(source: Path) -> Capability:
     """
     if source.is_dir():
         config: Mapping[str, Any] = read_json(source / "config.json") if (source / "config.json").is_file() else {}
-        kind, found = CLASSES.get(str(config.get("_class_name"))), config.get("_class_name", "no config.json")
+        kind, found = BRANCH_CLASSES.get(str(config.get("_class_name"))), config.get("_class_name", "no config.json")
     else:
         check_file(source, allow_pickle=True)  # that it may be a pickle is decided when it is read
         kind, found = _kind_of_keys(read_header(source)), "other weights"

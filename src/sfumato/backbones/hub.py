@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, components, folder_family, read_json
+from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, check_no_branch, components, folder_family, read_json
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.prediction import read_marks
 from sfumato.backbones.single_file import ALTERNATIVES, check_kind, family_of, repository_of
@@ -103,6 +103,7 @@ def cached_snapshot(model: str, *, needed_by: str | None = None, index: str = "m
 
     Raises:
         ModelNotFound: model-not-cached.
+        Unsupported: For a ControlNet or BrushNet.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -112,8 +113,10 @@ def cached_snapshot(model: str, *, needed_by: str | None = None, index: str = "m
         folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
     except LocalEntryNotFoundError:
         folder = None
-    if folder is not None and (folder / index).is_file():
-        return folder
+    if folder is not None:
+        if (folder / index).is_file():
+            return folder
+        check_no_branch(folder)
     if needed_by is not None:
         message = (
             f"'{needed_by}' needs the configuration files of '{model}' (about 2 MB), which are not on this machine; "
@@ -250,7 +253,12 @@ def _weights(folder: str, names: list[str], allow_pickle: bool) -> list[str]:
 
 
 def cached_models() -> list[dict[str, Any]]:
-    """Models on this machine: name, family (None for one that is not for editing, such as a ranker), bytes and folder."""
+    """Models on this machine.
+
+    Returns:
+        Of each its name, family (None for one that is not for editing, such as a ranker), the task that it was trained for
+        (text-to-image or inpainting; None where that is no question), bytes and folder.
+    """
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     rows: list[dict[str, Any]] = []
@@ -258,7 +266,7 @@ def cached_models() -> list[dict[str, Any]]:
         home = WEIGHTS / below
         if home.is_dir():
             size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-            rows.append({"name": name, "family": name, "bytes": size, "path": str(home)})
+            rows.append({"name": name, "family": name, "trained_for": None, "bytes": size, "path": str(home)})
     try:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
@@ -268,6 +276,7 @@ def cached_models() -> list[dict[str, Any]]:
             continue
         newest = max(repository.revisions, key=lambda found: ("main" in found.refs, found.last_modified))
         folder = Path(newest.snapshot_path)
-        row = {"name": repository.repo_id, "family": folder_family(folder), "bytes": repository.size_on_disk, "path": str(folder)}
-        rows.append(row)
+        family, task = folder_family(folder) or (None, None)
+        row = {"name": repository.repo_id, "family": family, "trained_for": task, "bytes": repository.size_on_disk}
+        rows.append({**row, "path": str(folder)})
     return rows

@@ -67,8 +67,8 @@ def load(
     Raises:
         ModelNotFound: No such folder or file (model-not-found), or an id that is not in the cache (model-not-cached).
         UnsafeCheckpoint: Pickled weights that are not allowed.
-        Unsupported: Another family of models, an inpainting UNet, a LoRA or autoencoder for a model that takes none or another
-            one, an unknown prediction type, or noise levels that are not Stable Diffusion's.
+        Unsupported: Another family of models, a UNet that reads pictures but is none for inpainting, a LoRA or autoencoder for a
+            model that takes none or another one, an unknown prediction type, or noise levels that are not Stable Diffusion's.
         BackboneError: Damaged or incomplete weights.
         ResourceError: Out of memory, or a missing extra.
         OptionError: Unknown device, dtype or prediction type.

@@ -28,7 +28,7 @@ def unet_traits(
     """The traits of a UNet2DConditionModel on the latents of an autoencoder.
 
     Raises:
-        Unsupported: The UNet takes more than latents, as that of an inpainting checkpoint, or the prediction type is unknown.
+        Unsupported: The UNet reads something else than `check_layout` allows, or the prediction type is unknown.
     """
     channels = int(unet.config.in_channels)
     layout = check_layout(channels, autoencoder.latent_channels, name)

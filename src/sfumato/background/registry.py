@@ -48,6 +48,7 @@ class BackgroundCard:
 
     Args:
         module, description, cost: As said.
+        pastes: Whether it copies pixels of the source, so that its picture no longer shows what the model made of them.
         steps: Denoising steps of one prediction that take about as long as decoding and restoring it, for a first guess at
             the time left. Measured with the embedded model on a CPU.
     """
@@ -55,6 +56,7 @@ class BackgroundCard:
     module: str
     description: str
     cost: str
+    pastes: bool = False
     steps: float = 2.0
 
     def load(self) -> Reconstruct:
@@ -68,11 +70,13 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         module="sfumato.background.paste",
         description="Puts the source's own pixels around the edit; exact outside, a seam may show.",
         cost="free",
+        pastes=True,
     ),
     "poisson": BackgroundCard(
         module="sfumato.background.poisson",
         description="Keeps the edit's gradients and the source's colours at the border; may tint the edit.",
         cost="milliseconds per prediction, on the CPU",
+        pastes=True,
     ),
     "latents": BackgroundCard(
         module="sfumato.background.latent_optimisation",
@@ -91,6 +95,11 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         description="Solves the paper's objective exactly for the decoder's last convolution.",
         cost="one decoding and one small linear system per prediction, and a float32 copy of the decoder",
         steps=10.0,
+    ),
+    "none": BackgroundCard(
+        module="sfumato.background.none",
+        description="Leaves the decoded picture as it is; with keep_unmasked off, the model's own surroundings are seen.",
+        cost="free",
     ),
 }
 

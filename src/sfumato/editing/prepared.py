@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions, Control
 from sfumato.background.registry import Watch
-from sfumato.denoising.base import Pair
+from sfumato.denoising.base import Pair, join
 from sfumato.editing.choice import Choice
 from sfumato.editing.encoding import Encoder
 from sfumato.editing.preparing import Inputs
@@ -113,7 +113,7 @@ class PreparedWindow:
         mask_pixels, self.mask_latent = inputs.mask_pixels, inputs.mask_latent
         if resolved.options.mask_blur:
             mask_pixels, self.mask_latent = blurred(mask_pixels, resolved.options.mask_blur, backbone.traits.factor)
-        given = EditInputs(
+        self._given: EditInputs[Any] = EditInputs(
             texts=resolved.texts,
             pixels=inputs.pixels,
             mask_pixels=mask_pixels,
@@ -122,7 +122,7 @@ class PreparedWindow:
             guidance_embedding=request.guidance_embedding,
             controls=_controls(inputs, request, backbone.traits.device),
         )
-        self.pair: Pair = method.condition(backbone, given)
+        self.pair: Pair = method.condition(backbone, self._given)
         self.guidance_scale = 1.0 if request.guidance_scale is None else request.guidance_scale
         self.shrink = request.shrink == "on" or (request.shrink == "auto" and inputs.thin)
         sampling = Sampling(
@@ -143,6 +143,24 @@ class PreparedWindow:
     def batch_size(self) -> int:
         """Predictions of this edit per batch; halved when memory runs out."""
         return min(self.request.n, self.limit)
+
+    def pair_of(self, seeds: tuple[int, ...]) -> Pair:
+        """Conditions of the predictions with these seeds, with leading dimension 1 if they are the same for all.
+
+        A masked picture that is a sample of the posterior is each prediction's own. It is drawn behind the start noise, as in
+        diffusers' inpainting pipelines.
+        """
+        seen = self.pair.conditional.channels is not None or self.pair.conditional.controls
+        if not seen or not self.resolved.options.posterior_sample:
+            return self.pair
+        backbone, pairs = self.edit.backbone, []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            torch.randn((backbone.traits.latent_channels, *self.cells), generator=generator)  # the start noise
+            pairs.append(self.method.condition(backbone, replace(self._given, generator=generator)))
+        return Pair(
+            unconditional=join([pair.unconditional for pair in pairs]), conditional=join([pair.conditional for pair in pairs])
+        )
 
     def _key(self, sampling: Sampling) -> Hashable:
         """What must be equal within a batch; all else may differ by row. Methods guided by CLIP never share a batch."""

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from sfumato.backbones.capabilities import Capability
 
 if TYPE_CHECKING:  # the registry is listed without torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from sfumato.backbones.base import Backbone, Control, Traits
     from sfumato.denoising.base import Model, Pair
@@ -149,6 +149,7 @@ class EditInputs(Generic[OptionsT]):
         options: The method's own options.
         guidance_embedding: Embedded guidance scale of guidance-distilled models; None for others.
         controls: Inputs of the model's ControlNets for control pictures, in their order.
+        generator: Draws whatever is random in the conditions of one prediction; None takes means.
     """
 
     texts: "Texts"
@@ -158,6 +159,7 @@ class EditInputs(Generic[OptionsT]):
     options: OptionsT
     guidance_embedding: float | None = None
     controls: "tuple[Control, ...]" = ()
+    generator: "Generator | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +198,8 @@ class Method(Protocol):
     """Plan of a run: (traits of the model, sampling of the request, options) -> plan."""
 
     condition: Callable[["Backbone", EditInputs[Any]], "Pair"]
-    """Conditions of both branches of guidance. Called once per edit and window, before the first batch."""
+    """Conditions of both branches of guidance. Called once per edit and window, before the first batch; if the model encodes
+    pictures as samples of the posterior, also once per prediction, with its generator."""
 
     run: Callable[["Model", EditTask[Any, Any], Watch, "NoiseStream | None"], "Tensor"]
     """The loop: (model, inputs, step callback, noise) -> (B, C, h, w) clean scaled latents. Called once per batch."""

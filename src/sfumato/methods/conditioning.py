@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ def text_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
     """
     channels = None
     if models.traits.layout is Layout.INPAINTING:
-        channels = inpainting_channels(models.autoencoder.encode, edit.pixels, edit.mask_pixels)
+        encode = partial(models.autoencoder.encode, generator=edit.generator)
+        channels = inpainting_channels(encode, edit.pixels, edit.mask_pixels)
     own: tuple[None, ...] = (None,) if models.traits.capabilities & BRANCHES else ()  # of the method that has it
     controls = (*own, *edit.controls) if edit.controls else ()
     shared = Conditions(extras=extras_of(models, edit), channels=channels, controls=controls)

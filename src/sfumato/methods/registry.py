@@ -10,9 +10,15 @@ _EDIT = TaskCard(wordless=None)
 _FROM_BLUR = {"fill": "blur"}  # neither what was there nor sharp surroundings are to show through
 # Without a prompt there is nothing to guide to; and the blurred surroundings of a hole are close to what belongs there.
 _CONTINUE = {"guidance_scale": 1.0, "start_fraction": 0.5}
-_EMPTY_HOLE = TaskCard(says_empty=True)
 _EMPTY = TaskCard(defaults=_FROM_BLUR, says_empty=True)
 _CONTINUED = TaskCard(defaults=_FROM_BLUR, wordless=_CONTINUE)
+# A model that was trained to see the mask starts from noise, through which nothing of what was there shows.
+_TRAINED: dict[Task, TaskCard] = {
+    "edit": _EDIT,
+    "remove": TaskCard(says_empty=True),
+    "fill": TaskCard(wordless={"guidance_scale": 1.0}),
+    "outpaint": TaskCard(says_empty=True),
+}
 _TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (
@@ -60,6 +66,17 @@ CARDS: tuple[MethodCard, ...] = (
         tasks=_TASKS,
     ),
     MethodCard(
+        name="stable-inpainting",
+        kind="finetuned",
+        title="Stable Diffusion inpainting",
+        paper="Rombach et al.: High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022, arXiv:2112.10752, "
+        "section 4.5; the checkpoints of RunwayML, Stability AI and diffusers",
+        module="sfumato.methods.finetuned.stable_inpainting",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.INPAINTING}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "soft_mask"),
+        tasks=_TRAINED,
+    ),
+    MethodCard(
         name="controlnet-inpainting",
         kind="branch",
         title="ControlNet inpainting",
@@ -67,8 +84,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.branch.controlnet",
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CONTROLNET}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
-        # it reads the hole, not what is under it, and half of its training was without words
-        tasks={"edit": _EDIT, "remove": _EMPTY_HOLE, "fill": TaskCard(wordless={"guidance_scale": 1.0}), "outpaint": _EMPTY_HOLE},
+        tasks=_TRAINED,
     ),
 )
 
