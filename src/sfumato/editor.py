@@ -15,7 +15,7 @@ from sfumato.backbones.options import LoadOptions
 from sfumato.background.registry import usual_times
 from sfumato.editing import tasks
 from sfumato.editing.choice import Choice, Held
-from sfumato.editing.facts import facts, text_notes
+from sfumato.editing.facts import background_notes, facts, text_notes
 from sfumato.editing.finishing import Predictions, animation, restore_all
 from sfumato.editing.prepared import Clock, Prepared, PreparedWindow, Sample, as_run
 from sfumato.editing.preparing import prepare
@@ -241,7 +241,13 @@ class Editor:
             timings=edit.clock.seconds,
             request=request.model_copy(update={"size": request.size and size}),
             mask=Image.fromarray(parts[0].levels),
-            notes=[*size_notes(request.size, size), *edit.backbone.notes, *notes, *text_notes(edit, request)],
+            notes=[
+                *size_notes(request.size, size),
+                *edit.backbone.notes,
+                *notes,
+                *text_notes(edit, request),
+                *background_notes(request),
+            ],
             facts=facts(edit, self.device, self.dtype),
         )
 

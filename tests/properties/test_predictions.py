@@ -35,17 +35,19 @@ FEW: dict[str, dict[str, Any]] = {
 }
 
 
+TRAINED = {"inpainting": Capability.INPAINTING, "controlnet": Capability.CONTROLNET, "brushnet": Capability.BRUSHNET}
+
+
 class Exact:
     """A model whose every answer is made for one prediction at a time, so that nothing but what is drawn can differ.
 
-    It plays all roles but the reading of text. Of the kind "inpainting" it is an sd1 that reads mask and masked picture.
+    It plays all roles but the reading of text. Of a kind of `TRAINED` it is an sd1 that reads what such models do.
     """
 
     vae, device = None, torch.device("cpu")
 
     def __init__(self, kind: str) -> None:
-        inpainting = kind == "inpainting"
-        family = "sd1" if inpainting else kind
+        family = "sd1" if kind in TRAINED else kind
         known = families.family(family)
         pixel, flows = known.can(Capability.PIXELS), known.can(Capability.FLOW)
         noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -53,8 +55,8 @@ class Exact:
         self.traits = Traits(
             name="exact",
             family=family,
-            capabilities=known.capabilities | ({Capability.INPAINTING} if inpainting else set()),
-            layout=Layout.INPAINTING if inpainting else Layout.LATENTS,
+            capabilities=known.capabilities | ({TRAINED[kind]} if kind in TRAINED else set()),
+            layout=Layout.INPAINTING if kind == "inpainting" else Layout.LATENTS,
             prediction=Prediction.FLOW if flows else Prediction.EPSILON,
             scheduler_config={"shift": 3.0} if flows else noise,
             latent_channels=3 if pixel else 4,
@@ -87,6 +89,10 @@ class Exact:
             assert given.channels is not None
             assert len(given.channels) in (1, len(x))
             x = x + 0.1 * given.channels[:, :1] + 0.2 * given.channels[:, 1:]
+        for control in filter(None, given.controls):
+            assert len(control.image) in (1, len(x))
+            seen = F.avg_pool2d(control.image, control.image.shape[-1] // x.shape[-1]).sum(1, keepdim=True)
+            x = x + 0.1 * control.scale[:, None, None, None] * seen
         return Output(torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)]))
 
 
@@ -108,8 +114,8 @@ def exact(family: str) -> Backbone:
 
 def kinds(card: MethodCard) -> list[str]:
     """One of each kind that the method runs on: latents, flow matching, pixels; or what it was trained for."""
-    if Capability.INPAINTING in card.needs:
-        return ["inpainting"]
+    if trained := [kind for kind, need in TRAINED.items() if need in card.needs]:
+        return trained
     return [name for name in ("sd1", "sd3", "pixel") if name in families.able(card.needs)]
 
 
@@ -128,6 +134,8 @@ def cases() -> Iterator[Any]:
 def schedulers(card: MethodCard, family: str, preset: str) -> list[str | None]:
     if "scheduler" not in fields_of(card):
         return [None]
+    if card.kind == "branch":
+        return ["ddim"] if card.load().PRESETS[preset].options.posterior_sample else ["ddim", "unipc", "lcm"]
     if family == "inpainting":
         return [solver.name for solver in SOLVERS if solver is not FLOW_EULER]
     if families.family(family).can(Capability.FLOW):
@@ -209,6 +217,8 @@ def test_each_prediction_has_its_own_fill_of_noise(fake: Any, monkeypatch: pytes
         ("inpainting", {"preset": "paper", "method": "blended-latent-diffusion"}),
         ("inpainting", {"posterior_sample": True, "blend": False, "method": "stable-inpainting"}),
         ("inpainting", {"preset": "diffusers", "method": "stable-inpainting"}),
+        ("controlnet", {"preset": "official", "method": "controlnet-inpainting"}),
+        ("brushnet", {"preset": "official", "method": "brushnet"}),
     ],
 )
 def test_each_prediction_has_its_own_sample_of_the_posterior(

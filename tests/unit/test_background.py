@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -214,6 +215,19 @@ def test_those_that_paste_say_so(name: str, case: Case, monkeypatch: pytest.Monk
 
 def test_none_leaves_the_decoded_picture(case: Case) -> None:
     assert torch.equal(BACKGROUNDS["none"].load()(*case.arguments()), case.decoded.clamp(-1, 1))
+
+
+def test_blurred_blending(case: Case) -> None:
+    """The edit inside, the source more than 10 pixels away, and between the two the published weights."""
+    pixels = BACKGROUNDS["blurred"].load()(*case.arguments())
+    hole = case.mask[0, 0].numpy()
+    away = cv2.distanceTransform((hole == 0).astype(np.uint8), cv2.DIST_C, 3) > 10
+    assert 0 < away.sum() < (hole == 0).sum()
+    assert torch.equal(pixels[:, :, hole == 1], case.decoded[:, :, hole == 1])
+    assert torch.equal(pixels[:, :, away], case.source[:, :, away].expand(len(pixels), -1, -1))
+    blurred = torch.from_numpy(cv2.GaussianBlur(hole, (21, 21), 0))
+    weight = 1 - (1 - case.mask) * (1 - blurred)
+    torch.testing.assert_close(pixels, case.source * (1 - weight) + case.decoded * weight, rtol=0, atol=1e-6)
 
 
 def soft(seed: int) -> Tensor:

@@ -52,7 +52,7 @@ def attach(backbone: Backbone, branch: str | None, control_models: Sequence[str]
             )
     gained = frozenset({branches[0].capability} if branch is not None else ())
     traits = replace(backbone.traits, capabilities=backbone.traits.capabilities | gained)
-    joined = with_traits(backbone, traits, [])
+    joined = with_traits(backbone, traits, [note for loaded in branches for note in loaded.notes])
     added: Any = joined.denoiser
     added.branches = tuple(branches)
     return joined

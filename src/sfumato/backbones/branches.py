@@ -25,7 +25,7 @@ class Residuals:
     Args:
         skips: To the skip connections, in the encoder's order, each (B, c, h, w); empty for none.
         mid: To the middle block's output, (B, c, h, w).
-        stream: To the stream, one for each of `places`, each (B, c, h, w); empty for none.
+        stream: To the stream, one for each of `places` or of the first of them, each (B, c, h, w); empty for none.
     """
 
     skips: tuple[Tensor, ...] = ()
@@ -38,6 +38,9 @@ class Branch(Protocol):
 
     capability: Capability
     """What the model can do with it, if it is the branch of a method."""
+
+    notes: list[str]
+    """Notes for the user on how it was loaded."""
 
     def __call__(self, x: Tensor, timestep: Tensor, given: "Conditions", control: "Control") -> Residuals:
         """The residuals of one forward pass.
@@ -107,7 +110,7 @@ def adding(unet: Any, several: Sequence[Residuals]) -> Iterator[dict[str, Any]]:
 
     hooks: list[_Hook] = [(unet.down_blocks[0].register_forward_pre_hook, before, {"with_kwargs": True})]
     hooks += [
-        (place.register_forward_hook, behind(residual), {}) for place, residual in zip(places(unet)[1:], others, strict=True)
+        (place.register_forward_hook, behind(residual), {}) for place, residual in zip(places(unet)[1:], others, strict=False)
     ]
     with _hooked(hooks):
         yield arguments

@@ -48,6 +48,7 @@ class ControlNet:
 
     def __init__(self, network: ControlNetModel) -> None:
         self.network = freeze(network)
+        self.notes: list[str] = []
 
     @torch.no_grad()
     def __call__(self, x: Tensor, timestep: Tensor, given: Conditions, control: Control) -> Residuals:

@@ -72,6 +72,12 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         cost="free",
         pastes=True,
     ),
+    "blurred": BackgroundCard(
+        module="sfumato.background.blurred",
+        description="Lets the edit fade into the source over 10 pixels outside the mask, as published with BrushNet; to be seen "
+        "with --no-keep-unmasked.",
+        cost="free",
+    ),
     "poisson": BackgroundCard(
         module="sfumato.background.poisson",
         description="Keeps the edit's gradients and the source's colours at the border; may tint the edit.",

@@ -150,8 +150,8 @@ class PreparedWindow:
         A masked picture that is a sample of the posterior is each prediction's own. It is drawn behind the start noise, as in
         diffusers' inpainting pipelines.
         """
-        seen = self.pair.conditional.channels is not None or self.pair.conditional.controls
-        if not seen or not self.resolved.options.posterior_sample:
+        given = self.pair.conditional
+        if not self.resolved.options.posterior_sample or (given.channels is None and not any(given.controls)):
             return self.pair
         backbone, pairs = self.edit.backbone, []
         for seed in seeds:

@@ -140,7 +140,7 @@ def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> No
         raise Unsupported(f"{traits.name} reads no text, so {name} would do nothing; leave it out.")
     if "guidance_embedding" in given and Extra.GUIDANCE not in traits.extras:
         raise Unsupported(f"{traits.name} has no guidance embedding; use guidance_scale.")
-    if request.background not in (None, "paste", "poisson", "none") and not traits.can(Capability.DECODER):
+    if request.background not in (None, "paste", "blurred", "poisson", "none") and not traits.can(Capability.DECODER):
         raise Unsupported(f"background={request.background} needs an image decoder, which {traits.name} has not; use poisson.")
 
 

@@ -67,3 +67,18 @@ def inpainting_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask
     """
     latents = encode(pixels * (mask < 0.5))
     return torch.cat([F.interpolate(mask, latents.shape[-2:], mode="nearest").to(latents), latents], dim=1)
+
+
+def brushnet_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask: Tensor) -> Tensor:
+    """What a BrushNet reads behind the noisy latents, in training and in editing: the masked picture, then what is kept.
+
+    Args:
+        encode: (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w).
+        pixels: (B, 3, H, W) in [-1, 1]: the source. Its hole becomes -1, black.
+        mask: (B, 1, H, W) in {0, 1}; 1 = hole. It is brought to the latents' size by nearest neighbours, and turned round.
+
+    Returns:
+        (B, C + 1, h, w).
+    """
+    latents = encode(torch.where(mask < 0.5, pixels, -1.0))
+    return torch.cat([latents, 1 - F.interpolate(mask, latents.shape[-2:], mode="nearest").to(latents)], dim=1)

@@ -86,6 +86,17 @@ CARDS: tuple[MethodCard, ...] = (
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
         tasks=_TRAINED,
     ),
+    MethodCard(
+        name="brushnet",
+        kind="branch",
+        title="BrushNet",
+        paper="Ju et al.: BrushNet, A Plug-and-Play Image Inpainting Model with Decomposed Dual-Branch Diffusion, ECCV 2024, "
+        "arXiv:2403.06976",
+        module="sfumato.methods.branch.brushnet",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.BRUSHNET}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks=_TRAINED,
+    ),
 )
 
 
