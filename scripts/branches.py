@@ -1,6 +1,6 @@
 """What BrushNets cost beside their bases: `python scripts/branches.py`. Counted on the meta device: no weights are needed.
 
-Published configurations of Stable Diffusion 1.x and XL at their own sizes, and the embedded UNet with the ablations of the branch.
+Published configurations of Stable Diffusion 1.x and XL at their own sizes, and the embedded UNet with the branch's ablations.
 """
 
 from typing import Any

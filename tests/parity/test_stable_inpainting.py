@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato import Editor
+from sfumato import Editor, EditRequest
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.unet import UNet
@@ -167,17 +167,11 @@ def test_the_diffusers_presets_are_the_pipelines(
 
 
 @pytest.mark.parametrize(("kind", "scheduler"), [("sd1", "ddim"), ("sdxl", "euler")])
-def test_a_seed_gives_the_pipelines_latents(
-    kind: str, scheduler: str, pipes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_seed_gives_the_pipelines_latents(kind: str, scheduler: str, pipes: dict[str, Any]) -> None:
     pipe = scheduled(pipes[kind], scheduler)
     expected = [published(pipe, 1.0, torch.Generator().manual_seed(SEED + i), side=64) for i in range(2)]
     editor = Editor.from_pipe(pipe)
-    found: list[Tensor] = []
-    decode = editor.backbone.autoencoder.decode
-    monkeypatch.setattr(editor.backbone.autoencoder, "decode", lambda latents: (found.append(latents), decode(latents))[1])
-    given: dict[str, Any] = {"steps": STEPS, "guidance_scale": SCALE, "scheduler": scheduler, "start_fraction": 0.0}
-    result = editor.edit(
+    request = EditRequest(
         image=picture(64),  # an edit's pictures are of multiples of 64
         mask=mask(64),
         prompt=PROMPT,
@@ -185,14 +179,17 @@ def test_a_seed_gives_the_pipelines_latents(
         preset="diffusers",
         guard=False,
         window="whole",
-        background="paste",
-        rank="none",
         n=2,
         seed=SEED,
-        **given,
+        steps=STEPS,
+        guidance_scale=SCALE,
+        scheduler=scheduler,
+        start_fraction=0.0,
     )
-    assert result.request.method == "stable-inpainting"  # what a model that was trained for it runs
-    assert (torch.cat(found) - torch.cat(expected)).abs().max() < TOLERANCE
+    prepared = editor.prepare(request)
+    assert prepared.card.name == "stable-inpainting"  # what a model that was trained for it runs
+    made = torch.cat([part.latents for part in editor.sample(prepared.samples)])
+    assert (made - torch.cat(expected)).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25, 50])
@@ -216,10 +213,11 @@ def test_with_blending_it_is_blended_latent_diffusion_on_the_same_model(
 ) -> None:
     grey = torch.linspace(0, 1, CELLS).expand(1, 1, CELLS, CELLS)  # a soft mask
     own, other = Options(init="source"), blended_latent_diffusion.PRESETS["default"].options
-    for soft in ({}, {"mask_latent": grey}):
+    soft: dict[str, Any] = {"mask_latent": grey}
+    for changes in ({}, soft):
         rest = (scheduler, start_fraction)
-        made = make(stable_inpainting, backbones["sd1"], own, *rest, torch.Generator().manual_seed(1), **soft)
-        expected = make(blended_latent_diffusion, backbones["sd1"], other, *rest, torch.Generator().manual_seed(1), **soft)
+        made = make(stable_inpainting, backbones["sd1"], own, *rest, torch.Generator().manual_seed(1), **changes)
+        expected = make(blended_latent_diffusion, backbones["sd1"], other, *rest, torch.Generator().manual_seed(1), **changes)
         assert torch.equal(made, expected)
 
 

@@ -139,9 +139,10 @@ def schedulers(card: MethodCard, family: str, preset: str) -> list[str | None]:
     if family == "inpainting":
         return [solver.name for solver in SOLVERS if solver is not FLOW_EULER]
     if families.family(family).can(Capability.FLOW):
-        return [FLOW_EULER.name] if preset == "default" or card.name == "lanpaint" else []
+        return [FLOW_EULER.name] if preset in ("default", "ding") or card.name == "lanpaint" else []
     aligned = card.name == "blended-latent-diffusion" and preset == "default"
-    return [solver.name for solver in SOLVERS if solver is not FLOW_EULER and (aligned or not solver.multistep)]
+    solvers = [solver for solver in SOLVERS if solver is not FLOW_EULER and (aligned or not solver.multistep)]
+    return [solver.name for solver in solvers if not (preset == "ding" and solver.draws)]
 
 
 def picture() -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato.noise.levels import output_for, predicted_clean
+from sfumato.noise.levels import output_for, predicted_clean, predicted_noise
 from sfumato.noise.plan import Plan, Process, Step
 from sfumato.noise.stream import NoiseStream
 
@@ -56,6 +56,10 @@ class Solver:
     def predicted_clean(self, output: Tensor, step: Step, latents: Tensor) -> Tensor:
         """The clean latents that the denoiser's output stands for."""
         return predicted_clean(self.plan.prediction, output, step.before, latents)
+
+    def predicted_noise(self, output: Tensor, step: Step, latents: Tensor) -> Tensor:
+        """The noise in the latents that the denoiser's output stands for."""
+        return predicted_noise(self.plan.prediction, output, step.before, latents)
 
     def output_for(self, clean: Tensor, step: Step, latents: Tensor) -> Tensor:
         """The denoiser's output that stands for these clean latents: the inverse of `predicted_clean`."""
