@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sfumato import Editor
 from sfumato.backbones import families, loading
-from sfumato.backbones.base import Backbone, Conditions, Output, Text, TextEncoder, Traits
+from sfumato.backbones.base import Backbone, Conditions, Output, Seen, Text, TextEncoder, Traits
 from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.methods import registry
 from sfumato.methods.augmentation import augment
@@ -78,7 +78,7 @@ class Exact:
         code = torch.cat([code, code.mean(1, keepdim=True)], 1)
         return code if generator is None else code + 0.5 * torch.randn(code.shape, generator=generator)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:
         return F.interpolate(latents[:, :3], scale_factor=self.factor).clamp(-1, 1)
 
     def unscale(self, latents: Tensor) -> Tensor:

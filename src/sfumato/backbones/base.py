@@ -172,6 +172,19 @@ def expand(conditions: Conditions, count: int) -> Conditions:
     return mapped(conditions, lambda tensor: tensor if len(tensor) == count else tensor.repeat_interleave(count, 0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a decoder may see of the picture that is edited. Leading dimensions are 1 or the batch size B.
+
+    Args:
+        pixels: (1|B, 3, H, W) in [-1, 1]: the picture; what lies under the mask is not looked at.
+        mask: (1|B, 1, H, W) in {0, 1}; 1 = edit.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+
+
 class Autoencoder(Protocol):
     """Interface of autoencoders. Latents are scaled to about unit variance; a pixel model's latents are the pixels."""
 
@@ -185,8 +198,13 @@ class Autoencoder(Protocol):
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to float32 latents (B, C, H/f, W/f): the posterior's mean, or a sample given a generator."""
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to float32 pixels (B, 3, f h, f w) in [-1, 1], clamped."""
+    def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:
+        """Latents (B, C, h, w) to float32 pixels (B, 3, f h, f w) in [-1, 1], clamped.
+
+        Args:
+            latents: Scaled.
+            seen: The picture around the edit, for decoders that see it; the others ignore it.
+        """
 
     def unscale(self, latents: Tensor) -> Tensor:
         """Latents to the code that `vae.decode` takes."""

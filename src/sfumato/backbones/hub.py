@@ -24,7 +24,11 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-pixel": "pixel",
     "embedded-flow": "flow",
     "embedded-fast": "fast",
+    "embedded-inpainting": "inpainting",
 }
+TRAINED: dict[str, tuple[str, str | None]] = {
+    "embedded-inpainting": ("embedded", "inpainting")
+}  # family, and task that it was trained for besides
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",
     "embedded-controlnet": "controlnet",
@@ -266,7 +270,8 @@ def cached_models() -> list[dict[str, Any]]:
         home = WEIGHTS / below
         if home.is_dir():
             size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-            rows.append({"name": name, "family": name, "trained_for": None, "bytes": size, "path": str(home)})
+            of, trained_for = TRAINED.get(name, (name, None))
+            rows.append({"name": name, "family": of, "trained_for": trained_for, "bytes": size, "path": str(home)})
     try:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:

@@ -111,7 +111,11 @@ def replay(
 def train(
     part: Annotated[
         str,
-        typer.Argument(help="world, autoencoder, decoder, denoiser, flow, distilled, ranker, judge or pixel.", metavar="PART"),
+        typer.Argument(
+            help="world, autoencoder, decoder, denoiser, flow, distilled, inpainting, brushnet, controlnet, ranker, "
+            "judge or pixel.",
+            metavar="PART",
+        ),
     ],
     folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(
         "training"
@@ -120,7 +124,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.", metavar="NAME")] = "cpu",
     size: Annotated[str, typer.Option(help="small for CPU cores, large for a GPU.", metavar="small|large")] = "small",
-    data: Annotated[Path | None, typer.Option(help="Your pictures with captions, for the denoiser.", metavar="DIR")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your pictures with captions, instead of scenes.", metavar="DIR")] = None,
     start_from: Annotated[str | None, typer.Option(help="Weights to begin with.", metavar="embedded|DIR")] = None,
     shards: Annotated[int, typer.Option(min=1, help="Thousands of scenes to render.", metavar="INT")] = 16,
     held_out: Annotated[int, typer.Option(min=1, help="Thousands of scenes to measure on.", metavar="INT")] = 2,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions, Control
+from sfumato.backbones.base import Backbone, Conditions, Control, Seen
 from sfumato.background.registry import Watch
 from sfumato.denoising.base import Pair, join
 from sfumato.editing.choice import Choice
@@ -108,6 +108,7 @@ class PreparedWindow:
         self.request: EditRequest = request
         self.on_progress = in_part(edit.on_progress, index, count)
         self.encoder = Encoder(backbone.autoencoder, inputs, resolved.options.posterior_sample)
+        self.seen: Seen | None = Seen(pixels=inputs.pixels, mask=inputs.mask_pixels)
         self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
         assert request.steps
         mask_pixels, self.mask_latent = inputs.mask_pixels, inputs.mask_latent
@@ -179,6 +180,10 @@ class PreparedWindow:
             _shapes(self.pair.conditional),
         )
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of this window to pixels; decoders that can, see what surrounds the edit."""
+        return self.edit.backbone.autoencoder.decode(latents, self.seen)
+
     def watching(self, rows: int) -> Callable[[int, int, Tensor], None]:
         """A step callback for a batch with the next `rows` predictions of this window; it takes their clean latents alone."""
         done, n = self.done, self.request.n
@@ -193,7 +198,7 @@ class PreparedWindow:
                     step=done // self.batch_size * total + step,
                     total=batches * total,
                     share=(done + rows * step / total) / n,
-                    preview=lambda: Image.fromarray(to_uint8(self.edit.backbone.autoencoder.decode(clean[:1])[0])),
+                    preview=lambda: Image.fromarray(to_uint8(self.decode(clean[:1])[0])),
                     window=self.inputs.window,
                     inputs=self.inputs,
                 )
