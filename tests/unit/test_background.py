@@ -117,7 +117,7 @@ def test_weights_are_as_found_and_result_is_clean(name: str, dtype: torch.dtype,
     with torch.inference_mode():
         case.latents = case.latents * 1.0  # born in inference mode, as the editor's are
         pixels = BACKGROUNDS[name].load()(*case.arguments(), watch=lambda *at: done.append(at))
-    assert pixels.shape == case.decoded.shape
+    assert pixels[:, :3].shape == case.decoded.shape
     assert pixels.dtype == torch.float32
     assert pixels.isfinite().all()
     assert pixels.abs().max() <= 1
