@@ -130,10 +130,36 @@ def tiny_sd2_v(folder: Path) -> Path:
 def tiny_inpainting(folder: Path) -> Path:
     """Stable Diffusion 1.x for inpainting: a UNet of nine channels."""
     with seeded(3):
-        return _stable_diffusion(folder, unet=tiny_unet(in_channels=9), prediction_type="epsilon")
+        _stable_diffusion(folder, unet=tiny_unet(in_channels=9), prediction_type="epsilon")
+    rewrite_json(folder / "model_index.json", _class_name="StableDiffusionInpaintPipeline")
+    return folder
 
 
-def tiny_sdxl(folder: Path, second_width: int = TEXT_WIDTH) -> Path:
+def tiny_controlnet(folder: Path, seed: int = 9, widths: tuple[int, ...] = (16, 32), **changes: Any) -> Path:
+    """A ControlNet for `tiny_unet` with these changes, in diffusers' format; no weight is zero.
+
+    Its picture has two pixels a latent cell, as the tiny autoencoder; with four widths eight, as published.
+    """
+    from diffusers import ControlNetModel
+
+    with seeded(seed):
+        network = ControlNetModel.from_unet(tiny_unet(**changes), conditioning_embedding_out_channels=widths)
+        for parameter in network.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        network.save_pretrained(folder)
+    return folder
+
+
+def tiny_inpainting_xl(folder: Path) -> Path:
+    """SDXL for inpainting, with the index that it is published with."""
+    tiny_sdxl(folder, second_width=2 * TEXT_WIDTH, in_channels=9)
+    changes = {"_class_name": "StableDiffusionXLInpaintPipeline", "requires_aesthetics_score": False}
+    rewrite_json(folder / "model_index.json", **changes)
+    return folder
+
+
+def tiny_sdxl(folder: Path, second_width: int = TEXT_WIDTH, in_channels: int = 4) -> Path:
     """SDXL: two text encoders, the second with a projection; time ids; an autoencoder that overflows in float16.
 
     diffusers tells the two in a single file by their widths, so there they must differ.
@@ -147,6 +173,7 @@ def tiny_sdxl(folder: Path, second_width: int = TEXT_WIDTH) -> Path:
         config = _text_config(len(tokenizer), projection_dim=TEXT_WIDTH)
         second = _text_config(len(tokenizer), projection_dim=TEXT_WIDTH, hidden_size=second_width)
         unet = tiny_unet(
+            in_channels=in_channels,
             use_linear_projection=True,
             cross_attention_dim=TEXT_WIDTH + second_width,
             addition_embed_type="text_time",

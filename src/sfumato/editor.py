@@ -16,7 +16,7 @@ from sfumato.backbones.options import LoadOptions
 from sfumato.background.registry import usual_times
 from sfumato.editing import tasks
 from sfumato.editing.choice import Choice, Held
-from sfumato.editing.facts import facts, text_notes
+from sfumato.editing.facts import background_notes, facts, text_notes
 from sfumato.editing.finishing import Composed, animation, layer, put_back, restore_all
 from sfumato.editing.prepared import Clock, Prepared, PreparedWindow, Sample, as_run
 from sfumato.editing.preparing import prepare
@@ -48,6 +48,8 @@ class Editor:
         prediction_type: "epsilon", "v_prediction" or "sample", in place of what the model's files say.
         ranker: CLIP that ranks predictions: "embedded", a transformers CLIP folder or id, or "open_clip:ARCH/WEIGHTS";
             by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
+        branch: BrushNet or inpainting ControlNet beside the model: a folder, a .safetensors file, or a hub id that is cached.
+        control_model: ControlNets for control pictures, each as `branch`.
 
     Raises:
         BackboneError: The model is absent, unsafe or not supported.
@@ -68,12 +70,15 @@ class Editor:
         ranker: str | None = None,
         vae: str | None = None,
         prediction_type: str | None = None,
+        branch: str | None = None,
+        control_model: tuple[str, ...] = (),
     ) -> None:
         registry.get(method)
         chosen_device = loading.choose_device(device)
         chosen_dtype = loading.choose_dtype(chosen_device, dtype)
         options = LoadOptions(device=chosen_device, dtype=chosen_dtype, offline=offline, allow_pickle=allow_pickle)
-        held = Held(Choice(model, tuple(lora), vae, prediction_type), options)
+        own = Choice(model, tuple(lora), vae, prediction_type, branch, tuple(control_model))
+        held = Held(own, options)
         self._hold(held, chosen_device, chosen_dtype, method, ranker, max_pixels)
 
     @classmethod
@@ -90,7 +95,7 @@ class Editor:
         Requests that name no model run on it; those that name another model, a LoRA or an autoencoder are refused.
 
         Args:
-            pipe: A text-to-image, image-to-image or four-channel inpainting pipeline of a supported family.
+            pipe: A text-to-image, image-to-image or inpainting pipeline of a supported family.
             method, ranker, prediction_type: As in `Editor`.
 
         Raises:
@@ -114,7 +119,7 @@ class Editor:
     ) -> None:
         """Set every attribute, for both ways to make an editor."""
         self._held, self.device, self.dtype, self.method, self.max_pixels = held, device, dtype, method, max_pixels
-        self.backbone: Backbone = held.get(held.own)
+        self.backbone: Backbone = held.get(held.own.for_method(method))
         self.model, self.lora = held.own.model, held.own.lora
         self.scorers = Scorers(ranker, self.device)
         self.accelerators: tuple[Accelerator, ...] = ()  # attached to the denoiser in every edit
@@ -161,12 +166,16 @@ class Editor:
             InputError, BackboneError, ResourceError: See `sfumato.errors`. The editor stays usable.
         """
         named = "method" in request.model_fields_set or self.method != EditRequest.model_fields["method"].default
+        names_controls = "control_model" in request.model_fields_set
         request = self._held.own.complete(request, self.method)
+        tasks.check_controls(request, names_controls)
         clock, meter = Clock(), Meter()
         listener = meter.wrapping(on_progress)
         with clock.stage("load"):
             listener(Progress(stage="load", step=0, total=1))
-            if (backbone := self._held.get(Choice.of(request))) is not self.backbone:
+            choice = Choice.of(request).for_method(request.method)
+            request = request.model_copy(update=choice._asdict())
+            if (backbone := self._held.get(choice)) is not self.backbone:
                 self.backbone = backbone
                 self.scorers.forget()
             card = tasks.choose_method(request, backbone.traits, named)
@@ -235,7 +244,13 @@ class Editor:
             timings=edit.clock.seconds,
             request=request.model_copy(update={"size": request.size and size}),
             mask=Image.fromarray(parts[0].levels),
-            notes=[*size_notes(request.size, size), *edit.backbone.notes, *notes, *text_notes(edit, request)],
+            notes=[
+                *size_notes(request.size, size),
+                *edit.backbone.notes,
+                *notes,
+                *text_notes(edit, request),
+                *background_notes(request),
+            ],
             facts=facts(edit, self.device, self.dtype),
         )
 

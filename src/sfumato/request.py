@@ -4,7 +4,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from PIL import Image
 from pydantic import (
@@ -38,6 +38,21 @@ def _name_image(value: "Path | Image.Image") -> str:
 ImageSource = Annotated[
     Path | Image.Image, PlainSerializer(_name_image, return_type=str), WithJsonSchema({"type": "string", "format": "path"})
 ]
+T = TypeVar("T")
+
+
+def _one_or_several(value: Any) -> Any:
+    """A single value as a tuple of one; text with commas as its parts."""
+    if isinstance(value, str) and "," in value:
+        return tuple(value.split(","))
+    return value if value is None or (isinstance(value, Sequence) and not isinstance(value, str)) else (value,)
+
+
+Scales = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=2)], ...],
+    BeforeValidator(_one_or_several, json_schema_input_type=float | tuple[float, ...] | str),
+]
+"""One number or several; also read from text, as "0.8,0.5"."""
 _BETWEEN = re.compile("[,xX*\u00d7]")  # separators of whole numbers in a size or a box
 
 
@@ -67,6 +82,21 @@ def _drawn(seed: int) -> int:
 
 Seed = Annotated[int, AfterValidator(_drawn)]
 """A seed. -1 is replaced by a random one at validation, so that every stored or returned request has a reproducible seed."""
+
+
+PICTURES = ("image", "mask", "scribble", "control")
+"""Fields of `EditRequest` that hold pictures."""
+SEVERAL = ("control",)
+"""Those that hold several."""
+
+
+def by_field(pictures: Mapping[str, T]) -> dict[str, T | tuple[T, ...]]:
+    """Pictures by the fields of `EditRequest` that hold them, from those by the names of `EditRequest.pictures`."""
+    fields: dict[str, T | tuple[T, ...]] = {}
+    for name, picture in pictures.items():
+        field, numbered, _ = name.partition("-")
+        fields[field] = (*fields.get(field, ()), picture) if numbered else picture  # type: ignore[misc]
+    return fields
 
 
 class WithOptions(BaseModel):
@@ -178,19 +208,33 @@ class EditRequest(WithOptions):
     scribble: ImageSource | None = Field(
         None, description="Picture of the image's size, painted over it under the mask before the edit."
     )
+    control: tuple[ImageSource, ...] = Field(
+        (),
+        description="Depth, line or pose pictures of the image's size that steer what is painted: one for each control model.",
+    )
+    control_scale: Scales = Field((), description="Strength of each control picture, from 0 to 2; 1 by default, one is for all.")
     fill: Literal["original", "blur", "neutral", "noise"] | None = Field(
         None,
         description="Start of the masked area: the source, its blurred surroundings, their mean colour, or random colours.",
     )
     method: str = Field(
         "blended-latent-diffusion",
-        description="Editing method; see `sfumato methods`. Tasks other than edit take the first that suits the model.",
+        description="Editing method; see `sfumato methods`. By default the one that the model was trained for, else "
+        "blended-latent-diffusion; tasks other than edit take the first that suits the model.",
     )
     preset: str | None = Field(None, description="Named set of option values of the method; see `sfumato methods`.")
     model: str = Field("embedded", description="'embedded', a hub id, a folder, or a .safetensors file.")
     lora: tuple[str, ...] = Field((), description="LoRA files, each FILE or FILE:SCALE.")
     vae: str | None = Field(
         None, description="Autoencoder in place of the model's own: a file, or a folder in diffusers' format."
+    )
+    branch: str | None = Field(
+        None,
+        description="BrushNet or inpainting ControlNet beside the model, for the methods that need one: a folder, a .safetensors "
+        "file or a hub id; 'embedded' has its own.",
+    )
+    control_model: tuple[str, ...] = Field(
+        (), description="ControlNets for the control pictures, in their order: folders, .safetensors files or hub ids."
     )
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="What the model predicts, where its files do not say so or are wrong."
@@ -217,7 +261,7 @@ class EditRequest(WithOptions):
         "auto", description="Part of the image given to the model: auto (around the mask; far islands apart), whole, or x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
-    background: Literal["paste", "poisson", "matte", "latents", "decoder", "decoder-solve"] | None = Field(
+    background: Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "none"] | None = Field(
         None, description="Background reconstruction after decoding."
     )
     keep_unmasked: bool = Field(True, description="Put the source's own pixels back outside the mask.")
@@ -229,6 +273,22 @@ class EditRequest(WithOptions):
         None,
         description="Output width and height; the image's own by default. Another aspect ratio is fitted inside.",
     )
+
+    def pictures(self) -> dict[str, ImageSource]:
+        """Its pictures by name; those of a field that holds several are numbered: control-1, control-2."""
+        named = {name: getattr(self, name) for name in PICTURES}
+        for name in SEVERAL:
+            named |= {f"{name}-{i}": picture for i, picture in enumerate(named.pop(name), 1)}
+        return {name: picture for name, picture in named.items() if picture is not None}
+
+    def with_pictures(self, pictures: Mapping[str, ImageSource]) -> "EditRequest":
+        """The request with these in place of its own pictures of the same names, which are as in `pictures`."""
+        return self.model_copy(update=by_field(self.pictures() | dict(pictures)))
+
+    @field_validator("control", mode="before")
+    @classmethod
+    def _is_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path | Image.Image) else value
 
     @field_validator("prompt", "negative_prompt")
     @classmethod

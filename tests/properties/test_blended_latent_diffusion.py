@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,12 @@ def silent(*_: object) -> None:
     steps=st.integers(1, 9),
     start_fraction=st.floats(0, 0.99),
     shrink=st.booleans(),
+    noise=st.sampled_from(["fixed", "own"]),
 )
-def test_the_source_stays_outside_any_mask_to_the_bit(bits, scheduler, prediction_type, steps, start_fraction, shrink):
+def test_the_source_stays_outside_any_mask_to_the_bit(bits, scheduler, prediction_type, steps, start_fraction, shrink, noise):
     mask = torch.tensor(bits, dtype=torch.float32).reshape(1, 1, 12, 12)
     edit = task(mask, scheduler=scheduler, steps=steps, start_fraction=start_fraction, shrink=shrink)
+    edit = replace(edit, options=Options(background_noise=noise))
     result = run(Denoiser(prediction=prediction_type), edit, silent)
     outside = (mask == 0).expand_as(result)
     assert torch.equal(result[outside], edit.source.expand_as(result)[outside])
@@ -105,11 +108,12 @@ def test_a_full_mask_is_plain_sampling_from_the_noised_start_to_the_bit(schedule
     assert torch.equal(result, x)
 
 
+@pytest.mark.parametrize("noise", ["fixed", "own"])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_perfect_denoiser_reaches_its_target_inside_and_keeps_the_source_outside(scheduler, prediction_type):
+def test_a_perfect_denoiser_reaches_its_target_inside_and_keeps_the_source_outside(scheduler, prediction_type, noise):
     target, mask = picture(2), square()
-    edit = task(mask, scheduler=scheduler, steps=20)
+    edit = replace(task(mask, scheduler=scheduler, steps=20), options=Options(background_noise=noise))
     result = run(Denoiser(target, prediction_type), edit, silent)
     expected = mask * target + (1 - mask) * edit.source
     assert (result - expected).abs().max() < 1e-3
@@ -121,6 +125,8 @@ def test_a_perfect_denoiser_reaches_its_target_inside_and_keeps_the_source_outsi
         ("default", "ddim", 0.0, 1e-5),
         ("default", "euler", 0.0, 1e-5),
         ("default", "unipc", 0.0, 1e-5),
+        ("ding", "ddim", 0.0, 1e-5),
+        ("ding", "euler", 0.0, 1e-5),
         ("official-sd2", "ddim", 0.028, 0.031),
         ("official-ldm", "ddim", 0.028, 0.031),
         ("paper", "ddim", 0.040, 0.043),
@@ -167,7 +173,10 @@ def test_shrinking_starts_from_the_dilated_region_and_ends_with_the_mask(schedul
 
 
 def test_fixed_noise_is_the_same_as_pinning_the_prediction():
-    """The identity of specification 5.6, on DDIM: tying the model's prediction to the source equals tying the latents."""
+    """On DDIM, tying the model's output to the source equals tying the latents: the noise is derived again from what was tied.
+
+    Pinning the clean prediction and keeping the predicted noise is own noise instead (tests/parity/test_own_noise.py).
+    """
     mask, source = square(), picture(1)
     model = Denoiser()
     result = run(model, task(mask, source), silent)
@@ -180,8 +189,39 @@ def test_fixed_noise_is_the_same_as_pinning_the_prediction():
     assert (result - x).abs().max() < 1e-4
 
 
+class Seeing(Denoiser):
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[Tensor] = []
+
+    def answer(self, x: Tensor, timestep: float) -> Tensor:
+        self.shown.append(x)
+        return super().answer(x, timestep)
+
+
+@pytest.mark.parametrize(("preset", "scheduler"), [("own", "ddim"), ("own", "dpm++"), ("own", "unipc"), ("ding", "ddim")])
+@pytest.mark.parametrize("kind", ["soft", "shrink"])
+def test_masks_that_change_keep_the_source_with_the_predicted_noise(kind: str, preset: str, scheduler: str) -> None:
+    """At every step the cells that are not free hold the source and the noise that the model predicted one step before."""
+    mask = torch.linspace(0, 1, 12).expand(1, 1, 12, 12) if kind == "soft" else square()
+    options = Options(background_noise="own") if preset == "own" else PRESETS["ding"].options
+    edit = task(mask, scheduler=scheduler, steps=8, start_fraction=0.0, shrink=kind == "shrink")
+    model, kept, edit = Seeing(), [], replace(edit, options=options)
+    run(model, edit, lambda done, total, clean: kept.append(clean == edit.source))
+    plan = make_plan(scheduler, CONFIG, "epsilon", 8)
+    for i in range(1, 8):
+        eps = model.answer(model.shown[i - 1], plan.run[i - 1].timestep)
+        held = noised(edit.source, plan.run[i].before, eps)
+        assert (model.shown[i] - held)[kept[i - 1]].abs().max() < 1e-5
+        assert (model.shown[i] - held)[~kept[i - 1]].abs().max() > 0.1
+    assert kept[0].sum() != kept[-1].sum()
+
+
+@pytest.mark.parametrize("noise", ["fixed", "own"])
 @pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
-def test_the_memory_of_multistep_solvers_holds_the_source_outside_the_mask(scheduler, monkeypatch):
+def test_the_memory_of_multistep_solvers_holds_the_source_outside_the_mask(scheduler, noise, monkeypatch):
     made: list[Solver] = []
 
     def kept(plan: Plan) -> Solver:
@@ -196,7 +236,7 @@ def test_the_memory_of_multistep_solvers_holds_the_source_outside_the_mask(sched
         assert ((1 - mask) * (remembered - picture(1))).abs().max() < 1e-4
         assert (mask * (remembered - picture(1))).abs().max() > 0.1
 
-    run(Denoiser(), task(mask, scheduler=scheduler), check)
+    run(Denoiser(), replace(task(mask, scheduler=scheduler), options=Options(background_noise=noise)), check)
     assert len(made) == 1
 
 
@@ -245,6 +285,13 @@ def test_published_presets_refuse_multistep_solvers(preset, scheduler):
     with pytest.raises(OptionError) as error:
         run(Denoiser(), task(square(), preset=preset, scheduler=scheduler), silent)
     assert error.value.code == "option-contradiction"
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
+def test_new_background_noise_is_refused_for_multistep_solvers(scheduler):
+    fresh = replace(task(square(), scheduler=scheduler), options=Options(background_noise="fresh"))
+    with pytest.raises(OptionError, match=rf"background_noise=fresh.*{scheduler}.*fixed or own noise"):
+        run(Denoiser(), fresh, silent)
 
 
 def test_contradicting_options_are_refused():

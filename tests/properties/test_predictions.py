@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from sfumato import Editor
 from sfumato.backbones import families, loading
-from sfumato.backbones.base import Backbone, Conditions, Output, Text, TextEncoder, Traits
-from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.base import Backbone, Conditions, Output, Seen, Text, TextEncoder, Traits
+from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.methods import registry
 from sfumato.methods.augmentation import augment
 from sfumato.methods.base import MethodCard
@@ -35,15 +35,19 @@ FEW: dict[str, dict[str, Any]] = {
 }
 
 
+TRAINED = {"inpainting": Capability.INPAINTING, "controlnet": Capability.CONTROLNET, "brushnet": Capability.BRUSHNET}
+
+
 class Exact:
     """A model whose every answer is made for one prediction at a time, so that nothing but what is drawn can differ.
 
-    It plays all roles but the reading of text.
+    It plays all roles but the reading of text. Of a kind of `TRAINED` it is an sd1 that reads what such models do.
     """
 
     vae, device = None, torch.device("cpu")
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, kind: str) -> None:
+        family = "sd1" if kind in TRAINED else kind
         known = families.family(family)
         pixel, flows = known.can(Capability.PIXELS), known.can(Capability.FLOW)
         noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -51,7 +55,8 @@ class Exact:
         self.traits = Traits(
             name="exact",
             family=family,
-            capabilities=known.capabilities,
+            capabilities=known.capabilities | ({TRAINED[kind]} if kind in TRAINED else set()),
+            layout=Layout.INPAINTING if kind == "inpainting" else Layout.LATENTS,
             prediction=Prediction.FLOW if flows else Prediction.EPSILON,
             scheduler_config={"shift": 3.0} if flows else noise,
             latent_channels=3 if pixel else 4,
@@ -73,13 +78,21 @@ class Exact:
         code = torch.cat([code, code.mean(1, keepdim=True)], 1)
         return code if generator is None else code + 0.5 * torch.randn(code.shape, generator=generator)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:
         return F.interpolate(latents[:, :3], scale_factor=self.factor).clamp(-1, 1)
 
     def unscale(self, latents: Tensor) -> Tensor:
         return latents
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        if self.traits.layout is Layout.INPAINTING:
+            assert given.channels is not None
+            assert len(given.channels) in (1, len(x))
+            x = x + 0.1 * given.channels[:, :1] + 0.2 * given.channels[:, 1:]
+        for control in filter(None, given.controls):
+            assert len(control.image) in (1, len(x))
+            seen = F.avg_pool2d(control.image, control.image.shape[-1] // x.shape[-1]).sum(1, keepdim=True)
+            x = x + 0.1 * control.scale[:, None, None, None] * seen
         return Output(torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)]))
 
 
@@ -100,7 +113,9 @@ def exact(family: str) -> Backbone:
 
 
 def kinds(card: MethodCard) -> list[str]:
-    """One of each kind that the method runs on: latents, flow matching, pixels."""
+    """One of each kind that the method runs on: latents, flow matching, pixels; or what it was trained for."""
+    if trained := [kind for kind, need in TRAINED.items() if need in card.needs]:
+        return trained
     return [name for name in ("sd1", "sd3", "pixel") if name in families.able(card.needs)]
 
 
@@ -108,7 +123,8 @@ def cases() -> Iterator[Any]:
     for card in registry.CARDS:
         for family, preset in itertools.product(kinds(card), card.load().PRESETS):
             fills = FILLS if "fill" in fields_of(card) else (None,)
-            soft = (False, True) if "soft_mask" in fields_of(card) else (False,)
+            blends = getattr(card.load().PRESETS[preset].options, "blend", True)
+            soft = (False, True) if blends and "soft_mask" in fields_of(card) else (False,)
             for fill, softly, scheduler in itertools.product(fills, soft, schedulers(card, family, preset)):
                 options = {"preset": preset, "fill": fill, "soft_mask": softly, "scheduler": scheduler}
                 given = {name: value for name, value in options.items() if value}
@@ -118,10 +134,15 @@ def cases() -> Iterator[Any]:
 def schedulers(card: MethodCard, family: str, preset: str) -> list[str | None]:
     if "scheduler" not in fields_of(card):
         return [None]
+    if card.kind == "branch":
+        return ["ddim"] if card.load().PRESETS[preset].options.posterior_sample else ["ddim", "unipc", "lcm"]
+    if family == "inpainting":
+        return [solver.name for solver in SOLVERS if solver is not FLOW_EULER]
     if families.family(family).can(Capability.FLOW):
-        return [FLOW_EULER.name] if preset == "default" or card.name == "lanpaint" else []
+        return [FLOW_EULER.name] if preset in ("default", "ding") or card.name == "lanpaint" else []
     aligned = card.name == "blended-latent-diffusion" and preset == "default"
-    return [solver.name for solver in SOLVERS if solver is not FLOW_EULER and (aligned or not solver.multistep)]
+    solvers = [solver for solver in SOLVERS if solver is not FLOW_EULER and (aligned or not solver.multistep)]
+    return [solver.name for solver in solvers if not (preset == "ding" and solver.draws)]
 
 
 def picture() -> Image.Image:
@@ -189,11 +210,24 @@ def test_each_prediction_has_its_own_fill_of_noise(fake: Any, monkeypatch: pytes
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(made, 2))
 
 
-@pytest.mark.parametrize("preset", ["paper", "official-ldm"])
-def test_each_prediction_has_its_own_sample_of_the_posterior(preset: str, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    editor = fake("sd1")
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("sd1", {"preset": "paper"}),
+        ("sd1", {"preset": "official-ldm"}),
+        ("inpainting", {"preset": "paper", "method": "blended-latent-diffusion"}),
+        ("inpainting", {"posterior_sample": True, "blend": False, "method": "stable-inpainting"}),
+        ("inpainting", {"preset": "diffusers", "method": "stable-inpainting"}),
+        ("controlnet", {"preset": "official", "method": "controlnet-inpainting"}),
+        ("brushnet", {"preset": "official", "method": "brushnet"}),
+    ],
+)
+def test_each_prediction_has_its_own_sample_of_the_posterior(
+    kind: str, options: dict[str, Any], fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = fake(kind)
     monkeypatch.setattr(NoiseStream, "draw", lambda stream: torch.zeros(len(stream.generators), *stream._shape))
-    made = latents_of(editor, monkeypatch, preset=preset, n=COUNT, steps=4)
+    made = latents_of(editor, monkeypatch, **options, n=COUNT, steps=4)
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(made, 2))
 
 

@@ -10,10 +10,13 @@ from sfumato.server.worker import editor_maker
 from tests.server.stub import settings_for
 
 
-def test_the_operators_autoencoder_and_prediction_type_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_operator_puts_beside_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(sfumato.editor, "Editor", lambda **options: made.append(options))
 
-    editor_maker(settings_for(tmp_path, models=("mine",), vae="vae.safetensors", prediction_type="v_prediction"))("mine", "cpu")
+    own = {"vae": "vae.safetensors", "prediction_type": "v_prediction", "branch": "brushnet"}
+    editor_maker(settings_for(tmp_path, models=("mine",), control_models=("depth", "pose"), **own))("mine", "cpu")
 
-    assert (made[0]["model"], made[0]["vae"], made[0]["prediction_type"]) == ("mine", "vae.safetensors", "v_prediction")
+    assert own | {"model": "mine", "control_model": ("depth", "pose")} == {
+        name: made[0][name] for name in (*own, "model", "control_model")
+    }

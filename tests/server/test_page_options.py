@@ -1,9 +1,12 @@
 """The page's advanced drawer: it has what the chosen method uses, and sends nothing else."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from sfumato.methods.base import MethodCard
+from sfumato.pictures.reading import read_metadata
+from sfumato.pictures.writing import METADATA_KEY
 from tests.server.page import hold, make_edit, open_picture, paint
 from tests.server.stub import serving, settings_for
 
@@ -107,3 +110,25 @@ def test_an_option_declared_in_a_method_s_file_is_a_field(warmed: MethodCard, da
         switch.select_option("true")
         make_edit(page)
         assert "--langevin-warmth 4 --langevin-switch --method lanpaint" in command_of(page)
+
+
+def test_control_pictures_are_sent_where_the_server_has_models_for_them(
+    server: str, open_page: Any, picture: Path, tmp_path: Path
+) -> None:
+    page = open_page(server)
+    page.click("summary:has-text('Advanced')")
+    assert not page.locator("#field-control").is_visible()
+    settings = settings_for(tmp_path / "data", models=("stub",), control_models=("depth model",))
+    with serving(settings) as address:
+        page = open_page(address, permissions=["clipboard-read", "clipboard-write"])
+        open_picture(page, picture)
+        paint(page)
+        page.fill("#prompt", "a blue ball")
+        page.click("summary:has-text('Advanced')")
+        page.set_input_files("#field-control", picture)
+        make_edit(page)
+        assert "--control photo.png --control-model 'depth model'" in command_of(page)
+        with page.expect_download() as result:
+            page.click("#download")
+        stored = json.loads(read_metadata(Path(result.value.path()))[METADATA_KEY])
+        assert stored["request"]["control"] == ["<240x160 RGB in memory>"]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from sfumato.methods.base import MethodCard
-from sfumato.request import EditRequest
+from sfumato.request import PICTURES, EditRequest
 from sfumato.server.app import create_app
 from sfumato.server.failures import Refused
 from sfumato.server.openai_request import OpenAIEdit
@@ -34,9 +34,9 @@ def test_docs_are_what_the_server_says(root: Path, generated: dict[str, str], na
 
 
 def test_every_field_of_an_edit_can_be_sent() -> None:
-    fields = set(EditRequest.shared_fields()) - {"lora", "vae", "embedding"}
+    fields = set(EditRequest.shared_fields()) - {"lora", "vae", "embedding", "branch", "control_model"}
     assert set(JobRequest.shared_fields()) == fields
-    assert fields - {"image", "mask", "scribble"} <= set(OpenAIEdit.shared_fields())
+    assert fields - set(PICTURES) <= set(OpenAIEdit.shared_fields())
 
 
 def own_options(schema: dict[str, Any], form: str, method: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def own_options(schema: dict[str, Any], form: str, method: str) -> dict[str, Any
 def test_a_method_s_own_options_are_described_with_the_method_alone(generated: dict[str, str], form: str) -> None:
     schema = json.loads(generated["openapi.json"])
     assert set(own_options(schema, form, "repaint")) == {"jump_length", "jump_resamples"}
-    assert own_options(schema, form, "blended-latent-diffusion") == {}
+    assert set(own_options(schema, form, "blended-latent-diffusion")) == {"background_noise", "eta", "renewal"}
     assert "clip_model" not in own_options(schema, form, "blended-diffusion")  # names a file of the server's machine
     assert "options" not in schema["components"]["schemas"][form]["properties"]
 
@@ -86,6 +86,11 @@ def test_a_server_tells_it(client: httpx.Client) -> None:
         assert path in schema["paths"]
     methods = {method["name"]: method for method in client.get("/v1/info").json()["methods"]}
     assert methods["lanpaint"]["options"] == own_options(schema, "JobRequest", "lanpaint")
-    assert set(methods["lanpaint"]["fields"]) == set(JobRequest.shared_fields()) - {"shrink", "soft_mask"}
+    assert set(methods["lanpaint"]["fields"]) == set(JobRequest.shared_fields()) - {
+        "shrink",
+        "soft_mask",
+        "control",
+        "control_scale",
+    }
     references = {part.split('"')[0] for part in client.get("/openapi.json").text.split("#/components/schemas/")[1:]}
     assert references <= set(schema["components"]["schemas"])

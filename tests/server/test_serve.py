@@ -117,6 +117,8 @@ def test_hangup_ends_jobs_as_sigterm_does(tmp_path: Path) -> None:
         ),
         (("--data", "/dev/null/x"), 4, "--data"),
         (("--vae", "nowhere"), 3, "no autoencoder 'nowhere'"),
+        (("--control-model", "nowhere"), 3, "no branch 'nowhere'"),
+        (("--model", "embedded", "--model", "embedded-fast", "--branch", "/"), 2, "give one --model"),
         (("--prediction-type", "noise"), 2, "epsilon, v_prediction, sample"),
         (("--model", "embedded", "--model", "embedded-fast", "--prediction-type", "sample"), 2, "give one --model"),
     ],

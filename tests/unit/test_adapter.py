@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from sfumato import Editor
 from sfumato.backbones import hub, loading
-from sfumato.embedded.adapter import FILE, UNET_WEIGHTS, Adapter, base_digest, merge
+from sfumato.backbones.capabilities import Layout
+from sfumato.embedded.adapter import FILE, UNET_WEIGHTS, Adapter, base_digest, merge, read, widen
 from sfumato.errors import BackboneError, Unsupported
 from sfumato.training.adapting import Teacher
 from sfumato.training.denoiser import random_timesteps
@@ -64,6 +65,53 @@ def test_what_is_trained_is_what_is_merged(unet: Any, tmp_path: Path) -> None:
     expected = adapter(unet, *given)
     merge(unet, adapter.save(tmp_path), DIGEST)
     assert (unet(*given).sample - expected).abs().max() < 0.02 * expected.abs().max()  # float16 in the file
+
+
+def test_a_widened_unet_answers_as_before_whatever_is_added(unet: Any) -> None:
+    x, *others = torch.randn(2, 8, 8, 8), torch.tensor([10, 900]), torch.randn(2, 5, tiny_models.TEXT_WIDTH)
+    before = unet(x, *others).sample
+    widen(unet, 17)
+    assert unet.config.in_channels == unet.conv_in.in_channels == 17
+    assert not unet.conv_in.weight.requires_grad
+    assert torch.equal(unet(torch.cat([x, torch.randn(2, 9, 8, 8)], 1), *others).sample, before)
+
+
+def test_a_widened_adapter_is_merged_into_a_unet_that_is_not_to_the_bit(unet: Any, tmp_path: Path) -> None:
+    base, x = copy.deepcopy(unet), torch.randn(2, 17, 8, 8)
+    given = x, torch.tensor([10, 900]), torch.randn(2, 5, tiny_models.TEXT_WIDTH)
+    widen(unet, 17)
+    path = changed(unet).save(tmp_path)
+    saved = Adapter(unet, DIGEST, RANK)
+    saved.load_state_dict(read(path)[1] | {"base": saved.base})  # as rounded to float16 in the file
+    merge(base, path, DIGEST)
+    assert base.config.in_channels == 17
+    assert torch.equal(base(*given).sample, saved(unet, *given))
+    assert not torch.equal(base(x.index_fill(1, torch.tensor(12), 0), *given[1:]).sample, base(*given).sample)
+
+
+def test_a_module_born_of_the_unet_is_changed_too(unet: Any, tmp_path: Path) -> None:
+    """As branches are: a part is a copy of the base, another is new and replaced."""
+    born = torch.nn.ModuleDict({"unet": unet, "convolutions": torch.nn.Conv2d(32, 32, 1)})
+    adapter = Adapter(born, DIGEST, RANK, whole=("unet.conv_in", "convolutions"))
+    assert {"unet/conv_in/weight", "convolutions/weight"} <= adapter.whole.keys()
+    assert "unet/conv_out/weight" in adapter.up
+    with torch.no_grad():
+        adapter.whole["convolutions/weight"].fill_(1)
+        adapter.up["unet/conv_out/weight"].fill_(1)
+    before = unet.conv_out.weight.clone()
+    merge(born, adapter.save(tmp_path), DIGEST)
+    assert (born["convolutions"].weight == 1).all()  # type: ignore[union-attr]
+    assert not torch.equal(unet.conv_out.weight, before)
+
+
+@pytest.mark.parametrize("change", [{"layers_per_block": 2}, {"block_out_channels": (32, 96)}, {"cross_attention_dim": 48}])
+def test_an_adapter_of_another_network_is_refused(unet: Any, tmp_path: Path, change: dict[str, Any]) -> None:
+    path = changed(unet).save(tmp_path)
+    other = tiny_models.tiny_unet(sample_size=8, in_channels=8, out_channels=8, **change)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(BackboneError, match="another kind of network"):
+        merge(other, path, DIGEST)
+    assert all(torch.equal(weight, before[name]) for name, weight in other.state_dict().items())
 
 
 def test_merging_draws_nothing_from_the_global_generator(unet: Any, tmp_path: Path) -> None:
@@ -142,7 +190,7 @@ def test_a_few_steps_lower_the_loss_and_leave_the_base(unet: Any, kind: str) -> 
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The layout of the package's weights, tiny, with both adapters."""
+    """The layout of the package's weights, tiny, with the adapters of whole models."""
     weights = tiny_models.tiny_embedded(tmp_path / "weights")
     monkeypatch.setattr(hub, "WEIGHTS", weights)
     torch.manual_seed(3)
@@ -155,6 +203,9 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         unet.load_state_dict(load_file(weights / UNET_WEIGHTS))
         changed(unet, digest).save(weights / name)
         scheduler.save_pretrained(weights / name / "scheduler")
+    unet.load_state_dict(load_file(weights / UNET_WEIGHTS))
+    widen(unet, 17)
+    changed(unet, digest).save(weights / "inpainting")
     return weights
 
 
@@ -192,11 +243,19 @@ def test_both_models_edit(
         editor.edit(**fields, method="repaint")
 
 
-def test_both_models_are_listed_and_belong_to_their_base(shipped: Path) -> None:
-    assert [row["name"] for row in loading.cached_models()] == ["embedded", "embedded-flow", "embedded-fast"]
+def test_the_inpainting_model_is_the_embedded_one_that_reads_more(shipped: Path) -> None:
+    traits = loading.load("embedded-inpainting").traits
+    assert (traits.family, traits.layout) == ("embedded", Layout.INPAINTING)
+    assert traits.scheduler_config == loading.load("embedded").traits.scheduler_config
+
+
+def test_all_are_listed_and_belong_to_their_base(shipped: Path) -> None:
+    names = ["embedded", "embedded-flow", "embedded-fast", "embedded-inpainting"]
+    assert [row["name"] for row in loading.cached_models()] == names
+    assert [row["family"] for row in loading.cached_models()] == [*names[:3], "embedded"]
     weights = load_file(shipped / UNET_WEIGHTS)
     save_file({name: weight + 1 for name, weight in weights.items()}, shipped / UNET_WEIGHTS)
-    for model in ("embedded-flow", "embedded-fast"):
+    for model in names[1:]:
         with pytest.raises(BackboneError, match=r"adapter\.safetensors was made for a UNet"):
             loading.load(model)
     assert loading.load("embedded").traits.family == "embedded"

@@ -1,11 +1,18 @@
 """The backbones keep the protocol's promises, on tiny random models of the real classes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import LDMTextToImagePipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    LDMTextToImagePipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
 from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Extra
@@ -215,18 +222,37 @@ def test_from_pipe_uses_the_pipelines_own_modules(folders: dict[str, Path], back
     torch.testing.assert_close(predict(model, z, 301.0, conditioning, 4.0), expected)
 
 
-def test_an_inpainting_unet_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
-    folder = tiny_models.tiny_inpainting(tmp_path)
+@pytest.mark.parametrize(
+    ("channels", "sentence"),
+    [
+        (8, r"instruction editing as InstructPix2Pix \(its UNet takes 8 channels: latents and"),
+        (6, r"another task \(its UNet takes 6 channels: not 4 or 9"),
+    ],
+)
+def test_a_unet_of_another_layout_is_refused_before_its_weights_are_read(channels: int, sentence: str, tmp_path: Path) -> None:
+    folder = tiny_models.tiny_sd1(tmp_path)
+    tiny_models.rewrite_json(folder / "unet/config.json", in_channels=channels)
     for weights in folder.glob("unet/*.safetensors"):
         weights.unlink()
-    with pytest.raises(Unsupported, match=r"trained for inpainting \(its UNet takes 9 channels: latents, mask.*text-to-image"):
+    with pytest.raises(Unsupported, match=f"trained for {sentence}.*text-to-image or inpainting checkpoint"):
         load(str(folder), device="cpu", dtype="float32")
 
 
-def test_an_inpainting_pipeline_is_refused(tmp_path: Path) -> None:
-    pipe = StableDiffusionInpaintPipeline.from_pretrained(tiny_models.tiny_inpainting(tmp_path), safety_checker=None)
-    with pytest.raises(Unsupported, match="trained for inpainting"):
-        from_pipe(pipe)
+@pytest.mark.parametrize(
+    ("build", "kind"),
+    [
+        (tiny_models.tiny_inpainting, StableDiffusionInpaintPipeline),
+        (tiny_models.tiny_inpainting_xl, StableDiffusionXLInpaintPipeline),
+    ],
+)
+def test_an_inpainting_pipeline_is_taken_as_its_folder_is(build: Any, kind: Any, tmp_path: Path) -> None:
+    folder = build(tmp_path)
+    own, read = from_pipe(kind.from_pretrained(folder)), load(str(folder), device="cpu", dtype="float32")
+    given = conditioned(own, "a red ball", "", SIZE).conditional
+    x, channels = torch.randn((1, 9, 8, 8), generator=torch.Generator().manual_seed(0)).split((4, 5), dim=1)
+    assert own.traits.layout is read.traits.layout is Layout.INPAINTING
+    outputs = [model.denoiser(x, 301.0, replace(given, channels=channels)).prediction for model in (own, read)]
+    torch.testing.assert_close(*outputs)
 
 
 @pytest.mark.parametrize(

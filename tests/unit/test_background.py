@@ -5,12 +5,15 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AsymmetricAutoencoderKL, AutoencoderKL
 from torch import Tensor
 
+from sfumato.backbones.autoencoder import seen_by
+from sfumato.backbones.base import Seen
 from sfumato.background.decoder_solve import reconstruct as solve
 from sfumato.background.fitting import weighted_error
 from sfumato.background.poisson import reconstruct as poisson
@@ -40,8 +43,9 @@ class TinyAutoencoder:
         code = self.vae.encode(pixels.to(self.dtype)).latent_dist.mode()
         return ((code - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor).float()
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(self.unscale(latents).to(self.dtype)).sample.float().clamp(-1, 1)
+    def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:
+        code = self.unscale(latents).to(self.dtype)
+        return self.vae.decode(code, **seen_by(self.vae, seen, code)).sample.float().clamp(-1, 1)
 
 
 @dataclass
@@ -79,14 +83,24 @@ def make(kind: str, dtype: torch.dtype = torch.float32, n: int = 1) -> Case:
             vae = AutoencoderKL(
                 block_out_channels=widths, down_block_types=down, up_block_types=up, latent_channels=4, norm_num_groups=4
             )
+        elif kind == "asymmetric":
+            down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+            sides = {f"{way}_block_out_channels": (8, 16, 32, 32) for way in ("down", "up")}
+            vae = AsymmetricAutoencoderKL(down_block_types=down, up_block_types=up, norm_num_groups=4, **sides)
+            vae.register_to_config(shift_factor=None)
         else:
             vae = PatchAutoencoder(latent_channels=4, block_out_channels=(8, 8, 8, 8))
             vae.start_from_patches(pictures(4, 5))
+            if kind == "seeing":
+                vae = vae.with_sight((8, 8, 8, 8))
+                for weight in vae.decoder.seeing.parameters():
+                    weight.add_(0.05 * torch.randn_like(weight))
     autoencoder = TinyAutoencoder(vae.to(dtype).eval(), dtype)
     mask = torch.zeros(1, 1, SIDE, SIDE)
     mask[..., 10:31, 14:40] = 1
     latents = autoencoder.encode(pictures(n, 1))
-    return Case(autoencoder, latents, autoencoder.decode(latents), pictures(1, 2), mask)
+    source = pictures(1, 2)
+    return Case(autoencoder, latents, autoencoder.decode(latents, Seen(pixels=source, mask=mask)), source, mask)
 
 
 @pytest.fixture(params=["kl", "patch"])
@@ -146,6 +160,20 @@ def test_fitting_lowers_the_papers_objective(name: str, case: Case) -> None:
     assert case.error(BACKGROUNDS[name].load()(*case.arguments())) < case.error(case.decoded)
 
 
+@pytest.mark.parametrize("kind", ["asymmetric", "seeing"])
+@pytest.mark.parametrize("name", ["latents", "decoder", "decoder-solve"])
+def test_fitting_begins_with_what_the_decoder_saw(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfumato.background.fitting.STEPS", 3)
+    case = make(kind)
+    unseeing = case.autoencoder.decode(case.latents)
+    assert not torch.allclose(unseeing, case.decoded, atol=1e-2)
+    fitted = BACKGROUNDS[name].load()(*case.arguments())
+    assert case.error(fitted) < case.error(case.decoded)
+    outside = (1 - case.mask).expand_as(fitted) > 0
+    if name == "decoder":  # three steps at 1e-4 are short ones
+        assert (fitted - case.decoded)[outside].abs().mean() < (fitted - unseeing)[outside].abs().mean() / 2
+
+
 def test_objective_is_the_papers() -> None:
     output, decoded, mask = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
     mask[..., :1, :] = 1  # a quarter, averaged over the whole
@@ -201,6 +229,32 @@ def test_paste_is_exact(case: Case) -> None:
     outside = (case.mask == 0).expand_as(pixels)
     assert torch.equal(pixels[outside], case.source[outside])
     assert torch.equal(pixels[~outside], case.decoded[~outside])
+
+
+@pytest.mark.parametrize("name", list(BACKGROUNDS))
+def test_those_that_paste_say_so(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a method itself makes of the surroundings is measured without them."""
+    monkeypatch.setattr("sfumato.background.fitting.STEPS", 3)
+    pixels = BACKGROUNDS[name].load()(*case.arguments())
+    far = (..., slice(None), slice(2))  # columns that no mask and no bounding box reaches
+    assert BACKGROUNDS[name].pastes == bool(((pixels - case.source)[far].abs() < 2 / 255).all())
+
+
+def test_none_leaves_the_decoded_picture(case: Case) -> None:
+    assert torch.equal(BACKGROUNDS["none"].load()(*case.arguments()), case.decoded.clamp(-1, 1))
+
+
+def test_blurred_blending(case: Case) -> None:
+    """The edit inside, the source more than 10 pixels away, and between the two the published weights."""
+    pixels = BACKGROUNDS["blurred"].load()(*case.arguments())
+    hole = case.mask[0, 0].numpy()
+    away = cv2.distanceTransform((hole == 0).astype(np.uint8), cv2.DIST_C, 3) > 10
+    assert 0 < away.sum() < (hole == 0).sum()
+    assert torch.equal(pixels[:, :, hole == 1], case.decoded[:, :, hole == 1])
+    assert torch.equal(pixels[:, :, away], case.source[:, :, away].expand(len(pixels), -1, -1))
+    blurred = torch.from_numpy(cv2.GaussianBlur(hole, (21, 21), 0))
+    weight = 1 - (1 - case.mask) * (1 - blurred)
+    torch.testing.assert_close(pixels, case.source * (1 - weight) + case.decoded * weight, rtol=0, atol=1e-6)
 
 
 def soft(seed: int) -> Tensor:

@@ -31,8 +31,9 @@ def test_only_what_is_under_the_mask_changes(editor: Editor, request_fields: dic
         assert np.abs(pixels(image)[mask] - source[mask]).mean() > 3
 
 
-def test_keep_unmasked_off_shows_the_raw_window(editor: Editor, request_fields: dict[str, Any]) -> None:
-    raw = editor.edit(**{**request_fields, "keep_unmasked": False, "window": "whole"} | {"background": "latents", "n": 1})
+@pytest.mark.parametrize("background", ["latents", "none"])
+def test_keep_unmasked_off_shows_the_raw_window(editor: Editor, request_fields: dict[str, Any], background: str) -> None:
+    raw = editor.edit(**{**request_fields, "keep_unmasked": False, "window": "whole"} | {"background": background, "n": 1})
     source, mask = pixels(Image.open(request_fields["image"])), np.asarray(raw.mask) > 0
     assert not np.array_equal(pixels(raw.images[0])[~mask], source[~mask])
 

@@ -13,6 +13,7 @@ from sfumato.metrics.diversity import FeatureDistance, PublishedLPIPS, best_dist
 from sfumato.metrics.fidelity import MOST_DB, greatest_error, psnr
 from sfumato.metrics.precision import matches, read_predictions
 from sfumato.metrics.seam import grain_ratio, seam_elsewhere
+from sfumato.metrics.shape import CHANGED, changed, shape_iou
 from sfumato.metrics.statistics import estimate, paired_difference
 from sfumato.metrics.text_match import text_match
 
@@ -31,6 +32,26 @@ def noisy(seed: int = 0, side: int = 32, spread: float = 20) -> np.ndarray:
 
 def reading(kind: str = "ball", colour: str = "red") -> Reading:
     return Reading(kind=kind, colour=colour, material="matte", ground="sand", probabilities={})
+
+
+def test_the_shape_is_the_overlap_of_what_was_changed_and_the_mask() -> None:
+    bare, mask = noisy(), square()
+    filled, half, beyond = bare.copy(), bare.copy(), bare.copy()
+    filled[mask] = 255 - CHANGED * (bare[mask] > 200)  # one colour is enough
+    half[10:16, 10:22] ^= 128
+    beyond[mask] ^= 128
+    beyond[:2] ^= 128
+    assert shape_iou(filled, bare, mask) > 0.95
+    assert shape_iou(half, bare, mask) == 0.5
+    assert shape_iou(beyond, bare, mask) == pytest.approx(144 / (144 + 64))
+    assert shape_iou(bare, bare, mask) == 0
+
+
+def test_a_pixel_is_changed_by_its_largest_colour_alone() -> None:
+    bare = np.full((1, 3, 3), 100, np.uint8)
+    picture = bare + np.array([[[0, CHANGED, 0], [0, 0, CHANGED + 1], [CHANGED, CHANGED, CHANGED]]], np.uint8)
+    assert changed(picture, bare).tolist() == [[False, True, False]]
+    assert changed(bare, picture).tolist() == [[False, True, False]]
 
 
 def test_only_what_is_wanted_must_be_right() -> None:

@@ -230,3 +230,14 @@ def test_the_embedded_pixel_model_has_its_own_guidance(family: str, fields: dict
     resolved = resolve(request, backbone, registry.get("blended-diffusion"))
     assert resolved.request.options["clip_augmentations"] == resolved.options.clip_augmentations == views
     assert resolved.options.outside == outside
+
+
+@pytest.mark.parametrize("background", ["paste", "poisson", "none"])
+def test_backgrounds_that_need_no_decoder_are_for_pixel_models_too(background: str) -> None:
+    known = reference.traits(family="pixel", name="pixel")
+    backbone: Any = SimpleNamespace(traits=known, text_encoder=None)
+    fields: dict[str, Any] = {"image": "photo.png", "prompt": "a red ball", "method": "blended-diffusion"}
+    card = registry.get("blended-diffusion")
+    assert resolve(EditRequest(**fields, background=background), backbone, card).request.background == background
+    with pytest.raises(Unsupported, match="needs an image decoder"):
+        resolve(EditRequest(**fields, background="decoder"), backbone, card)

@@ -109,7 +109,7 @@ def test_what_does_not_go_together_is_refused(
     assert code in (None, told.value.code)
 
 
-@pytest.mark.parametrize("background", ["paste", "poisson", "latents", "decoder-solve"])
+@pytest.mark.parametrize("background", ["paste", "poisson", "latents", "decoder-solve", "none"])
 @pytest.mark.parametrize("method", ["blended-latent-diffusion", "lanpaint"])
 def test_outpainting_keeps_the_original_to_the_bit(editor: Editor, image: Image.Image, method: str, background: str) -> None:
     fields = FAST | {"background": background, "n": 1, "method": method}

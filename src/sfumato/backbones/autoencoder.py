@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_asym_kl import AsymmetricAutoencoderKL
 from torch import Tensor
 
+from sfumato.backbones.base import Seen
 from sfumato.backbones.finite import check_decoded, check_latents, is_finite
 from sfumato.errors import Unsupported
 
@@ -63,17 +65,18 @@ class LatentAutoencoder:
         return self._scaled(self._finite(encode, "encoding"))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """See `Autoencoder.decode`.
+    def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:
+        """See `Autoencoder.decode`. An AsymmetricAutoencoderKL sees the picture.
 
         Raises:
             BackboneError: numerics: latents or pixels are not finite.
         """
         check_latents(latents, self.name)
-        return self._finite(lambda: self._decoded(latents), "decoding").clamp(-1.0, 1.0)
+        return self._finite(lambda: self._decoded(latents, seen), "decoding").clamp(-1.0, 1.0)
 
-    def _decoded(self, latents: Tensor) -> Tensor:
-        return self._from_vae(self.vae.decode(self.unscale(latents)).sample).float()
+    def _decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
+        code = self.unscale(latents)
+        return self._from_vae(self.vae.decode(code, **seen_by(self.vae, seen, code)).sample).float()
 
     def _finite(self, run: Callable[[], Tensor], what: str) -> Tensor:
         """Result of `run()`; if it is not finite, the autoencoder is switched to float32 for good and run again.
@@ -105,6 +108,19 @@ class LatentAutoencoder:
 
     def _from_vae(self, pixels: Tensor) -> Tensor:
         return pixels
+
+
+def seen_by(vae: Any, seen: Seen | None, code: Tensor) -> dict[str, Tensor]:
+    """Keyword arguments with which `vae.decode` sees the picture beside the code (B, C, h, w); none if its decoder cannot see.
+
+    diffusers' AsymmetricAutoencoderKL (Zhu et al., arXiv:2306.04632) and the embedded model's decoder take what `Seen` has: a
+    picture in [-1, 1] and a mask of its size that is 1 in the hole. diffusers' needs one of each for every code.
+    """
+    for_each = isinstance(vae, AsymmetricAutoencoderKL)
+    if seen is None or not (for_each or getattr(vae, "sees", False)):
+        return {}
+    given = {"image": seen.pixels.to(code), "mask": seen.mask.to(code)}
+    return {name: part.expand(len(code), *part.shape[1:]) if for_each else part for name, part in given.items()}
 
 
 def _like(value: float | Tensor, like: Tensor) -> float | Tensor:

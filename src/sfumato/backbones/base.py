@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -88,6 +88,21 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Control:
+    """Input of one branch (a ControlNet, a BrushNet). Leading dimensions are 1 or the batch size B.
+
+    Args:
+        image: (1|B, k, H, W), as the branch reads it: a picture, or latents with a mask.
+        scale: (1|B,) factor of its residuals; with 0 it adds nothing.
+        guess: Whether deeper layers count more, as published for use without a prompt (ControlNet's "guess mode").
+    """
+
+    image: Tensor
+    scale: Tensor
+    guess: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Conditions of one branch of guidance, made once per edit. Leading dimensions are 1 or the batch size B.
 
@@ -95,11 +110,13 @@ class Conditions:
         text: The encoded prompt; None for models that read none.
         channels: (1|B, k, h, w), concatenated to the scaled latents (inpainting models).
         extras: By `Extra`, with the shapes given there.
+        controls: Of the denoiser's branches, in order; those for which there is none, or None, are not run.
     """
 
     text: Text | None = None
     channels: Tensor | None = None
     extras: Mapping[Extra, Tensor] = field(default_factory=dict)
+    controls: tuple[Control | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,12 +161,28 @@ def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Condit
         text=text and Text(states=change(text.states), pooled=None if text.pooled is None else change(text.pooled)),
         channels=None if conditions.channels is None else change(conditions.channels),
         extras={name: change(tensor) for name, tensor in conditions.extras.items()},
+        controls=tuple(
+            each and replace(each, image=change(each.image), scale=change(each.scale)) for each in conditions.controls
+        ),
     )
 
 
 def expand(conditions: Conditions, count: int) -> Conditions:
     """The conditions for a batch of `count`; tensors that have that batch size already are unchanged."""
     return mapped(conditions, lambda tensor: tensor if len(tensor) == count else tensor.repeat_interleave(count, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a decoder may see of the picture that is edited. Leading dimensions are 1 or the batch size B.
+
+    Args:
+        pixels: (1|B, 3, H, W) in [-1, 1]: the picture; what lies under the mask is not looked at.
+        mask: (1|B, 1, H, W) in {0, 1}; 1 = edit.
+    """
+
+    pixels: Tensor
+    mask: Tensor
 
 
 class Autoencoder(Protocol):
@@ -165,8 +198,13 @@ class Autoencoder(Protocol):
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to float32 latents (B, C, H/f, W/f): the posterior's mean, or a sample given a generator."""
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to float32 pixels (B, 3, f h, f w) in [-1, 1], clamped."""
+    def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:
+        """Latents (B, C, h, w) to float32 pixels (B, 3, f h, f w) in [-1, 1], clamped.
+
+        Args:
+            latents: Scaled.
+            seen: The picture around the edit, for decoders that see it; the others ignore it.
+        """
 
     def unscale(self, latents: Tensor) -> Tensor:
         """Latents to the code that `vae.decode` takes."""

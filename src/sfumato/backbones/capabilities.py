@@ -14,6 +14,16 @@ class Capability(Enum):
     CHAIN = "was trained on the levels of DDPM's chain"
     FLOW = "matches flows"
     ANY_LEVEL = "can be run at any of its noise levels, as distilled models cannot"
+    INPAINTING = "reads the mask and the masked picture beside the latents"
+    BRUSHNET = "has a BrushNet beside it"
+    CONTROLNET = "has an inpainting ControlNet beside it"
+
+
+TRAINED = frozenset({Capability.INPAINTING, Capability.BRUSHNET, Capability.CONTROLNET})
+"""What a model has been trained for masks to do. A model has them itself, or with its branch, not by its family."""
+
+BRANCHES = frozenset({Capability.BRUSHNET, Capability.CONTROLNET})
+"""What a model can do with a method's branch beside it, whose input is the first of the conditions' controls."""
 
 
 class Layout(Enum):

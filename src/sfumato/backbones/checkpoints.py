@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.backbones.capabilities import Layout
+from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.backbones.families import base_pipeline, loaded_with, supported
 from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsupported
 
@@ -17,6 +17,9 @@ UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"})
 LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion"})  # whose classes a checkpoint may name
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
+EDITED = frozenset({Layout.LATENTS, Layout.INPAINTING})  # what UNets may read
+BRANCH_CLASSES = {"BrushNetModel": Capability.BRUSHNET, "ControlNetModel": Capability.CONTROLNET}
+BRANCH_TITLES = {Capability.BRUSHNET: "a BrushNet", Capability.CONTROLNET: "a ControlNet"}
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 FileKind = Literal["safetensors", "pickle", "unknown"]
@@ -85,6 +88,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         Unsupported: If the pipeline is of another family, or a component's class comes from code of its own.
     """
     if not (folder / "model_index.json").is_file():
+        check_no_branch(folder)
         raise ModelNotFound(
             f"Folder '{folder}' has no model_index.json, so it is not a model in diffusers' format; give the folder that "
             "holds model_index.json, or a single .safetensors file."
@@ -100,6 +104,25 @@ def read_index(folder: Path) -> dict[str, Any]:
                 "transformers, which is never run; use a checkpoint without custom code."
             )
     return index
+
+
+def check_no_branch(folder: Path) -> None:
+    """Refuse the folder of a ControlNet or BrushNet where a model is wanted.
+
+    Raises:
+        Unsupported: Naming what it holds and the options that take it.
+    """
+    config = folder / "config.json"
+    branch = BRANCH_CLASSES.get(str(read_json(config).get("_class_name"))) if config.is_file() else None
+    if branch is not None:
+        raise Unsupported(f"'{folder}' holds {branch_alone(branch)}.")
+
+
+def branch_alone(branch: Capability) -> str:
+    """What a message says of the weights of a branch that are given as a model, after "holds"."""
+    other = " (trained for inpainting) or --control-model (depth, lines, poses)" if branch is Capability.CONTROLNET else ""
+    title = BRANCH_TITLES[branch]
+    return f"{title} alone, not a model; give it with --branch{other}, and with --model the model that it was made for"
 
 
 def components(index: Mapping[str, Any]) -> list[str]:
@@ -141,7 +164,7 @@ def variant(folder: Path) -> str | None:
 
 
 def check_layout(channels: int, latent_channels: int, where: str | Path) -> Layout:
-    """The layout of a UNet, which must read latents alone.
+    """The layout of a UNet, which must read latents alone, or with mask and masked picture.
 
     Args:
         channels: How many it takes.
@@ -149,26 +172,28 @@ def check_layout(channels: int, latent_channels: int, where: str | Path) -> Layo
         where: The model's name or file.
 
     Raises:
-        Unsupported: If it reads more, saying what it was trained for.
+        Unsupported: If it reads something else, saying what it was trained for.
     """
     layout = Layout.of(channels, latent_channels)
-    if layout is Layout.LATENTS:
+    if layout in EDITED:
         return layout
-    task, reads = ("another task", f"not {latent_channels} of latents alone") if layout is None else (layout.task, layout.reads)
+    expected = " or ".join(str(known.channels(latent_channels)) for known in Layout if known in EDITED)
+    task, reads = ("another task", f"not {expected}") if layout is None else (layout.task, layout.reads)
     given = f"its UNet takes {channels} channels: {reads}"
-    raise Unsupported(f"'{where}' was trained for {task} ({given}); give a text-to-image checkpoint instead.")
+    raise Unsupported(f"'{where}' was trained for {task} ({given}); give a text-to-image or inpainting checkpoint instead.")
 
 
-def check_folder_layout(folder: Path, index: Mapping[str, Any], name: str) -> None:
-    """Refuse a folder whose UNet reads more than latents, before any weights are read.
+def check_folder_layout(folder: Path, index: Mapping[str, Any], name: str) -> Layout | None:
+    """The layout of the UNet in a folder, known before any weights are read; None for other networks.
 
     Raises:
         Unsupported: See `check_layout`.
     """
     vae = next((part for part in ("vae", "vqvae") if part in index), None)
-    if vae is not None and "unet" in index:
-        given, code = (read_json(folder / part / "config.json") for part in ("unet", vae))
-        check_layout(int(given.get("in_channels", 4)), int(code.get("latent_channels", 4)), name)
+    if vae is None or "unet" not in index:
+        return None
+    given, code = (read_json(folder / part / "config.json") for part in ("unet", vae))
+    return check_layout(int(given.get("in_channels", 4)), int(code.get("latent_channels", 4)), name)
 
 
 def unet_family(config: Mapping[str, Any]) -> str:
@@ -178,10 +203,13 @@ def unet_family(config: Mapping[str, Any]) -> str:
     return "sd2" if config.get("use_linear_projection") else "sd1"
 
 
-def folder_family(folder: Path) -> str | None:
-    """Family of a model in a folder, or None if it is not supported. Reads no weights."""
+def folder_family(folder: Path) -> tuple[str, str | None] | None:
+    """Family of a model in a folder, and of a UNet the task that it was trained for; None if not supported. Reads no weights."""
     try:
-        cards = loaded_with(str(base_pipeline(read_index(folder)["_class_name"])))
-        return cards[0].name if len(cards) == 1 else unet_family(read_json(folder / "unet" / "config.json"))
+        index = read_index(folder)
+        layout = check_folder_layout(folder, index, str(folder))
+        cards = loaded_with(str(base_pipeline(index["_class_name"])))
+        family = cards[0].name if len(cards) == 1 else unet_family(read_json(folder / "unet" / "config.json"))
+        return family, None if layout is None else layout.task
     except BackboneError:
         return None

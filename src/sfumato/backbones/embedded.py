@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from sfumato.backbones import hub
-from sfumato.backbones.autoencoder import LatentAutoencoder
-from sfumato.backbones.base import Backbone, Text, TextEncoder
+from sfumato.backbones.autoencoder import LatentAutoencoder, seen_by
+from sfumato.backbones.base import Backbone, Seen, Text, TextEncoder
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.clip_text import text_pipeline
 from sfumato.backbones.unet import UNet, unet_traits
@@ -27,10 +27,10 @@ GRAIN_SEED = 0  # one for every picture, as of the grain of one camera
 class EmbeddedAutoencoder(LatentAutoencoder):
     """A PatchAutoencoder; its pictures have grain."""
 
-    def _decoded(self, latents: Tensor) -> Tensor:
+    def _decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
         """The grain that the autoencoder loses is synthesised, from the same noise for all pictures."""
-        noise = torch.Generator().manual_seed(GRAIN_SEED)
-        picture: Tensor = self.vae.picture(self.unscale(latents), noise)
+        noise, code = torch.Generator().manual_seed(GRAIN_SEED), self.unscale(latents)
+        picture: Tensor = self.vae.picture(code, noise, **seen_by(self.vae, seen, code))
         return picture.float()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.capabilities import TRAINED, Capability
 
 PAPER_CLIP = "openai/clip-vit-base-patch16"
 """Ranks the predictions of real models, as in the paper, when it is cached; and guides Blended Diffusion."""
@@ -44,6 +44,7 @@ class FamilyCard:
         method_defaults: By method, its own options where the family wants others than its default preset has.
         clip: What ranks and guides by default.
         empty: What its models are told of a place where nothing stands, for tasks without words.
+        models, branches: By method, what ships with the model of this name for the methods that need further training.
     """
 
     name: str
@@ -56,6 +57,8 @@ class FamilyCard:
     method_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clip: str = PAPER_CLIP
     empty: str = EMPTY_SCENE
+    models: Mapping[str, str] = field(default_factory=dict)
+    branches: Mapping[str, str] = field(default_factory=dict)
 
     def can(self, *capabilities: Capability) -> bool:
         """Whether its models have all of these capabilities."""
@@ -72,6 +75,8 @@ FAMILIES: tuple[FamilyCard, ...] = (
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
         clip="embedded",
         empty="empty",
+        models={"stable-inpainting": "embedded-inpainting"},
+        branches={"brushnet": "embedded-brushnet", "controlnet-inpainting": "embedded-controlnet"},
     ),
     FamilyCard(
         name="embedded-fast",
@@ -118,6 +123,8 @@ FAMILIES: tuple[FamilyCard, ...] = (
             "StableDiffusionXLPipeline": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
         },
         unused={"feature_extractor": None, "add_watermarker": False},
+        # From noise alone the inpainting checkpoint does less well (diffusers' issues 4858, 5647, 8450).
+        method_defaults={"stable-inpainting": {"init": "source"}},
     ),
     FamilyCard(
         name="ldm",
@@ -197,8 +204,8 @@ def family(name: str) -> FamilyCard:
 
 
 def able(needs: frozenset[Capability]) -> list[str]:
-    """Names of the families that have all of these capabilities."""
-    return [card.name for card in FAMILIES if card.capabilities >= needs]
+    """Names of the families whose models have all of these capabilities, with further training for masks if it needs that."""
+    return [card.name for card in FAMILIES if card.capabilities >= needs - TRAINED]
 
 
 def loaded_with(pipeline: str) -> list[FamilyCard]:

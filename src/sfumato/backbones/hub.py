@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, components, folder_family, read_json
+from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, check_no_branch, components, folder_family, read_json
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.prediction import read_marks
 from sfumato.backbones.single_file import ALTERNATIVES, check_kind, family_of, repository_of
@@ -24,6 +24,12 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-pixel": "pixel",
     "embedded-flow": "flow",
     "embedded-fast": "fast",
+    "embedded-inpainting": "inpainting",
+}
+TRAINED = {"embedded-inpainting": ("embedded", "inpainting")}  # family, and task that it was trained for besides
+BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
+    "embedded-brushnet": "brushnet",
+    "embedded-controlnet": "controlnet",
 }
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -68,15 +74,38 @@ def locate(model: str) -> Path:
     return cached_snapshot(model)
 
 
-def cached_snapshot(model: str, *, needed_by: str | None = None) -> Path:
+def locate_branch(branch: str) -> Path:
+    """The folder or file of a branch: one that ships, a path, or a hub id in the cache.
+
+    Raises:
+        ModelNotFound: model-not-found, or model-not-cached.
+    """
+    if branch in BRANCHES:
+        folder = WEIGHTS / BRANCHES[branch]
+        if not folder.is_dir():
+            raise ModelNotFound(f"The weights of '{branch}' are missing here; make them as docs/training.md says.")
+        return folder
+    path = Path(branch).expanduser()
+    if path.exists():
+        return path
+    if path.suffix in {".safetensors", *PICKLE_SUFFIXES} or not _HUB_ID.fullmatch(branch):
+        raise ModelNotFound(
+            f"There is no branch '{branch}'; give a folder with config.json, a .safetensors file, or a hub id (OWNER/NAME)."
+        )
+    return cached_snapshot(branch, index="config.json")
+
+
+def cached_snapshot(model: str, *, needed_by: str | None = None, index: str = "model_index.json") -> Path:
     """The cached folder of a hub id, found without the network.
 
     Args:
         model: OWNER/NAME or OWNER/NAME@REVISION.
         needed_by: The single file whose configuration this is, to be named in the error.
+        index: A file that it must hold.
 
     Raises:
         ModelNotFound: model-not-cached.
+        Unsupported: For a ControlNet or BrushNet.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -86,8 +115,10 @@ def cached_snapshot(model: str, *, needed_by: str | None = None) -> Path:
         folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
     except LocalEntryNotFoundError:
         folder = None
-    if folder is not None and (folder / "model_index.json").is_file():
-        return folder
+    if folder is not None:
+        if (folder / index).is_file():
+            return folder
+        check_no_branch(folder)
     if needed_by is not None:
         message = (
             f"'{needed_by}' needs the configuration files of '{model}' (about 2 MB), which are not on this machine; "
@@ -224,7 +255,12 @@ def _weights(folder: str, names: list[str], allow_pickle: bool) -> list[str]:
 
 
 def cached_models() -> list[dict[str, Any]]:
-    """Models on this machine: name, family (None for one that is not for editing, such as a ranker), bytes and folder."""
+    """Models on this machine.
+
+    Returns:
+        Of each its name, family (None for one that is not for editing, such as a ranker), the task that it was trained for
+        (text-to-image or inpainting; None where that is no question), bytes and folder.
+    """
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     rows: list[dict[str, Any]] = []
@@ -232,7 +268,8 @@ def cached_models() -> list[dict[str, Any]]:
         home = WEIGHTS / below
         if home.is_dir():
             size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-            rows.append({"name": name, "family": name, "bytes": size, "path": str(home)})
+            family, task = TRAINED.get(name, (name, None))
+            rows.append({"name": name, "family": family, "trained_for": task, "bytes": size, "path": str(home)})
     try:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
@@ -242,6 +279,7 @@ def cached_models() -> list[dict[str, Any]]:
             continue
         newest = max(repository.revisions, key=lambda found: ("main" in found.refs, found.last_modified))
         folder = Path(newest.snapshot_path)
-        row = {"name": repository.repo_id, "family": folder_family(folder), "bytes": repository.size_on_disk, "path": str(folder)}
-        rows.append(row)
+        family, task = folder_family(folder) or (None, None)
+        row = {"name": repository.repo_id, "family": family, "trained_for": task, "bytes": repository.size_on_disk}
+        rows.append({**row, "path": str(folder)})
     return rows

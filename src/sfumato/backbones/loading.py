@@ -46,6 +46,8 @@ def load(
     lora: Sequence[str] = (),
     vae: str | None = None,
     prediction_type: str | None = None,
+    branch: str | None = None,
+    control_model: Sequence[str] = (),
 ) -> "Backbone":
     """Load a model.
 
@@ -59,12 +61,14 @@ def load(
         lora: Adapters, each FILE or FILE:SCALE.
         vae: Autoencoder in place of the model's own: a file, or a folder in diffusers' format.
         prediction_type: "epsilon", "v_prediction" or "sample", in place of what the model says of itself.
+        branch: BrushNet or inpainting ControlNet beside it: a name that ships, a folder, a file, or a hub id in the cache.
+        control_model: ControlNets for control pictures, each as `branch`.
 
     Raises:
         ModelNotFound: No such folder or file (model-not-found), or an id that is not in the cache (model-not-cached).
         UnsafeCheckpoint: Pickled weights that are not allowed.
-        Unsupported: Another family of models, an inpainting UNet, a LoRA or autoencoder for a model that takes none or another
-            one, an unknown prediction type, or noise levels that are not Stable Diffusion's.
+        Unsupported: Another family of models, a UNet that reads pictures but is none for inpainting, a LoRA or autoencoder for a
+            model that takes none or another one, an unknown prediction type, or noise levels that are not Stable Diffusion's.
         BackboneError: Damaged or incomplete weights.
         ResourceError: Out of memory, or a missing extra.
         OptionError: Unknown device, dtype or prediction type.
@@ -76,62 +80,81 @@ def load(
     dtype = choose_dtype(device, dtype)
     source = locate(model)
     with _explained(model):
-        if _is_guided_diffusion(source):
-            from sfumato.backbones.pixel import from_guided_diffusion
+        given = _Given(
+            model=model,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            lora=lora,
+            vae=vae,
+            prediction_type=prediction_type,
+        )
+        backbone = _load(source, given)
+        if branch is None and not control_model:
+            return backbone
+        from sfumato.backbones.attaching import attach
 
-            _take_no_parts("This pixel model", lora, vae)
-            pixel = from_guided_diffusion(source, name=model, device=device, dtype=dtype)
-            return reading(pixel, prediction_type)
-        if _is_embedded(source):
-            from sfumato.backbones.embedded import from_folder
-
-            _take_no_parts("The embedded model", lora, vae)
-            return reading(from_folder(source, name=model, device=device, dtype=dtype), prediction_type)
-        given = _Given(model=model, dtype=dtype, allow_pickle=allow_pickle, vae=vae)
-        if source.is_dir():
-            pipe = _read_folder(source, given).to(device)
-            overrule(pipe.scheduler, prediction_type)
-            notes = apply_lora(pipe, lora)
-            backbone = from_pipe(pipe, name=model)
-        else:
-            backbone, notes = _from_file(source, given, device, lora, prediction_type)
-        backbone.loading_notes += notes
-        return reading(backbone, prediction_type)
+        return attach(backbone, branch, control_model, allow_pickle=allow_pickle)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """Settings of loading: name, number format, whether pickles are allowed, and a separate autoencoder."""
+    """Arguments of `load`, resolved."""
 
     model: str
+    device: "torch.device"
     dtype: "torch.dtype"
     allow_pickle: bool
+    lora: Sequence[str]
     vae: str | None
+    prediction_type: str | None
 
 
-def _take_no_parts(what: str, lora: Sequence[str], vae: str | None) -> None:
-    for given, name in ((lora, "LoRA"), (vae, "other autoencoder (--vae)")):
-        if given:
+def _load(source: Path, given: _Given) -> "Backbone":
+    """The model alone, without branches."""
+    own: dict[str, Any] = {"name": given.model, "device": given.device, "dtype": given.dtype}
+    if _is_guided_diffusion(source):
+        from sfumato.backbones.pixel import from_guided_diffusion
+
+        _take_no_parts("This pixel model", given)
+        return reading(from_guided_diffusion(source, **own), given.prediction_type)
+    if _is_embedded(source):
+        from sfumato.backbones.embedded import from_folder
+
+        _take_no_parts("The embedded model", given)
+        return reading(from_folder(source, **own), given.prediction_type)
+    if source.is_dir():
+        pipe = _read_folder(source, given).to(given.device)
+        overrule(pipe.scheduler, given.prediction_type)
+        notes = apply_lora(pipe, given.lora)
+        backbone = from_pipe(pipe, name=given.model)
+    else:
+        backbone, notes = _from_file(source, given)
+    backbone.loading_notes += notes
+    return reading(backbone, given.prediction_type)
+
+
+def _take_no_parts(what: str, given: _Given) -> None:
+    for part, name in ((given.lora, "LoRA"), (given.vae, "other autoencoder (--vae)")):
+        if part:
             raise Unsupported(f"{what} takes no {name}; use a Stable Diffusion 1.x, 2.x or XL model.")
 
 
-def _from_file(
-    path: Path, given: _Given, device: "torch.device", lora: Sequence[str], prediction_type: str | None
-) -> "tuple[Backbone, list[str]]":
+def _from_file(path: Path, given: _Given) -> "tuple[Backbone, list[str]]":
     """Load a single file's model, with the prediction type that the file states."""
     check_file(path, allow_pickle=given.allow_pickle)
     header = read_header(path)
     check_kind(header)
     check_parts(header, vae=given.vae is not None)
     family = family_of(header)
-    marks = Marks() if is_edm(header) else read_marks(header, family, prediction_type)
-    pipe = _read_file(path, single_file_configuration(path, repository_of(header, marks)), given).to(device)
+    marks = Marks() if is_edm(header) else read_marks(header, family, given.prediction_type)
+    pipe = _read_file(path, single_file_configuration(path, repository_of(header, marks)), given).to(given.device)
     notes: list[str] = []
     if not is_edm(header):  # whose scheduler is in its configuration
-        marks, notes = settle(marks, prediction_type, family, given.model, pipe.unet)
-    notes = [*notes, *apply_lora(pipe, lora)]
+        marks, notes = settle(marks, given.prediction_type, family, given.model, pipe.unet)
+    notes = [*notes, *apply_lora(pipe, given.lora)]
     backbone = from_pipe(pipe, name=given.model)
-    return apply_marks(backbone, marks, prediction_type), notes
+    return apply_marks(backbone, marks, given.prediction_type), notes
 
 
 def from_pipe(pipe: Any, name: str | None = None) -> "Backbone":

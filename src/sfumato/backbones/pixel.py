@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.backbones.autoencoder import freeze
-from sfumato.backbones.base import Backbone, Conditions, Output, Traits
+from sfumato.backbones.base import Backbone, Conditions, Output, Seen, Traits
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.families import family as family_card
 from sfumato.backbones.guided_diffusion import Architecture, make_unet, to_diffusers
@@ -36,7 +36,7 @@ class Pixels:
         """The pixels, float32, on the model's device."""
         return pixels.to(self.device, torch.float32)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:
         """The pixels, clamped."""
         return latents.float().clamp(-1.0, 1.0)
 

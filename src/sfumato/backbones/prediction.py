@@ -147,9 +147,11 @@ def by_trial(unet: Any) -> str | None:
     """Prediction type by a trial run: "epsilon" if the UNet, given pure noise at the highest level, nearly returns it; else None.
 
     At the highest level x_t is nearly all noise, so predicted noise is nearly x_t; v and the sample are nearly independent of it.
+    An inpainting UNet is given a mask of the whole picture.
     """
-    size = (1, int(unet.config.in_channels), 32, 32)
-    noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    latents, others = int(unet.config.out_channels), int(unet.config.in_channels) - int(unet.config.out_channels)
+    noise = torch.randn((1, latents, 32, 32), generator=torch.Generator().manual_seed(0))
+    hole = torch.cat([torch.ones(1, 1, 32, 32), torch.zeros(1, latents, 32, 32)], dim=1)[:, :others]
     device, dtype = unet.device, unet.dtype
     width = unet.config.cross_attention_dim
     text = torch.zeros(1, 77, width if isinstance(width, int) else width[0], device=device, dtype=dtype)
@@ -159,7 +161,9 @@ def by_trial(unet: Any) -> str | None:
         sizes = torch.tensor([[1024, 1024, 0, 0, 1024, 1024]], device=device, dtype=dtype)
         extra = {"text_embeds": torch.zeros(1, pooled, device=device, dtype=dtype), "time_ids": sizes}
     with torch.no_grad():
-        output = unet(noise.to(device, dtype), 999, encoder_hidden_states=text, added_cond_kwargs=extra).sample
+        output = unet(
+            torch.cat([noise, hole], dim=1).to(device, dtype), 999, encoder_hidden_states=text, added_cond_kwargs=extra
+        ).sample
     both = torch.stack([output.float().cpu().flatten(), noise.flatten()])
     return "epsilon" if bool(torch.corrcoef(both)[0, 1] > NOISE_LIKE) else None
 

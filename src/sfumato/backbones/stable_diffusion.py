@@ -17,13 +17,13 @@ from sfumato.errors import Unsupported
 
 
 def from_pipe(pipe: Any, name: str) -> Backbone:
-    """Wrap a loaded diffusers pipeline (text-to-image, image-to-image or 4-channel inpainting).
+    """Wrap a loaded diffusers pipeline (text-to-image, image-to-image or inpainting, with a UNet of four channels or nine).
 
     The pipeline's own modules are used, not copied: see `UNet` and `LatentAutoencoder` for what changes about them.
 
     Raises:
-        Unsupported: For a UNet that reads more than latents, SDXL's refiner, which has no first text encoder, or a scheduler with
-            noise levels of its own.
+        Unsupported: For a UNet that reads pictures but is none for inpainting, SDXL's refiner, which has no first text encoder,
+            or a scheduler with noise levels of its own.
     """
     if pipe.text_encoder is None:
         raise Unsupported(f"'{name}' has no first text encoder, as SDXL's refiner; give a base checkpoint instead.")

@@ -1,6 +1,6 @@
 """Denoiser and traits of latent models with a UNet of diffusers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor
 
 from sfumato.backbones.autoencoder import LatentAutoencoder, freeze
 from sfumato.backbones.base import Conditions, Extra, Output, Traits, expand
+from sfumato.backbones.branches import Branch, adding
+from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.backbones.checkpoints import check_layout
 from sfumato.backbones.families import family as family_card
 from sfumato.backbones.prediction import read_prediction
@@ -26,7 +28,7 @@ def unet_traits(
     """The traits of a UNet2DConditionModel on the latents of an autoencoder.
 
     Raises:
-        Unsupported: The UNet takes more than latents, as that of an inpainting checkpoint, or the prediction type is unknown.
+        Unsupported: The UNet reads something else than `check_layout` allows, or the prediction type is unknown.
     """
     channels = int(unet.config.in_channels)
     layout = check_layout(channels, autoencoder.latent_channels, name)
@@ -34,7 +36,7 @@ def unet_traits(
     return Traits(
         name=name,
         family=family,
-        capabilities=family_card(family).capabilities,
+        capabilities=family_card(family).capabilities | _trained(layout),
         prediction=read_prediction(scheduler_config, name),
         scheduler_config=scheduler_config,
         layout=layout,
@@ -48,32 +50,47 @@ def unet_traits(
     )
 
 
+def _trained(layout: Layout) -> frozenset[Capability]:
+    return frozenset({Capability.INPAINTING} if layout is Layout.INPAINTING else ())
+
+
 class UNet:
     """A UNet that denoises latents; see `Denoiser` for the interface.
 
     Args:
         unet: UNet2DConditionModel. It is put into evaluation mode, frozen and laid out channels-last, in place.
         traits: See `unet_traits`.
+        branches: Networks beside it whose residuals it adds, each for one of the conditions' controls.
     """
 
-    def __init__(self, unet: Any, traits: Traits) -> None:
-        self.unet, self.traits = freeze(unet), traits
+    def __init__(self, unet: Any, traits: Traits, branches: Sequence[Branch] = ()) -> None:
+        self.unet, self.traits, self.branches = freeze(unet), traits, tuple(branches)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         """See `Denoiser`."""
         given = expand(given, len(x))
         assert given.text is not None
-        x = x.to(self.traits.device, self.traits.dtype)
+        x = x.to(self.traits.device, self.traits.dtype).contiguous(memory_format=torch.channels_last)
+        time = torch.tensor(timestep, dtype=torch.float32, device=self.traits.device)
+        controls = zip(self.branches, given.controls, strict=False)
+        residuals = [branch(x, time, given, control) for branch, control in controls if control is not None]
         if given.channels is not None:
             x = torch.cat([x, given.channels.to(x)], dim=1)
-        added = {name.value: tensor for name, tensor in given.extras.items()}
-        if given.text.pooled is not None:
-            added["text_embeds"] = given.text.pooled
-        prediction = self.unet(
-            x.contiguous(memory_format=torch.channels_last),
-            torch.tensor(timestep, dtype=torch.float32, device=self.traits.device),
-            encoder_hidden_states=given.text.states,
-            added_cond_kwargs=added or None,
-        ).sample
+        with adding(self.unet, residuals) as further:
+            prediction = self.unet(
+                x.contiguous(memory_format=torch.channels_last),
+                time,
+                encoder_hidden_states=given.text.states,
+                added_cond_kwargs=added_conditions(given),
+                **further,
+            ).sample
         return Output(prediction.float())
+
+
+def added_conditions(given: Conditions) -> dict[str, Tensor] | None:
+    """Extras and pooled text as diffusers' UNets and ControlNets take them, in `added_cond_kwargs`."""
+    added = {name.value: tensor for name, tensor in given.extras.items()}
+    if given.text is not None and given.text.pooled is not None:
+        added["text_embeds"] = given.text.pooled
+    return added or None

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 KIND = "AutoencoderKL"
+SEEING = "AsymmetricAutoencoderKL"  # its decoder sees the picture around the edit (Zhu et al., arXiv:2306.04632)
+SCALE = 0.18215  # where a configuration has none
 _FIRST = "conv_in.weight"  # of the decoder, under both names of the rest; it takes the code
 
 
@@ -41,26 +43,32 @@ def load_vae(vae: str, model: str, config: dict[str, Any], dtype: "torch.dtype",
         allow_pickle: Whether a pickled file may be read, with `weights_only`.
 
     Raises:
-        Unsupported: If it is no AutoencoderKL, or its code has another number of channels than the model's latents.
+        Unsupported: If it is neither an AutoencoderKL nor an AsymmetricAutoencoderKL, or made for other latents than the model's.
         BackboneError: If its weights do not fit the model's configuration.
     """
     import torch
+    from diffusers.models.autoencoders.autoencoder_asym_kl import AsymmetricAutoencoderKL
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     path = find_vae(vae)
     if path.is_dir():
         own = read_json(path / "config.json")
-        if own.get("_class_name") != KIND:
-            raise Unsupported(f"'{vae}' holds a {own.get('_class_name')}, where --vae takes an {KIND}.")
+        kind = {KIND: AutoencoderKL, SEEING: AsymmetricAutoencoderKL}.get(str(own.get("_class_name")))
+        if kind is None:
+            raise Unsupported(f"'{vae}' holds a {own.get('_class_name')}, where --vae takes an {KIND} or an {SEEING}.")
         _check_channels(vae, int(own.get("latent_channels", 4)), model, config)
+        if kind is AsymmetricAutoencoderKL:
+            _check_latents(vae, own, model, config)
         safe = None if allow_pickle else True
-        return AutoencoderKL.from_pretrained(path, use_safetensors=safe, local_files_only=True, dtype=dtype)
+        return kind.from_pretrained(path, use_safetensors=safe, local_files_only=True, dtype=dtype)
     check_file(path, allow_pickle=allow_pickle)
     header = read_header(path)
     prefix = AUTOENCODER if header.starts(AUTOENCODER) else ""
     channels = header.channels_in(f"{prefix}decoder.{_FIRST}")
     if channels is None or header.channels_in(f"{prefix}encoder.{_FIRST}") != 3:
         raise Unsupported(f"'{vae}' holds no autoencoder of pictures; give one as .safetensors file or as folder.")
+    if header.starts(f"{prefix}decoder.condition_encoder."):
+        raise Unsupported(f"'{vae}' holds an {SEEING} without its configuration; give its folder, with config.json.")
     _check_channels(vae, channels, model, config)
     single = _from_file(path, header, prefix, config, AutoencoderKL)
     return torch.nn.Module.to(single, dtype)  # diffusers' own warns of parts kept in float32, of which there are none
@@ -72,6 +80,22 @@ def _check_channels(vae: str, channels: int, model: str, config: dict[str, Any])
         raise Unsupported(
             f"The autoencoder '{vae}' has a code of {channels} channels where '{model}' works on {expected}: it belongs to "
             "another family of models; give one of this model's family."
+        )
+
+
+def _check_latents(vae: str, own: dict[str, Any], model: str, config: dict[str, Any]) -> None:
+    """Refuse a seeing decoder for other latents than those it was trained on; SDXL's have as many channels.
+
+    Raises:
+        Unsupported: If scale, shift or pixels a cell differ.
+    """
+    scales = [float(each.get("scaling_factor") or SCALE) for each in (own, config)]
+    widths = own.get("down_block_out_channels", "?"), config.get("block_out_channels", "?")  # one by default
+    factors = [2 ** (len(each) - 1) for each in widths]
+    if scales[0] != scales[1] or factors[0] != factors[1] or config.get("shift_factor") or config.get("latents_mean"):
+        raise Unsupported(
+            f"The {SEEING} '{vae}' decodes latents of {factors[0]} pixels a cell, scaled by {scales[0]:g}, as Stable Diffusion "
+            f"1.x and 2.x have them; those of '{model}' differ ({factors[1]} pixels, scaled by {scales[1]:g}): leave --vae out."
         )
 
 

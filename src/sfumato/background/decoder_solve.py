@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Autoencoder
+from sfumato.backbones.base import Autoencoder, Seen
 from sfumato.background.fitting import KEEP_WEIGHT, decode, private_autoencoder, trainable_inputs
 from sfumato.background.registry import Watch
 from sfumato.errors import Unsupported
@@ -40,9 +40,10 @@ def reconstruct(
         private = private_autoencoder(autoencoder.vae)
         convolution = _last_convolution(private)
         latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
+        seen = Seen(pixels=source, mask=mask)
         weight = mask + KEEP_WEIGHT * (1 - mask)
         for i in range(len(latents)):
-            features, picture = _features(autoencoder, private, convolution, latents[i : i + 1])
+            features, picture = _features(autoencoder, private, convolution, latents[i : i + 1], seen)
             target = decoded[i : i + 1] * mask + source * (1 - mask)
             kernel, bias = _solve(features, target - picture, weight, convolution)
             results.append(picture + F.conv2d(features, kernel, bias, padding=convolution.padding))
@@ -67,11 +68,13 @@ def _last_convolution(private: Any) -> nn.Conv2d:
     return convolution
 
 
-def _features(autoencoder: Autoencoder, private: Any, convolution: nn.Conv2d, latents: Tensor) -> tuple[Tensor, Tensor]:
+def _features(
+    autoencoder: Autoencoder, private: Any, convolution: nn.Conv2d, latents: Tensor, seen: Seen
+) -> tuple[Tensor, Tensor]:
     """What enters the last convolution, (1, C, H, W), and the decoded picture, (1, 3, H, W)."""
     caught: list[Tensor] = []
     hook = convolution.register_forward_hook(lambda module, inputs, output: caught.append(inputs[0]))
-    picture = decode(autoencoder, private, latents)
+    picture = decode(autoencoder, private, latents, seen)
     hook.remove()
     return caught[0], picture
 

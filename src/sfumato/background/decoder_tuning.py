@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Autoencoder
+from sfumato.backbones.base import Autoencoder, Seen
 from sfumato.background.fitting import decode, descend, private_autoencoder, progress, trainable_inputs, weighted_error
 from sfumato.background.registry import Watch
 
@@ -27,15 +27,16 @@ def reconstruct(
     results = []
     with torch.inference_mode(False), torch.enable_grad():
         latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
+        seen = Seen(pixels=source, mask=mask)
         for i in range(len(latents)):
             private = private_autoencoder(autoencoder.vae)
             private.decoder.requires_grad_(True)
             z, target = latents[i : i + 1], decoded[i : i + 1]
 
             def error(private: torch.nn.Module = private, z: Tensor = z, target: Tensor = target) -> Tensor:
-                return weighted_error(decode(autoencoder, private, z), target, source, mask)
+                return weighted_error(decode(autoencoder, private, z, seen), target, source, mask)
 
             descend(private.decoder.parameters(), error, LEARNING_RATE, progress(watch, i, len(latents)))
             with torch.no_grad():
-                results.append(decode(autoencoder, private, z))
+                results.append(decode(autoencoder, private, z, seen))
     return torch.cat(results).clamp(-1, 1)

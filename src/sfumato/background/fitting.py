@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Autoencoder
+from sfumato.backbones.autoencoder import seen_by
+from sfumato.backbones.base import Autoencoder, Seen
 
 KEEP_WEIGHT = 100.0  # lambda of the paper
 STEPS = 75
@@ -44,9 +45,13 @@ def private_autoencoder(vae: Any) -> Any:
     return private
 
 
-def decode(autoencoder: Autoencoder, private: Any, latents: Tensor) -> Tensor:
-    """Scaled latents (B, C, h, w) to pixels (B, 3, H, W), not clamped, with gradients, by a private autoencoder."""
-    sample: Tensor = private.decode(autoencoder.unscale(latents).float()).sample
+def decode(autoencoder: Autoencoder, private: Any, latents: Tensor, seen: Seen) -> Tensor:
+    """Scaled latents (B, C, h, w) to pixels (B, 3, H, W), not clamped, with gradients, by a private autoencoder.
+
+    Its decoder sees the picture, if it can, as it did when the prediction was decoded.
+    """
+    code = autoencoder.unscale(latents).float()
+    sample: Tensor = private.decode(code, **seen_by(private, seen, code)).sample
     return sample
 
 

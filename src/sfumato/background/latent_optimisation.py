@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Autoencoder
+from sfumato.backbones.base import Autoencoder, Seen
 from sfumato.background.fitting import decode, descend, private_autoencoder, progress, trainable_inputs, weighted_error
 from sfumato.background.registry import Watch
 
@@ -26,14 +26,15 @@ def reconstruct(
     with torch.inference_mode(False), torch.enable_grad():
         private = private_autoencoder(autoencoder.vae)
         latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
+        seen = Seen(pixels=source, mask=mask)
         for i in range(len(latents)):
             z = latents[i : i + 1].clone().requires_grad_(True)
             target = decoded[i : i + 1]
 
             def error(z: Tensor = z, target: Tensor = target) -> Tensor:
-                return weighted_error(decode(autoencoder, private, z), target, source, mask)
+                return weighted_error(decode(autoencoder, private, z, seen), target, source, mask)
 
             descend([z], error, LEARNING_RATE, progress(watch, i, len(latents)))
             with torch.no_grad():
-                results.append(decode(autoencoder, private, z))
+                results.append(decode(autoencoder, private, z, seen))
     return torch.cat(results).clamp(-1, 1)

@@ -49,6 +49,7 @@ class BackgroundCard:
 
     Args:
         module, description, cost: As said.
+        pastes: Whether it copies pixels of the source, so that its picture no longer shows what the model made of them.
         steps: Denoising steps of one prediction that take about as long as decoding and restoring it, for a first guess at
             the time left. Measured with the embedded model on a CPU.
     """
@@ -56,6 +57,7 @@ class BackgroundCard:
     module: str
     description: str
     cost: str
+    pastes: bool = False
     steps: float = 2.0
 
     def load(self) -> Reconstruct:
@@ -69,11 +71,19 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         module="sfumato.background.paste",
         description="Puts the source's own pixels around the edit; exact outside, a seam may show.",
         cost="free",
+        pastes=True,
+    ),
+    "blurred": BackgroundCard(
+        module="sfumato.background.blurred",
+        description="Lets the edit fade into the source over 10 pixels outside the mask, as published with BrushNet; to be seen "
+        "with --no-keep-unmasked.",
+        cost="free",
     ),
     "poisson": BackgroundCard(
         module="sfumato.background.poisson",
         description="Keeps the edit's gradients and the source's colours at the border; may tint the edit.",
         cost="milliseconds per prediction, on the CPU",
+        pastes=True,
     ),
     "matte": BackgroundCard(
         module="sfumato.background.matte",
@@ -98,6 +108,11 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         description="Solves the paper's objective exactly for the decoder's last convolution.",
         cost="one decoding and one small linear system per prediction, and a float32 copy of the decoder",
         steps=10.0,
+    ),
+    "none": BackgroundCard(
+        module="sfumato.background.none",
+        description="Leaves the decoded picture as it is; with keep_unmasked off, the model's own surroundings are seen.",
+        cost="free",
     ),
 }
 

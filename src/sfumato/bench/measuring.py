@@ -15,6 +15,7 @@ from sfumato.metrics.diversity import Distance, best_distance, pairwise
 from sfumato.metrics.fidelity import greatest_error, psnr
 from sfumato.metrics.precision import Reader, matches, read_predictions
 from sfumato.metrics.seam import grain_ratio, seam_elsewhere, seam_ratio
+from sfumato.metrics.shape import shape_iou
 from sfumato.metrics.text_match import text_match
 from sfumato.perception.clip import Scorer, load_scorer
 
@@ -28,7 +29,7 @@ class EditOutputs:
 
     Args:
         predictions: (H, W, 3) each, best first, the user's own pixels around the mask.
-        raw: The first of them without the user's own pixels put back.
+        raw: The first of them as the model decoded it, before any pixel of the source was pasted around it.
         seen: (H, W), true where the model's window was: raw equals the source elsewhere.
         seeds: Of the predictions.
         cost: Of making them.
@@ -83,10 +84,12 @@ class SceneInstruments:
         return cls(reader, scorer, distance, notes + reasons)
 
     def measure(self, example: Example, made: EditOutputs) -> Measured:
-        """Precision and diversity of all predictions; the rest of the first one."""
+        """Precision, diversity and shape of all predictions; the rest of the first one."""
         mask = example.mask > 0
         values = surroundings(example, made) | joining(example, made) | cost_values(made.cost)
-        if self.scorer is not None:
+        if example.bare is not None:
+            values["shape_iou"] = float(np.mean([shape_iou(picture, example.bare, mask) for picture in made.predictions]))
+        if self.scorer is not None and example.prompt:
             values["text_match"] = text_match(self.scorer, made.predictions[:1], mask, example.prompt)[0]
         if self.reader is None:
             return Measured(values)
@@ -126,7 +129,7 @@ def cost_values(cost: Cost) -> Values:
 
 
 def surroundings(example: Example, made: EditOutputs) -> Values:
-    """Error outside the mask: of the worst prediction as the user gets it, and of the first one before put-back."""
+    """Error outside the mask: of the worst prediction as the user gets it, and of the first one before any pasting."""
     outside = example.mask == 0
     finals = [greatest_error(picture, example.image, outside) for picture in made.predictions]
     psnrs = [psnr(picture, example.image, outside) for picture in made.predictions]
@@ -140,16 +143,17 @@ def surroundings(example: Example, made: EditOutputs) -> Values:
 
 
 def joining(example: Example, made: EditOutputs) -> Values:
-    """Seam and texture of the first prediction, and its PSNR against the true picture."""
-    mask, first = example.mask > 0, made.predictions[0]
-    grain = grain_ratio(first, mask)
-    values: Values = {
-        "seam_ratio": seam_ratio(first, example.image, mask),
-        "seam_elsewhere": seam_elsewhere(first, mask),
-        "texture_ratio": grain,
-    }
-    if example.truth is not None:
-        due = grain_ratio(example.truth, mask)
-        values["texture_ratio"] = None if grain is None or due is None else grain / due
-        values["counterfactual_psnr"] = psnr(first, example.truth, mask)
+    """Seam and texture of the first prediction, blended and raw, and its PSNR against the true picture."""
+    mask, first, truth = example.mask > 0, made.predictions[0], example.truth
+    # margins have no source, and an exact outline is where an edge should be
+    by_truth = example.inner is not None or example.bare is not None
+    reference = truth if by_truth and truth is not None else example.image
+    due = 1.0 if truth is None else grain_ratio(truth, mask)
+    values: Values = {"seam_elsewhere": seam_elsewhere(first, mask)}
+    for suffix, picture in (("", first), ("_raw", made.raw)):
+        grain = grain_ratio(picture, mask)
+        values[f"seam_ratio{suffix}"] = seam_ratio(picture, reference, mask)
+        values[f"texture_ratio{suffix}"] = None if grain is None or due is None else grain / due
+    if truth is not None:
+        values["counterfactual_psnr"] = psnr(first, truth, mask)
     return values

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sfumato.bench.plots import Value, bars, legend, scatter
 from sfumato.bench.summary import METRICS
-from sfumato.bench.tables import Rows, heading_of, labels_of
+from sfumato.bench.tables import Rows, heading_of, labels_of, loop_of
 from sfumato.bench.tasks import Example
 
 LARGEST = 4_500_000  # bytes; fewer examples are shown until it fits
@@ -26,10 +26,15 @@ BARS = {  # what is plotted, and where a perfect result lies
     "diversity": None,
     "seam_ratio": 1.0,
     "texture_ratio": 1.0,
+    "shape_iou": 1.0,
     "counterfactual_psnr": None,
     "background_psnr_raw": None,
     "seconds": None,
 }
+
+
+RAW = "_raw"  # ends the names of metrics of raw pictures that are also measured on blended ones
+PICTURES = ("blended", "raw")
 
 
 def build(results: dict[str, Any], out: Path, make: Callable[[str], Example]) -> str:
@@ -94,20 +99,36 @@ def _variants(variants: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(rows: Rows) -> str:
-    labels, metrics = labels_of(rows), [m for m in METRICS if any(row["metric"] == m for row in rows)]
-    cells = {(row["task"], row["method"], row["model"], row["metric"]): row for row in rows}
-    head = "".join(f'<th title="{html.escape(METRICS[m].about)}">{html.escape(METRICS[m].title)}</th>' for m in metrics)
+    """A line for the blended pictures of each series, and one for the raw ones, which have fewer metrics."""
+    labels, cells = labels_of(rows), {}
+    for row in rows:
+        cells[row["task"], row["method"], row["model"], METRICS[row["metric"]].picture, _column(row["metric"])] = row
+    columns = [column for column in dict.fromkeys(map(_column, METRICS)) if any(cell[-1] == column for cell in cells)]
+    shown = [METRICS[column if column in METRICS else f"{column}{RAW}"] for column in columns]
+    head = "".join(f'<th title="{html.escape(metric.about)}">{html.escape(metric.title)}</th>' for metric in shown)
+    loops = any(label != loop_of(key) for key, label in labels.items())
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         for key, label in labels.items():
-            found = [cells.get((task, *key, metric)) for metric in metrics]
-            n = max((row["n"] for row in found if row), default=0)
-            line = "".join(f"<td>{_cell(row)}</td>" for row in found)
-            lines.append(f"<tr><td>{task}</td><td class=left>{html.escape(label)}</td><td>{n}</td>{line}</tr>")
+            for picture in PICTURES:
+                found = [cells.get((task, *key, picture, column)) for column in columns]
+                if any(found):
+                    n = max(row["n"] for row in found if row)
+                    line = "".join(f"<td>{_cell(row)}</td>" for row in found)
+                    named = [label, *([loop_of(key)] if loops else []), picture]
+                    names = "".join(f"<td class=left>{html.escape(name)}</td>" for name in named)
+                    lines.append(f"<tr><td>{task}</td>{names}<td>{n}</td>{line}</tr>")
+    heads = "".join(f"<th class=left>{name}</th>" for name in [heading_of(labels), *(["method"] if loops else []), "picture"])
     return (
-        f"<div class=wide><table><tr><th>task</th><th class=left>{heading_of(labels)}</th><th>n</th>{head}</tr>"
-        f"{''.join(lines)}</table></div>"
+        "<p class=soft>Raw is what the method's loop and the decoder made, before any pixel of the source was pasted around "
+        "it; blended is what the user gets.</p>"
+        f"<div class=wide><table><tr><th>task</th>{heads}<th>n</th>{head}</tr>{''.join(lines)}</table></div>"
     )
+
+
+def _column(metric: str) -> str:
+    """The column that a metric of blended pictures shares with that of raw ones."""
+    return metric.removesuffix(RAW)
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -195,7 +216,7 @@ def _example(example: Example, made: Rows, labels: dict[tuple[str, str], str], o
     truth = "" if example.truth is None else _figure(example.truth, "true picture")
     wanted = f"; to be read: {', '.join(example.wanted.values())}" if example.wanted else ""
     lines = [
-        f"<div class=example><p><b>{html.escape(example.prompt)}</b> "
+        f"<div class=example><p><b>{html.escape(example.prompt or 'without words')}</b> "
         f"<span class=soft>{html.escape(example.name + wanted)}</span></p>",
         f"<div class=strip><span>given</span>{_figure(given(example), 'source, mask')}{truth}</div>",
     ]

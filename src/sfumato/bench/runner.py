@@ -14,11 +14,14 @@ from PIL import Image
 
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.backbones.options import LoadOptions
+from sfumato.background.registry import BACKGROUNDS
 from sfumato.bench.counting import costs
 from sfumato.bench.measuring import EditOutputs, Instruments
 from sfumato.bench.seeds import example_seeds
+from sfumato.bench.suitability import obstacle
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, check_distinct
+from sfumato.editing.choice import Choice
 from sfumato.editor import Editor
 from sfumato.errors import OptionError, ResourceError
 from sfumato.masks.feather import soft_edge
@@ -60,8 +63,13 @@ class Loading:
 
     def editor(self, variant: Variant) -> Editor:
         """The editor for a variant, with its model loaded."""
-        lora = tuple(variant.fields.get("lora", ()))
-        return self.make_editor(model=variant.model, method=variant.method, lora=lora, **vars(self.options))
+        return self.make_editor(method=variant.method, **choice_of(variant)._asdict(), **vars(self.options))
+
+
+def choice_of(variant: Variant) -> Choice:
+    """What a variant says about what is to be loaded: the model, and what goes with it."""
+    fields = {**variant.fields, "model": variant.model}
+    return Choice(**{name: fields[name] for name in Choice._fields if name in fields})
 
 
 def run(
@@ -75,6 +83,9 @@ def run(
     on_progress: OnProgress = lambda done, total, what: None,
 ) -> tuple[list[dict[str, Any]], Any]:
     """Run and measure all edits that are not finished yet.
+
+    Variants for which the same is loaded take turns on each example; of the others one model after the other is loaded. What
+    a variant's method cannot do is left out, with a note among those of the instruments.
 
     Args:
         plan: The examples.
@@ -97,8 +108,9 @@ def run(
     total, done, device = len(plan.names) * len(variants), 0, None
     seeds = example_seeds(plan.names, plan.seed, max(_predictions(variant, plan) for variant in variants))
     finished = {(i, name): record for i in range(len(variants)) for name in plan.names if (record := _read(out, i, name))}
-    for model in dict.fromkeys((variant.model, tuple(variant.fields.get("lora", ()))) for variant in variants):
-        mine = [i for i, v in enumerate(variants) if (v.model, tuple(v.fields.get("lora", ()))) == model]
+    needs = [choice_of(variant).for_method(variant.method) for variant in variants]
+    for need in dict.fromkeys(needs):
+        mine = [i for i, other in enumerate(needs) if other == need]
         editor: Editor | None = None
         for name in plan.names:
             missing = [i for i in mine if (i, name) not in finished]
@@ -106,12 +118,16 @@ def run(
             if not missing:
                 continue
             example = plan.make(name)
-            if editor is None:
-                on_progress(done, total, f"loading {model[0]}")
-                editor = loading.editor(variants[missing[0]])
-                device = editor.device
-                _edit(editor, example, variants[missing[0]], seed=plan.seed, n=1)  # the first edit loads and warms up
             for i in missing:
+                if reason := obstacle(example, variants[i]):
+                    instruments.notes.append(f"{example.task} is left out for {variants[i].name}: {reason}.")
+                    done += 1
+                    continue
+                if editor is None:
+                    on_progress(done, total, f"loading {variants[i].model}")
+                    editor = loading.editor(variants[i])
+                    device = editor.device
+                    _edit(editor, example, variants[i], seed=plan.seed, n=1)  # the first edit loads and warms up
                 on_progress(done, total, f"{name} {variants[i].name}")
                 path = _path(out, i, name)
                 finished[i, name] = _one(
@@ -119,7 +135,9 @@ def run(
                 )
                 done += 1
     on_progress(total, total, "done")
-    return [finished[i, name] for i in range(len(variants)) for name in plan.names], device
+    if not finished:
+        raise OptionError(" ".join(["Nothing was edited.", *dict.fromkeys(instruments.notes)]), code="task-unsupported")
+    return [finished[i, name] for i in range(len(variants)) for name in plan.names if (i, name) in finished], device
 
 
 def _predictions(variant: Variant, plan: Plan) -> int:
@@ -133,8 +151,8 @@ def _one(
     seed, n = seed_and_n
     with costs(editor) as cost:
         result = _edit(editor, example, variant, seed=seed, n=n)
-    # the same prediction once more, as it was before the user's own pixels were put back
-    bare = {"n": 1, "seed": result.seeds[0], "keep_unmasked": False, "rank": "none"}
+    # the same prediction once more, as it was before any pixel of the source was pasted around it
+    bare = {"n": 1, "seed": result.seeds[0], "keep_unmasked": False, "rank": "none", "background": _unpasted(variant)}
     raw = _edit(editor, example, variant, **bare)
     made = EditOutputs(
         predictions=[_rgb(image) for image in result.images],
@@ -163,15 +181,22 @@ def _one(
     return record
 
 
+def _unpasted(variant: Variant) -> str:
+    """The variant's background reconstruction if the decoder makes it, else none."""
+    background = variant.fields.get("background") or "none"
+    return "none" if BACKGROUNDS[background].pastes else background
+
+
 def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) -> Any:
     # captions are plain English, and what others publish on them was made with models that read brackets so
     fields = {"mask_mode": "grey", "prompt_weights": False, **example.fields, **variant.fields, **changes}
-    return editor.edit(
-        image=Image.fromarray(example.image),
-        mask=_mask(example.mask, soft=fields.get("soft_mask", False)),
-        prompt=example.prompt,
-        **{"model": variant.model, "method": variant.method, **fields},
-    )
+    image = Image.fromarray(example.image)
+    if example.inner is None:
+        given = {"image": image, "mask": _mask(example.mask, soft=fields.get("soft_mask", False))}
+    else:  # the editor adds the margins
+        left, top, width, height = example.inner
+        given = {"image": image.crop((left, top, left + width, top + height))}
+    return editor.edit(**given, prompt=example.prompt, **{"model": variant.model, "method": variant.method, **fields})
 
 
 def _mask(mask: np.ndarray, soft: bool) -> Image.Image:

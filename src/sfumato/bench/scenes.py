@@ -6,6 +6,7 @@ from sfumato.bench.runner import Plan
 from sfumato.bench.tasks import SIZE, TASKS, Example, check_tasks, example
 
 EXAMPLES, QUICK = 32, 8
+QUICK_TASKS = ("replace", "add", "remove", "recolour", "background", "thin", "scribble", "unseen")
 
 
 def plan(tasks: Sequence[str] = (), count: int = EXAMPLES, size: int = SIZE, predictions: int = 4, seed: int = 0) -> Plan:

@@ -47,6 +47,11 @@ SUITES: dict[str, Suite] = {
         variants=tuple(f"guidance_scale={scale}" for scale in (1, 3, 6, 9)),
         about="Classifier-free guidance.",
     ),
+    "wordless": Suite(
+        tasks=("remove_wordless",),
+        variants=("remove:task=remove", "fill:task=fill", "nothing:task=fill,start_fraction=0.1"),
+        about="Removal without words: as `remove` does it, as `fill` does, and from the start with a model that is told nothing.",
+    ),
 }
 
 

@@ -7,7 +7,17 @@ from rich.text import Text
 
 from sfumato.bench.summary import EVERY_TASK, METRICS
 
-TABLE = ("precision_first", "precision_all", "diversity", "background_max", "seam_ratio", "texture_ratio", "counterfactual_psnr")
+TABLE = (
+    "precision_first",
+    "precision_all",
+    "diversity",
+    "background_max",
+    "background_psnr_raw",
+    "seam_ratio",
+    "texture_ratio",
+    "shape_iou",
+    "counterfactual_psnr",
+)
 COSTS = ("text_match", "seconds", "cpu_seconds", "model_calls", "peak_memory_mb")
 Rows = list[dict[str, Any]]
 
@@ -29,6 +39,11 @@ def labels_of(rows: Rows) -> dict[tuple[str, str], str]:
     return labels
 
 
+def loop_of(key: tuple[str, str]) -> str:
+    """The method of a series, whose loop made its pictures, without the label behind it."""
+    return key[0].partition(" [")[0]
+
+
 def terminal_tables(results: dict[str, Any]) -> list[Any]:
     """The summary, the costs and the differences as rich tables."""
     rows = results["summary"]
@@ -38,11 +53,13 @@ def terminal_tables(results: dict[str, Any]) -> list[Any]:
     present = [m for m in METRICS if any(row["metric"] == m for row in rows)]
     chosen = ([m for m in TABLE if m in present] or [m for m in present if m not in COSTS], [m for m in COSTS if m in present])
     tables = []
+    loops = ["method"] if len({loop_of(key) for key in labels}) > 1 else []  # else the heading or the legend says it
     for metrics in chosen:
-        table = Table("task", heading, *(METRICS[m].title for m in metrics), box=None, header_style="bold")
+        table = Table("task", heading, *loops, *(METRICS[m].title for m in metrics), box=None, header_style="bold")
         for task in dict.fromkeys(row["task"] for row in rows):
             for key, label in labels.items():  # as text: rich would read a name in brackets as a style, and not show it
-                table.add_row(task, Text(label), *(_plain(cells.get((task, *key, m))) for m in metrics))
+                named = [loop_of(key)] if loops else []
+                table.add_row(task, Text(label), *named, *(_plain(cells.get((task, *key, m))) for m in metrics))
         tables.append(table)
     if results["comparisons"]:
         base = labels[tuple(results["comparisons"][0]["against"])]

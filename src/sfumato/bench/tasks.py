@@ -15,7 +15,10 @@ from sfumato.embedded.world.scene import Scene, random_scene
 from sfumato.embedded.world.split import LEARNED, unseen
 from sfumato.embedded.world.surfaces import COLOURS
 from sfumato.errors import OptionError
+from sfumato.masks.canvas import with_plain_margins
 from sfumato.masks.reading import Mask
+from sfumato.metrics.shape import changed
+from sfumato.request import Box
 
 SEED = 104_729  # of the benchmark's scenes; nothing is trained on them
 SIZE = 128
@@ -23,6 +26,8 @@ THIN_SHARE = 0.05  # width of the thin stroke, in sides of the picture: about on
 LEAST_COVER, MOST_COVER = 0.03, 0.4  # of the picture, by the main thing
 LEAST_CHANGE = 12.0  # mean difference in levels under the mask between the source and the true picture
 MOST_OTHERS = 0.04  # of the mask, by other things
+LEAST_SHAPE = 0.9  # of an exact outline, by what differs from the bare ground in the true picture
+MARGINS = ((0, 0, 1 / 3, 0), (1 / 4, 0, 1 / 4, 0), (1 / 6, 1 / 6, 1 / 6, 1 / 6))  # left, top, right, bottom, in sides
 
 Picture = NDArray[np.uint8]
 
@@ -34,11 +39,13 @@ class Example:
     Args:
         name: Task or data set, and number; also the name of its files.
         task: Which task it belongs to.
-        image: (H, W, 3) the source.
+        image: (H, W, 3) the source, with plain margins if they are what is to be painted.
         mask: (H, W) in {0, 1}, 1 = edit.
-        prompt: What is asked for.
+        prompt: What is asked for; may be empty.
         wanted: What must be read under the mask: attribute to label.
         truth: (H, W, 3) what the scene would look like, where that is known.
+        bare: (H, W, 3) the scene without the thing that is asked for, where the mask is that thing's exact outline.
+        inner: x, y, width and height of what the editor is given, if the rest of `image` are margins.
         fields: More fields of the request, such as a scribble.
     """
 
@@ -49,6 +56,8 @@ class Example:
     prompt: str
     wanted: Mapping[str, str]
     truth: Picture | None = None
+    bare: Picture | None = None
+    inner: Box | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -184,7 +193,44 @@ def _scribble(drawn: _Drawn) -> Parts:
     return _add(drawn) | {"fields": {"scribble": Image.fromarray(layer)}}
 
 
-TASKS: dict[str, Callable[[_Drawn], Parts]] = {
+def _outpaint(drawn: _Drawn) -> Parts | None:
+    """The margins of a scene, in which there is only ground and sky: on the right, on both sides, or all around."""
+    size = len(drawn.image)
+    left, top, right, bottom = (round(share * size) for share in MARGINS[drawn.number % len(MARGINS)])
+    inner = (left, top, size - left - right, size - top - bottom)
+    mask = np.ones((size, size), np.uint8)
+    mask[top : size - bottom, left : size - right] = 0
+    if (drawn.owner[mask > 0] >= 0).any():
+        return None
+    return {
+        "image": np.asarray(with_plain_margins(Image.fromarray(drawn.image), inner)),
+        "mask": mask,
+        "wanted": {"kind": NOTHING, "ground": drawn.scene.ground},
+        "prompt": f"empty {drawn.scene.ground}",
+        "truth": drawn.image,
+        "inner": inner,
+        "fields": {"task": "outpaint", "expand": (left, top, right, bottom)},
+    }
+
+
+def _remove_wordless(drawn: _Drawn) -> Parts | None:
+    """As `remove`, without words, where nothing stood behind the thing. Masks have room already, so they are not grown."""
+    parts = _remove(drawn)
+    behind = drawn.render(drawn.scene.without(0))[1]
+    if (behind[parts["mask"] > 0] >= 0).any():
+        return None
+    return parts | {"prompt": "", "fields": {"task": "remove", "mask_grow": 0}}
+
+
+def _shape(drawn: _Drawn) -> Parts | None:
+    """As `add`, under the exact outline of what is added, where that stands out from the ground."""
+    parts = _add(drawn)
+    if changed(drawn.image, parts["image"])[drawn.outline].mean() < LEAST_SHAPE:
+        return None
+    return parts | {"mask": drawn.outline.astype(np.uint8), "bare": parts["image"]}
+
+
+TASKS: dict[str, Callable[[_Drawn], Parts | None]] = {  # None: the scene does not suit the task
     "replace": _replace,
     "add": _add,
     "remove": _remove,
@@ -193,6 +239,9 @@ TASKS: dict[str, Callable[[_Drawn], Parts]] = {
     "thin": _thin,
     "scribble": _scribble,
     "unseen": _add,  # of a combination that training never showed
+    "outpaint": _outpaint,
+    "remove_wordless": _remove_wordless,
+    "shape": _shape,
 }
 
 
@@ -222,6 +271,8 @@ def example(task: str, number: int, size: int = SIZE) -> Example:
         if not LEAST_COVER < (owner == 0).mean() < MOST_COVER:
             continue
         parts = TASKS[task](_Drawn(scene, image, owner, rng, number))
+        if parts is None:
+            continue
         after = parts.pop("after", None)
         if (after is None or not _held_out(after)) and _fair(task, parts, owner):
             return Example(name=f"{task}-{number:03d}", task=task, **parts)
@@ -234,6 +285,8 @@ def _held_out(scene: Scene) -> bool:
 
 def _fair(task: str, parts: Parts, owner: NDArray[np.int8]) -> bool:
     """Whether the change can be seen, and the mask shows nothing but what the prompt is about."""
+    if "inner" in parts:  # there is no source in margins
+        return True
     inside = parts["mask"] > 0
     change = np.abs(parts["truth"][inside].astype(float) - parts["image"][inside]).mean()
     return bool(change > LEAST_CHANGE and (task == "background" or (owner[inside] > 0).mean() < MOST_OTHERS))

@@ -114,7 +114,8 @@ def _prepare(settings: Settings) -> tuple["Plan", "Instruments", str]:
         from sfumato.bench.measuring import SceneInstruments
 
         count = settings.examples or (scenes.QUICK if settings.quick else scenes.EXAMPLES)
-        plan = scenes.plan(settings.tasks, count, settings.size, settings.predictions or 4, settings.seed)
+        tasks = settings.tasks or (scenes.QUICK_TASKS if settings.quick else ())
+        plan = scenes.plan(tasks, count, settings.size, settings.predictions or 4, settings.seed)
         return plan, SceneInstruments.load(), f"{count} examples of each task on rendered scenes of {settings.size} pixels"
     if settings.data is None:
         raise OptionError(f"The protocol {settings.protocol} needs --data DIR; see docs/bench.md.", code="data-missing")

@@ -61,6 +61,7 @@ def examine() -> dict[str, Any]:
         "cache": {"folder": str(cache), "gb": round(_size(cache) / GIGABYTE, 2)},
         "offline": [f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ],
         "embedded_model": _embedded_model(),
+        "models": _models(),
         "extras": {extra: f"lacks {', '.join(packages)}" if packages else "installed" for extra, packages in extras.items()},
         "missing_extras": [extra for extra, packages in extras.items() if packages],
     }
@@ -95,6 +96,14 @@ def _embedded_model() -> dict[str, Any]:
     from sfumato.backbones.hub import WEIGHTS
 
     return {"present": any(WEIGHTS.rglob("*.safetensors")), "mb": round(_size(WEIGHTS) / 2**20, 1)}
+
+
+def _models() -> list[str]:
+    """Models in the cache that can edit, each with its family and what it was trained for."""
+    from sfumato.backbones.hub import EMBEDDED, cached_models
+
+    rows = [row for row in cached_models() if row["family"] and row["name"] not in EMBEDDED]
+    return [f"{row['name']} ({', '.join(filter(None, (row['family'], row['trained_for'])))})" for row in rows]
 
 
 def _size(folder: Path) -> int:

@@ -23,7 +23,7 @@ from sfumato.cli.grid import source_tile
 from sfumato.cli.options import Grouped, build_request, method_named, own_parameters, request_parameters
 from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_best, write_results
 from sfumato.cli.staging import check_space, staged
-from sfumato.cli.standard_input import PICTURES, piped
+from sfumato.cli.standard_input import piped
 from sfumato.errors import OptionError
 from sfumato.methods import registry
 from sfumato.pictures.reading import MAX_PIXELS, restore, write
@@ -73,7 +73,7 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
         EditError: See `sfumato.errors`; nothing was written.
     """
     place = destination(settings.out)
-    check_sources(place, (getattr(request, name) for name in PICTURES))
+    check_sources(place, request.pictures().values())
     with piped(request, settings.max_pixels) as on_disk:
         canvas, source = _look(on_disk, settings)
         file_format = _check(place, canvas, settings)
@@ -81,8 +81,8 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
         with _staged(place, file_format, request, settings) as folder:
             with redirect_stdout(sys.stderr) if place.kind == "stream" else nullcontext():  # libraries may print
                 result = make(on_disk, settings, folder / "steps.gif" if settings.save_steps else None)
-            given = {name: getattr(request, name) for name in PICTURES}  # the temporary file of standard input will be deleted
-            result = result.model_copy(update={"request": result.request.model_copy(update=given)})
+            as_given = result.request.with_pictures(request.pictures())  # the temporary file of standard input will be deleted
+            result = result.model_copy(update={"request": as_given})
             if settings.save_mask is not None:
                 write(result.mask, folder / "mask.extra", format=SUFFIXES[settings.save_mask.suffix.lower()])
             if settings.layer is not None:
@@ -99,8 +99,10 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
 
 def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image]:
     """Read the pictures of a request once, to report errors early; returns the source's tile for the grid."""
-    from sfumato.editing.reading import read_given  # loads torch: after the options are understood
+    from sfumato.editing import tasks  # loads torch: after the options are understood
+    from sfumato.editing.reading import read_given
 
+    tasks.check_controls(request, named=True)
     given = read_given(request, settings.max_pixels)
     return Canvas.of(given.picture), source_tile(restore(given.picture.rgb, given.picture), given.original)
 
@@ -167,6 +169,8 @@ def make(request: EditRequest, settings: Settings, save_steps: Path | None = Non
             lora=request.lora,
             vae=request.vae,
             prediction_type=request.prediction_type,
+            branch=request.branch,
+            control_model=request.control_model,
             ranker=settings.ranker,
             max_pixels=settings.max_pixels,
             **vars(settings.load),

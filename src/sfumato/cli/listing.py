@@ -32,7 +32,8 @@ def show_models(as_json: bool) -> None:
 
     rows = cached_models()
     if not as_json:
-        rows = [{**row, "bytes": f"{row['bytes'] / 2**20:.0f} MB", "family": row["family"] or "-"} for row in rows]
+        shown = ("family", "trained_for")
+        rows = [{**row, "bytes": f"{row['bytes'] / 2**20:.0f} MB", **{name: row[name] or "-" for name in shown}} for row in rows]
     show(rows, as_json)
 
 
@@ -45,6 +46,6 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         (_, title), *details = row.items()
         typer.echo(title)
         for name, value in details:
-            typer.echo(f"  {name:8} {', '.join(value) if isinstance(value, list) else value}")
+            typer.echo(f"  {name.replace('_', ' '):12} {', '.join(value) if isinstance(value, list) else value}")
     if not rows:
         typer.echo("none")

@@ -86,6 +86,7 @@ def replay(
     image: Annotated[Path | None, typer.Option(help="Where the source is now.", metavar="FILE")] = None,
     mask: Annotated[Path | None, typer.Option(help="Where the mask is now.", metavar="FILE")] = None,
     scribble: Annotated[Path | None, typer.Option(help="Where the scribble is now.", metavar="FILE")] = None,
+    control: Annotated[list[Path] | None, typer.Option(help="Where the control pictures are now.", metavar="FILE")] = None,
     device: StoredDevice = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = None,
     force: Force = False,
@@ -97,7 +98,9 @@ def replay(
     with reported(as_json, debug):
         from sfumato.cli.replay import run
 
-        moved = {"image": image, "mask": mask, "scribble": scribble}
+        given = {"image": image, "mask": mask, "scribble": scribble}
+        given |= {f"control-{i}": path for i, path in enumerate(control or (), 1)}
+        moved = {name: path for name, path in given.items() if path is not None}
         limit = {} if max_pixels is None else {"max_pixels": max_pixels}
         load = LoadOptions(device=device, offline=offline)
         same = run(file, out=out, moved=moved, load=load, force=force, as_json=as_json, **limit)
@@ -108,7 +111,11 @@ def replay(
 def train(
     part: Annotated[
         str,
-        typer.Argument(help="world, autoencoder, decoder, denoiser, flow, distilled, ranker, judge or pixel.", metavar="PART"),
+        typer.Argument(
+            help="world, autoencoder, decoder, denoiser, flow, distilled, inpainting, brushnet, controlnet, ranker, "
+            "judge or pixel.",
+            metavar="PART",
+        ),
     ],
     folder: Annotated[Path, typer.Option("--dir", help="Holds scenes, checkpoints and results.", metavar="DIR")] = Path(
         "training"
@@ -117,7 +124,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.", metavar="NAME")] = "cpu",
     size: Annotated[str, typer.Option(help="small for CPU cores, large for a GPU.", metavar="small|large")] = "small",
-    data: Annotated[Path | None, typer.Option(help="Your pictures with captions, for the denoiser.", metavar="DIR")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your pictures with captions, instead of scenes.", metavar="DIR")] = None,
     start_from: Annotated[str | None, typer.Option(help="Weights to begin with.", metavar="embedded|DIR")] = None,
     shards: Annotated[int, typer.Option(min=1, help="Thousands of scenes to render.", metavar="INT")] = 16,
     held_out: Annotated[int, typer.Option(min=1, help="Thousands of scenes to measure on.", metavar="INT")] = 2,
@@ -174,6 +181,12 @@ def serve(
         str | None,
         typer.Option(help="What the model predicts, where its files are wrong.", metavar="epsilon|v_prediction|sample"),
     ] = None,
+    branch: Annotated[
+        str | None, typer.Option(help="BrushNet or inpainting ControlNet beside the model.", metavar="FILE|FOLDER|ID")
+    ] = None,
+    control_model: Annotated[
+        list[str] | None, typer.Option(help="ControlNet for requests' control pictures.", metavar="FILE|FOLDER|ID")
+    ] = None,
     share: Annotated[
         int | None, typer.Option(min=1, help="Most jobs in one batch; by default 8 on a GPU and 1 on a CPU.")
     ] = None,
@@ -219,6 +232,8 @@ def serve(
             load=LoadOptions(dtype=dtype, offline=offline, allow_pickle=allow_pickle),
             vae=vae,
             prediction_type=prediction_type,
+            branch=branch,
+            control_models=tuple(control_model or ()),
         )
 
 
@@ -237,9 +252,9 @@ def bench(
         list[str] | None, typer.Option("--task", "-t", help="Only this task; may be repeated.", metavar="NAME")
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="An ablation: background|shrinking|ranking|start|guidance.", metavar="NAME")
+        str | None, typer.Option(help="An ablation: background|shrinking|ranking|start|guidance|wordless.", metavar="NAME")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="8 examples of each task instead of 32.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="8 examples instead of 32, of the first eight tasks.")] = False,
     examples: Annotated[int | None, typer.Option(min=1, help="Examples of each task.", metavar="INT")] = None,
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of the rendered scenes in pixels.", metavar="INT")] = 128,
     predictions: Annotated[int | None, typer.Option("-n", min=1, help="Predictions of each edit.", metavar="INT")] = None,

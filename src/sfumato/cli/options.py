@@ -29,6 +29,10 @@ _METAVARS = {
     "lora": "FILE[:SCALE]",
     "vae": "FILE|FOLDER",
     "embedding": "FILE[:TOKEN]",
+    "control": "FILE",
+    "control_scale": "NUMBER",
+    "branch": "FILE|FOLDER|ID",
+    "control_model": "FILE|FOLDER|ID",
 }
 
 
@@ -58,7 +62,8 @@ def request_parameters(shown: MethodCard | None, without: Collection[str] = ()) 
     """
     unused = set() if shown is None else registry.method_fields() - set(shown.uses)
     fields = {name: EditRequest.model_fields[name] for name in EditRequest.shared_fields() if name not in without}
-    return [_parameter(name, field, field.default, hidden=name in unused) for name, field in fields.items()]
+    defaults = {name: field.default for name, field in fields.items()} | {"method": None}  # one that the model chooses
+    return [_parameter(name, field, defaults[name], hidden=name in unused) for name, field in fields.items()]
 
 
 def own_parameters(cards: Iterable[MethodCard], shown: MethodCard | None) -> list[inspect.Parameter]:

@@ -21,16 +21,14 @@ from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.reading import MAX_PIXELS, Picture, read, read_metadata, write
 from sfumato.pictures.sizing import fitted
 from sfumato.pictures.writing import METADATA_KEY
-from sfumato.request import EditRequest
-
-SOURCES = ("image", "mask", "scribble")
+from sfumato.request import EditRequest, by_field
 
 
 def run(
     file: Path,
     *,
     out: Path | None,
-    moved: dict[str, Path | None],
+    moved: dict[str, Path],
     load: LoadOptions,
     force: bool,
     as_json: bool,
@@ -41,7 +39,7 @@ def run(
     Args:
         file: A picture with a stored request.
         out: Folder for the new picture, under the old one's name; or a file.
-        moved: New paths of image, mask and scribble; None where the stored path still holds.
+        moved: New paths of its pictures, by the names of `EditRequest.pictures`, where the stored path no longer holds.
         load: How the model is loaded; device and number format are those of the record where they are left open.
         force, as_json, max_pixels: As for `sfumato edit`.
 
@@ -55,10 +53,11 @@ def run(
     old = read(file, max_pixels=max_pixels)
     folder, name = _target(file, old, out)
     stored = from_text(read_metadata(file, max_pixels=max_pixels).get(METADATA_KEY), file)
-    changes: dict[str, Any] = {"rank": "none"} | {name: str(path) for name, path in moved.items() if path is not None}
+    changes: dict[str, Any] = {"rank": "none"}
     whole = request_of(stored, changes, file)
+    whole = whole.with_pictures(moved)
     _check_sources(whole, stored.facts)
-    changes |= _as_then(stored, whole, file, max_pixels)
+    changes |= by_field(whole.pictures()) | _as_then(stored, whole, file, max_pixels)
     facts = stored.facts
     load = replace(load, device=load.device or facts.get("device"), dtype=load.dtype or facts.get("dtype"))
     settings = Settings(load=load, max_pixels=max_pixels)
@@ -106,18 +105,16 @@ def _batches(request: EditRequest, seed: int) -> Iterator[dict[str, int]]:
 def _check_sources(request: EditRequest, facts: dict[str, object]) -> None:
     from sfumato.editing.preparing import sha256
 
-    for name in SOURCES:
-        path, known = getattr(request, name), facts.get(f"{name}_sha256")
-        if path is None:
-            continue
-        if not Path(path).is_file():
+    for name, path in request.pictures().items():
+        known, flag = facts.get(f"{name}_sha256"), f"--{name.partition('-')[0]}"
+        if not Path(str(path)).is_file():
             raise ImageError(
-                f"the {name} {path} is not there; run this where the edit was run, or say where it is with --{name}.",
+                f"the {name} {path} is not there; run this where the edit was run, or say where it is with {flag}.",
                 code="replay-missing",
             )
         if known is not None and sha256(path) != known:
             raise ImageError(
-                f"the {name} {path} has changed since the edit; give the one that was used with --{name}.", code="replay-changed"
+                f"the {name} {path} has changed since the edit; give the one that was used with {flag}.", code="replay-changed"
             )
 
 

@@ -42,13 +42,16 @@ def run(
             f"The server needs further packages ({error.name}); install them with: pip install 'sfumato[server]'",
             code="extra-missing",
         ) from error
-    from sfumato.backbones.hub import locate
+    from sfumato.backbones.hub import locate, locate_branch
     from sfumato.backbones.vae import find_vae
 
     for model in models:
         locate(model)
     if options.get("vae"):
         find_vae(options["vae"])
+    for branch in (options.get("branch"), *options.get("control_models", ())):
+        if branch:
+            locate_branch(branch)
     environment = os.environ.get("SFUMATO_TOKEN")
     settings = Settings(
         models=tuple(models) or ("embedded",),

@@ -14,7 +14,6 @@ from sfumato.errors import EditError, ImageError, OptionError
 from sfumato.pictures.reading import RAISE, most_bytes
 from sfumato.request import EditRequest
 
-PICTURES = ("image", "mask", "scribble")
 BLOCK = 2**20
 
 
@@ -30,7 +29,7 @@ def piped(request: EditRequest, max_pixels: int) -> Iterator[EditRequest]:
         OptionError: input-repeated: standard input can be read once; input-terminal: nothing is piped in.
         ImageError: image-too-large.
     """
-    names = [name for name in PICTURES if getattr(request, name) == STANDARD]
+    names = [name for name, picture in request.pictures().items() if picture == STANDARD]
     if not names:
         yield request
         return
@@ -43,7 +42,7 @@ def piped(request: EditRequest, max_pixels: int) -> Iterator[EditRequest]:
         path = Path(folder) / "standard-input"
         _copy(typer.get_binary_stream("stdin"), path, names[0], max_pixels)
         try:
-            yield request.model_copy(update={names[0]: path})
+            yield request.with_pictures({names[0]: path})
         except EditError as error:
             error.message = error.message.replace(str(path), "from standard input")
             raise

@@ -26,7 +26,7 @@ class Settings:
         resume: Go on from the part's checkpoint.
         device: cpu or cuda.
         size: Of the denoiser and the scenes: small for two CPU cores (128 px), large for a GPU (256 px).
-        data: Folder of pictures with captions to train the denoiser on, instead of scenes.
+        data: Folder of pictures with captions to train on instead of scenes, for the parts that can be.
         start_from: Folder of weights to begin with; the shipped ones are "embedded".
         shards, held_out: Thousands of scenes to train on, and to measure on.
         workers: Processes; one a core by default.
@@ -57,6 +57,7 @@ class PartCard:
         minutes: By default.
         given: What the part is trained on and begins with: arguments of `train` besides those that all parts have.
         render: Makes pictures of the part's own before it is trained, in so many processes.
+        takes_data: Whether it can be trained on a user's pictures, with --data.
     """
 
     name: str
@@ -64,6 +65,7 @@ class PartCard:
     minutes: float
     given: Callable[[Settings], dict[str, Any]]
     render: Callable[[Settings, int], None] = lambda settings, workers: None
+    takes_data: bool = False
 
     def load(self) -> Callable[..., None]:
         """Import the module and give its function."""
@@ -121,6 +123,10 @@ def _adapter(settings: Settings, shipped: str) -> dict[str, Any]:
     return _scenes(settings) | {"model": _teacher(settings), "vae": _autoencoder(settings), "start": start}
 
 
+def _masked(settings: Settings, shipped: str) -> dict[str, Any]:
+    return _adapter(settings, shipped) | {"data": settings.data}
+
+
 def _render_scenes(settings: Settings, workers: int) -> None:
     from sfumato.training.denoiser import SIZES as SHAPES
     from sfumato.training.scenes import render, render_shard
@@ -155,14 +161,41 @@ CARDS: tuple[PartCard, ...] = (
         given=lambda settings: _scenes(settings) | {"start_from": _weights(settings, "vae")},
     ),
     PartCard(
-        name="decoder",
+        name="plain-decoder",
         module="sfumato.training.autoencoder",
         minutes=10.0,
         given=lambda settings: _scenes(settings) | {"start_from": _autoencoder(settings), "decoder_only": True},
     ),
-    PartCard(name="denoiser", module="sfumato.training.denoiser", minutes=60.0, given=_denoiser),
+    PartCard(
+        name="decoder",
+        module="sfumato.training.decoder",
+        minutes=30.0,
+        given=lambda settings: _scenes(settings) | {"start_from": _autoencoder(settings)},
+    ),
+    PartCard(name="denoiser", module="sfumato.training.denoiser", minutes=60.0, given=_denoiser, takes_data=True),
     PartCard(name="flow", module="sfumato.training.flow", minutes=20.0, given=partial(_adapter, shipped="flow")),
     PartCard(name="distilled", module="sfumato.training.distilled", minutes=30.0, given=partial(_adapter, shipped="fast")),
+    PartCard(
+        name="inpainting",
+        module="sfumato.training.inpainting",
+        minutes=90.0,
+        given=partial(_masked, shipped="inpainting"),
+        takes_data=True,
+    ),
+    PartCard(
+        name="brushnet",
+        module="sfumato.training.brushnet",
+        minutes=60.0,
+        given=partial(_masked, shipped="brushnet"),
+        takes_data=True,
+    ),
+    PartCard(
+        name="controlnet",
+        module="sfumato.training.controlnet",
+        minutes=80.0,
+        given=partial(_masked, shipped="controlnet"),
+        takes_data=True,
+    ),
     PartCard(
         name="ranker",
         module="sfumato.training.ranker",
@@ -230,8 +263,11 @@ def _check(part: str, settings: Settings) -> None:
         raise OptionError(f"Unknown part {part!r}; choose one of: {', '.join(PARTS)}.", code="part-unknown")
     if settings.size not in SIZES:
         raise OptionError(f"Unknown size {settings.size!r}; choose one of: {', '.join(SIZES)}.", code="size-unknown")
-    if settings.data is not None and part != "denoiser":
-        raise OptionError("--data is for the denoiser; the other parts are trained on scenes.", code="option-contradiction")
+    takers = [card.name for card in CARDS if card.takes_data]
+    if settings.data is not None and part not in takers:
+        raise OptionError(
+            f"--data is for {' and '.join(takers)}; the other parts are trained on scenes.", code="option-contradiction"
+        )
     checkpoint = settings.folder / part / "checkpoint.pt"
     if checkpoint.exists() and not settings.resume:
         raise OptionError(

@@ -1,13 +1,13 @@
 """Interface between sampling loops and models: a denoiser with conditions and guidance bound to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditions, Denoiser, Output, Text, Traits, expand
+from sfumato.backbones.base import Conditions, Control, Denoiser, Output, Text, Traits, expand
 from sfumato.noise.plan import Step
 
 
@@ -39,6 +39,12 @@ class Model:
         """Properties of the model."""
         return self.denoiser.traits
 
+    def without_branch(self) -> "Model":
+        """The same model without the method's branch, which is the first, for steps outside its window."""
+        both = self.pair.unconditional, self.pair.conditional
+        unconditional, conditional = (replace(given, controls=(None, *given.controls[1:])) for given in both)
+        return replace(self, pair=Pair(unconditional=unconditional, conditional=conditional))
+
     def __call__(self, x: Tensor, step: Step) -> Output:
         """The guided output for (B, C, h, w) scaled latents at `step.timestep`."""
         return self.guidance(self.denoiser, self.pair, x, step)
@@ -65,4 +71,13 @@ def join(several: Sequence[Conditions]) -> Conditions:
         text=text,
         channels=together([each.channels for each in several]),
         extras={name: torch.cat([each.extras[name] for each in several]) for name in several[0].extras},
+        controls=tuple(map(_joined, zip(*(each.controls for each in several), strict=True))),
     )
+
+
+def _joined(same: Sequence[Control | None]) -> Control | None:
+    """Inputs of one branch, concatenated along the batch; None if it is not to run."""
+    if same[0] is None:
+        return None
+    image, scale = (torch.cat([getattr(each, name) for each in same]) for name in ("image", "scale"))
+    return replace(same[0], image=image, scale=scale)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
+from sfumato.backbones.families import FAMILIES
 from sfumato.backbones.options import LoadOptions
 from sfumato.backbones.prediction import check_given, reading
 from sfumato.errors import Unsupported
@@ -17,16 +18,25 @@ class Choice(NamedTuple):
     lora: tuple[str, ...] = ()
     vae: str | None = None
     prediction_type: str | None = None
+    branch: str | None = None
+    control_model: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: EditRequest) -> "Choice":
         """The choice that a complete request makes."""
-        return cls(request.model, request.lora, request.vae, request.prediction_type)
+        return cls(*(getattr(request, name) for name in cls._fields))
+
+    def for_method(self, method: str) -> "Choice":
+        """The choice with the model or branch that ships for a method, if this names a model that ships, and no branch."""
+        card = next((card for card in FAMILIES if card.name == self.model), None)
+        if card is None or self.branch is not None:
+            return self
+        return self._replace(model=card.models.get(method, self.model), branch=card.branches.get(method))
 
     def complete(self, request: EditRequest, method: str) -> EditRequest:
         """A request with this choice and method where it names none.
 
-        What goes with a model (LoRA, autoencoder, prediction type) is added only to a request for that model.
+        What goes with a model (LoRA, autoencoder, prediction type, branches) is added only to a request for that model.
         """
         given = request.model_fields_set
         mine = {"method": method}
@@ -45,8 +55,8 @@ class Choice(NamedTuple):
                 f"The request names the model '{wanted.model}', but this editor was made around a pipeline ('{self.model}') and "
                 "loads no other: leave model out, or use Editor(model=...)."
             )
-        for name, given in (("lora", wanted.lora), ("vae", wanted.vae)):
-            if given:
+        for name in ("lora", "vae", "branch", "control_model"):
+            if given := getattr(wanted, name):
                 raise Unsupported(
                     f"The request names {name}={given!r}, but this editor was made around a pipeline and loads nothing: "
                     "load it into the pipeline before from_pipe."
@@ -64,8 +74,8 @@ class Held:
 
     def __init__(self, own: Choice, options: LoadOptions, pipe: Backbone | None = None) -> None:
         check_given(own.prediction_type)
-        self.own, self.options, self._pipe, self._loaded_as = own, options, pipe, own
-        self._backbone = self._load(own) if pipe is None else reading(pipe, own.prediction_type)
+        self.own, self.options, self._pipe = own, options, pipe
+        self._loaded_as: Choice | None = None
 
     def get(self, wanted: Choice) -> Backbone:
         """The requested model, loaded if it is another one; the old one is kept if that fails.

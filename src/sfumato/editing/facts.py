@@ -32,10 +32,22 @@ def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str,
     }
 
 
+def background_notes(request: EditRequest) -> list[str]:
+    """A note on a background reconstruction that shows nowhere. The request has all defaults filled in."""
+    if request.background != "blurred" or not request.keep_unmasked:
+        return []
+    return [
+        "The background 'blurred' changes what is outside the mask, where the source's own pixels were put back: to keep its "
+        "change, add --no-keep-unmasked."
+    ]
+
+
 def text_notes(edit: Prepared, request: EditRequest) -> list[str]:
     """Notes on the prompt: how it was parsed, and which words the model does not know. The request has all defaults filled in."""
     encoder, card, texts = edit.backbone.text_encoder, edit.card, edit.resolved.texts
     notes = [*tasks.notes(request, texts.prompt), *texts.notes]
+    if request.control_model and not request.control:
+        notes.append("The control models were not used, because no control picture was given.")
     if encoder is None:
         name = edit.backbone.traits.name
         note = f"{name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."

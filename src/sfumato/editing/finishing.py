@@ -131,7 +131,7 @@ def _restore(window: PreparedWindow, latents: torch.Tensor, first: int) -> list[
     assert window.request.background
     with torch.inference_mode():
         with edit.clock.stage("denoise"):
-            decoded = edit.backbone.autoencoder.decode(latents)
+            decoded = window.decode(latents)
         with edit.clock.stage("background"):
             pixels = BACKGROUNDS[window.request.background].load()(
                 edit.backbone.autoencoder,
@@ -150,7 +150,7 @@ def animation(edit: Prepared, windows: list[np.ndarray], request: EditRequest) -
     finished: list[np.ndarray] = []
     for window, made in zip(edit.windows, windows, strict=True):
         with torch.inference_mode():
-            pictures = [to_uint8(edit.backbone.autoencoder.decode(frame)[0]) for frame in window.frames]
+            pictures = [to_uint8(window.decode(frame)[0]) for frame in window.frames]
         parts = [each.inputs for each in edit.windows[: len(finished) + 1]]
         frames += [shown(put_back(parts, [*finished, picture], request)) for picture in pictures]
         finished.append(made[0])

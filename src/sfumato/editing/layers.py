@@ -1,4 +1,4 @@
-"""Orientation of masks and scribbles for a picture that its EXIF orientation rotates."""
+"""Orientation of masks, scribbles and control pictures for a picture that its EXIF orientation rotates."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ Source = Path | Image.Image
 
 
 def align(request: EditRequest, picture: Picture, max_pixels: int) -> tuple[EditRequest, Picture]:
-    """The request with mask and scribble in the upright picture's orientation, and the picture with notes about it.
+    """The request with its other pictures in the upright picture's orientation, and the picture with notes about it.
 
     Args:
         request: Names the layers, of any size.
@@ -23,13 +23,13 @@ def align(request: EditRequest, picture: Picture, max_pixels: int) -> tuple[Edit
     """
     layers: dict[str, Source] = {}
     notes = list(picture.notes)
-    for name in ("mask", "scribble"):
-        if (source := getattr(request, name)) is not None:
+    for name, source in request.pictures().items():
+        if name != "image":
             layers[name], said = fit_layer(source, picture, name, max_pixels)
             notes += said
     if request.box is not None and picture.orientation != orientation.UPRIGHT:
         notes.append(_on_box(request.box, picture))
-    return request.model_copy(update=layers), replace(picture, notes=tuple(notes))
+    return request.with_pictures(layers), replace(picture, notes=tuple(notes))
 
 
 def _on_box(box: Box, picture: Picture) -> str:

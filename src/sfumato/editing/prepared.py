@@ -6,17 +6,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions
+from sfumato.backbones.base import Backbone, Conditions, Control, Seen
 from sfumato.background.registry import Watch
-from sfumato.denoising.base import Pair
+from sfumato.denoising.base import Pair, join
 from sfumato.editing.choice import Choice
 from sfumato.editing.encoding import Encoder
 from sfumato.editing.preparing import Inputs
 from sfumato.editing.progress import Listener, Progress
 from sfumato.editing.resolving import Resolved
+from sfumato.masks.latent import blurred
 from sfumato.methods.base import EditInputs, Guide, Method, MethodCard, Sampling
 from sfumato.pictures.tensors import to_uint8
 from sfumato.request import EditRequest
@@ -106,17 +108,22 @@ class PreparedWindow:
         self.request: EditRequest = request
         self.on_progress = in_part(edit.on_progress, index, count)
         self.encoder = Encoder(backbone.autoencoder, inputs, resolved.options.posterior_sample)
+        self.seen: Seen | None = Seen(pixels=inputs.pixels, mask=inputs.mask_pixels)
         self.cells: tuple[int, int] = (inputs.mask_latent.shape[-2], inputs.mask_latent.shape[-1])
         assert request.steps
-        given = EditInputs(
+        mask_pixels, self.mask_latent = inputs.mask_pixels, inputs.mask_latent
+        if resolved.options.mask_blur:
+            mask_pixels, self.mask_latent = blurred(mask_pixels, resolved.options.mask_blur, backbone.traits.factor)
+        self._given: EditInputs[Any] = EditInputs(
             texts=resolved.texts,
             pixels=inputs.pixels,
-            mask_pixels=inputs.mask_pixels,
-            mask_latent=inputs.mask_latent,
+            mask_pixels=mask_pixels,
+            mask_latent=self.mask_latent,
             options=resolved.options,
             guidance_embedding=request.guidance_embedding,
+            controls=_controls(inputs, request, backbone.traits.device),
         )
-        self.pair: Pair = method.condition(backbone, given)
+        self.pair: Pair = method.condition(backbone, self._given)
         self.guidance_scale = 1.0 if request.guidance_scale is None else request.guidance_scale
         self.shrink = request.shrink == "on" or (request.shrink == "auto" and inputs.thin)
         sampling = Sampling(
@@ -143,6 +150,24 @@ class PreparedWindow:
         """Predictions of this edit per batch; halved when memory runs out."""
         return min(self.request.n, self.limit)
 
+    def pair_of(self, seeds: tuple[int, ...]) -> Pair:
+        """Conditions of the predictions with these seeds, with leading dimension 1 if they are the same for all.
+
+        A masked picture that is a sample of the posterior is each prediction's own. It is drawn behind the start noise, as in
+        diffusers' inpainting pipelines.
+        """
+        given = self.pair.conditional
+        if not self.resolved.options.posterior_sample or (given.channels is None and not any(given.controls)):
+            return self.pair
+        backbone, pairs = self.edit.backbone, []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            torch.randn((backbone.traits.latent_channels, *self.cells), generator=generator)  # the start noise
+            pairs.append(self.method.condition(backbone, replace(self._given, generator=generator)))
+        return Pair(
+            unconditional=join([pair.unconditional for pair in pairs]), conditional=join([pair.conditional for pair in pairs])
+        )
+
     def _key(self, sampling: Sampling) -> Hashable:
         """What must be equal within a batch; all else may differ by row. Methods guided by CLIP never share a batch."""
         if self.edit.guide is not None:
@@ -160,6 +185,10 @@ class PreparedWindow:
             _shapes(self.pair.conditional),
         )
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of this window to pixels; decoders that can, see what surrounds the edit."""
+        return self.edit.backbone.autoencoder.decode(latents, self.seen)
+
     def watching(self, rows: int) -> Callable[[int, int, Tensor], None]:
         """A step callback for a batch with the next `rows` predictions of this window; it takes their clean latents alone."""
         done, n = self.done, self.request.n
@@ -174,7 +203,7 @@ class PreparedWindow:
                     step=done // self.batch_size * total + step,
                     total=batches * total,
                     share=(done + rows * step / total) / n,
-                    preview=lambda: Image.fromarray(to_uint8(self.edit.backbone.autoencoder.decode(clean[:1])[0])),
+                    preview=lambda: Image.fromarray(to_uint8(self.decode(clean[:1])[0])),
                     window=self.inputs.window,
                     inputs=self.inputs,
                 )
@@ -223,10 +252,21 @@ def as_run(windows: list[PreparedWindow]) -> tuple[EditRequest, list[str]]:
     return requests[0].model_copy(update=update), notes
 
 
+def _controls(inputs: Inputs, request: EditRequest, device: torch.device) -> tuple[Control, ...]:
+    """Inputs of the ControlNets for control pictures; their strength is 1, the one given for all, or each one's own."""
+    scales = request.control_scale or (1.0,)
+    scales = scales * len(inputs.controls) if len(scales) == 1 else scales
+    return tuple(
+        Control(image=image.to(device), scale=torch.full((1,), scale, device=device))
+        for image, scale in zip(inputs.controls, scales, strict=True)
+    )
+
+
 def _shapes(conditions: Conditions) -> Hashable:
     """Shapes of all tensors of a condition."""
     text = conditions.text
     pooled = None if text is None or text.pooled is None else tuple(text.pooled.shape)
     channels = None if conditions.channels is None else tuple(conditions.channels.shape)
     extras = tuple((extra.value, tuple(tensor.shape)) for extra, tensor in conditions.extras.items())
-    return None if text is None else tuple(text.states.shape), pooled, channels, extras
+    controls = tuple(each and (tuple(each.image.shape), each.guess) for each in conditions.controls)
+    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls

@@ -50,6 +50,7 @@ class Inputs:
         start: The same with fill and scribble under the mask; may depend on the prediction's seed.
         mask_pixels: (1, 1, h, w) in {0, 1}: the mask at the model's size.
         mask_latent: (1, 1, h/f, w/f) in [0, 1]: how much each latent cell may change.
+        controls: The control pictures, each (1, 3, h, w) in [0, 1]: the window at the model's size.
         thin: Whether the mask is a stroke of one or two latent cells, in which an edit fades unless the mask is dilated.
         seam_informative: Whether the border of the mask can be used to judge an edit: not for strokes of up to four cells, which
             are nearly all border, nor for replaced backgrounds.
@@ -68,6 +69,7 @@ class Inputs:
     start: Start
     mask_pixels: Tensor
     mask_latent: Tensor
+    controls: tuple[Tensor, ...]
     thin: bool
     seam_informative: bool
     original: Box | None
@@ -122,8 +124,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
         feather = (
             BACKDROP_FEATHER_PX if backdrop else 0.0 if request.task == "fill" else None
         )  # in a soft edge a scratch would stay
-    hashes = {"image_sha256": sha256(request.image)}
-    hashes |= {f"{name}_sha256": sha256(given) for name in ("mask", "scribble") if (given := getattr(request, name)) is not None}
+    hashes = {f"{name}_sha256": sha256(given) for name, given in request.pictures().items()}
     whole = {
         "picture": picture,
         "levels": to_levels(area.change),
@@ -138,6 +139,7 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
             window,
             crop(area.change, window),
             (crop(read_in.seen, window), crop(read_in.painted, window)),
+            tuple(crop(control, window) for control in read_in.controls),
             feather,
             whole,
             backdrop,
@@ -153,13 +155,26 @@ def _cut_out(
     window: Window,
     change: SoftMask,
     colours: tuple[np.ndarray, np.ndarray],
+    controls: tuple[np.ndarray, ...],
     feather: float | None,
     whole: dict[str, Any],
     backdrop: bool,
     resolution: int,
     factor: int,
 ) -> Inputs:
-    """Inputs of one window. `whole` has the fields shared by all windows; `colours` are the source without and with scribble."""
+    """Inputs of one window.
+
+    Args:
+        request: The edit.
+        window: The window.
+        change: The mask in it.
+        colours: The source in it, without and with scribble.
+        controls: The control pictures in it.
+        feather: Width of the soft edges in pixels; None chooses it.
+        whole: Fields that all windows share.
+        backdrop: Whether a background is replaced.
+        resolution, factor: As in `prepare`.
+    """
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(change, (width, height))
     seen, painted = colours
@@ -185,6 +200,7 @@ def _cut_out(
         start=start,
         mask_pixels=torch.from_numpy((inside > 0).astype(np.float32))[None, None],
         mask_latent=mask_latent,
+        controls=tuple((to_tensor(resize(control, (width, height))) + 1) / 2 for control in controls),
         thin=drawn and is_thin((mask_latent > 0).float()),
         seam_informative=not (backdrop or (drawn and is_thin((mask_latent > 0).float(), NARROW))),
         **whole,

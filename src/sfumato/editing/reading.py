@@ -1,4 +1,4 @@
-"""Reading of a request's source, mask and scribble, with margins added to the source for outpainting."""
+"""Reading of a request's source, mask, scribble and control pictures, with margins added to the source for outpainting."""
 
 import math
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ class Given:
         seen: (H, W, 3) uint8: the source as given to the model.
         painted: The same with the scribble on it.
         original: Where the source lies in `picture` if margins were added.
+        controls: The control pictures, each (H, W, 3) uint8.
     """
 
     picture: Picture
@@ -35,6 +36,7 @@ class Given:
     seen: np.ndarray
     painted: np.ndarray
     original: Box | None = None
+    controls: tuple[np.ndarray, ...] = ()
 
 
 def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, SoftMask, np.ndarray]:
@@ -66,11 +68,18 @@ def read_given(request: EditRequest, max_pixels: int) -> Given:
         )
     if request.scribble is not None:
         given = replace(given, painted=_paint(given.seen, change > 0, request.scribble, max_pixels))
+    controls = tuple(
+        _read_control(source, name, given.seen, max_pixels)
+        for name, source in request.pictures().items()
+        if name.startswith("control-")
+    )
+    given = replace(given, controls=controls)
     size = fitted(picture.size, request.size)
     if size == picture.size:
         return given
     picture, area = given.picture.resized(size), replace(given.area, change=resize_soft_mask(change, size))
-    return Given(picture=picture, area=area, seen=picture.seen, painted=resize(given.painted, size))
+    painted, controls = resize(given.painted, size), tuple(resize(control, size) for control in controls)
+    return Given(picture=picture, area=area, seen=picture.seen, painted=painted, controls=controls)
 
 
 def _within(request: EditRequest, picture: Picture, max_pixels: int) -> Given:
@@ -120,3 +129,17 @@ def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels:
         )
     cover = mask[..., None] * (1.0 if layer.alpha is None else layer.alpha[..., None] / 255)
     return np.rint(rgb * (1 - cover) + layer.rgb * cover).astype(np.uint8)
+
+
+def _read_control(source: ImageSource, name: str, seen: np.ndarray, max_pixels: int) -> np.ndarray:
+    """A control picture of the size of `seen`, (H, W, 3) uint8; black, which says nothing, where it is transparent."""
+    control = read(source, max_pixels=max_pixels, what=name)
+    if control.rgb.shape != seen.shape:
+        raise ImageError(
+            f"The picture {name} is {control.rgb.shape[1]}x{control.rgb.shape[0]} but the image, with its margins if it has any, "
+            f"is {seen.shape[1]}x{seen.shape[0]}: make it from a picture of that size.",
+            code="control-size",
+        )
+    if control.alpha is None:
+        return control.rgb
+    return np.rint(control.rgb * (control.alpha[..., None] / 255)).astype(np.uint8)

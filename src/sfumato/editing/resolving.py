@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sfumato.backbones.base import Backbone, Extra, Traits
-from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.capabilities import TRAINED, Capability
 from sfumato.backbones.families import able, family
 from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
@@ -62,6 +62,12 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     """
     traits = backbone.traits
     known = family(traits.family)
+    if missing := (card.needs & TRAINED) - traits.capabilities:
+        (need,) = missing
+        how = "--model" if need is Capability.INPAINTING else "--branch"
+        raise Unsupported(
+            f"{card.name} needs a model that {need.value}, and {traits.name} is none: give one with {how}, or use another method."
+        )
     if not traits.capabilities >= card.needs:
         others = [other.name for other in CARDS if traits.capabilities >= other.needs]
         raise Unsupported(
@@ -136,7 +142,7 @@ def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> No
         raise Unsupported(f"{traits.name} reads no text, so {name} would do nothing; leave it out.")
     if "guidance_embedding" in given and Extra.GUIDANCE not in traits.extras:
         raise Unsupported(f"{traits.name} has no guidance embedding; use guidance_scale.")
-    if request.background not in (None, "paste", "poisson", "matte") and not traits.can(Capability.DECODER):
+    if request.background not in (None, "paste", "blurred", "poisson", "matte", "none") and not traits.can(Capability.DECODER):
         raise Unsupported(
             f"background={request.background} needs an image decoder, which {traits.name} has not; use matte or poisson."
         )

@@ -115,7 +115,7 @@ def _timed(shares: Shares, stage: str) -> Iterator[None]:
 def _task(shares: Shares) -> EditTask[Any, Any]:
     """The loop's input. Leading dimensions are 1 if the batch has one window, else the batch size."""
     window = shares[0][0]
-    tensors = [(*own.encoder.of(seeds), own.inputs.mask_latent) for own, seeds in shares]
+    tensors = [(*own.encoder.of(seeds), own.mask_latent) for own, seeds in shares]
     if len(shares) > 1:
         tensors = [
             tuple(part.expand(len(seeds), *part.shape[1:]) for part in parts)  # type: ignore[misc]
@@ -136,11 +136,12 @@ def _task(shares: Shares) -> EditTask[Any, Any]:
 
 def _pair(shares: Shares) -> Pair:
     """Conditions of all rows."""
-    if len(shares) == 1:
-        return shares[0][0].pair
+    pairs = [(window.pair_of(seeds), len(seeds)) for window, seeds in shares]
+    if len(pairs) == 1:
+        return pairs[0][0]
     return Pair(
-        unconditional=join([expand(window.pair.unconditional, len(seeds)) for window, seeds in shares]),
-        conditional=join([expand(window.pair.conditional, len(seeds)) for window, seeds in shares]),
+        unconditional=join([expand(pair.unconditional, count) for pair, count in pairs]),
+        conditional=join([expand(pair.conditional, count) for pair, count in pairs]),
     )
 
 

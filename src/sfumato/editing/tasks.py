@@ -3,7 +3,7 @@
 from typing import Any
 
 from sfumato.backbones.base import Traits
-from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.capabilities import TRAINED, Capability
 from sfumato.backbones.families import family
 from sfumato.errors import MaskError, OptionError
 from sfumato.methods import registry
@@ -54,8 +54,32 @@ def check(request: EditRequest) -> None:
             )
 
 
+def check_controls(request: EditRequest, named: bool) -> None:
+    """Refuse control pictures or strengths that do not match the control models.
+
+    Args:
+        request: Complete: with the editor's control models where it names none.
+        named: Whether it names them itself; those of an editor may stay unused.
+
+    Raises:
+        OptionError: option-contradiction.
+    """
+    pictures, models, scales = len(request.control), len(request.control_model), len(request.control_scale)
+    if pictures != models and (pictures or named):
+        raise OptionError(
+            f"There are {pictures} control pictures and {models} control models: give one picture (--control) for each "
+            "ControlNet (--control-model), in the same order.",
+            code="option-contradiction",
+        )
+    if (scales > 1 and scales != pictures) or (scales and not pictures):
+        raise OptionError(
+            f"There are {scales} values of control_scale and {pictures} control pictures: give one for all, or one for each.",
+            code="option-contradiction",
+        )
+
+
 def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCard:
-    """The method named by a request, or by default the first that does its task on the model.
+    """The method named by a request, or by default one that the model was trained for, or the first that does the task on it.
 
     Args:
         request: Its `method` is set.
@@ -65,10 +89,13 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
     Raises:
         OptionError: method-unknown.
     """
-    if named or request.task == "edit":
+    if named:
         return registry.get(request.method)
     able = registry.suited(request.task, traits.capabilities, has_words(request))
-    return able[0] if able else registry.get(request.method)
+    trained = [card for card in able if card.needs & TRAINED]
+    if request.task == "edit":
+        able = [registry.get(request.method)]
+    return (trained or able or [registry.get(request.method)])[0]
 
 
 def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None:

@@ -2,9 +2,13 @@
 
 W + B A for every matrix and convolution, the latter as (out, in k k) matrices; the first and last convolution, the time
 embedding, norms and biases are replaced. It is merged into the UNet when that is loaded, so it costs nothing at a step.
+A UNet whose first convolution was given further inputs (`widen`) has adapters too, and so have modules born as copies of the
+UNet: what the copy has besides is replaced.
 """
 
 import hashlib
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +32,59 @@ def base_digest(folder: Path) -> str:
     return hashlib.sha256((folder / UNET_WEIGHTS).read_bytes()).hexdigest()
 
 
+@torch.no_grad()
+def widen(unet: Any, in_channels: int) -> None:
+    """Give the first convolution of a UNet2DConditionModel further inputs, in place; it answers as before, whatever they hold.
+
+    Args:
+        unet: Its configuration says the new number then.
+        in_channels: Of the first convolution, at least as many as it has.
+    """
+    old = unet.conv_in
+    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, device=old.weight.device)
+    new.weight.zero_()[:, : old.in_channels] = old.weight
+    new.bias.copy_(old.bias)
+    unet.conv_in = new.to(old.weight.dtype).requires_grad_(old.weight.requires_grad)
+    unet.register_to_config(in_channels=in_channels)
+
+
+def _updated(
+    module: nn.Module, whole: Mapping[str, Tensor], down: Mapping[str, Tensor], up: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The weights of a module with an adapter's tensors (see `Adapter`), by their names in the module."""
+    changed: dict[str, Tensor] = {}
+    for name, weight in module.named_parameters():
+        key = _key(name)
+        changed[name] = weight + (up[key] @ down[key]).view(weight.shape) if key in up else whole[key]
+    return changed
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # names of parameters hold no dots
+
+
 class Adapter(nn.Module):
     """The update of one UNet, without the UNet itself; initially zero.
 
     Args:
-        unet: The base. The adapter is made on its device.
+        unet: The base, widened or not, or a module born as a copy of it. The adapter is made on its device.
         digest: Of the base's weights, see `base_digest`.
         rank: Of each change.
+        whole: How the names of weights begin that are replaced.
     """
 
     base: Tensor
 
-    def __init__(self, unet: nn.Module, digest: str, rank: int = RANK) -> None:
+    def __init__(self, unet: nn.Module, digest: str, rank: int = RANK, whole: tuple[str, ...] = WHOLE) -> None:
         super().__init__()
         self.digest, self.rank = digest, rank
         # in the state, so that a checkpoint says which base it is for
         self.register_buffer("base", torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8))
         self.whole, self.down, self.up = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for name, weight in unet.named_parameters():
-            key = name.replace(".", "/")  # names of parameters hold no dots
+            key = _key(name)
             rows, columns = (len(weight), weight[0].numel()) if weight.ndim > 1 else (0, 0)
-            if name.startswith(WHOLE) or rank * (rows + columns) >= rows * columns:
+            if name.startswith(whole) or rank * (rows + columns) >= rows * columns:
                 self.whole[key] = weight.detach().clone()
             else:
                 self.down[key] = (torch.randn(rank, columns) * columns**-0.5).to(weight.device)
@@ -56,31 +92,24 @@ class Adapter(nn.Module):
 
     def weights(self, unet: nn.Module) -> dict[str, Tensor]:
         """The updated weights, by their names in the base."""
-        changed: dict[str, Tensor] = {}
-        for name, weight in unet.named_parameters():
-            key = name.replace(".", "/")
-            low_rank = key in self.up
-            changed[name] = weight + (self.up[key] @ self.down[key]).view(weight.shape) if low_rank else self.whole[key]
-        return changed
+        return _updated(unet, self.whole, self.down, self.up)
+
+    def call(self, network: nn.Module, *given: Any) -> Any:
+        """What the updated network makes of its arguments; gradients reach the adapter alone if the network is frozen."""
+        return functional_call(network, self.weights(network), given)
 
     def forward(self, unet: nn.Module, x: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        """Output of the updated UNet; gradients reach the adapter alone. x (B, C, h, w), timesteps (B,), states (B, T, D)."""
-        answer: Any = functional_call(unet, self.weights(unet), (x, timesteps, states))
-        return answer.sample.float()
+        """Output of the updated UNet for x (B, C, h, w), timesteps (B,) and states (B, T, D)."""
+        answer: Tensor = self.call(unet, x, timesteps, states).sample
+        return answer.float()
 
     def check_base(self, source: Path) -> None:
-        """Refuse an adapter that was trained for other weights than `digest`.
+        """Refuse a state from `source`, loaded before, that was trained for other weights than `digest`.
 
         Raises:
             BackboneError: adapter-mismatch.
         """
-        found = bytes(self.base.tolist()).hex()
-        if found != self.digest:
-            raise BackboneError(
-                f"{source} was made for a UNet with SHA-256 {found[:12]}, and this one has {self.digest[:12]}: load it with the "
-                "denoiser it was trained from in the folder `unet` beside it, or train it anew with `sfumato train`.",
-                code="adapter-mismatch",
-            )
+        check_base(bytes(self.base.tolist()).hex(), self.digest, source)
 
     def save(self, folder: Path) -> Path:
         """Write the adapter as float16 safetensors, with its rank and its base's digest as metadata; atomically."""
@@ -89,6 +118,20 @@ class Adapter(nn.Module):
         with written_whole(path) as temporary:
             temporary.write_bytes(save(tensors, {"format": "pt", "base_sha256": self.digest, "rank": str(self.rank)}))
         return path
+
+
+def check_base(found: str, digest: str, source: Path) -> None:
+    """Refuse an adapter from `source` for weights of digest `found` where the UNet has `digest`.
+
+    Raises:
+        BackboneError: adapter-mismatch.
+    """
+    if found != digest:
+        raise BackboneError(
+            f"{source} was made for a UNet with SHA-256 {found[:12]}, and this one has {digest[:12]}: load it with the "
+            "denoiser it was trained from in the folder `unet` beside it, or train it anew with `sfumato train`.",
+            code="adapter-mismatch",
+        )
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -106,11 +149,11 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def merge(unet: nn.Module, path: Path, digest: str) -> None:
-    """Change a float32 UNet in place as the adapter in the file `path` says.
+def merge(unet: Any, path: Path, digest: str) -> None:
+    """Change a float32 UNet, or a module born as a copy of one, in place as the adapter in the file `path` says.
 
     Args:
-        unet: The base.
+        unet: The base. It is widened first if the adapter's first convolution reads more than its own.
         path: What `Adapter.save` wrote.
         digest: Of the base's weights, see `base_digest`.
 
@@ -118,9 +161,20 @@ def merge(unet: nn.Module, path: Path, digest: str) -> None:
         BackboneError: adapter-mismatch, model-invalid.
     """
     metadata, tensors = read(path)
-    with torch.random.fork_rng(devices=[]):  # what a new adapter draws is overwritten: loading must not move the caller's noise
-        adapter = Adapter(unet, digest, int(metadata["rank"]))
-    adapter.base = torch.frombuffer(bytearray.fromhex(metadata["base_sha256"]), dtype=torch.uint8)
-    adapter.check_base(path)
-    adapter.load_state_dict(tensors | {"base": adapter.base})
-    unet.load_state_dict(adapter.weights(unet))
+    check_base(metadata["base_sha256"], digest, path)
+    whole, down, up = (
+        {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+        for part in ("whole.", "down.", "up.")
+    )
+    first = whole.get("conv_in/weight")
+    if first is not None and first.shape[1] > unet.conv_in.in_channels:
+        widen(unet, first.shape[1])
+    expected = {_key(name): weight.shape for name, weight in unet.named_parameters()}
+    found = {key: tensor.shape for key, tensor in whole.items()}
+    for key in up.keys() & down.keys() & expected.keys():  # of their product the rows, and the columns as the weight has them
+        rows, *others = expected[key]
+        if (len(up[key]), down[key].shape[1]) == (rows, math.prod(others)):
+            found[key] = expected[key]
+    if found != expected:
+        raise BackboneError(f"{path} is an adapter of another kind of network; load it with the method it was trained for.")
+    unet.load_state_dict(_updated(unet, whole, down, up))

@@ -11,7 +11,7 @@ from sfumato.errors import EditError
 from sfumato.pictures.encoding import encode
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.writing import METADATA_KEY
-from sfumato.request import EditResult, one_by_one
+from sfumato.request import PICTURES, EditResult, one_by_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,5 +88,5 @@ class Outcome:
             "scores": result.scores,
             "notes": result.notes,
             "timings": {stage: round(seconds, 3) for stage, seconds in result.timings.items()},
-            "request": result.request.model_dump(mode="json", exclude={"image", "mask", "scribble"}),
+            "request": result.request.model_dump(mode="json", exclude=set(PICTURES)),
         }

@@ -12,7 +12,7 @@ from PIL import Image
 from sfumato.errors import ImageError, ResourceError
 from sfumato.masks.canvas import in_pixels
 from sfumato.pictures.formats import UPLOADED, open_header
-from sfumato.request import EditRequest
+from sfumato.request import EditRequest, by_field
 
 # Fields that may differ within a batch. Some of them change the batch key (see `PreparedWindow.key`), which is compared later.
 OWN = frozenset(
@@ -30,7 +30,7 @@ class Item:
 
     Args:
         options: Fields of `EditRequest` without its pictures, and the method's own options; validated JSON values.
-        pictures: Bytes of "image", and of "mask" and "scribble" if given.
+        pictures: Their bytes by the names of `EditRequest.pictures`: "image", and what else is given.
         id: Unique, random.
     """
 
@@ -60,13 +60,12 @@ class Item:
             ImageError, MaskError: A picture cannot be read.
             ValidationError: The fields contradict each other.
         """
-        pictures = {name: open_picture(data, name) for name, data in self.pictures.items()}
-        return self._checked.model_copy(update=pictures)
+        return self._checked.with_pictures({name: open_picture(data, name) for name, data in self.pictures.items()})
 
     @cached_property
     def _checked(self) -> EditRequest:
         """The request without its pictures, which are opened anew for each use so that none stays decoded."""
-        return EditRequest.model_validate({**self.options, **{name: Path(name) for name in self.pictures}})
+        return EditRequest.model_validate({**self.options, **by_field({name: Path(name) for name in self.pictures})})
 
     def pixels(self) -> int:
         """Pixels of the image, by its header, or of the result if that is larger."""
@@ -81,7 +80,7 @@ class Item:
             {name: value for name, value in item.options.items() if name not in OWN and value is not None}
             for item in (self, other)
         )
-        return mine == yours and ("scribble" in self.pictures) == ("scribble" in other.pictures)
+        return mine == yours and self.pictures.keys() - {"mask"} == other.pictures.keys() - {"mask"}
 
 
 def open_picture(data: bytes, what: str) -> Image.Image:

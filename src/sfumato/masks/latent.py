@@ -1,5 +1,6 @@
 """Masks on the latent grid: downsampling, dilation, detection of thin masks."""
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +21,21 @@ def to_latent(mask: NDArray[np.uint8] | NDArray[np.float32], factor: int) -> Ten
     if mask.shape[0] % factor or mask.shape[1] % factor:
         raise ValueError(f"mask of shape {mask.shape} must have sides divisible by {factor}")
     return functional.max_pool2d(torch.from_numpy(mask.astype(np.float32))[None, None], factor)
+
+
+def blurred(mask: Tensor, sigma: float, factor: int) -> tuple[Tensor, Tensor]:
+    """A mask with its edge softened on both sides: where it is more than a half, and its mean over each latent cell.
+
+    Args:
+        mask: (1, 1, H, W) in {0, 1}; H and W are multiples of `factor`.
+        sigma: Standard deviation of the Gaussian in pixels.
+        factor: Image pixels per latent cell.
+
+    Returns:
+        (1, 1, H, W) in {0, 1} and (1, 1, H / factor, W / factor) in [0, 1], both float32.
+    """
+    soft = torch.from_numpy(cv2.GaussianBlur(mask[0, 0].numpy(), (0, 0), sigma))[None, None]
+    return (soft > 0.5).float(), functional.avg_pool2d(soft, factor)
 
 
 def is_thin(mask_latent: Tensor, cells: int = 3) -> bool:

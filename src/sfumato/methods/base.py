@@ -12,9 +12,9 @@ from pydantic.fields import FieldInfo
 from sfumato.backbones.capabilities import Capability
 
 if TYPE_CHECKING:  # the registry is listed without torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
-    from sfumato.backbones.base import Backbone, Traits
+    from sfumato.backbones.base import Backbone, Control, Traits
     from sfumato.denoising.base import Model, Pair
     from sfumato.denoising.prompts import Texts
     from sfumato.noise.stream import NoiseStream
@@ -47,11 +47,14 @@ class MethodOptions(BaseModel):
     Args:
         posterior_sample: Whether the source is encoded as a sample from the autoencoder's posterior, not its mean. For every
             method; read by the editor, which encodes.
+        mask_blur: Standard deviation in pixels of a Gaussian that softens the mask which the method is given (see
+            `masks.latent.blurred`); 0 for none. For every method; read by the editor.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     posterior_sample: bool = False
+    mask_blur: float = 0.0
 
     @classmethod
     def exposed(cls, *, remote: bool = False) -> dict[str, FieldInfo]:
@@ -145,6 +148,8 @@ class EditInputs(Generic[OptionsT]):
         mask_latent: (1, 1, h, w) in [0, 1]: how much each latent cell may change.
         options: The method's own options.
         guidance_embedding: Embedded guidance scale of guidance-distilled models; None for others.
+        controls: Inputs of the model's ControlNets for control pictures, in their order.
+        generator: Draws whatever is random in the conditions of one prediction; None takes means.
     """
 
     texts: "Texts"
@@ -153,6 +158,8 @@ class EditInputs(Generic[OptionsT]):
     mask_latent: "Tensor"
     options: OptionsT
     guidance_embedding: float | None = None
+    controls: "tuple[Control, ...]" = ()
+    generator: "Generator | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +198,8 @@ class Method(Protocol):
     """Plan of a run: (traits of the model, sampling of the request, options) -> plan."""
 
     condition: Callable[["Backbone", EditInputs[Any]], "Pair"]
-    """Conditions of both branches of guidance. Called once per edit and window, before the first batch."""
+    """Conditions of both branches of guidance. Called once per edit and window, before the first batch; if the model encodes
+    pictures as samples of the posterior, also once per prediction, with its generator."""
 
     run: Callable[["Model", EditTask[Any, Any], Watch, "NoiseStream | None"], "Tensor"]
     """The loop: (model, inputs, step callback, noise) -> (B, C, h, w) clean scaled latents. Called once per batch."""

@@ -1,6 +1,8 @@
 """Conditions of the two branches of guidance, shared by several methods."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,19 +10,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.backbones.base import Backbone, Conditions, Extra
+from sfumato.backbones.capabilities import BRANCHES, Layout
 from sfumato.denoising.base import Pair
 from sfumato.methods.base import EditInputs
 
 
 def text_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
-    """Negative prompt and prompt, with the denoiser's extras; models without text get the extras alone."""
-    extras = extras_of(models, edit)
+    """Negative prompt and prompt, extras and control pictures, and mask and masked picture for models that read them.
+
+    Models without text get the rest alone.
+    """
+    channels = None
+    if models.traits.layout is Layout.INPAINTING:
+        encode = partial(models.autoencoder.encode, generator=edit.generator)
+        channels = inpainting_channels(encode, edit.pixels, edit.mask_pixels)
+    own: tuple[None, ...] = (None,) if models.traits.capabilities & BRANCHES else ()  # of the method that has it
+    controls = (*own, *edit.controls) if edit.controls else ()
+    shared = Conditions(extras=extras_of(models, edit), channels=channels, controls=controls)
     if models.text_encoder is None:
-        return Pair(unconditional=Conditions(extras=extras), conditional=Conditions(extras=extras))
+        return Pair(unconditional=shared, conditional=shared)
     unconditional, conditional = edit.texts.encode(models.text_encoder)
-    return Pair(
-        unconditional=Conditions(text=unconditional, extras=extras), conditional=Conditions(text=conditional, extras=extras)
-    )
+    return Pair(unconditional=replace(shared, text=unconditional), conditional=replace(shared, text=conditional))
 
 
 def no_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
@@ -57,3 +67,18 @@ def inpainting_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask
     """
     latents = encode(pixels * (mask < 0.5))
     return torch.cat([F.interpolate(mask, latents.shape[-2:], mode="nearest").to(latents), latents], dim=1)
+
+
+def brushnet_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask: Tensor) -> Tensor:
+    """What a BrushNet reads behind the noisy latents, in training and in editing: the masked picture, then what is kept.
+
+    Args:
+        encode: (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w).
+        pixels: (B, 3, H, W) in [-1, 1]: the source. Its hole becomes -1, black.
+        mask: (B, 1, H, W) in {0, 1}; 1 = hole. It is brought to the latents' size by nearest neighbours, and turned round.
+
+    Returns:
+        (B, C + 1, h, w).
+    """
+    latents = encode(torch.where(mask < 0.5, pixels, -1.0))
+    return torch.cat([latents, 1 - F.interpolate(mask, latents.shape[-2:], mode="nearest").to(latents)], dim=1)

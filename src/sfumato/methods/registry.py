@@ -12,6 +12,13 @@ _FROM_BLUR = {"fill": "blur"}  # neither what was there nor sharp surroundings a
 _CONTINUE = {"guidance_scale": 1.0, "start_fraction": 0.5}
 _EMPTY = TaskCard(defaults=_FROM_BLUR, says_empty=True)
 _CONTINUED = TaskCard(defaults=_FROM_BLUR, wordless=_CONTINUE)
+# A model that was trained to see the mask starts from noise, through which nothing of what was there shows.
+_TRAINED: dict[Task, TaskCard] = {
+    "edit": _EDIT,
+    "remove": TaskCard(says_empty=True),
+    "fill": TaskCard(wordless={"guidance_scale": 1.0}),
+    "outpaint": TaskCard(says_empty=True),
+}
 _TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (
@@ -57,6 +64,38 @@ CARDS: tuple[MethodCard, ...] = (
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
         tasks=_TASKS,
+    ),
+    MethodCard(
+        name="stable-inpainting",
+        kind="finetuned",
+        title="Stable Diffusion inpainting",
+        paper="Rombach et al.: High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022, arXiv:2112.10752, "
+        "section 4.5; the checkpoints of RunwayML, Stability AI and diffusers",
+        module="sfumato.methods.finetuned.stable_inpainting",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.INPAINTING}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "soft_mask"),
+        tasks=_TRAINED,
+    ),
+    MethodCard(
+        name="controlnet-inpainting",
+        kind="branch",
+        title="ControlNet inpainting",
+        paper="Zhang, Rao, Agrawala: Adding Conditional Control to Text-to-Image Diffusion Models, ICCV 2023, arXiv:2302.05543",
+        module="sfumato.methods.branch.controlnet",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CONTROLNET}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks=_TRAINED,
+    ),
+    MethodCard(
+        name="brushnet",
+        kind="branch",
+        title="BrushNet",
+        paper="Ju et al.: BrushNet, A Plug-and-Play Image Inpainting Model with Decomposed Dual-Branch Diffusion, ECCV 2024, "
+        "arXiv:2403.06976",
+        module="sfumato.methods.branch.brushnet",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.BRUSHNET}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks=_TRAINED,
     ),
 )
 

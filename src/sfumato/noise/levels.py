@@ -76,6 +76,24 @@ def predicted_clean(prediction: Prediction, output: Tensor, level: Level, latent
     return output
 
 
+def predicted_noise(prediction: Prediction, output: Tensor, level: Level, latents: Tensor) -> Tensor:
+    """The noise eps that a model's output stands for: `latents` are signal * clean + noise * eps, clean by `predicted_clean`.
+
+    Args:
+        prediction: What the output stands for.
+        output: (B, C, h, w) the model's output.
+        level: Level of `latents`; for "flow" its signal and noise sum to one.
+        latents: (B, C, h, w) the denoiser's input, before any scaling.
+    """
+    if prediction is Prediction.EPSILON:
+        return output
+    if prediction is Prediction.V:
+        return (level.noise * latents / level.scale + level.signal * output) / level.scale
+    if prediction is Prediction.FLOW:
+        return latents + level.signal * output
+    return (latents - level.signal * output) / level.noise
+
+
 def output_for(prediction: Prediction, clean: Tensor, level: Level, latents: Tensor) -> Tensor:
     """The model's output that stands for these clean latents: the inverse of `predicted_clean`."""
     if prediction is Prediction.EPSILON:

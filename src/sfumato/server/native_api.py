@@ -58,6 +58,8 @@ async def find_job(service: JobService, job_id: str, owner: str) -> JobView:
 
 @router.get("/info", summary="What this server offers: models, methods, limits")
 def info(service: JobServiceDep) -> Info:
+    control_models = list(service.settings.control_models)
+    unused = set() if control_models else {"control", "control_scale"}
     methods = [
         MethodInfo(
             name=card.name,
@@ -66,13 +68,21 @@ def info(service: JobServiceDep) -> Info:
             presets=list(card.load().PRESETS),
             tasks=list(card.tasks),
             needs=able(card.needs),
-            fields=[name for name in JobRequest.shared_fields() if name in card.uses or name not in method_fields()],
+            fields=[
+                name
+                for name in JobRequest.shared_fields()
+                if (name in card.uses or name not in method_fields()) and name not in unused
+            ],
             options=options_schema(card, remote=True),
         )
         for card in CARDS
     ]
     return Info(
-        version=sfumato.__version__, models=list(service.settings.models), methods=methods, limits=vars(service.settings.limits)
+        version=sfumato.__version__,
+        models=list(service.settings.models),
+        methods=methods,
+        control_models=control_models,
+        limits=vars(service.settings.limits),
     )
 
 

@@ -11,9 +11,11 @@ from sfumato.masks.canvas import in_pixels
 from sfumato.pictures.encoding import Format
 from sfumato.pictures.reading import read, upright_size
 from sfumato.pictures.sizing import fitted
+from sfumato.request import SEVERAL
 from sfumato.server.failures import Refused
 from sfumato.server.previews import encode
 from sfumato.server.settings import Limits
+from sfumato.server.submission import numbered
 from sfumato.server.uploads import Form, check_size
 
 FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
@@ -26,7 +28,7 @@ def refused(message: str, param: str, code: str = "option-invalid") -> Refused:
 
 
 def pictures_of(form: Form, limits: Limits) -> dict[str, bytes]:
-    """The image, under either of the names that clients use, and what belongs to it: mask or markup, and our scribble."""
+    """The image, under either of the names that clients use, and what goes with it: mask or markup, scribble, controls."""
     images = [data for name in ("image", "image[]") for data in form.files.get(name, [])]
     names = [name for field in ("image", "image[]") for name in form.names.get(field, [])]
     if len(images) > 1:
@@ -42,6 +44,9 @@ def pictures_of(form: Form, limits: Limits) -> dict[str, bytes]:
         if name in ("image", "image[]"):
             continue
         bare = name.removesuffix("[]")  # some clients write every file as a list
+        if bare in SEVERAL:
+            pictures |= numbered(bare, files)
+            continue
         if bare not in ("mask", "markup", "scribble") or len(files) > 1 or bare in pictures:
             raise Refused(f"Unknown or repeated file {name[:100]!r}.", code="option-unknown", status=422, param=name[:100])
         if not files[0]:

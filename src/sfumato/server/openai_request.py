@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, create_model
 
 from sfumato.jobs.item import Item, open_picture
-from sfumato.request import MOST_SEED, RANDOM_SEED, Seed, Size
+from sfumato.request import MOST_SEED, PICTURES, RANDOM_SEED, Seed, Size
 from sfumato.server.failures import Refused
 from sfumato.server.openai_pictures import check_output, from_markup, pictures_of, refused
 from sfumato.server.settings import Settings
@@ -127,7 +127,7 @@ def _refuse_what_needs_another_server(fields: dict[str, Any]) -> None:
             raise refused(f"{name} is for output_format=gif, which cannot be made here; leave it out.", name)
         if name.partition("[")[0] == "svg":
             raise refused("svg is for output_format=svg, which cannot be made here; leave it out.", "svg")
-        if name in ("image", "mask", "markup", "scribble"):
+        if name in ("markup", *PICTURES):
             raise refused(f"The {name} was sent as text; send it as a file of the form.", name)
 
 

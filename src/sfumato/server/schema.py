@@ -9,9 +9,9 @@ from pydantic.json_schema import models_json_schema
 
 from sfumato.methods.base import MethodCard
 from sfumato.methods.registry import CARDS, options_schema
-from sfumato.request import EditRequest
+from sfumato.request import PICTURES, SEVERAL, EditRequest
 from sfumato.server.openai_request import OpenAIEdit
-from sfumato.server.submission import PICTURES, JobRequest
+from sfumato.server.submission import JobRequest
 from sfumato.server.webui_request import Img2Img
 
 
@@ -95,7 +95,7 @@ def _as_form(model: dict[str, Any], pictures: dict[str, str]) -> dict[str, Any]:
             text = {"type": "string", "example": _EXAMPLES.get(name, "40,60,120,120")}
             kept = {key: field[key] for key in ("description", "title", "default") if field.get(key) is not None}
             properties[name] = kept | text
-    files = {name: {**_FILE, "description": about} for name, about in pictures.items()}
+    files = {name: _file(name) | {"description": about} for name, about in pictures.items()}
     return {
         "type": "object",
         "additionalProperties": False,
@@ -105,10 +105,15 @@ def _as_form(model: dict[str, Any], pictures: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _file(name: str) -> dict[str, Any]:
+    return {"type": "array", "items": dict(_FILE)} if name in SEVERAL else dict(_FILE)
+
+
 _EXAMPLES = {"size": "512x512", "expand": "64,0,25%,0"}
 _FILES = {
     "image": "PNG, JPEG, WebP, AVIF, GIF, JPEG 2000 or HEIC to edit.",
     "mask": "Where to edit; of the image's size.",
     "scribble": "Colours to start from under the mask; of the image's size, transparent where there are none.",
+    "control": "Depth, line or pose pictures of the image's size, one for each of the server's control models.",
 }
 _MARKUP = {"markup": "A drawing over the image, instead of a mask: what is not transparent is edited, starting from its colours."}

@@ -48,7 +48,7 @@ class JobService:
             InputError: The pictures cannot be edited.
             Refused: queue-full or shutting-down.
         """
-        await to_thread.run_sync(check_pictures, given, self.settings.limits, limiter=self.decoding)
+        await to_thread.run_sync(check_pictures, given, self.settings.limits, self.settings.control_models, limiter=self.decoding)
         job = Job(owner=request.state.owner, kind=kind, submission=given, partials_wanted=partials)
         await to_thread.run_sync(self.queue.submit, job)
         return job

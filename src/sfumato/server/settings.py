@@ -72,7 +72,8 @@ class Settings:
         devices: One worker each; None is the best device present.
         share: Most jobs that are sampled in one batch; by default 8 on an accelerator, and 1, which is none, on a CPU.
         load: How models are loaded; each worker's device takes the place of its own.
-        vae, prediction_type: As in `sfumato.Editor`, of the only model.
+        vae, prediction_type, branch: As in `sfumato.Editor`, of the only model.
+        control_models: ControlNets for the control pictures of requests, beside the only model.
         host, port: Where to listen.
         tokens: Secrets, one of which each request must carry; none are needed when this is empty.
         insecure: Listen beyond this machine without a token.
@@ -89,6 +90,8 @@ class Settings:
     load: LoadOptions = field(default_factory=LoadOptions)
     vae: str | None = None
     prediction_type: str | None = None
+    branch: str | None = None
+    control_models: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 7860
     tokens: tuple[str, ...] = ()
@@ -102,11 +105,12 @@ class Settings:
 
         Raises:
             OptionError: token-needed, token-weak, alias-invalid, origin-invalid, option-prediction-type; option-contradiction for
-                an autoencoder or a prediction type of many models.
+                an autoencoder, a prediction type or branches of many models.
         """
-        if len(self.models) > 1 and (self.vae or self.prediction_type):
+        if len(self.models) > 1 and (self.vae or self.prediction_type or self.branch or self.control_models):
             raise OptionError(
-                f"--vae and --prediction-type belong to one model, but {len(self.models)} are served: give one --model.",
+                "--vae, --prediction-type, --branch and --control-model belong to one model, but "
+                f"{len(self.models)} are served: give one --model.",
                 code="option-contradiction",
             )
         check_given(self.prediction_type)

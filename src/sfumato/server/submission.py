@@ -1,21 +1,22 @@
 """Validation of requests to all APIs, which become items: validated options, and pictures as bytes."""
 
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from sfumato.errors import EditError, ImageError, OptionError
 from sfumato.jobs.item import Item
 from sfumato.pictures.formats import UPLOADED, listed
-from sfumato.request import EditRequest, WithOptions
+from sfumato.request import PICTURES, SEVERAL, EditRequest, WithOptions
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64
 
-PICTURES = ("image", "mask", "scribble")
-_NOT_OVER_HTTP = ("lora", "vae", "embedding")  # these name files of the server, which only its operator may choose
-_PICTURE_TEXT = {"contentEncoding": "base64", "format": "byte"}
+# these name files of the server, which only its operator may choose
+_NOT_OVER_HTTP = ("lora", "vae", "embedding", "branch", "control_model")
+_PICTURE_TEXT: dict[str, Any] = {"contentEncoding": "base64", "format": "byte"}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -34,17 +35,23 @@ def _job_fields() -> dict[str, Any]:
         if name in _NOT_OVER_HTTP:
             continue
         if name in PICTURES:
-            required = info.is_required()
-            what = (info.description or "").partition(":")[0].rstrip(".")
-            about = f"{what}: {listed(UPLOADED)} as base64, or a file of a form."
-            extra: dict[str, Any] = dict(_PICTURE_TEXT)
-            fields[name] = (
-                str if required else str | None,
-                Field(... if required else None, description=about, json_schema_extra=extra),
-            )
+            fields[name] = _picture_field(name, info)
         else:
             fields[name] = (info.annotation, info)
     return fields
+
+
+def _picture_field(name: str, info: FieldInfo) -> tuple[Any, Any]:
+    """The type and the field of a picture in JSON."""
+    required, several = info.is_required(), name in SEVERAL
+    what = (info.description or "").partition(":")[0].rstrip(".")
+    about = f"{what}: {listed(UPLOADED)} as base64, or {'files' if several else 'a file'} of a form."
+    kind: Any = list[Annotated[str, Field(json_schema_extra=dict(_PICTURE_TEXT))]] if several else str
+    default: Any = ... if required else None
+    return (
+        kind if required else kind | None,
+        Field(default, description=about, json_schema_extra=None if several else dict(_PICTURE_TEXT)),
+    )
 
 
 JobRequest: type[Sent] = create_model("JobRequest", __base__=Sent, **_job_fields())
@@ -60,17 +67,29 @@ def accept(form: Form, limits: Limits, models: tuple[str, ...]) -> Item:
     Raises:
         OptionError, ImageError, Refused: Names the field at fault.
     """
-    pictures = {name: from_base64(form.fields[name], name, limits) for name in PICTURES if form.fields.get(name) is not None}
+    pictures = {
+        name: from_base64(text, name, limits)
+        for field in PICTURES
+        for name, text in numbered(field, form.fields.get(field)).items()
+    }
     for name, files in form.files.items():
-        if name not in PICTURES:
+        field = name.removesuffix("[]") if name.removesuffix("[]") in SEVERAL else name
+        if field not in PICTURES:
             raise _unknown(name, JobRequest.known())
-        if len(files) > 1 or name in pictures:
-            raise OptionError(f"More than one {name} was given; give one.", code="option-repeated")
-        pictures[name] = files[0]
+        if (len(files) > 1 and field not in SEVERAL) or any(numbered(field, files).keys() & pictures.keys()):
+            raise OptionError(f"More than one {field} was given; give one.", code="option-repeated")
+        pictures |= numbered(field, files if field in SEVERAL else files[0])
     fields = {name: value for name, value in form.fields.items() if name not in PICTURES}
     check_sizes(pictures, limits)
     options = validated(JobOptions, {"model": models[0], **fields}).model_dump(exclude_unset=True)
     return submission(options, pictures, limits, models)
+
+
+def numbered(field: str, given: Any) -> dict[str, Any]:
+    """What a field of pictures was given, by the names of `EditRequest.pictures`."""
+    if given is None or field not in SEVERAL:
+        return {} if given is None else {field: given}
+    return {f"{field}-{i}": one for i, one in enumerate(given if isinstance(given, list) else [given], 1)}
 
 
 def check_sizes(pictures: dict[str, bytes], limits: Limits) -> None:
@@ -157,19 +176,26 @@ def _check_limits(options: dict[str, Any], limits: Limits) -> None:
         )
 
 
-def check_pictures(given: Item, limits: Limits) -> None:
+def check_pictures(given: Item, limits: Limits, control_models: tuple[str, ...] = ()) -> None:
     """Decode all pictures once, to refuse a job before it is queued. Slow: do not call it in the event loop.
+
+    Args:
+        given: The job.
+        limits: Of the server.
+        control_models: The server's, for which there are to be control pictures, or none.
 
     Raises:
         ImageError, MaskError, OptionError: See `sfumato.errors`.
     """
-    from sfumato.editing.reading import read_pictures  # loads torch
+    from sfumato.editing import tasks  # loads torch
+    from sfumato.editing.reading import read_pictures
     from sfumato.masks.window import choose_window
 
     try:
         request = given.request()
     except ValidationError as error:
         raise refusal(error, EditRequest) from None
+    tasks.check_controls(request.model_copy(update={"control_model": control_models}), named=False)
     _, change, _ = read_pictures(request, limits.pixels)
     if not isinstance(request.window, str):
         choose_window((change > 0).astype(np.uint8), 1, 1, request.window)  # a given window does not depend on the model

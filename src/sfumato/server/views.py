@@ -92,6 +92,7 @@ class Info(BaseModel):
     version: str
     models: list[str] = Field(description="The first is the default.")
     methods: list[MethodInfo]
+    control_models: list[str] = Field(description="ControlNets that read the control pictures of requests, one each.")
     limits: dict[str, float]
 
 

@@ -54,7 +54,7 @@ async def img2img(service: JobServiceDep, request: Request) -> Img2ImgAnswer:
     except Cancelled:
         if await request.is_disconnected():
             raise
-    return await to_thread.run_sync(_answer, asked, fields, job, seed, notes)
+    return await to_thread.run_sync(_answer, asked, fields, job, seed, notes, service.settings.control_models)
 
 
 @router.get("/progress", summary="How far the running job is")
@@ -75,11 +75,13 @@ def skip(service: JobServiceDep, request: Request) -> dict[str, Any]:
     return interrupt(service, request)
 
 
-def _answer(asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, notes: list[str]) -> Img2ImgAnswer:
+def _answer(
+    asked: Img2Img, fields: dict[str, Any], job: Job, seed: int, notes: list[str], control_models: tuple[str, ...]
+) -> Img2ImgAnswer:
     info = _info(asked, job, seed)
     skipped = asked.override_settings.get(CLIP_SKIP, 1)
     unused = [f"override_settings.{CLIP_SKIP}"] if job.result is not None and info["clip_skip"] != skipped else []
-    info |= {"notes": list(notes), "ignored": sorted([*ignored(asked), *unused])}
+    info |= {"notes": list(notes), "ignored": sorted([*ignored(asked, control_models), *unused])}
     pictures: list[str] = []
     if job.result is not None:
         info["notes"] += job.result["notes"]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sfumato.jobs.item import Item, open_picture
 from sfumato.pictures.reading import upright_size
+from sfumato.server import webui_controls
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits, Settings
 from sfumato.server.submission import JobOptions, submission, validated
@@ -90,7 +91,11 @@ class Img2Img(BaseModel):
     scheduler: str = Field("", description="Named in info, and not used.")
     override_settings: dict[str, Any] = Field({}, description="sd_model_checkpoint and CLIP_stop_at_last_layers are understood.")
     override_settings_restore_afterwards: bool = True
-    alwayson_scripts: dict[str, Any] = Field({}, description="Named in info, and not run.")
+    alwayson_scripts: dict[str, Any] = Field(
+        {},
+        description="Units of controlnet are control pictures, where the server has models for them: image and weight, in the "
+        "order of the models, without preprocessor. Others are named in info, and not run.",
+    )
     include_init_images: bool = False
     send_images: bool = True
 
@@ -106,12 +111,14 @@ def parse(fields: dict[str, Any]) -> Img2Img:
     return validated(Img2Img, given)
 
 
-def ignored(asked: Img2Img) -> list[str]:
+def ignored(asked: Img2Img, control_models: tuple[str, ...]) -> list[str]:
     """Names of what was set and means nothing here, with those inside override_settings and alwayson_scripts."""
+    controls = webui_controls.script_of(asked.alwayson_scripts) if control_models else None
     names = [name for name, value in (asked.model_extra or {}).items() if not _has_no_effect(name, value)]
     names += [f"override_settings.{name}" for name in asked.override_settings if name not in UNDERSTOOD_SETTINGS]
-    names += [f"alwayson_scripts.{name}" for name in asked.alwayson_scripts]
-    return sorted(name[:100] for name in names)
+    names += [f"alwayson_scripts.{name}" for name in asked.alwayson_scripts if name != controls]
+    names += webui_controls.ignored(webui_controls.units_of(asked.alwayson_scripts), controls) if controls else []
+    return sorted({name[:100] for name in names})
 
 
 def note_on(names: list[str]) -> list[str]:
@@ -164,6 +171,9 @@ def parse_img2img(asked: Img2Img, seed: int, model: str, settings: Settings) -> 
     """
     limits = settings.limits
     pictures = pictures_of(asked.init_images, asked.mask, limits)
+    units = webui_controls.units_of(asked.alwayson_scripts) if settings.control_models else []
+    controls, weights = webui_controls.controls_of(units, settings.control_models, limits)
+    pictures |= controls
     scheduler, notes = solver_for(asked.sampler_name or asked.sampler_index, asked.scheduler)
     start, about_strength = _start(asked.denoising_strength)
     blur, about_blur = _blur(asked)
@@ -187,10 +197,11 @@ def parse_img2img(asked: Img2Img, seed: int, model: str, settings: Settings) -> 
         "window": "auto",
         "clip_skip": _clip_skip(asked.override_settings.get(CLIP_SKIP)),
     }
+    fields |= {"control_scale": weights} if weights else {}
     size, about_size = _size(asked, pictures["image"])
     if not asked.inpaint_full_res:
         fields |= {"window": "whole", "size": size}
-    notes += [*about_strength, *about_blur, *about_size, *note_on(ignored(asked))]
+    notes += [*about_strength, *about_blur, *about_size, *note_on(ignored(asked, settings.control_models))]
     options = validated(JobOptions, fields).model_dump(exclude_unset=True)
     given = submission(options, pictures, limits, settings.models)
     if asked.inpaint_full_res and asked.inpaint_full_res_padding:

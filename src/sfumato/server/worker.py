@@ -40,6 +40,8 @@ def editor_maker(settings: Settings) -> MakeEditor:
             model=model,
             vae=settings.vae,
             prediction_type=settings.prediction_type,
+            branch=settings.branch,
+            control_model=settings.control_models,
             max_pixels=settings.limits.pixels,
             **vars(replace(settings.load, device=device)),
         )

@@ -1,21 +1,28 @@
 """Training of an adapter of the embedded denoiser, the part shared by all kinds. Denoiser and text encoder stay frozen."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from sfumato.embedded.adapter import RANK, Adapter, base_digest, read
+from sfumato.embedded.adapter import RANK, WHOLE, Adapter, base_digest, read
 from sfumato.embedded.text import MAX_TOKENS
-from sfumato.training.denoiser import Batches, quick_attention
-from sfumato.training.latents import load_scene_latents
+from sfumato.training.denoiser import quick_attention
 from sfumato.training.loop import OnProgress, Run, check_fits
+from sfumato.training.precision import half_precision
 from sfumato.training.samples import write_sheet
+
+
+def frozen(network: Any, device: torch.device) -> Any:
+    """A network as adapters are trained for: float32, not trained itself, channels last."""
+    return network.float().requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,7 @@ class Teacher:
         """From the folders `unet`, `text_encoder` and `tokenizer` of `model`."""
         tokenizer = PreTrainedTokenizerFast.from_pretrained(model / "tokenizer", local_files_only=True)
         networks = (UNet2DConditionModel.from_pretrained(model / "unet"), CLIPTextModel.from_pretrained(model / "text_encoder"))
-        unet, text = (n.float().requires_grad_(False).eval().to(device, memory_format=torch.channels_last) for n in networks)
-        return cls(unet, text, tokenizer, device)
+        return cls(*(frozen(network, device) for network in networks), tokenizer, device)
 
     @torch.no_grad()
     def states(self, tokens: Tensor) -> Tensor:
@@ -52,67 +58,96 @@ class Teacher:
         return self.states(tokens.to(self.device))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """The network that an adapter is of.
+
+    Args:
+        describe: Writes into the folder of the adapter what says what the network is.
+        born: Makes it of the denoiser, which it may change; by default it is the denoiser.
+        rank, whole: See `Adapter`.
+    """
+
+    describe: Callable[[Path], object]
+    born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet
+    rank: int = RANK
+    whole: tuple[str, ...] = WHOLE
+
+
+def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
+    """Describes a denoiser by diffusers' scheduler."""
+    return lambda folder: scheduler.save_pretrained(folder / "scheduler")
+
+
+def with_class_name(name: str) -> Callable[[Path], object]:
+    """Describes a network beside a denoiser by the name of its class, in config.json."""
+    return lambda folder: (folder / "config.json").write_text(json.dumps({"_class_name": name}) + "\n", encoding="utf-8")
+
+
+class Batches(Protocol):
+    """What a lesson learns from: `draw` gives the arguments of its loss, the tokens (B, T) of captions last."""
+
+    def draw(self) -> tuple[Tensor, ...]:
+        """A random batch."""
+
+
 class AdapterTraining:
-    """A run that trains an adapter of a denoiser on captioned scenes.
+    """A run that trains an adapter of a denoiser, or of a network born of it; batches and loss are the lesson's.
 
     Args:
         model: Folder of the denoiser.
-        vae, scenes: Folders of the autoencoder and of rendered scenes.
-        out: Gets `checkpoint.pt`, sheets of samples, and adapter and scheduler in `model`.
-        scheduler: diffusers' scheduler that says what the adapted denoiser is.
+        out: Gets `checkpoint.pt`, sheets of samples, and the adapter in `model`.
+        adapted: What it is an adapter of.
         minutes, lr, cooldown, on_progress: See `loop.Run`.
-        rank: Of the adapter.
-        device, batch_size: Where, and how many scenes a step.
+        device: Where.
         start: An adapter to begin with if there is no checkpoint and this is there. It may be of another denoiser: what it
             learnt there mostly holds.
+        sheet: Draws samples of the adapter in a folder into a file; text-to-image by default.
 
     Raises:
         BackboneError: checkpoint-mismatch, adapter-mismatch.
-        InputError: no-scenes.
     """
 
     def __init__(
         self,
         *,
         model: Path,
-        vae: Path,
-        scenes: Path,
         out: Path,
-        scheduler: Any,
+        adapted: Adapted,
         minutes: float,
         lr: float,
-        rank: int = RANK,
         device: str = "cpu",
-        batch_size: int = 16,
         cooldown: float = 0.5,
         start: Path | None = None,
+        sheet: Callable[[Path, Path], None] | None = None,
         on_progress: OnProgress = print,
     ) -> None:
-        self.model, self.out, self.scheduler = model, out, scheduler
+        self.model, self.out, self.adapted = model, out, adapted
         self.teacher = Teacher.load(model, torch.device(device))
+        self.sheet = sheet or partial(write_sheet, device=self.teacher.device, base=model)
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
-            self.adapter = Adapter(self.teacher.unet, base_digest(model), rank)
+            self.network: nn.Module = frozen(adapted.born(self.teacher.unet), self.teacher.device)
+            self.adapter = Adapter(self.network, base_digest(model), adapted.rank, adapted.whole)
         if start is not None and start.exists():
             state = read(start)[1] | {"base": self.adapter.base}
             check_fits(state, self.adapter, start)
             self.adapter.load_state_dict(state)
         self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, on_progress)
         self.adapter.check_base(out / "checkpoint.pt")
-        self.batches = Batches(load_scene_latents(vae, scenes), self.teacher.tokenizer, batch_size, self.teacher.device)
 
-    def learn(self, loss_of: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-        """Step on a loss of clean latents (B, C, h, w) and text states (B, T, D) until the minutes are over."""
+    def learn(self, batches: Batches, loss_of: Callable[..., Tensor]) -> Iterator[None]:
+        """Step on a loss until the minutes are over; it is given what was drawn, with text states (B, T, D) for tokens."""
         device = self.teacher.device
         for _ in self.run.steps():
-            x, _, tokens = self.batches.draw()
-            with torch.autocast(device.type, torch.bfloat16), quick_attention(device):
-                loss = loss_of(x, self.teacher.states(tokens))
-            self.run.update(loss, len(x))
+            *given, tokens = batches.draw()
+            with half_precision(device), quick_attention(device):
+                loss = loss_of(*given, self.teacher.states(tokens))
+            self.run.update(loss, len(tokens))
             yield
 
     def _on_save(self, run: Run) -> None:
         folder = self.out / "model"
         self.adapter.save(folder)
-        self.scheduler.save_pretrained(folder / "scheduler")
-        write_sheet(folder, self.out / f"samples-{run.samples:08d}.png", self.teacher.device, base=self.model)
+        self.adapted.describe(folder)
+        self.sheet(folder, self.out / f"samples-{run.samples:08d}.png")

@@ -18,6 +18,7 @@ from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.pictures.reading import write
 from sfumato.pictures.tensors import to_uint8
 from sfumato.training.loop import OnProgress, Run
+from sfumato.training.precision import half_precision
 from sfumato.training.samples import tiled
 from sfumato.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 
@@ -53,16 +54,22 @@ def dead_leaves(rng: np.random.Generator, size: int = 128) -> np.ndarray:
 
 
 def crops(images: np.ndarray, count: int, rng: np.random.Generator, leaves: np.ndarray | None = None) -> Tensor:
-    """Random crops (count, 3, CROP, CROP) in [-1, 1], half of them recoloured (channels shuffled, contrast changed)."""
+    """Random crops (count, 3, CROP, CROP) in [-1, 1], half of them recoloured."""
     out = np.empty((count, CROP, CROP, 3), np.float32)
     for i in range(count):
         pool = images if leaves is None or rng.random() > LEAVES_SHARE else leaves
         y, x = rng.integers(0, pool.shape[1] - CROP + 1, 2)
         crop = pool[rng.integers(len(pool)), y : y + CROP, x : x + CROP]
-        out[i] = crop[:, :: (1 if rng.random() < 0.5 else -1)] / 127.5 - 1
-        if rng.random() < 0.5:
-            out[i] = np.clip(out[i][..., rng.permutation(3)] * rng.uniform(0.5, 1.3) + rng.uniform(-0.3, 0.3), -1, 1)
+        out[i] = varied(crop[:, :: (1 if rng.random() < 0.5 else -1)], rng)
     return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+
+def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture (H, W, 3) uint8 in [-1, 1], one time in two recoloured: channels shuffled, contrast and brightness changed."""
+    values = picture / np.float32(127.5) - 1
+    if rng.random() < 0.5:
+        values = np.clip(values[..., rng.permutation(3)] * rng.uniform(0.5, 1.3) + rng.uniform(-0.3, 0.3), -1, 1)
+    return values.astype(np.float32)
 
 
 def gradients(x: Tensor, y: Tensor) -> Tensor:
@@ -71,11 +78,17 @@ def gradients(x: Tensor, y: Tensor) -> Tensor:
     return d.diff(dim=-1).abs().mean() + d.diff(dim=-2).abs().mean()
 
 
-def grain_loss(drawn: Tensor, grain: Tensor, x: Tensor) -> Tensor:
-    """How far the strength of small differences in `drawn + grain` is from that in x; along outlines the grain's own strength."""
-    smooth = 1 - outlines(x)
+def grain_loss(drawn: Tensor, grain: Tensor, x: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """How far the strength of small differences in `drawn + grain` is from that in x; along outlines the grain's own strength.
+
+    Args:
+        drawn, grain, x: (B, 3, H, W): the picture without grain, its grain, and what it shall look like.
+        weight: (B, 1, H, W): how much each pixel counts.
+    """
+    outline = outlines(x)
+    smooth = weight * (1 - outline)
     strengths = zip(_strengths(drawn + grain, smooth), _strengths(x, smooth), strict=True)
-    return torch.stack([(a - b).abs().mean() for a, b in strengths]).sum() + ((1 - smooth) * grain.abs()).mean()
+    return torch.stack([(a - b).abs().mean() for a, b in strengths]).sum() + (weight * outline * grain.abs()).mean()
 
 
 def outlines(x: Tensor) -> Tensor:
@@ -143,7 +156,7 @@ def train(
     run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
     for _ in run.steps():
         x = crops(images, batch_size, rng, leaves).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with half_precision(x.device):
             z = model.encoder(x)
             y, features = model.decoder.drawn(z + CODE_NOISE * torch.randn_like(z))
             grain = model.grain(features.detach(), torch.randn_like(y[:, :1]))

@@ -5,6 +5,7 @@ only at the noisiest levels. So half of the training favours these, without the 
 other half favours the cleaner ones, which straighten outlines and carry the details of grounds and materials.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from sfumato.embedded.text import MAX_TOKENS, make_text_encoder, make_tokenizer
 from sfumato.embedded.world.split import LEARNED
 from sfumato.training.latents import LatentSet, Words, load_folder_latents, load_scene_latents
 from sfumato.training.loop import OnProgress, Run
+from sfumato.training.precision import half_precision
 from sfumato.training.samples import write_sheet
 
 CAPTION_DROPOUT = 0.1
@@ -159,14 +161,26 @@ def random_timesteps(count: int, trained: int, device: torch.device) -> Tensor:
     return (trained * shift * u / (1 + (shift - 1) * u)).long().clamp(max=trained - 1)
 
 
-def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, weights: Tensor, tokens: Tensor) -> Tensor:
-    """Squared error of the velocity, weighted by cell, (B, 1, h, w)."""
+def velocity_loss(predict: Callable[[Tensor, Tensor], Tensor], scheduler: DDIMScheduler, x: Tensor, weights: Tensor) -> Tensor:
+    """Squared error of the velocity at random noise levels, weighted by cell.
+
+    Args:
+        predict: Velocity of noisy latents (B, C, h, w) at timesteps (B,).
+        scheduler: Noises them.
+        x: Clean latents (B, C, h, w).
+        weights: (B, 1, h, w).
+    """
     noise = torch.randn_like(x)
     timesteps = random_timesteps(len(x), scheduler.config.num_train_timesteps, x.device)
-    with torch.autocast(x.device.type, torch.bfloat16), quick_attention(x.device):
-        predicted = net(scheduler.add_noise(x, noise, timesteps), timesteps, tokens).float()
-    error = (predicted - scheduler.get_velocity(x, noise, timesteps)) ** 2
+    predicted = predict(scheduler.add_noise(x, noise, timesteps).contiguous(memory_format=torch.channels_last), timesteps)
+    error = (predicted.float() - scheduler.get_velocity(x, noise, timesteps)) ** 2
     return (weights * error).mean() / weights.mean()
+
+
+def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, weights: Tensor, tokens: Tensor) -> Tensor:
+    """The velocity loss of a `TextDenoiser` told tokens (B, T)."""
+    with half_precision(x.device), quick_attention(x.device):
+        return velocity_loss(lambda noisy, timesteps: net(noisy, timesteps, tokens), scheduler, x, weights)
 
 
 def start_from_weights(net: TextDenoiser, folder: Path) -> None:

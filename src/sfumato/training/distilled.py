@@ -6,6 +6,7 @@ to which the teacher takes it with one guided DDIM step; at the cleanest level i
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from diffusers import LCMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from sfumato.embedded.adapter import Adapter
-from sfumato.training.adapting import AdapterTraining, Teacher
-from sfumato.training.denoiser import make_scheduler
+from sfumato.training.adapting import Adapted, AdapterTraining, Teacher, with_scheduler
+from sfumato.training.denoiser import Batches, make_scheduler
+from sfumato.training.latents import load_scene_latents
 
 # Levels of the teacher's trajectory, of which diffusers' LCMScheduler chooses those of an edit. The paper has 50; in a short run
 # a few learn more each, and what the cleanest level knows has less far to travel to the noisiest.
@@ -87,13 +89,23 @@ def consistency_loss(
     return (((predicted - wanted) ** 2 + HUBER**2).sqrt() - HUBER).mean()
 
 
-def train(*, lr: float = 1e-3, **settings: Any) -> None:
-    """Distil the denoiser in the folder `model` into an adapter of it; the settings are those of `AdapterTraining`."""
+def train(*, vae: Path, scenes: Path, lr: float = 1e-3, batch_size: int = 16, **settings: Any) -> None:
+    """Distil the denoiser in the folder `model` into an adapter of it.
+
+    Args:
+        vae, scenes: Folders of the autoencoder and of rendered scenes.
+        lr, batch_size: Peak learning rate, and scenes a step.
+        settings: Of `AdapterTraining`.
+
+    Raises:
+        InputError: no-scenes.
+    """
     scheduler = LCMScheduler.from_config(make_scheduler().config, original_inference_steps=STEPS)
-    course = AdapterTraining(scheduler=scheduler, lr=lr, **settings)
+    course = AdapterTraining(adapted=Adapted(describe=with_scheduler(scheduler)), lr=lr, **settings)
     adapter, teacher = course.adapter, course.teacher
     target = copy.deepcopy(adapter).requires_grad_(False)
     levels, empty = Levels.of(teacher.device), teacher.empty()
-    for _ in course.learn(lambda x, states: consistency_loss(adapter, target, teacher, levels, x, states, empty)):
+    batches = Batches(load_scene_latents(vae, scenes), teacher.tokenizer, batch_size, teacher.device)
+    for _ in course.learn(batches, lambda x, _, states: consistency_loss(adapter, target, teacher, levels, x, states, empty)):
         with torch.no_grad():
             torch._foreach_lerp_(list(target.parameters()), list(adapter.parameters()), 1 - TARGET_AVERAGE)

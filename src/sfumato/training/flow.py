@@ -5,6 +5,7 @@ combination of z0 and eps. The adapter learns that change of variables on noised
 the mean that eps - z0 of single scenes only scatters around, so few samples are enough.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.embedded.adapter import Adapter
-from sfumato.training.adapting import AdapterTraining, Teacher
-from sfumato.training.denoiser import make_scheduler, random_timesteps
+from sfumato.training.adapting import Adapted, AdapterTraining, Teacher, with_scheduler
+from sfumato.training.denoiser import Batches, make_scheduler, random_timesteps
+from sfumato.training.latents import load_scene_latents
 
 SHIFT = 2.0  # spaces the levels of a run about as the denoiser's own, evenly over its timesteps
 
@@ -51,9 +53,21 @@ def flow_loss(adapter: Adapter, teacher: Teacher, flow: Flow, x: Tensor, states:
     return F.mse_loss(adapter(teacher.unet, preserved / total, timestep, states), known)
 
 
-def train(*, lr: float = 2e-3, **settings: Any) -> None:
-    """Train a flow-matching adapter of the denoiser in the folder `model`; the settings are those of `AdapterTraining`."""
-    course = AdapterTraining(scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT), lr=lr, **settings)
+def train(*, vae: Path, scenes: Path, lr: float = 2e-3, batch_size: int = 16, **settings: Any) -> None:
+    """Train a flow-matching adapter of the denoiser in the folder `model`.
+
+    Args:
+        vae, scenes: Folders of the autoencoder and of rendered scenes.
+        lr, batch_size: Peak learning rate, and scenes a step.
+        settings: Of `AdapterTraining`.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    course = AdapterTraining(
+        adapted=Adapted(describe=with_scheduler(FlowMatchEulerDiscreteScheduler(shift=SHIFT))), lr=lr, **settings
+    )
     flow = Flow(course.teacher.device)
-    for _ in course.learn(lambda x, states: flow_loss(course.adapter, course.teacher, flow, x, states)):
+    batches = Batches(load_scene_latents(vae, scenes), course.teacher.tokenizer, batch_size, course.teacher.device)
+    for _ in course.learn(batches, lambda x, _, states: flow_loss(course.adapter, course.teacher, flow, x, states)):
         pass

@@ -15,6 +15,7 @@ from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.surfaces import COLOURS, GROUNDS, MATERIALS
 from sfumato.training.loop import OnProgress, Run
 from sfumato.training.pairs import Pair, load_pairs, shards_of, softened_shard
+from sfumato.training.precision import half_precision
 from sfumato.training.views import View, plain_view, view
 from sfumato.training.workers import shard_by_rank
 
@@ -94,7 +95,7 @@ def train(
     rng = np.random.default_rng(time.time_ns())
     for _ in run.steps():
         crops, labels = batch(judge, data, batch_size, rng, sometimes_plain)
-        with torch.autocast(place.type, torch.bfloat16):
+        with half_precision(place):
             logits = judge(crops.to(place, memory_format=torch.channels_last))
         run.update(loss_of(logits, labels.to(place)), batch_size)
     if run.leader:

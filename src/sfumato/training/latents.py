@@ -10,16 +10,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.world.captions import caption, ground_alone
 from sfumato.embedded.world.scene import Scene
-from sfumato.errors import InputError
+from sfumato.errors import InputError, MaskError
+from sfumato.masks.reading import read_mask
 from sfumato.pictures.reading import read
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.loop import save_atomically
+from sfumato.training.precision import half_precision
 from sfumato.training.scenes import load_shard, seen, training_shards
 from sfumato.training.workers import shard_by_rank
 
@@ -48,17 +51,17 @@ class LatentSet:
     words: Sequence[Words]
 
 
-@torch.inference_mode()
-def encode(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 to scaled latents (B, C, h, w) bfloat16."""
-    pixels = to_pixels(images).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
-        codes = vae.encoder(pixels).float()
-    return ((codes - vae.config.shift_factor) * vae.config.scaling_factor).bfloat16()
+@torch.no_grad()
+def encode(vae: PatchAutoencoder, pixels: Tensor) -> Tensor:
+    """Pixels (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w) float32."""
+    with half_precision(pixels.device):
+        codes = vae.encoder(pixels.contiguous(memory_format=torch.channels_last)).float()
+    return (codes - vae.config.shift_factor) * vae.config.scaling_factor
 
 
-def _encode_all(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
-    return torch.cat([encode(vae, images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+def encode_all(vae: PatchAutoencoder, images: np.ndarray) -> Tensor:
+    """(n, H, W, 3) uint8 to scaled latents (n, C, h, w) bfloat16, a few pictures at a time."""
+    return torch.cat([encode(vae, to_pixels(images[i : i + BATCH])).bfloat16() for i in range(0, len(images), BATCH)])
 
 
 def load_vae(folder: Path) -> PatchAutoencoder:
@@ -66,8 +69,8 @@ def load_vae(folder: Path) -> PatchAutoencoder:
     return PatchAutoencoder.from_pretrained(folder).float().eval().to(memory_format=torch.channels_last)
 
 
-def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
-    """Latents of all rendered shards, encoded by the workers together unless they are cached beside the shards.
+def encoded_shards(vae_folder: Path, scenes: Path) -> tuple[list[Path], Tensor]:
+    """All rendered shards and their latents (n, C, h, w), encoded by the workers together unless cached beside the shards.
 
     A cache is named after the content of the autoencoder and of the shard, so that no other's is ever read.
 
@@ -80,8 +83,17 @@ def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
     vae = load_vae(vae_folder)
     for shard, cache in shard_by_rank(list(zip(shards, caches, strict=True))):
         if not cache.exists():
-            save_atomically({"latents": _encode_all(vae, load_shard(shard)[0])}, cache)
-    latents = torch.cat([torch.load(cache, weights_only=True)["latents"] for cache in caches])
+            save_atomically({"latents": encode_all(vae, load_shard(shard)[0])}, cache)
+    return shards, torch.cat([torch.load(cache, weights_only=True)["latents"] for cache in caches])
+
+
+def load_scene_latents(vae_folder: Path, scenes: Path) -> LatentSet:
+    """Latents of all rendered shards (see `encoded_shards`), with their captions.
+
+    Raises:
+        InputError: no-scenes.
+    """
+    shards, latents = encoded_shards(vae_folder, scenes)
     main, others, words = [], [], []
     for shard in shards:
         _, owners, drawn = load_shard(shard)
@@ -114,38 +126,67 @@ def _words(scene: Scene) -> Words:
 
 
 def load_folder_latents(vae_folder: Path, folder: Path, size: int) -> LatentSet:
-    """Latents of a user's own pictures, cut square and brought to `size`.
-
-    Captions are in a text file beside each picture with the same name, or in `metadata.jsonl`, one
-    {"file_name": ..., "text": ...} a line.
+    """Latents of a user's own pictures; see `load_pictures`.
 
     Raises:
         InputError: no-pictures, no-caption.
+        MaskError: mask-size, mask-empty.
+    """
+    images, texts, _ = load_pictures(folder, size)
+    latents = encode_all(load_vae(vae_folder), images)
+    everything = torch.ones_like(latents[:, :1])
+    return LatentSet(latents, everything, 0 * everything, [Words(partial(always, text)) for text in texts])
+
+
+def load_pictures(folder: Path, size: int) -> tuple[NDArray[np.uint8], list[str], list[NDArray[np.bool_] | None]]:
+    """A user's own pictures (n, size, size, 3), cut square, their captions, and their masks (size, size) if there are any.
+
+    Captions are in a text file beside each picture with the same name, or in `metadata.jsonl`, one
+    {"file_name": ..., "text": ...} a line. The mask of `duck.jpg` is `duck_mask.png` or `masks/duck.png`, white on the duck.
+
+    Raises:
+        InputError: no-pictures, no-caption.
+        MaskError: mask-size, mask-empty.
     """
     texts = _captions(folder)
-    images = []
+    images, masks = [], []
     for name in texts:
-        rgb = read(folder / name).rgb
-        side = min(rgb.shape[:2])
-        top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
-        images.append(_resized(rgb[top : top + side, left : left + side], size))
-    vae = load_vae(vae_folder)
-    latents = _encode_all(vae, np.stack(images))
-    everything = torch.ones_like(latents[:, :1])
-    return LatentSet(latents, everything, 0 * everything, [Words(partial(_always, text)) for text in texts.values()])
+        picture = read(folder / name)
+        images.append(_square(picture.rgb, size))
+        beside = next((path for path in _mask_paths(folder / name) if path.exists()), None)
+        if beside is None:
+            masks.append(None)
+            continue
+        mask = _square(read_mask(picture.size, beside, None, picture), size) > 0
+        if not mask.any():
+            message = f"{beside} marks nothing in the middle square of {name}; mark something there, or remove the mask."
+            raise MaskError(message, code="mask-empty")
+        masks.append(mask)
+    return np.stack(images), list(texts.values()), masks
 
 
-def _resized(square: np.ndarray, size: int) -> np.ndarray:
+def _mask_paths(picture: Path) -> tuple[Path, Path]:
+    return picture.with_name(f"{picture.stem}_mask.png"), picture.parent / "masks" / f"{picture.stem}.png"
+
+
+def _square(array: np.ndarray, size: int) -> np.ndarray:
+    """The middle square of a picture or mask (H, W, ...), brought to `size`."""
+    side = min(array.shape[:2])
+    top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
+    square = np.ascontiguousarray(array[top : top + side, left : left + side])
     return np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _always(text: str, rng: np.random.Generator) -> str:
+def always(text: str, rng: np.random.Generator) -> str:
+    """The one caption of a picture."""
     return text
 
 
 def _captions(folder: Path) -> dict[str, str]:
     """Name of each picture in the folder, and its caption."""
     pictures = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
+    masks = {_mask_paths(picture)[0] for picture in pictures}
+    pictures = [picture for picture in pictures if picture not in masks]
     if not pictures:
         raise InputError(f"{folder} holds no pictures ({', '.join(PICTURES)}).", code="no-pictures")
     listed: dict[str, str] = {}

@@ -28,6 +28,7 @@ from sfumato.pictures.tensors import to_uint8
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import quick_attention
 from sfumato.training.loop import OnProgress, Run
+from sfumato.training.precision import half_precision
 from sfumato.training.samples import tiled
 from sfumato.training.scenes import load_shard, training_shards
 
@@ -103,7 +104,7 @@ def diffusion_loss(unet: Any, scheduler: DDPMScheduler, pixels: Tensor) -> Tenso
     patches = F.pixel_unshuffle(pixels, PATCH).contiguous(memory_format=torch.channels_last)
     noise = torch.randn_like(patches)
     timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(patches),), device=patches.device)
-    with torch.autocast(patches.device.type, torch.bfloat16), quick_attention(patches.device):
+    with half_precision(patches.device), quick_attention(patches.device):
         predicted = unet(scheduler.add_noise(patches, noise, timesteps), timesteps).sample.float()
     variance = 1 - scheduler.alphas_cumprod.to(patches.device)[timesteps]
     return ((predicted - patches).square().mean((1, 2, 3)) / variance.clamp(min=LEAST_NOISE**2)).mean()

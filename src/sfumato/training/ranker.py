@@ -25,6 +25,7 @@ from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.embedded.world.split import LEARNED, WHOLE, unseen
 from sfumato.training.denoiser import quick_attention
 from sfumato.training.loop import OnProgress, Run
+from sfumato.training.precision import half_precision
 from sfumato.training.scenes import HELD_OUT, load_shard, shard_path, training_shards
 from sfumato.training.softening import redrawn_shard
 from sfumato.training.views import worn
@@ -209,7 +210,7 @@ def train(
     run = Run(model, out / "checkpoint.pt", minutes, lr, cooldown, on_progress=on_progress)
     for _ in run.steps():
         pixels, tokens, positive = (tensor.to(place) for tensor in views.draw())
-        with torch.autocast(place.type, torch.bfloat16), quick_attention(place):
+        with half_precision(place), quick_attention(place):
             logits = logits_of(model, pixels, tokens)
         run.update(contrastive_loss(logits.float(), positive), batch_size)
     if run.leader:

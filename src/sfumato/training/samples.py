@@ -1,12 +1,13 @@
 """Sheets of samples, for visual inspection during training."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sfumato.backbones.base import Conditions
+from sfumato.backbones.base import Backbone, Conditions, Text
 from sfumato.denoising.base import Model, Pair
 from sfumato.denoising.guidance import guidance_of
 from sfumato.noise.plan import make_plan
@@ -37,24 +38,43 @@ def write_sheet(
 
     Of an adapter, `base` is the folder of the model that it changes.
     """
-    from sfumato.backbones.embedded import from_folder  # noqa: PLC0415, slow to import
+    model = loaded(folder, device, base)
+    columns = [sampled(model, [prompt] * PER_PROMPT, range(PER_PROMPT)) for prompt in prompts]
+    write_rows([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)], path)
 
-    model = from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
+
+def sampled(
+    model: Backbone,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    condition: Callable[[Conditions], Conditions] = lambda given: given,
+) -> np.ndarray:
+    """Pictures (n, H, W, 3) uint8 of n prompts from n seeds; `condition` adds to conditions of text alone."""
     traits, encoder = model.traits, model.text_encoder
     assert encoder is not None
     solver_name, steps, guidance = RUNS[traits.family]
-    columns = []
-    for prompt in prompts:
-        plan = make_plan(solver_name, traits.scheduler_config, traits.prediction, steps)
-        solver = Solver(plan)
-        side = traits.resolution // traits.factor
-        noise = NoiseStream(tuple(range(PER_PROMPT)), (traits.latent_channels, side, side), device)
-        latents = noise.draw()
-        unconditional, conditional = (Conditions(text=text) for text in encoder.encode([None, prompt]))
-        pair = Pair(unconditional=unconditional, conditional=conditional)
-        guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
-        for step in plan.run:
-            latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
-        columns.append(np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)]))
-    sheet = tiled([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)])
-    write(Image.fromarray(sheet), path, format="PNG", overwrite=True)
+    solver = Solver(make_plan(solver_name, traits.scheduler_config, traits.prediction, steps))
+    side = traits.resolution // traits.factor
+    noise = NoiseStream(tuple(seeds), (traits.latent_channels, side, side), traits.device)
+    latents = noise.draw()
+    unconditional, conditional = (
+        condition(Conditions(text=Text(states=torch.cat([text.states for text in encoder.encode(texts)]))))
+        for texts in ([None] * len(prompts), prompts)
+    )
+    pair = Pair(unconditional=unconditional, conditional=conditional)
+    guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
+    for step in solver.plan.run:
+        latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
+    return np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)])
+
+
+def loaded(folder: Path, device: torch.device, base: Path | None = None) -> Backbone:
+    """The model in a folder, or of an adapter there and the folder of its base."""
+    from sfumato.backbones.embedded import from_folder  # noqa: PLC0415, slow to import
+
+    return from_folder(folder, name="training", device=device, dtype=torch.float32, base=base)
+
+
+def write_rows(rows: list[np.ndarray], path: Path) -> None:
+    """Write rows of pictures (n, H, W, 3) uint8 as one picture, over what was there."""
+    write(Image.fromarray(tiled(rows)), path, format="PNG", overwrite=True)

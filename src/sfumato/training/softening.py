@@ -21,7 +21,8 @@ from sfumato.embedded.world.scene import Scene
 from sfumato.embedded.world.split import LEARNED
 from sfumato.embedded.writing import written_whole
 from sfumato.pictures.tensors import to_uint8
-from sfumato.training.latents import encode, load_vae
+from sfumato.training.latents import encode_all, load_vae
+from sfumato.training.precision import half_precision
 from sfumato.training.scenes import load_shard
 
 Pictures = NDArray[np.uint8]
@@ -34,10 +35,7 @@ MOST_GUIDANCE = 3.0  # from none to as much as edits get by default
 
 
 def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pictures:
-    """Pictures (2, n, H, W, 3) as a decoder shows them from latents that are not quite right, as a denoiser's are.
-
-    Latents get noise of single cells, noise of patches of four cells a side, and are blurred a little, each by a random amount;
-    the two pictures of a pair get the same.
+    """Pictures (2, n, H, W, 3) as a decoder shows them from `degraded` latents; the two pictures of a pair get the same.
 
     Args:
         folder: With the model's `vae`.
@@ -46,15 +44,29 @@ def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pict
     out = np.empty_like(pictures)
     for start in range(0, pictures.shape[1], BATCH):
         part = pictures[:, start : start + BATCH]
-        count = part.shape[1]
-        latents = encode(vae, part.reshape(-1, *part.shape[2:])).float()  # first all of the one, then all of the other
-        amounts = torch.from_numpy(rng.uniform(0, (MOST_NOISE, MOST_PATCHES, MOST_BLUR), (count, 3))).float()
-        cells, patches, blur = amounts.repeat(2, 1).T.reshape(3, -1, 1, 1, 1)
-        fine = torch.from_numpy(rng.standard_normal((count, *latents.shape[1:]), np.float32)).repeat(2, 1, 1, 1)
-        coarse = F.interpolate(4 * F.avg_pool2d(fine.flip(1), 4), size=fine.shape[-2:], mode="bicubic")
-        latents = torch.lerp(latents, F.avg_pool2d(latents, 3, stride=1, padding=1, count_include_pad=False), blur)
-        out[:, start : start + BATCH] = _decoded(vae, latents + cells * fine + patches * coarse, rng).reshape(part.shape)
+        latents = encode_all(vae, part.reshape(-1, *part.shape[2:])).float()  # first all of the one, then all of the other
+        out[:, start : start + BATCH] = _decoded(vae, degraded(latents, rng, copies=2), rng).reshape(part.shape)
     return out
+
+
+def degraded(latents: Tensor, rng: np.random.Generator, copies: int = 1) -> Tensor:
+    """Latents that are not quite right, as a denoiser's are.
+
+    They get noise of single cells, noise of patches of four cells a side, and are blurred a little, each by a random amount.
+
+    Args:
+        latents: (copies n, C, h, w), scaled.
+        rng: Decides.
+        copies: Groups of n that get the same.
+    """
+    count = len(latents) // copies
+    amounts = torch.from_numpy(rng.uniform(0, (MOST_NOISE, MOST_PATCHES, MOST_BLUR), (count, 3))).to(latents)
+    cells, patches, blur = amounts.repeat(copies, 1).T.reshape(3, -1, 1, 1, 1)
+    noise = torch.from_numpy(rng.standard_normal((count, *latents.shape[1:]), np.float32)).to(latents)
+    fine = noise.repeat(copies, 1, 1, 1)
+    coarse = F.interpolate(4 * F.avg_pool2d(fine.flip(1), 4), size=fine.shape[-2:], mode="bicubic")
+    latents = torch.lerp(latents, F.avg_pool2d(latents, 3, stride=1, padding=1, count_include_pad=False), blur)
+    return latents + cells * fine + patches * coarse
 
 
 def most_redrawn(scene: Scene) -> float:
@@ -87,12 +99,12 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
         tokens = tokenizer(both, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
         states = text(tokens).last_hidden_state
         timesteps = (first[part] * torch.linspace(1, 0, STEPS + 1)[:, None]).long()
-        clean = encode(vae, pictures[part]).float()
+        clean = encode_all(vae, pictures[part]).float()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         for now in timesteps[:-1]:
             a = kept[now].view(-1, 1, 1, 1)
             noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with half_precision(torch.device("cpu")):
                 conditional, unconditional = unet(noisy.repeat(2, 1, 1, 1), now.repeat(2), states).sample.float().chunk(2)
             velocity = torch.lerp(unconditional, conditional, guidance[part])
             clean, noise = a.sqrt() * noisy - (1 - a).sqrt() * velocity, a.sqrt() * velocity + (1 - a).sqrt() * noisy
@@ -104,7 +116,7 @@ def redrawn(pictures: Pictures, texts: Sequence[str], most: Sequence[float], fol
 def _decoded(vae: PatchAutoencoder, latents: Tensor, rng: np.random.Generator) -> Pictures:
     codes = latents / vae.config.scaling_factor + vae.config.shift_factor
     noise = torch.Generator().manual_seed(int(rng.integers(2**32)))
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision(torch.device("cpu")):
         pixels = vae.picture(codes.contiguous(memory_format=torch.channels_last), noise).float()
     return np.stack([to_uint8(picture) for picture in pixels])
 

@@ -37,7 +37,14 @@ class FakeEditor:
         steps = fields.get("steps") or 3
         for counter in self.accelerators:
             counter.calls += steps
-        source, mask = np.asarray(fields["image"]), np.asarray(fields["mask"]) > 0
+        source = np.asarray(fields["image"])
+        if "expand" in fields:
+            left, top, right, bottom = fields["expand"]
+            around = ((top, bottom), (left, right))
+            mask = np.pad(np.zeros(source.shape[:2], bool), around, constant_values=True)
+            source = np.pad(source, (*around, (0, 0)))
+        else:
+            mask = np.asarray(fields["mask"]) > 0
         images = []
         for i in range(fields["n"]):
             painted = np.where(mask[..., None], np.uint8((fields["seed"] + i) % 200), source)

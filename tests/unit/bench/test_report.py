@@ -25,7 +25,7 @@ def record(name: str, method: str, **values: float | None) -> dict[str, Any]:
 def test_the_summary_is_tidy() -> None:
     items = [record(f"add-{i}", "a", precision_first=float(i % 2), diversity=None if i else 0.5) for i in range(4)]
     rows = tidy(items)
-    assert [set(row) for row in rows] == [{"task", "method", "model", "metric", "value", "ci_low", "ci_high", "n"}] * 2
+    assert [set(row) for row in rows] == [{"task", "method", "model", "metric", "picture", "value", "ci_low", "ci_high", "n"}] * 2
     first, diversity = rows
     assert (first["task"], first["metric"], first["value"], first["n"]) == ("add", "precision_first", 0.5, 4)
     assert first["ci_low"] < 0.5 < first["ci_high"]
@@ -47,6 +47,25 @@ def test_differences_are_paired_by_example() -> None:
     assert rows["all", "counterfactual_psnr"]["difference"] == pytest.approx(1, abs=0.1)
     assert rows["all", "counterfactual_psnr"]["n"] == 12
     assert not rows["all", "seconds"]["exceeds_noise"]
+
+
+def test_every_row_says_which_picture_and_whose_loop() -> None:
+    values = {"background_psnr": 100.0, "background_psnr_raw": 25.0, "psnr_kept": 20.0, "seconds": 1.0}
+    items = [record("add-0", method, **values) | {"variant": name} for name, method in (("a", "one [a]"), ("b", "two [b]"))]
+    summary, comparisons = tidy(items), compare(items, [("one [a]", "m"), ("two [b]", "m")])
+    pictures = {"background_psnr": "blended", "background_psnr_raw": "raw", "psnr_kept": "raw", "seconds": "blended"}
+    assert {row["metric"]: row["picture"] for row in summary} == pictures
+    assert {row["metric"]: row["picture"] for row in comparisons} == pictures
+    lines = re.findall(r"<tr><td>(.+?)</td></tr>", report._table(summary))
+    cells = [re.split(r"</td><td(?: class=left)?>", line) for line in lines]
+    assert [line[:4] for line in cells] == [
+        ["add", name, loop, picture] for name, loop in (("a", "one"), ("b", "two")) for picture in ("blended", "raw")
+    ]
+    blended, raw = ([cell.split(" ")[0] for cell in line[5:]] for line in cells[:2])
+    assert blended == ["100.0", "", "1.00"]  # background, PSNR kept, seconds
+    assert raw == ["25.0", "20.00", ""]
+    (table, _) = terminal_tables({"summary": summary, "comparisons": []})
+    assert re.search(r"add +a +one ", shown(table))
 
 
 def test_precision_of_the_first_and_of_all() -> None:

@@ -13,6 +13,7 @@ from sfumato.bench import runner
 from sfumato.bench.counting import Cost, costs
 from sfumato.bench.measuring import EditOutputs, Measured, SceneInstruments, cost_values
 from sfumato.bench.tasks import Example
+from sfumato.editing.choice import Choice
 from sfumato.errors import OptionError, ResourceError
 from sfumato.pictures.writing import write
 from tests.unit.bench.stand_ins import METHOD, FakeEditor, Parity, instruments, tiny_plan, variants
@@ -63,11 +64,98 @@ def test_a_run_measures_every_example_with_every_variant(tmp_path: Path, loading
     assert items[3]["values"]["model_calls"] == 5
     assert values["background_max"] == 0
     assert values["background_psnr"] == 100
+    assert values["seam_ratio_raw"] > 0
     assert values["background_max_raw"] == 1  # the fake changes one level outside the mask, inside its window
     assert {item["values"]["precision_all"] for item in items} == {0.5}  # of two neighbouring seeds one is even
     assert items[0]["seeds"] == items[3]["seeds"]  # variants share seeds
     assert len({tuple(item["seeds"]) for item in items}) == 3  # examples do not
     assert (tmp_path / items[0]["picture"]).is_file()
+
+
+def test_margins_are_left_to_the_editor(tmp_path: Path, loading: runner.Loading) -> None:
+    def with_margin(name: str) -> Example:
+        mask = np.zeros((16, 16), np.uint8)
+        mask[:, 12:] = 1
+        image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+        fields = {"task": "outpaint", "expand": (0, 0, 4, 0)}
+        parts: dict[str, Any] = {"image": image, "truth": image, "mask": mask, "inner": (0, 0, 12, 16), "fields": fields}
+        return Example(name=name, task="outpaint", prompt="empty sand", wanted={"kind": "ball"}, **parts)
+
+    plan = runner.Plan(identity={}, names=["outpaint-0"], make=with_margin, predictions=2)
+    measures = instruments()
+    items, _ = runner.run(plan, variants("default", "soft:soft_mask=true", "rim:mask_grow=2"), measures, tmp_path, loading)
+    assert [item["variant"] for item in items] == ["default"]
+    assert {note.split(":")[0] for note in measures.notes[1:]} == {f"outpaint is left out for {name}" for name in ("soft", "rim")}
+    for fields in FakeEditor.made:
+        assert fields["image"].size == (12, 16)
+        assert "mask" not in fields
+        assert (fields["task"], fields["expand"]) == ("outpaint", (0, 0, 4, 0))
+
+
+def test_what_a_method_cannot_do_is_left_out_with_a_note(tmp_path: Path, loading: runner.Loading) -> None:
+    build = tiny_plan().make
+
+    def wordless(name: str) -> Example:
+        return Example(**{**vars(build(name)), "prompt": "", "fields": {"task": name.rpartition("-")[0]}})
+
+    plan = runner.Plan(identity={}, names=["remove-0", "remove-1", "outpaint-0"], make=wordless, predictions=1)
+    texts = ("default", "pixels:method=blended-diffusion,model=pixel", "by region:rank=region")
+    measures = instruments()
+    items, _ = runner.run(plan, variants(*texts), measures, tmp_path, loading)
+    assert {item["variant"] for item in items} == {"default"}
+    assert len(items) == 3
+    assert set(measures.notes[1:]) == {
+        "add is left out for pixels: blended-diffusion has no task remove.",
+        "add is left out for pixels: blended-diffusion needs words.",
+        "add is left out for by region: rank=region needs words.",
+    }
+    again, device = runner.run(plan, variants(*texts), instruments(), tmp_path, loading)
+    assert (again, device) == (items, None)
+    with pytest.raises(OptionError, match=r"Nothing was edited.*blended-diffusion needs words"):
+        runner.run(plan, variants(texts[1]), instruments(), tmp_path / "other", loading)
+
+
+@pytest.mark.parametrize(
+    ("text", "background"), [("default", "none"), ("background=poisson", "none"), ("background=latents", "latents")]
+)
+def test_the_raw_picture_has_no_pasted_surroundings(text: str, background: str, tmp_path: Path, loading: runner.Loading) -> None:
+    runner.run(tiny_plan(1), variants(text), instruments(), tmp_path, loading)
+    raw = FakeEditor.made[-1]
+    assert (raw["background"], raw["keep_unmasked"], raw["n"]) == (background, False, 1)
+
+
+def test_each_model_and_each_branch_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor holds one model and its branches; some ship for a method, and the variant names none."""
+    shipped = {"repaint": "a branch"}
+    monkeypatch.setattr(Choice, "for_method", lambda self, method: self._replace(branch=self.branch or shipped.get(method)))
+    monkeypatch.setattr(FakeEditor, "made", [])
+    loaded: list[dict[str, Any]] = []
+
+    def make(**options: Any) -> FakeEditor:
+        loaded.append({name: options.get(name) for name in ("model", "method", "branch")})
+        return FakeEditor(**options)
+
+    texts = (
+        "default",
+        "a:branch=x",
+        "langevin:method=lanpaint",
+        "b:branch=x,steps=5",
+        "repaint",
+        "c:model=m,branch=x",
+        "steps=5",
+    )
+    loading = runner.Loading(make_editor=make)  # type: ignore[arg-type]
+    items, _ = runner.run(tiny_plan(), variants(*texts), instruments(), tmp_path, loading)
+    assert len(items) == 3 * len(texts)
+    assert loaded == [
+        {"model": "embedded", "method": METHOD, "branch": None},
+        {"model": "embedded", "method": METHOD, "branch": "x"},
+        {"model": "embedded", "method": "repaint", "branch": None},
+        {"model": "m", "method": METHOD, "branch": "x"},
+    ]
+    order = [(fields["method"], fields["seed"]) for fields in FakeEditor.made if fields["n"] == 2][:6]
+    assert [method for method, _ in order] == [METHOD, "lanpaint", METHOD] * 2  # those of one model take turns
+    assert [seed for _, seed in order[:3]] == [order[0][1]] * 3
 
 
 def test_captions_are_plain_english_unless_a_variant_weighs_them(tmp_path: Path, loading: runner.Loading) -> None:
@@ -195,4 +283,5 @@ def test_measured_prediction_records() -> None:
     assert [reading["right"] for reading in measured.readings] == [True, False]
     assert measured.values["background_max"] == 1  # the worst prediction counts
     assert "counterfactual_psnr" not in measured.values
+    assert "shape_iou" not in measured.values
     assert cost_values(made.cost)["model_calls"] == 3

@@ -20,6 +20,8 @@ from tests.unit.bench.stand_ins import METHOD
         ("fast:steps=8,guidance-scale=3", f"{METHOD} [fast]", "embedded", {"steps": 8, "guidance_scale": 3.0}),
         ("my/model", METHOD, "my/model", {}),
         ("real:model=my/model,n=2", f"{METHOD} [real]", "my/model", {"n": 2}),
+        ("langevin:method=lanpaint", "lanpaint [langevin]", "embedded", {}),
+        ("both:model=my/model,method=repaint,branch=b", "repaint [both]", "my/model", {"branch": "b"}),
         ("embedding=a.pt:x", f"{METHOD} [embedding=a.pt:x]", "embedded", {"embedding": ("a.pt:x",)}),
         (f"{METHOD}:preset=paper", f"{METHOD} [preset=paper]", "embedded", {"preset": "paper"}),
         ("lanpaint:langevin-steps=3", "lanpaint [langevin-steps=3]", "embedded", {"langevin_steps": 3}),

@@ -28,7 +28,7 @@ def test_methods(run: Callable[..., Result]) -> None:
 
 
 def test_models_list(run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"name": "owner/model", "family": None, "bytes": 3 * 2**20, "path": str(tmp_path)}]
+    rows = [{"name": "owner/model", "family": None, "trained_for": None, "bytes": 3 * 2**20, "path": str(tmp_path)}]
     monkeypatch.setattr("sfumato.backbones.hub.cached_models", lambda: rows)
     assert json.loads(run("models", "list", "--json").stdout) == rows
     assert "3 MB" in run("models", "list").stdout
@@ -40,12 +40,16 @@ def test_models_pull_of_no_model(run: Callable[..., Result]) -> None:
     assert result.stderr.endswith("[model-not-found]\n")
 
 
-def test_doctor(run: Callable[..., Result]) -> None:
+def test_doctor(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = (("owner/painter", "sd1", "inpainting"), ("owner/flow", "flux", None), ("owner/clip", None, None))
+    rows = [{"name": name, "family": family, "trained_for": task} for name, family, task in cached]
+    monkeypatch.setattr("sfumato.backbones.hub.cached_models", lambda: rows)
     findings = json.loads(run("doctor", "--json").stdout)
     assert findings["packages"]["torch"]
     assert findings["device"]["kind"]
     assert findings["memory_gb"]["total"] > 0
     assert findings["offline"] == ["HF_HUB_OFFLINE=1"]
+    assert findings["models"] == ["owner/painter (sd1, inpainting)", "owner/flow (flux)"]
     assert "embedded model" in run("doctor").stdout
 
 

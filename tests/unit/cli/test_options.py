@@ -67,6 +67,11 @@ def test_an_option_declared_in_a_method_s_file_is_a_flag(
     assert "--langevin-warmth '10' is not allowed: input should be less than or equal to 9." in refused.stderr
 
 
+def test_a_method_that_is_not_named_is_left_to_the_model(run: Callable[..., Result], painter: type[Painter]) -> None:
+    assert run("edit").exit_code == run("edit", "--method", "blended-latent-diffusion", "--force").exit_code == 0
+    assert ["method" in request.model_fields_set for request in painter.calls] == [False, True]
+
+
 def test_every_method_s_flags_are_understood_with_any_method(run: Callable[..., Result], painter: type[Painter]) -> None:
     assert run("edit", "--jump-length=3").exit_code == 0
     assert painter.calls[0].options == {"jump_length": "3"}  # as given: the method that reads it is not known yet

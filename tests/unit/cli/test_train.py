@@ -18,7 +18,7 @@ from sfumato.embedded import adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.world.split import OTHERS
 from sfumato.pictures.reading import read
-from sfumato.training import distilled, judge, samples, scenes
+from sfumato.training import decoder, distilled, judge, samples, scenes
 from sfumato.training.loop import Run
 from sfumato.training.ranker import OTHER_SHARDS
 from sfumato.training.scenes import HELD_OUT, render_shard
@@ -45,7 +45,7 @@ def render_few(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (("moon",), "part-unknown", "world, autoencoder, decoder, denoiser"),
+        (("moon",), "part-unknown", "world, autoencoder, plain-decoder, decoder, denoiser"),
         (("denoiser", "--size", "huge"), "size-unknown", "small, large"),
         (("ranker", "--data", "."), "option-contradiction", "--data"),
         (("denoiser",), "no-autoencoder", "sfumato train autoencoder"),
@@ -86,7 +86,7 @@ def test_a_checkpoint_is_not_trained_over(train: Callable[..., Result], tmp_path
 def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "training"
     render_few(folder)
-    for part in ("autoencoder", "denoiser", "flow", "distilled", "ranker", "pixel"):
+    for part in ("autoencoder", "denoiser", "flow", "distilled", "inpainting", "ranker", "pixel"):
         result = train(part, *SHORT, "--debug")
         assert result.exit_code == 0, result.stderr
         assert "samples" in result.stdout
@@ -94,6 +94,7 @@ def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) 
     for part in ("denoiser", "flow", "distilled"):
         sheets = list((folder / part).glob("samples-*.png"))
         assert [read(sheet).size for sheet in sheets] == [(8 * 128, 128)]
+    assert [read(sheet).size for sheet in (folder / "inpainting").glob("samples-*.png")] == [(8 * 128, 2 * 128)]
     for part in ("flow", "denoiser"):  # the adapter first, as training the denoiser changes what it was made for
         resumed = train(part, "--resume", *SHORT)
         assert resumed.exit_code == 0, resumed.stderr
@@ -135,19 +136,40 @@ def test_a_part_without_a_step_writes_nothing(
     assert list((folder / part).iterdir()) == []
 
 
-def test_the_decoder_is_trained_alone(train: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_plain_decoder_is_trained_alone(train: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "training"
     render_few(folder)
     for again in ((), ("--resume",)):
-        result = train("decoder", "--start-from", "embedded", *again, *SHORT)
+        result = train("plain-decoder", "--start-from", "embedded", *again, *SHORT)
         assert result.exit_code == 0, result.stderr
     before = PatchAutoencoder.from_pretrained(WEIGHTS / "vae").float()
-    after = PatchAutoencoder.from_pretrained(folder / "decoder" / "model").float()
+    after = PatchAutoencoder.from_pretrained(folder / "plain-decoder" / "model").float()
     kept = {name for name, weight in after.state_dict().items() if torch.equal(weight, before.state_dict()[name])}
     encoder = {name for name in after.state_dict() if name.startswith("encoder.")}
     assert encoder <= kept
     assert "decoder.linear.weight" not in kept  # of small weights float16 hides so few steps
     assert after.config.scaling_factor == before.config.scaling_factor
+
+
+def test_of_the_decoder_only_what_sees_is_trained(
+    train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "LEAVES", 4)
+    monkeypatch.setattr(decoder, "COUNT", 8)
+    folder = tmp_path / "training"
+    render_few(folder)
+    for again in ((), ("--resume",)):
+        result = train("decoder", "--start-from", "embedded", *again, *SHORT)
+        assert result.exit_code == 0, result.stderr
+        assert "dB unseeing" in result.stdout
+    before = PatchAutoencoder.from_pretrained(WEIGHTS / "vae")
+    after = PatchAutoencoder.from_pretrained(folder / "decoder" / "model")
+    weights = after.state_dict()
+    assert all(torch.equal(weights.pop(name), weight) for name, weight in before.state_dict().items())
+    assert all(name.startswith("decoder.seeing.") for name in weights)
+    assert weights["decoder.seeing.grain.weight"].any()
+    assert after.config.scaling_factor == before.config.scaling_factor
+    assert read(folder / "decoder" / "held-out.png").size == (8 * 64, 4 * 64)
 
 
 def test_an_adapter_begins_with_the_one_of_the_weights_to_start_from(train: Callable[..., Result], tmp_path: Path) -> None:

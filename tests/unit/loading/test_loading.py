@@ -169,10 +169,15 @@ def test_cached_models_lists_families(sd1: Path, cache: Path, tmp_path: Path, mo
     monkeypatch.setattr(hub, "WEIGHTS", tmp_path / "none")
     tiny_models.hub_cache(cache, "someone/tiny", sd1)
     tiny_models.hub_cache(cache, "other/clip", sd1 / "text_encoder")
+    tiny_models.hub_cache(cache, "someone/painter", tiny_models.tiny_inpainting(tmp_path / "painter"))
 
     rows = loading.cached_models()
 
-    assert [(row["name"], row["family"]) for row in rows] == [("other/clip", None), ("someone/tiny", "sd1")]
+    assert [(row["name"], row["family"], row["trained_for"]) for row in rows] == [
+        ("other/clip", None, None),
+        ("someone/painter", "sd1", "inpainting"),
+        ("someone/tiny", "sd1", "text-to-image"),
+    ]
     assert all(row["bytes"] > 10_000 for row in rows)
 
 

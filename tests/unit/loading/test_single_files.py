@@ -1,7 +1,9 @@
 """Single files: what they say of themselves is read, and what they are not is named."""
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfumato.backbones import hub, loading, prediction
+from sfumato.backbones.capabilities import Layout
 from sfumato.errors import BackboneError, ModelNotFound, Unsupported
 from sfumato.noise.plan import make_plan
 from tests import tiny_checkpoints, tiny_models
+from tests.guided import conditioned
 from tests.unit.loading.helpers import SD1, load, scheduled
 from tests.unit.loading.helpers import prediction as predicted
 
@@ -20,6 +24,11 @@ XL = "stabilityai/stable-diffusion-xl-base-1.0"
 SD2 = "stabilityai/stable-diffusion-2-1"
 SD2_MARK = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
 MARK = torch.zeros(0)
+INPAINTING = {
+    "sd1": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+    "sdxl": "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
+}
+INPAINTING_MODELS = {"sd1": tiny_models.tiny_inpainting, "sdxl": tiny_models.tiny_inpainting_xl}
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
 
@@ -31,6 +40,11 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.tiny_sd2_v(tmp_path_factory.mktemp("sd2"))
+
+
+@pytest.fixture(scope="session")
+def inpainting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.tiny_inpainting(tmp_path_factory.mktemp("inpainting"))
 
 
 @pytest.fixture
@@ -173,20 +187,22 @@ def test_what_the_user_says_goes_before_a_name(sd2: Path, configure: Any, tmp_pa
 class Answers(torch.nn.Module):
     """A UNet that predicts the noise that it is shown, or something else."""
 
-    def __init__(self, noise: bool) -> None:
+    def __init__(self, noise: bool, channels: int) -> None:
         super().__init__()
         self.noise, self.device, self.dtype = noise, torch.device("cpu"), torch.float32
-        self.config = tiny_models.tiny_unet().config
+        self.config = tiny_models.tiny_unet(in_channels=channels).config
 
     def forward(self, x: torch.Tensor, timestep: float, **_: Any) -> Any:
         from types import SimpleNamespace
 
-        return SimpleNamespace(sample=x if self.noise else x.roll(1, -1))
+        assert x.shape[1] == self.config.in_channels
+        return SimpleNamespace(sample=(x if self.noise else x.roll(1, -1))[:, :4])
 
 
-def test_a_trial_knows_predicted_noise() -> None:
-    assert prediction.by_trial(Answers(noise=True)) == "epsilon"
-    assert prediction.by_trial(Answers(noise=False)) is None
+@pytest.mark.parametrize("channels", [4, 9])
+def test_a_trial_knows_predicted_noise(channels: int) -> None:
+    assert prediction.by_trial(Answers(True, channels)) == "epsilon"
+    assert prediction.by_trial(Answers(False, channels)) is None
 
 
 def lora() -> dict[str, torch.Tensor]:
@@ -201,8 +217,12 @@ PARTS = {"cond_stage_model.transformer.text_model.a": MARK, "first_stage_model.d
 OTHERS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "lora": (lora(), "LoRA.*--lora"),
     "loha": ({"lora_unet_x.hada_w1_a": MARK}, "LoRA or another adapter"),
-    "controlnet": ({"control_model.input_blocks.0.0.weight": MARK}, "ControlNet alone"),
+    "controlnet": ({"control_model.input_blocks.0.0.weight": MARK}, "ControlNet alone.*--branch.*--control-model.*--model"),
     "controlnet-diffusers": ({"controlnet_cond_embedding.conv_in.weight": MARK, "conv_in.weight": MARK}, "ControlNet alone"),
+    "brushnet": (
+        {"conv_in_condition.weight": torch.zeros(8, 9, 3, 3), "brushnet_down_blocks.0.weight": MARK, "down_blocks.0.a": MARK},
+        "a BrushNet alone.*--branch.*--model",
+    ),
     "controlled": ({"control_model.a": MARK, **unet(), **PARTS}, "ControlNet beside its model"),
     "vae": ({"encoder.conv_in.weight": MARK, "decoder.conv_in.weight": MARK}, "autoencoder alone.*--vae"),
     "vae-compvis": ({"first_stage_model.decoder.conv_in.weight": MARK}, "autoencoder alone.*--vae"),
@@ -217,7 +237,7 @@ OTHERS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "unet": ({"conv_in.weight": MARK, "down_blocks.0.resnets.0.conv1.weight": MARK}, "UNet alone"),
     "unet-compvis": ({"input_blocks.0.0.weight": MARK}, "UNet alone"),
     "ip-adapter": ({"image_proj.proj.weight": MARK, "ip_adapter.1.to_k_ip.weight": MARK}, "IP-Adapter"),
-    "inpainting": ({**unet(9), **PARTS}, "inpainting.*9 channels"),
+    "odd": ({**unet(6), **PARTS}, "does not hold a text-to-image"),
     "depth": ({**unet(5), **PARTS}, "depth-to-image.*5 channels"),
     "pix2pix": ({**unet(8), **PARTS}, "InstructPix2Pix.*8 channels"),
     "upscaler": ({**unet(7), **PARTS}, "upscaling.*7 channels"),
@@ -243,9 +263,52 @@ def test_a_file_of_another_kind_is_named_in_one_sentence(kind: str, tmp_path: Pa
     assert "\n" not in caught.value.message
 
 
-def test_an_inpainting_model_in_a_folder_names_its_cause(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match=r"inpainting .*9 channels.*text-to-image checkpoint"):
-        load(tiny_models.tiny_inpainting(tmp_path))
+def inpainted(model: Any) -> torch.Tensor:
+    """What an inpainting model makes of noise, a mask and a masked picture."""
+    given = conditioned(model, "a red ball", "", (16, 16)).conditional
+    x, channels = torch.randn((1, 9, 8, 8), generator=torch.Generator().manual_seed(0)).split((4, 5), dim=1)
+    return torch.as_tensor(model.denoiser(x, 301.0, replace(given, channels=channels)).prediction)
+
+
+@pytest.mark.parametrize(("kind", "repository"), INPAINTING.items())
+def test_an_inpainting_file_gives_its_folders_model(kind: str, repository: str, configure: Any, tmp_path: Path) -> None:
+    folder = INPAINTING_MODELS[kind](tmp_path / "folder")
+    write = tiny_checkpoints.single_file_xl if kind == "sdxl" else tiny_checkpoints.single_file
+    file = write(folder, tmp_path / "inpainting.safetensors")
+    configure(repository, folder)
+
+    model, expected = load(file), load(folder)
+
+    assert hub.single_file_repository(file) == repository
+    assert (model.traits.family, model.traits.layout) == (kind, Layout.INPAINTING)
+    torch.testing.assert_close(inpainted(model), inpainted(expected))
+
+
+@pytest.mark.parametrize("owner", ["sd2-community", "stabilityai"])  # the latter's own is gone from the hub
+def test_a_stable_diffusion_2_for_inpainting_needs_a_repository_that_is_there(
+    owner: str, inpainting: Path, configure: Any, tmp_path: Path
+) -> None:
+    tiny_checkpoints.single_file(inpainting, file := tmp_path / "512-inpainting-ema.safetensors")
+    save_file(load_file(file) | {SD2_MARK: torch.zeros(8, 1024)}, file)
+
+    with pytest.raises(ModelNotFound, match=r"'sd2-community/stable-diffusion-2-inpainting'.*sfumato models pull"):
+        load(file)
+    configure(f"{owner}/stable-diffusion-2-inpainting", inpainting)
+    model = load_sd2(file)
+
+    assert hub.single_file_repository(file) == "sd2-community/stable-diffusion-2-inpainting"
+    assert (model.traits.prediction, model.traits.resolution, model.traits.layout) == ("epsilon", 512, Layout.INPAINTING)
+
+
+@pytest.mark.parametrize(("kind", "branch"), [("ControlNetModel", "ControlNet"), ("BrushNetModel", "BrushNet")])
+def test_the_folder_of_a_branch_is_named(kind: str, branch: str, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "branch").mkdir()
+    (tmp_path / "branch/config.json").write_text(json.dumps({"_class_name": kind, "in_channels": 4}))
+    tiny_models.hub_cache(cache, "someone/branch", tmp_path / "branch")
+
+    for model in (str(tmp_path / "branch"), "someone/branch"):
+        with pytest.raises(Unsupported, match=f"holds a {branch} alone, not a model; give it with --branch"):
+            load(model)
 
 
 def test_a_file_cut_short_is_damaged(sd1: Path, tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AsymmetricAutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sfumato import Editor
+from sfumato.backbones.base import Seen
 from sfumato.backbones.loading import from_pipe
 from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsupported
 from tests import tiny_checkpoints, tiny_models
@@ -108,6 +111,86 @@ def test_what_is_no_fitting_vae_is_refused(sd1: Path, other: Path, tmp_path: Pat
         load("embedded", vae=str(other))
     with pytest.raises(Unsupported, match="takes no other autoencoder"):
         load(tiny_models.tiny_ldm(tmp_path / "ldm"), vae=str(other))
+
+
+LEVELS: dict[str, Any] = {"block_out_channels": (8, 16, 32, 32), "norm_num_groups": 8}
+BLOCKS: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+
+
+@pytest.fixture
+def eighth(copy: Path) -> Path:
+    """A Stable Diffusion 1 whose latents have 8 pixels a cell, as the published ones, whose seeing decoder knows no other."""
+    with tiny_models.seeded(1):
+        tiny_models.tiny_vae(**LEVELS, **BLOCKS).save_pretrained(copy / "vae")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def asymmetric(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder whose decoder sees the picture around the edit."""
+    folder = tmp_path_factory.mktemp("asymmetric")
+    widths = {f"{way}_block_out_channels": LEVELS["block_out_channels"] for way in ("down", "up")}
+    with tiny_models.seeded(78):
+        AsymmetricAutoencoderKL(norm_num_groups=8, **widths, **BLOCKS).save_pretrained(folder)
+    return folder
+
+
+def test_a_seeing_decoder_is_given_picture_and_mask(eighth: Path, asymmetric: Path) -> None:
+    autoencoder = load(eighth, vae=str(asymmetric)).autoencoder
+    published = AsymmetricAutoencoderKL.from_pretrained(asymmetric).eval()
+    draws = torch.Generator().manual_seed(3)
+    latents, shown = torch.randn(2, 4, 4, 4, generator=draws), torch.rand(1, 3, 32, 32, generator=draws) * 2 - 1
+    hole = torch.zeros(1, 1, 32, 32)
+    hole[..., 8:20, 5:25] = 1
+
+    decoded = autoencoder.decode(latents, Seen(pixels=shown, mask=hole))
+
+    both = {"image": shown.repeat(2, 1, 1, 1), "mask": hole.repeat(2, 1, 1, 1)}  # its mask is 1 in the hole, too
+    with torch.no_grad():
+        torch.testing.assert_close(decoded, published.decode(latents / 0.18215, **both).sample.clamp(-1, 1))
+        torch.testing.assert_close(autoencoder.decode(latents), published.decode(latents / 0.18215).sample.clamp(-1, 1))
+
+
+def test_a_seeing_decoder_sees_what_is_outside_the_mask_alone(eighth: Path, asymmetric: Path) -> None:
+    autoencoder = load(eighth, vae=str(asymmetric)).autoencoder
+    draws = torch.Generator().manual_seed(3)
+    latents = torch.randn(1, 4, 4, 4, generator=draws)
+    first, second = torch.rand(2, 1, 3, 32, 32, generator=draws) * 2 - 1
+    hole = torch.zeros(1, 1, 32, 32)
+    hole[..., 8:20, 5:25] = 1
+
+    def decoded(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return autoencoder.decode(latents, Seen(pixels=pixels, mask=mask))
+
+    nowhere = torch.zeros_like(hole)
+    assert torch.equal(decoded(first, 1 - nowhere), decoded(second, 1 - nowhere))
+    assert not torch.allclose(decoded(first, nowhere), decoded(second, nowhere), atol=1e-3)
+    assert torch.equal(decoded(first, hole), decoded(torch.where(hole > 0, second, first), hole))
+    assert not torch.allclose(decoded(first, hole), decoded(torch.where(hole > 0, first, second), hole), atol=1e-4)
+
+
+def test_a_pipeline_with_a_seeing_decoder_edits(eighth: Path, asymmetric: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(
+        eighth, safety_checker=None, vae=AsymmetricAutoencoderKL.from_pretrained(asymmetric)
+    )
+    editor = Editor.from_pipe(pipe)
+    fields: dict[str, Any] = {"box": (32, 32, 64, 64), "prompt": "a ball", "steps": 2, "n": 1, "rank": "none"}
+    image = Image.effect_noise((128, 128), 60).convert("RGB")
+
+    for background in ("paste", "decoder-solve"):
+        result = editor.edit(image=image, background=background, **fields)
+        assert result.images[0].crop((0, 0, 128, 30)).tobytes() == image.crop((0, 0, 128, 30)).tobytes()
+
+
+def test_a_seeing_decoder_of_other_latents_is_refused(sd1: Path, eighth: Path, asymmetric: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=r"8 pixels a cell.*those of .* \(2 pixels"):
+        load(sd1, vae=str(asymmetric))
+    file = shutil.copy(asymmetric / WEIGHTS, tmp_path / "asymmetric.safetensors")
+    with pytest.raises(Unsupported, match=r"without its configuration; give its folder"):
+        load(eighth, vae=str(file))
+    tiny_models.rewrite_json(eighth / "vae/config.json", scaling_factor=0.13025)  # as of SDXL
+    with pytest.raises(Unsupported, match=r"1\.x and 2\.x have them; those of .* scaled by 0\.13025"):
+        load(eighth, vae=str(asymmetric))
 
 
 def test_statistics_of_the_latents_are_honoured(copy: Path) -> None:

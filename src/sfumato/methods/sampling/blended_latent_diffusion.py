@@ -10,6 +10,10 @@ before or after the step. The three published scripts answer in two ways, and di
 Where the rest of the paper is: progressive mask shrinking (section 4.3) in `masks/schedules.py`; background reconstruction
 (section 4.2) in `background/`; prediction ranking in `ranking.py`. The solver's step is DDIM (arXiv:2010.02502, equation 12) or
 another of `noise/solvers.py`; noising is DDPM's q(x_t | x_0) (arXiv:2006.11239, equation 4) in `noise/levels.py`.
+
+The source may also be noised with the noise that the model itself predicts: DInG (ICLR 2026, arXiv:2512.18365), its delayed form
+of one call a step. Drawn noise knows nothing of what the model has made, so that more steps do not bring the result nearer to the
+conditional distribution; the model's own noise does.
 """
 
 from typing import Any, Literal
@@ -20,12 +24,13 @@ from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
 from sfumato.masks.schedules import mask_schedule, shrink_schedule
-from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch
+from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite, plan_steps
 from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import CLEAN, Level, noised
 from sfumato.noise.plan import Plan, Step
 from sfumato.noise.solvers import Solver
+from sfumato.noise.stochastic import Renewal, renewed, renewed_share
 from sfumato.noise.stream import NoiseStream
 
 
@@ -36,9 +41,13 @@ class Options(MethodOptions):
         order: Put the source around the latents after the solver step ("post") or before the model's call ("pre").
         background_level: With "post": the level the latents have reached ("next"), or the one they have left ("current", one step
             too noisy: visible in the last steps as grain). With "pre" there is one level only, the latents' own.
-        background_noise: New noise in every step, or the noise the latents started from. With fixed noise the background follows
-            the trajectory a deterministic solver would take; multistep solvers need it.
-        share_noise: Whether all predictions get the same background noise. The starting noise is each one's own in any case.
+        background_noise: New noise in every step, the noise the latents started from, or the noise that the model predicts, with
+            guidance. With fixed noise the background follows the trajectory a deterministic solver would take. With own noise
+            it is as if the predicted clean latents were replaced by the source, and the predicted noise kept. Multistep
+            solvers need one of the two.
+        eta, renewal: How much of its noise a step draws anew, and by which rule (`noise/stochastic.py`). For solvers that neither
+            remember nor draw.
+        share_noise: Whether all predictions get the same new background noise. The starting noise is each one's own in any case.
         init: Start from the noised source (with the fill or scribble under the mask), or from noise alone, at any level.
         final: After the last step put around the latents the clean source, the source at that step's level, or nothing.
         timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
@@ -50,7 +59,11 @@ class Options(MethodOptions):
 
     order: Literal["post", "pre"] = "post"
     background_level: Literal["next", "current"] = "next"
-    background_noise: Literal["fresh", "fixed"] = "fixed"
+    background_noise: Literal["fresh", "fixed", "own"] = option(
+        "fixed", "Noise of the source outside the mask: new in every step, that of the start, or the model's own prediction."
+    )
+    eta: float = option(0.0, "Draw part of the noise anew in every step; 0 draws none.", ge=0, le=1)
+    renewal: Renewal = option("square", "Which part eta 1 draws anew: DDPM's, or DInG's by the level.")
     share_noise: bool = False
     init: Literal["source", "noise"] = "source"
     final: Literal["clean", "noisy", "none"] = "clean"
@@ -77,6 +90,8 @@ class Options(MethodOptions):
 PRESETS: dict[str, Preset[Options]] = {
     # Step, then the source at the level reached, the clean source at the end. Steps, guidance and start are the model family's.
     "default": Preset(options=Options()),
+    # DInG with one call a step; the paper takes 100 steps and a guidance scale of 2.
+    "ding": Preset(options=Options(background_noise="own", eta=1.0)),
     # Algorithm 1 to the letter, "t" taken as the level of the model's call, on the sampler and guidance of the paper's own model.
     # The paper's k is not recorded; a quarter of the steps is skipped, as in the later scripts.
     "paper": Preset(
@@ -139,11 +154,19 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
         OptionError: scheduler-unknown, steps-too-many, option-contradiction.
     """
     made = plan_steps(model, sampling, options.schedule)
-    aligned = options.order == "post" and options.background_level == "next" and options.background_noise == "fixed"
-    if made.solver.multistep and not aligned:
+    solver = made.solver
+    aligned = options.order == "post" and options.background_level == "next" and options.background_noise != "fresh"
+    if solver.multistep and not aligned:
         raise OptionError(
-            f"This preset changes the latents between steps in a way that {made.solver.name} cannot follow: "
-            "choose the scheduler ddim, euler or lcm, or the default preset.",
+            f"This preset, or background_noise=fresh, changes the latents between steps in a way that {solver.name} cannot "
+            "follow: choose the scheduler ddim, euler or lcm, or the default preset with fixed or own noise.",
+            code="option-contradiction",
+        )
+    if options.eta and (solver.multistep or solver.draws):
+        raise OptionError(
+            f"eta={options.eta:g} draws noise anew after every step, and {solver.name} "
+            f"{'remembers its earlier steps' if solver.multistep else 'draws noise itself'}: "
+            "choose the scheduler ddim or euler, or eta=0.",
             code="option-contradiction",
         )
     return made
@@ -181,9 +204,12 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
         if options.order == "pre":
             latents = blend(latents, background.at(step.before), m)
         output = model(solver.scale_input(latents, step), step).prediction
+        eps = solver.predicted_noise(output, step, latents)
+        background.follow(eps)
         if task.plan.solver.multistep:
             output = blend(output, solver.output_for(source, step, latents), m)
         latents, clean = solver.step(output, step, latents, background.noise)  # z_fg ~ denoise(z_t, d, t)
+        latents = renewed(latents, eps, step, renewed_share(step, options.renewal, options.eta), background.noise)
         level = _level_after(options, step, last=done == len(steps))
         if level is not None:
             latents = blend(latents, background.at(level), m)  # z_t = z_fg m + noise(z_init, t) (1 - m)
@@ -205,11 +231,16 @@ class _Background:
         """Starting latents (B, C, h, w): `clean` (1|B, C, h, w) at the level, or noise of the level's standard deviation."""
         return noised(clean, level, self._eps) if self._options.init == "source" else level.scale * self._eps
 
+    def follow(self, eps: Tensor) -> None:
+        """Take over the noise (B, C, h, w) that the model predicts, if the source is to have the model's own."""
+        if self._options.background_noise == "own":
+            self._eps = eps
+
     def at(self, level: Level) -> Tensor:
         """The source at the level: as it leads where it is clean or the noise is shared, else (B, C, h, w)."""
         if level == CLEAN:
             return self._source
-        if self._options.background_noise == "fixed":
+        if self._options.background_noise != "fresh":
             return noised(self._source, level, self._eps)
         return noised(self._source, level, self.noise.draw_shared() if self._options.share_noise else self.noise.draw())
 

@@ -52,6 +52,7 @@ export class Advanced {
   #input(name, field) {
     if (field.type === "boolean") return make("input", {type: "checkbox", checked: field.default});
     if (name === "preset") return make("select");
+    if (name === "control") return make("input", {type: "file", multiple: true, accept: "image/*"});
     const [kind] = kinds(field);
     const choices = kind.type === "boolean" ? ["true", "false"] : kind.enum;
     if (kinds(field).length === 1 && choices) {
@@ -105,10 +106,23 @@ export class Advanced {
   values() {
     const given = {};
     for (const [name, {field, input}] of this.#shown) {
+      if (input.type === "file") continue; // sent as files, see controls
       const value = read(input, field);
       if (value !== undefined && JSON.stringify(value) !== JSON.stringify(field.default ?? null)) given[name] = value;
     }
     return given;
+  }
+
+  /** The chosen control pictures; none where the server has no control models. */
+  get controls() {
+    return [...(this.input("control")?.files ?? [])];
+  }
+
+  set controls(files) {
+    const given = new DataTransfer();
+    for (const file of files) given.items.add(file);
+    const input = this.input("control");
+    if (input) input.files = given.files;
   }
 
   /** Set the shown fields to these values, and all others to their defaults. */

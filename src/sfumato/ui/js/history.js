@@ -33,7 +33,7 @@ async function all() {
   return entries.sort((a, b) => b.time - a.time);
 }
 
-/** entry: {id, time, edit, source, mask, scribble}. Private windows may have no storage; then there is no history. */
+/** entry: {id, time, edit, source, mask, scribble, controls}. Private windows may have no storage; then there is no history. */
 export async function remember(entry) {
   try {
     await store("readwrite", (edits) => edits.put(entry));

@@ -15,8 +15,8 @@ export class Run {
     return !$("cancel").hidden;
   }
 
-  /** Send an edit and follow it to its end; returns the job. margins: pixels around the picture, or null. */
-  async start(picture, options, feather, margins) {
+  /** Send an edit and follow it to its end; returns the job. margins: pixels around the picture, or null; controls: files. */
+  async start(picture, options, feather, margins, controls) {
     this.#working(true);
     this.view.shownMargins = margins;
     try {
@@ -24,6 +24,7 @@ export class Run {
       form.append("image", picture.blob, "image");
       if (!margins || picture.area > 0) form.append("mask", await picture.maskBlob(), "mask.png");
       if (picture.hasScribble) form.append("scribble", await picture.scribbleBlob(margins ?? undefined), "scribble.png");
+      for (const file of controls) form.append("control", file, file.name);
       for (const [name, value] of Object.entries(options)) form.append(name, Array.isArray(value) ? value.join(",") : value);
       form.append("mask_mode", "grey");
       if (feather >= 0) form.append("mask_feather", feather);

@@ -116,17 +116,18 @@ function showNotes(notes, error) {
 async function edit() {
   if (run.busy || $("run").disabled) return;
   const {picture} = view;
-  const [asked, margins] = [options(), task.margins()];
+  const [asked, margins, controls] = [options(), task.margins(), advanced.controls];
   results.clear();
   showNotes([]);
   tools.locked = true;
   try {
-    const sources = {source: picture.blob, mask: await picture.maskBlob(), scribble: picture.hasScribble ? await picture.scribbleBlob() : null};
+    const sources = {source: picture.blob, mask: await picture.maskBlob(), scribble: picture.hasScribble ? await picture.scribbleBlob() : null, controls};
     const hasMask = !margins || picture.area > 0;
-    const job = await run.start(picture, asked, view.feather, margins);
+    const job = await run.start(picture, asked, view.feather, margins, controls);
     const drawn = job.result && {seed: job.result.request.seed}; // a random seed can be used again
     const said = {...asked, ...drawn, ...(view.feather >= 0 ? {mask_feather: view.feather} : {})};
-    const record = {name: picture.name, hasMask, hasScribble: picture.hasScribble, options: said, margins};
+    const control = controls.map(({name}, i) => ({picture: name, model: advanced.info.control_models[i]}));
+    const record = {name: picture.name, hasMask, hasScribble: picture.hasScribble, control, options: said, margins};
     await finished(job, record, sources);
   } catch (error) {
     showNotes([], error);
@@ -175,6 +176,7 @@ async function reopen(entry, job) {
   controls.setFeather(feather ?? -1);
   advanced.show();
   advanced.set(rest);
+  advanced.controls = entry.controls ?? [];
   await showResult(job.result, entry.edit);
 }
 

@@ -1,0 +1,1 @@
+"""Methods that run a trained branch beside the model."""

@@ -1,0 +1,197 @@
+"""Stable Diffusion inpainting (Rombach et al., CVPR 2022, arXiv:2112.10752, section 4.5; RunwayML's checkpoints of 2022).
+
+The UNet was trained further with five more input channels, so that it sees where it paints and what lies around:
+
+    eps = UNet([z_t, m, E(x (1 - m))], t, text)
+
+with z_t the noisy latents (scaled as the scheduler does), m the mask (1 = hole) and E(x (1 - m)) the latents of the source whose
+hole is mid-grey; see `methods/conditioning.inpainting_channels`. Both branches of guidance see them. The loop is plain sampling
+from pure noise; as published nothing is blended, and the surroundings come out of the model approximately. By default the noised
+source is put around the latents after every step, as in Blended Latent Diffusion (arXiv:2206.02779): the model then continues
+the true surroundings.
+
+FreeCond (arXiv:2412.00427) changes what the model sees, at no cost: the masked picture without its highest frequencies in the
+first half of the steps, and other values of the mask channel in the second. That the filter is per axis is our choice.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.backbones.base import Backbone, Traits
+from sfumato.denoising.base import Model, Pair
+from sfumato.errors import OptionError
+from sfumato.masks.schedules import mask_schedule
+from sfumato.methods.base import EditInputs, EditTask, MethodOptions, Preset, Sampling, Watch, option
+from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.conditioning import text_pair
+from sfumato.noise.levels import noised
+from sfumato.noise.plan import Plan
+from sfumato.noise.solvers import Solver
+from sfumato.noise.stream import NoiseStream
+
+
+class Options(MethodOptions):
+    """What the published scripts decide differently, and FreeCond's two changes.
+
+    Args:
+        blend: Whether the source, at the level reached, is put around the latents after every step.
+        posterior_sample: Whether source and masked picture are encoded as samples of the posterior.
+        freecond_inside, freecond_outside: Values of the mask channel in the second half of the steps.
+        freecond_lowpass: Share of the masked picture's frequencies that the first half of the steps sees.
+        init: Start from noise alone, unless steps are skipped or there is a fill or a scribble; or always from the noised source
+            (or fill, or scribble).
+        start_rounding: Whether a start between two steps skips the first of them. diffusers skips it.
+        timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
+    """
+
+    blend: bool = option(True, "Put the noised source around the latents after every step, as Blended Latent Diffusion does.")
+    posterior_sample: bool = option(
+        False, "Encode source and masked picture as samples of the autoencoder's posterior, as published, not as its mean."
+    )
+    freecond_inside: float = option(
+        1.0, "FreeCond: the mask channel inside the mask, in the second half of the steps; published 1.5.", ge=0, le=10
+    )
+    freecond_outside: float = option(
+        0.0, "FreeCond: the mask channel outside the mask, in the second half of the steps; published 0.2.", ge=0, le=10
+    )
+    freecond_lowpass: float = option(
+        1.0,
+        "FreeCond: share of the masked picture's frequencies that the first half of the steps sees; published 0.75.",
+        gt=0,
+        le=1,
+    )
+    init: Literal["noise", "source"] = "noise"
+    start_rounding: Literal["down", "up"] = "down"
+    timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Its scheduler settings."""
+        return {key: getattr(self, key) for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one")}
+
+
+_DIFFUSERS = Options(
+    blend=False,
+    posterior_sample=True,
+    start_rounding="up",
+    timestep_spacing="leading",
+    steps_offset=1,
+    set_alpha_to_one=False,
+)
+_FROM_NOISE = {"start_fraction": 0.0}
+_AS_PUBLISHED = {"steps": 50, "guidance_scale": 7.5, "fill": "original"}
+
+PRESETS: dict[str, Preset[Options]] = {
+    # Steps and guidance are the model family's.
+    "default": Preset(options=Options(), defaults=_FROM_NOISE),
+    # StableDiffusionInpaintPipeline, with ddim in place of the checkpoints' PNDM: the same levels, without its multistep formula.
+    "diffusers": Preset(options=_DIFFUSERS, defaults={"scheduler": "ddim", **_AS_PUBLISHED, **_FROM_NOISE}),
+    # StableDiffusionXLInpaintPipeline, whose strength 0.9999 skips one step of 50: from noise alone the model does less well.
+    "diffusers-xl": Preset(options=_DIFFUSERS, defaults={"scheduler": "euler", **_AS_PUBLISHED, "start_fraction": 0.0001}),
+    # FreeCond's published values.
+    "freecond": Preset(
+        options=Options(freecond_inside=1.5, freecond_outside=0.2, freecond_lowpass=0.75),
+        defaults={"steps": 50, **_FROM_NOISE},
+    ),
+}
+
+
+def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
+    """Plan a run.
+
+    Raises:
+        OptionError: scheduler-unknown, scheduler-unsupported, steps-too-many.
+    """
+    made = plan_steps(model, sampling, options.schedule)
+    if options.start_rounding == "down" or sampling.start_sigma is not None:
+        return made
+    count = len(made.steps)
+    run = int(count * (1 - sampling.start_fraction) + 1e-9)  # as `make_plan` allows for 0.29 * 100 = 28.999999999999996
+    return replace(made, start=min(count - run, count - 1))
+
+
+def condition(models: Backbone, edit: EditInputs[Options]) -> Pair:
+    """The prompts, with mask and masked picture.
+
+    Raises:
+        OptionError: option-contradiction: a soft mask, which acts through blending alone.
+    """
+    if not edit.options.blend and ((edit.mask_latent > 0) & (edit.mask_latent < 1)).any():
+        raise OptionError(
+            "A soft mask acts through blending, which is off here (the preset or --no-blend): use --blend, or a hard mask.",
+            code="option-contradiction",
+        )
+    return text_pair(models, edit)
+
+
+def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
+    """Edit one batch of predictions.
+
+    Args:
+        model: A model that reads mask and masked picture, its conditions made by `condition`.
+        task: What to do.
+        watch: Called after each step with the prediction of the clean latents, with blending the source around it.
+        noise: Where all noise comes from; by default one generator per prediction, seeded with `task.seeds`.
+
+    Returns:
+        (B, C, h, w) clean scaled latents, float32.
+
+    Raises:
+        BackboneError: numerics.
+    """
+    options, solver = task.options, Solver(task.plan)
+    steps, half = task.plan.run, len(task.plan.steps) / 2
+    source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))
+    masks = mask_schedule([mask] * len(steps))  # soft masks; of a hard one this is the mask itself
+    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
+    eps, first = noise.draw(), steps[0].before
+    early, late = _freecond(model, options)
+    x = noised(blend(start, source, masks[0]), first, eps)
+    if options.init == "noise" and task.plan.start == 0:
+        bare = (start == source).flatten(1).all(1)[:, None, None, None]  # neither fill nor scribble
+        free = masks[0] if options.blend else torch.ones_like(mask)
+        x = torch.where(bare, blend(first.scale * eps, x, free), x)
+
+    for done, (step, m) in enumerate(zip(steps, masks, strict=True), 1):
+        seen = early if step.index < half else late
+        output = seen(solver.scale_input(x, step), step).prediction  # UNet([z_t, m, E(x (1 - m))], t, text)
+        if options.blend and task.plan.solver.multistep:  # it remembers predictions, so they too are tied to the source
+            output = blend(output, solver.output_for(source, step, x), m)
+        x, clean = solver.step(output, step, x, noise)
+        if options.blend:
+            x = blend(x, noised(source, step.after, eps), m)
+            clean = blend(clean, source, m)
+        check_finite(x, model.traits, step.index, len(task.plan.steps))
+        watch(done, len(steps), clean)
+    return x
+
+
+def _freecond(model: Model, options: Options) -> tuple[Model, Model]:
+    """What the first half of the steps and the second half run: the model itself unless options change what it sees."""
+    channels = model.pair.conditional.channels
+    assert channels is not None
+    mask, picture = channels[:, :1], channels[:, 1:]
+    early = model if options.freecond_lowpass == 1 else _seeing(model, mask, low_pass(picture, options.freecond_lowpass))
+    inside, outside = options.freecond_inside, options.freecond_outside
+    late = model if (inside, outside) == (1, 0) else _seeing(model, outside + (inside - outside) * mask, picture)
+    return early, late
+
+
+def _seeing(model: Model, mask: Tensor, picture: Tensor) -> Model:
+    """The model with another mask (1|B, 1, h, w) and masked picture (1|B, C, h, w)."""
+    channels = torch.cat([mask, picture], dim=1)
+    unconditional, conditional = (
+        replace(given, channels=channels) for given in (model.pair.unconditional, model.pair.conditional)
+    )
+    return replace(model, pair=Pair(unconditional=unconditional, conditional=conditional))
+
+
+def low_pass(latents: Tensor, share: float) -> Tensor:
+    """Latents (B, C, h, w) without the frequencies above a share, below 1, of the highest that each axis has."""
+    rows, columns = (torch.fft.fftfreq(side, device=latents.device).abs() < share / 2 for side in latents.shape[-2:])
+    return torch.fft.ifft2(torch.fft.fft2(latents) * (rows[:, None] & columns)).real

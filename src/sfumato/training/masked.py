@@ -1,0 +1,145 @@
+"""Masked training samples as tensors, the same for all methods that see a mask."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from sfumato.embedded.text import MAX_TOKENS
+from sfumato.embedded.world.captions import caption, ground_alone
+from sfumato.training.autoencoder import to_pixels
+from sfumato.training.denoiser import SIZES
+from sfumato.training.latents import always, encode_all, encoded_shards, load_pictures, load_vae
+from sfumato.training.mixture import ANYWHERE, THINGS, Mask, Picture, Sample, draw_sample
+from sfumato.training.scenes import LEAST_SEEN, load_shard
+
+OUTSIDE_WEIGHT = 0.25  # of the loss, against 1 in the hole
+
+
+class MaskedSource(Protocol):
+    """Pictures with masks: scenes, or a user's own."""
+
+    latents: Tensor  # (n, C, h, w), scaled
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Sample]:
+        """The picture (H, W, 3), and a mask of it with a caption."""
+
+
+class MaskedScenes:
+    """All rendered shards of a folder, in memory as they are on disk.
+
+    Args:
+        vae_folder, scenes: See `latents.encoded_shards`.
+
+    Raises:
+        InputError: no-scenes.
+    """
+
+    def __init__(self, vae_folder: Path, scenes: Path) -> None:
+        shards, self.latents = encoded_shards(vae_folder, scenes)
+        loaded = [load_shard(shard) for shard in shards]
+        self.images, self.owners = (np.concatenate([shard[i] for shard in loaded]) for i in (0, 1))
+        self.scenes = [scene for shard in loaded for scene in shard[2]]
+
+    def picture(self, index: int, rng: np.random.Generator) -> Picture:
+        """A scene with its captions, and an outline of another scene."""
+        owner, scene = self.owners[index], self.scenes[index]
+        other = self.owners[rng.integers(len(self.owners))] == 0
+        seen = [i for i in range(len(scene.things)) if (owner == i).mean() > LEAST_SEEN]
+        things = {i: partial(caption, replace(scene, things=(scene.things[i],))) for i in seen}
+        whole = partial(caption, replace(scene, things=tuple(scene.things[i] for i in seen)))
+        return Picture(owner, things, partial(ground_alone, scene.ground), whole, other if other.mean() > LEAST_SEEN else None)
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Sample]:
+        """See `MaskedSource`."""
+        return self.images[index], draw_sample(self.picture(index, rng), THINGS, rng)
+
+
+class MaskedPictures:
+    """A user's own pictures, with their masks or random ones.
+
+    A picture's caption goes with its mask; beside that it has no words. Without a mask it goes with random ones.
+
+    Args:
+        vae_folder: Of the autoencoder.
+        folder, size: See `latents.load_pictures`.
+
+    Raises:
+        InputError: no-pictures, no-caption.
+        MaskError: mask-size, mask-empty.
+    """
+
+    def __init__(self, vae_folder: Path, folder: Path, size: int) -> None:
+        self.images, self.texts, self.masks = load_pictures(folder, size)
+        self.latents = encode_all(load_vae(vae_folder), self.images)
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Sample]:
+        """See `MaskedSource`."""
+        mask, text = self.masks[index], partial(always, self.texts[index])
+        if mask is None:
+            unknown = Picture(np.full(self.images.shape[1:3], -1, np.int8), {}, None, text, None)
+            return self.images[index], draw_sample(unknown, ANYWHERE, rng)
+        other = self.masks[rng.integers(len(self.masks))]
+        picture = Picture(np.where(mask, 0, -1).astype(np.int8), {0: text}, None, text, other)
+        return self.images[index], draw_sample(picture, THINGS, rng)
+
+
+def masked_source(vae: Path, scenes: Path, data: Path | None) -> MaskedSource:
+    """What to train on.
+
+    Args:
+        vae, scenes: Folders of the autoencoder and of rendered scenes.
+        data: A folder of pictures instead of scenes; see `latents.load_pictures`.
+
+    Raises:
+        InputError: no-scenes, no-pictures, no-caption.
+        MaskError: mask-size, mask-empty.
+    """
+    return MaskedScenes(vae, scenes) if data is None else MaskedPictures(vae, data, SIZES["small"].image)
+
+
+class MaskedBatches:
+    """Random samples of a source, as tensors."""
+
+    def __init__(self, source: MaskedSource, tokenizer: PreTrainedTokenizerFast, batch_size: int, device: torch.device) -> None:
+        self.source, self.tokenizer, self.batch_size, self.device = source, tokenizer, batch_size, device
+        self.rng = np.random.default_rng()
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), tokens (B, T)."""
+        index = self.rng.integers(0, len(self.source.latents), self.batch_size)
+        images, samples = zip(*(self.source.draw(int(i), self.rng) for i in index), strict=True)
+        texts = [sample.caption for sample in samples]
+        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        x = self.source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
+        mask, untold = (_planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
+        weights = loss_weights(mask, untold, x.shape[-1])
+        pixels = to_pixels(np.stack(images))
+        return tuple(part.to(self.device) for part in (x, weights, pixels, mask, tokens.input_ids))  # type: ignore[return-value]
+
+
+def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:
+    """How much the error in each latent cell counts: less outside the hole, nothing where the caption leaves a thing out.
+
+    Args:
+        mask: (B, 1, H, W) in {0, 1}; 1 = hole.
+        untold: The same of what the caption leaves out; a cell beside it counts for nothing either.
+        side: Cells of the latents' side.
+
+    Returns:
+        (B, 1, side, side).
+    """
+    factor = mask.shape[-1] // side
+    hole, left_out = (F.max_pool2d(part, factor) for part in (mask, untold))
+    return (OUTSIDE_WEIGHT + (1 - OUTSIDE_WEIGHT) * hole) * (F.max_pool2d(left_out, 3, stride=1, padding=1) == 0)
+
+
+def _planes(masks: list[Mask]) -> Tensor:
+    return torch.from_numpy(np.stack(masks)[:, None].astype(np.float32))
