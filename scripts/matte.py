@@ -1,9 +1,10 @@
 """Backgrounds compared on the same edits: `python scripts/matte.py [EXAMPLES] [SHEET.jpg]`.
 
 Every edit of the embedded model is sampled once and finished with "poisson", "paste" and "matte". Printed are, for the tasks
-replace, add and remove of the benchmark (each EXAMPLES times, 11 by default), the means of: all right by the judge, texture
-ratio (1: the grain of the true picture), seam ratio, and PSNR under the mask against the true picture; and the differences of
-"matte" to "poisson", paired, with 95 % intervals. The sheet shows photographs of scikit-image: source, "poisson", "matte".
+replace, add and remove of the benchmark (each EXAMPLES times, 11 by default; 0: none), the means of: all right by the judge,
+texture ratio (1: the grain of the true picture), seam ratio, and PSNR under the mask against the true picture; and the
+differences of "matte" to "poisson", paired, with 95 % intervals. The sheet shows photographs of scikit-image: source,
+"poisson", "matte".
 """
 
 import sys
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from skimage import data
 
-from sfumato import Editor
+from sfumato import Editor, examples
 from sfumato.bench.tasks import Example, example
 from sfumato.editing.sampling import Latents
 from sfumato.embedded.judge import Judge
@@ -32,7 +33,7 @@ TASKS, BACKGROUNDS, EXAMPLES = ("replace", "add", "remove"), ("poisson", "paste"
 METRICS = ("right", "texture", "seam", "PSNR")
 PHOTOGRAPHS = (
     ("gravel", (60, 250, 160, 120), "a green ring"),
-    ("coffee", (420, 20, 140, 120), "a yellow ball"),
+    ("coffee", examples.DEMO_BOX, examples.DEMO_PROMPT),
     ("brick", (150, 200, 150, 150), "a red ball"),
     ("chelsea", (330, 180, 110, 110), "a yellow ball"),
 )
@@ -58,12 +59,12 @@ def measured(case: Example, picture: np.ndarray, judge: Judge) -> tuple[float | 
     return right, texture, seam_ratio(picture, case.image, mask), psnr(picture, truth, mask)
 
 
-def table(editor: Editor, examples: int) -> Table:
+def table(editor: Editor, count: int) -> Table:
     """Means of every task and background, and paired differences."""
     result, judge = Table("task", "background", *METRICS), Judge.load()
     for task in TASKS:
         values: dict[str, list[tuple[float | None, ...]]] = defaultdict(list)
-        for number in range(examples):
+        for number in range(count):
             case = example(task, number)
             mask = Image.fromarray(case.mask * np.uint8(255))
             fields = {"image": Image.fromarray(case.image), "mask": mask, "prompt": case.prompt, **case.fields}
@@ -101,7 +102,8 @@ def main() -> None:
     numbers, files = [int(word) for word in sys.argv[1:] if word.isdigit()], [Path(w) for w in sys.argv[1:] if not w.isdigit()]
     for file in files:
         sheet(editor).save(file, quality=88)
-    Console(soft_wrap=True).print(table(editor, numbers[0] if numbers else EXAMPLES))
+    if count := numbers[0] if numbers else EXAMPLES:
+        Console(soft_wrap=True).print(table(editor, count))
 
 
 if __name__ == "__main__":

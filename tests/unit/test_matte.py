@@ -158,7 +158,7 @@ def test_each_prediction_is_by_itself_and_the_same_again() -> None:
 
 def test_alpha_and_foreground_undo_a_composition() -> None:
     exact = cv2.GaussianBlur(PLACE.astype(np.float32), (0, 0), 1.0)
-    front, back = np.float32([0.8, 0.2, 0.1]), np.float32([0.3, 0.4, 0.5])
+    front, back = np.array([0.8, 0.2, 0.1], np.float32), np.array([0.3, 0.4, 0.5], np.float32)
     picture = exact[..., None] * front + (1 - exact[..., None]) * back
     found = matting.alpha(picture, PLACE.astype(np.uint8))
     assert np.abs(found - exact).max() < 0.05

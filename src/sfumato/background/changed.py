@@ -23,7 +23,7 @@ WORTH = 0.7  # share of the region: a larger part is the edit itself
 KNOWN = 0.05  # share of the mask: less unchanged ground does not tell what ground is
 JOINS = 0.5  # the source runs on where its step at the mask's border is at most this share of the edit's
 CONTACT = 0.1  # share of a part's outline on which it does
-LOWEST = np.float32([0, 128, 128])  # added to a colour, it makes it positive
+LOWEST = np.array([0, 128, 128], np.float32)  # added to a colour, it makes it positive
 SAME = 0.5 / 255  # mean difference in RGB of [0, 1] up to which two pictures are the same
 BIN = 10.0  # cells of the table of the ground's colours
 
@@ -122,8 +122,10 @@ def _surroundings(region: Region, views: _Views) -> Region:
     joins = np.linalg.norm(inside - outside, axis=2) < JOINS * np.linalg.norm(edited - outside, axis=2)
     joins &= outline(mask) > 0
     mixed = mask & (1 - shrunk(mask, 2))  # at the border, where the edit's colours are blurred into what lies around
-    count, labels = cv2.connectedComponents(opened(ground, 2))
-    for label in range(1, count):
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened(ground, 2))
+    for label in range(1, len(stats)):
+        if stats[label, cv2.CC_STAT_AREA] < RUN:
+            continue
         part = (labels == label).astype(np.uint8)
         if joins[grown(part, 2) > 0].sum() > CONTACT * outline(part).sum() and part.sum() < WORTH * region.sum():
             parts |= grown(part, 2) & (ground | mixed)
