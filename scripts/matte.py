@@ -88,7 +88,8 @@ def sheet(editor: Editor) -> Image.Image:
     for name, box, prompt in PHOTOGRAPHS:
         source = Image.fromarray(getattr(data, name)()).convert("RGB")
         made = dict(finished(editor, {"image": source, "box": box, "prompt": prompt}))
-        x, y, side = box[0] + box[2] // 2, box[1] + box[3] // 2, round(0.75 * max(box[2:]))
+        side = round(0.75 * max(box[2:]))
+        x, y = (min(max(at + size // 2, side), most - side) for at, size, most in zip(box, box[2:], source.size, strict=False))
         views = [np.asarray(source), made["poisson"], made["matte"]]
         cut = (x - side, y - side, x + side, y + side)
         rows.append(np.concatenate([np.asarray(Image.fromarray(view).crop(cut).resize((TILE, TILE))) for view in views], 1))
