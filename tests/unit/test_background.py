@@ -236,6 +236,8 @@ def test_those_that_paste_say_so(name: str, case: Case, monkeypatch: pytest.Monk
     """What a method itself makes of the surroundings is measured without them."""
     monkeypatch.setattr("sfumato.background.fitting.STEPS", 3)
     pixels = BACKGROUNDS[name].load()(*case.arguments())
+    if pixels.shape[1] == 4:  # a layer
+        pixels = torch.lerp(case.source, pixels[:, :3], (pixels[:, 3:] + 1) / 2)
     far = (..., slice(None), slice(2))  # columns that no mask and no bounding box reaches
     assert BACKGROUNDS[name].pastes == bool(((pixels - case.source)[far].abs() < 2 / 255).all())
 

@@ -169,7 +169,7 @@ def test_alpha_and_foreground_undo_a_composition() -> None:
 
 def test_the_region_lies_within_the_mask() -> None:
     mask = box(30)
-    edit, source = (picture.astype(np.float32) / 255 for picture in (NEW, soft(ground(1))))
+    edit, source = (np.asarray(picture / np.float32(255), np.float32) for picture in (NEW, soft(ground(1))))
     region = changed(edit, source, mask)
     assert region.any()
     assert not region[mask == 0].any()
@@ -192,7 +192,7 @@ def test_default_by_task(editor: Editor, request_fields: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16"])
 def test_only_the_mask_changes_and_the_layer_makes_the_picture(editor: Editor, request_fields: dict[str, Any], mode: str) -> None:
-    source = Image.open(request_fields["image"])
+    source: Image.Image = Image.open(request_fields["image"])
     if mode == "RGBA":
         source.putalpha(Image.linear_gradient("L").resize(source.size))
     elif mode == "I;16":

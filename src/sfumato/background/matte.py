@@ -59,4 +59,4 @@ def _layer(edit: NDArray[np.uint8], source: NDArray[np.uint8], softened: Floats,
 
 
 def _floats(picture: NDArray[np.uint8]) -> Floats:
-    return picture.astype(np.float32) / 255
+    return np.asarray(picture / np.float32(255), np.float32)

@@ -40,8 +40,8 @@ def reconstruct(
 
 def levels(pixels: Tensor) -> NDArray[np.uint8]:
     """(3, H, W) in [-1, 1] to (H, W, 3) in 0..255."""
-    levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255)
-    return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
+    rounded = ((pixels.float() + 1) * 127.5).round().clamp(0, 255)
+    return np.ascontiguousarray(rounded.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
 
 
 def clone(edit: NDArray[np.uint8], source: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.uint8]:

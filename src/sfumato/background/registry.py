@@ -89,6 +89,7 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         module="sfumato.background.matte",
         description="Keeps the source's own pixels inside the mask too, wherever the edit does not mean to change them.",
         cost="one encoding and two decodings, and a tenth of a second per prediction on the CPU",
+        pastes=True,
         steps=3.0,
     ),
     "latents": BackgroundCard(
