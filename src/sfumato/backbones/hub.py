@@ -26,7 +26,9 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-fast": "fast",
     "embedded-inpainting": "inpainting",
 }
-TRAINED = {"embedded-inpainting": ("embedded", "inpainting")}  # family, and task that it was trained for besides
+TRAINED: dict[str, tuple[str, str | None]] = {
+    "embedded-inpainting": ("embedded", "inpainting")
+}  # family, and task that it was trained for besides
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",
     "embedded-controlnet": "controlnet",
@@ -268,8 +270,8 @@ def cached_models() -> list[dict[str, Any]]:
         home = WEIGHTS / below
         if home.is_dir():
             size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-            family, task = TRAINED.get(name, (name, None))
-            rows.append({"name": name, "family": family, "trained_for": task, "bytes": size, "path": str(home)})
+            of, trained_for = TRAINED.get(name, (name, None))
+            rows.append({"name": name, "family": of, "trained_for": trained_for, "bytes": size, "path": str(home)})
     try:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:

@@ -192,7 +192,7 @@ def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) ->
     fields = {"mask_mode": "grey", "prompt_weights": False, **example.fields, **variant.fields, **changes}
     image = Image.fromarray(example.image)
     if example.inner is None:
-        given = {"image": image, "mask": _mask(example.mask, soft=fields.get("soft_mask", False))}
+        given: dict[str, Any] = {"image": image, "mask": _mask(example.mask, soft=fields.get("soft_mask", False))}
     else:  # the editor adds the margins
         left, top, width, height = example.inner
         given = {"image": image.crop((left, top, left + width, top + height))}

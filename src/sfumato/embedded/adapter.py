@@ -42,8 +42,9 @@ def widen(unet: Any, in_channels: int) -> None:
     """
     old = unet.conv_in
     new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, device=old.weight.device)
-    new.weight.zero_()[:, : old.in_channels] = old.weight
-    new.bias.copy_(old.bias)
+    weight = torch.zeros_like(new.weight)
+    weight[:, : old.in_channels] = old.weight
+    new.load_state_dict({"weight": weight, "bias": old.bias})
     unet.conv_in = new.to(old.weight.dtype).requires_grad_(old.weight.requires_grad)
     unet.register_to_config(in_channels=in_channels)
 
@@ -92,7 +93,7 @@ class Adapter(nn.Module):
 
     def weights(self, unet: nn.Module) -> dict[str, Tensor]:
         """The updated weights, by their names in the base."""
-        return _updated(unet, self.whole, self.down, self.up)
+        return _updated(unet, *(dict(part.items()) for part in (self.whole, self.down, self.up)))
 
     def call(self, network: nn.Module, *given: Any) -> Any:
         """What the updated network makes of its arguments; gradients reach the adapter alone if the network is frozen."""

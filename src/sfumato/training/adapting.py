@@ -45,7 +45,8 @@ class Teacher:
         """From the folders `unet`, `text_encoder` and `tokenizer` of `model`."""
         tokenizer = PreTrainedTokenizerFast.from_pretrained(model / "tokenizer", local_files_only=True)
         networks = (UNet2DConditionModel.from_pretrained(model / "unet"), CLIPTextModel.from_pretrained(model / "text_encoder"))
-        return cls(*(frozen(network, device) for network in networks), tokenizer, device)
+        unet, text = (frozen(network, device) for network in networks)
+        return cls(unet, text, tokenizer, device)
 
     @torch.no_grad()
     def states(self, tokens: Tensor) -> Tensor:

@@ -149,7 +149,8 @@ def load_pictures(folder: Path, size: int) -> tuple[NDArray[np.uint8], list[str]
         MaskError: mask-size, mask-empty.
     """
     texts = _captions(folder)
-    images, masks = [], []
+    images: list[NDArray[np.uint8]] = []
+    masks: list[NDArray[np.bool_] | None] = []
     for name in texts:
         picture = read(folder / name)
         images.append(_square(picture.rgb, size))
