@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sfumato.background.registry import usual_times
 from sfumato.editing import tasks
 from sfumato.editing.choice import Choice, Held
 from sfumato.editing.facts import background_notes, facts, text_notes
-from sfumato.editing.finishing import Predictions, animation, restore_all
+from sfumato.editing.finishing import Composed, animation, layer, put_back, restore_all
 from sfumato.editing.prepared import Clock, Prepared, PreparedWindow, Sample, as_run
 from sfumato.editing.preparing import prepare
 from sfumato.editing.progress import Listener, Meter, Progress
@@ -235,8 +236,10 @@ class Editor:
         edit.on_progress(Progress(stage="rank", step=1, total=1))
         parts = [window.inputs for window in edit.windows]
         size = parts[0].picture.size
+        chosen = [made[order] for made in windows]
         return EditResult(
-            images=Predictions(parts, request, [made[order] for made in windows]),
+            images=Composed(partial(put_back, parts, request=request), chosen, size),
+            layers=Composed(partial(layer, parts), chosen, size),
             seeds=[request.seed + i for i in order],
             scores=[score.as_dict() for score in scores],
             timings=edit.clock.seconds,

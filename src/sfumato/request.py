@@ -261,7 +261,7 @@ class EditRequest(WithOptions):
         "auto", description="Part of the image given to the model: auto (around the mask; far islands apart), whole, or x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
-    background: Literal["paste", "blurred", "poisson", "latents", "decoder", "decoder-solve", "none"] | None = Field(
+    background: Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "none"] | None = Field(
         None, description="Background reconstruction after decoding."
     )
     keep_unmasked: bool = Field(True, description="Put the source's own pixels back outside the mask.")
@@ -335,6 +335,10 @@ class EditResult(BaseModel):
     scores: list[dict[str, float]] = Field(description="Per image: region, whole, total; higher is better. Empty if unranked.")
     timings: dict[str, float] = Field(description="Seconds per stage.")
     request: EditRequest = Field(description="The request with all defaults filled in.")
+    layers: SkipValidation[Sequence[Any]] = Field(
+        (),
+        description="Per image, what the edit adds alone: RGBA of the source's size, composed on access.",
+    )
     mask: Any = Field(description="The mask as it was understood, mode L, 255 = edit; grey if soft.")
     notes: list[str] = Field(default_factory=list, description="What the user should know, such as unknown words.")
     facts: dict[str, Any] = Field(

@@ -66,7 +66,7 @@ def test_it_edits_in_the_windows_that_it_was_trained_in(editor: Editor) -> None:
     assert abs(top + height / 2 - ys.mean()) < 2
 
 
-@pytest.mark.parametrize(("side", "background"), [(28, "paste"), (44, "poisson")])
+@pytest.mark.parametrize(("side", "background"), [(28, "paste"), (44, "matte")])
 def test_what_is_nearly_all_border_is_pasted(editor: Editor, side: int, background: str) -> None:
     stroke = np.zeros((256, 256), np.uint8)
     stroke[80:180, 120 : 120 + side] = 255  # in the model's cells of 8 pixels, its window of 136 brought to 128: 4, and 6

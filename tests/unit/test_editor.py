@@ -69,7 +69,7 @@ def test_a_thin_stroke_or_a_new_background_is_pasted_and_ranked_by_its_prompt(
     monkeypatch.setattr(ranking, "rank", rank)
     thick = editor.edit(**fields)
     thin = editor.edit(**{**fields, "mask": Image.fromarray(stroke)})
-    assert (thick.request.background, thin.request.background) == ("poisson", "paste")
+    assert (thick.request.background, thin.request.background) == ("matte", "paste")
     chosen = editor.edit(**{**fields, "mask": Image.fromarray(stroke), "background": "poisson"})
     assert chosen.request.background == "poisson"
     assert modes[0] == "both"
@@ -77,7 +77,7 @@ def test_a_thin_stroke_or_a_new_background_is_pasted_and_ranked_by_its_prompt(
     with_ranker.edit(**{**fields, "mask": Image.fromarray(stroke)})
     kept = with_ranker.edit(**{**fields, "invert_mask": True})
     turned = with_ranker.edit(**{**fields, "mask": ImageOps.invert(Image.open(fields["mask"]).convert("L")), "invert_mask": True})
-    assert (kept.request.background, turned.request.background) == ("paste", "poisson")  # white may mean what is to stay
+    assert (kept.request.background, turned.request.background) == ("paste", "matte")  # white may mean what is to stay
     assert modes[1:] == ["both", "both", "region", "region", "both"]  # without a ranking model there is only the whole picture
 
 

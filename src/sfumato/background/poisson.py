@@ -28,23 +28,24 @@ def reconstruct(
     across it, so that the frame does not tint the edit. A mask without a border leaves the prediction as it is.
     """
     region = mask[0, 0].cpu().numpy() > 0.5
-    background = _levels(source[0])
+    background = levels(source[0])
     results = []
     for i, picture in enumerate(decoded):
-        results.append(torch.from_numpy(_clone(_levels(picture), background, region)))
+        results.append(torch.from_numpy(clone(levels(picture), background, region)))
         if watch is not None:
             watch(i + 1, len(decoded))
     pixels = torch.stack(results).permute(0, 3, 1, 2)
     return (pixels.float() / 127.5 - 1).to(decoded.device)
 
 
-def _levels(pixels: Tensor) -> NDArray[np.uint8]:
+def levels(pixels: Tensor) -> NDArray[np.uint8]:
     """(3, H, W) in [-1, 1] to (H, W, 3) in 0..255."""
-    levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255)
-    return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
+    rounded = ((pixels.float() + 1) * 127.5).round().clamp(0, 255)
+    return np.ascontiguousarray(rounded.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
 
 
-def _clone(edit: NDArray[np.uint8], source: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def clone(edit: NDArray[np.uint8], source: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The edit's gradients in the region with the source's colours around it; all (H, W, 3) but the region, (H, W)."""
     height, width = region.shape
     top, bottom, left, right = (
         side if edge.any() else PADDING_PX

@@ -38,7 +38,8 @@ class Reconstruct(Protocol):
             watch: Called with the progress; may raise Cancelled.
 
         Returns:
-            (B, 3, H, W) pixels in [-1, 1], clamped.
+            (B, 3, H, W) pixels in [-1, 1], clamped; or layers, (B, 4, H, W): the same with their opacity, also in [-1, 1], which
+            is 0 outside the mask.
         """
 
 
@@ -83,6 +84,13 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         description="Keeps the edit's gradients and the source's colours at the border; may tint the edit.",
         cost="milliseconds per prediction, on the CPU",
         pastes=True,
+    ),
+    "matte": BackgroundCard(
+        module="sfumato.background.matte",
+        description="Keeps the source's own pixels inside the mask too, wherever the edit does not mean to change them.",
+        cost="one encoding and two decodings, and a tenth of a second per prediction on the CPU",
+        pastes=True,
+        steps=3.0,
     ),
     "latents": BackgroundCard(
         module="sfumato.background.latent_optimisation",

@@ -28,7 +28,7 @@ def run(out: Path, *, force: bool) -> None:
     with_photograph = _copy_pictures(inputs, force=force)
     _edit(inputs / examples.SCENE.name, examples.PROMPT, out / "scene", force, mask=inputs / examples.MASK.name)
     if with_photograph:
-        _edit(inputs / PHOTOGRAPH, examples.PHOTOGRAPH_PROMPT, out / "photograph", force, box=examples.PHOTOGRAPH_BOX)
+        _edit(inputs / PHOTOGRAPH, examples.DEMO_PROMPT, out / "photograph", force, box=examples.DEMO_BOX)
     else:
         typer.echo('note: to see a photograph edited too: pip install "sfumato[demo]"', err=True)
 

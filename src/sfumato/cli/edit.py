@@ -45,6 +45,7 @@ class Settings:
         load: How the model is loaded.
         ranker, max_pixels: As in `sfumato.Editor`.
         save_mask: Also write the mask as it was read, white = edit.
+        layer: Also write what the best prediction adds alone, as a PNG with transparency.
         save_steps: Also write the first prediction's clean estimate of every step as an animated GIF.
         format: File format of the predictions; by default the source's.
         metadata: Whether to store the request in each picture.
@@ -56,6 +57,7 @@ class Settings:
     ranker: str | None = None
     max_pixels: int = MAX_PIXELS
     save_mask: Path | None = None
+    layer: Path | None = None
     save_steps: Path | None = None
     format: FormatName | None = None
     metadata: bool = True
@@ -83,6 +85,8 @@ def perform(request: EditRequest, settings: Settings) -> dict[str, Any]:
             result = result.model_copy(update={"request": as_given})
             if settings.save_mask is not None:
                 write(result.mask, folder / "mask.extra", format=SUFFIXES[settings.save_mask.suffix.lower()])
+            if settings.layer is not None:
+                write(result.layers[0], folder / "layer.extra", format="PNG")
             if place.kind == "folder":
                 summary = write_results(folder, result, source, file_format, settings.metadata)
             else:
@@ -122,6 +126,8 @@ def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:
         if settings.save_mask.suffix.lower() not in SUFFIXES:
             raise OptionError(f"--save-mask {settings.save_mask} must end in {', '.join(SUFFIXES)}.")
         check_mask_file(settings.save_mask, SUFFIXES[settings.save_mask.suffix.lower()], canvas)
+    if settings.layer is not None and settings.layer.suffix.lower() != ".png":
+        raise OptionError(f"--layer {settings.layer} must end in .png, which has transparency.")
     if settings.save_steps is not None:
         if settings.save_steps.suffix.lower() != ".gif":
             raise OptionError(f"--save-steps {settings.save_steps} must end in .gif.")
@@ -131,7 +137,7 @@ def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:
 
 def _staged(place: Destination, file_format: Format, request: EditRequest, settings: Settings) -> AbstractContextManager[Path]:
     """A staging folder, whose files are moved to their destination when the block succeeds."""
-    wanted = {"mask.extra": settings.save_mask, "steps.gif": settings.save_steps}
+    wanted = {"mask.extra": settings.save_mask, "layer.extra": settings.layer, "steps.gif": settings.save_steps}
     extras = {name: path for name, path in wanted.items() if path is not None}
     if place.kind == "folder":
         return staged(place.path, file_names(request.n, file_format), extras, force=settings.force)
@@ -226,6 +232,7 @@ def edit(
     force: Force = False,
     format: Annotated[str | None, typer.Option(help="File format; the image's own by default.", metavar=FORMATS)] = None,
     save_mask: Annotated[Path | None, typer.Option(help="Write the mask as it was read, white = edit.", metavar="FILE")] = None,
+    layer: Annotated[Path | None, typer.Option(help="Write what the best prediction adds, alone.", metavar="FILE.png")] = None,
     save_steps: Annotated[Path | None, typer.Option(help="Write the steps as an animation.", metavar="FILE.gif")] = None,
     metadata: Annotated[bool, typer.Option(help="Store the request in each picture, for `sfumato replay`.")] = True,
     device: Device = None,
@@ -247,6 +254,7 @@ def edit(
             ranker=ranker,
             max_pixels=max_pixels,
             save_mask=save_mask,
+            layer=layer,
             save_steps=save_steps,
             format=_known_format(format),
             metadata=metadata,

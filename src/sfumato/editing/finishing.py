@@ -3,7 +3,7 @@
 Whole pictures are composed on demand, because large ones take much memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
@@ -19,21 +19,25 @@ from sfumato.masks.window import resize
 from sfumato.pictures import picture
 from sfumato.pictures.colour import shown
 from sfumato.pictures.picture import Part
+from sfumato.pictures.samples import narrow, top_of
 from sfumato.pictures.tensors import to_samples, to_uint8
+from sfumato.pictures.transparency import flattened
 from sfumato.request import EditRequest
 
+Compose = Callable[[Sequence[np.ndarray]], Image.Image]
 
-class Predictions(Sequence[Image.Image]):
+
+class Composed(Sequence[Image.Image]):
     """A read-only list of pictures that are composed on first access and kept. See `sfumato.request.one_by_one`.
 
     Args:
-        parts: The pictures of the edit, in each of its windows.
-        request: The resolved edit.
-        windows: What the model made, in the order wanted: (n, h, w, 3) uint8 or uint16 for each window.
+        compose: A picture of what the model made in each window, (h, w, 3 or 4) uint8 or uint16.
+        windows: What it made in all, in the order wanted: (n, h, w, 3 or 4) for each window.
+        size: Width and height of the pictures.
     """
 
-    def __init__(self, parts: Sequence[Inputs], request: EditRequest, windows: Sequence[np.ndarray]) -> None:
-        self._parts, self._request, self._windows = parts, request, windows
+    def __init__(self, compose: Compose, windows: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+        self._compose, self._windows, self._size = compose, windows, size
         self._made: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
@@ -52,7 +56,7 @@ class Predictions(Sequence[Image.Image]):
         return self._made[number]
 
     def __repr__(self) -> str:
-        return f"<{len(self)} pictures of {'x'.join(map(str, self._parts[0].picture.size))}>"
+        return f"<{len(self)} pictures of {'x'.join(map(str, self._size))}>"
 
     def one_by_one(self) -> Iterator[Image.Image]:
         """All pictures in turn, without keeping any that is not kept already."""
@@ -61,26 +65,44 @@ class Predictions(Sequence[Image.Image]):
             yield self._make(number) if made is None else made
 
     def _make(self, number: int) -> Image.Image:
-        return put_back(self._parts, [made[number] for made in self._windows], self._request)
+        return self._compose([made[number] for made in self._windows])
 
 
 def put_back(parts: Sequence[Inputs], windows: Sequence[np.ndarray], request: EditRequest) -> Image.Image:
-    """The edited windows, each (h, w, 3), in the whole picture, in the source's own mode, depth and colour space."""
-    edited = [
-        Part(
-            colours=resize(window, (part.window.width, part.window.height)),
-            left=part.window.left,
-            top=part.window.top,
-            opacity=part.alpha,
-            cover=part.cover,
-        )
-        for part, window in zip(parts, windows, strict=True)
-    ]
+    """The edited windows, each (h, w, 3 or 4), in the whole picture, in the source's own mode, depth and colour space."""
+    if not request.keep_unmasked:
+        windows = [
+            flattened(window, to_samples(part.pixels[0], 8 * window.itemsize))
+            for part, window in zip(parts, windows, strict=True)
+        ]
+    edited = [_full_size(part, window) for part, window in zip(parts, windows, strict=True)]
     return picture.put_back(parts[0].picture, edited, whole=not request.keep_unmasked, strip=request.strip)
 
 
+def layer(parts: Sequence[Inputs], windows: Sequence[np.ndarray]) -> Image.Image:
+    """What the edited windows, each (h, w, 3 or 4), add to the picture: RGBA, 8 bits, of its size, sRGB."""
+    width, height = parts[0].picture.size
+    canvas = np.zeros((height, width, 4), np.uint8)
+    for inputs, window in zip(parts, windows, strict=True):
+        part = _full_size(inputs, window)
+        alpha = np.rint(part.opacity * 255).astype(np.uint8)
+        place = np.s_[part.top : part.top + len(alpha), part.left : part.left + alpha.shape[1]]
+        canvas[place] = np.where(alpha[..., None] > 0, np.dstack([narrow(part.colours), alpha]), canvas[place])
+    return Image.fromarray(canvas)
+
+
+def _full_size(inputs: Inputs, window: np.ndarray) -> Part:
+    """An edited window, (h, w, 3 or 4), at the size it has in the picture; opaque as far as the mask and its own opacity go."""
+    size = inputs.window.width, inputs.window.height
+    colours, opacity, cover = resize(np.ascontiguousarray(window[..., :3]), size), inputs.alpha, inputs.cover
+    if window.shape[-1] == 4:
+        own = resize(window[..., 3].astype(np.float32) / top_of(window), size).clip(0, 1)
+        opacity, cover = opacity * own, None if cover is None else cover * own
+    return Part(colours=colours, left=inputs.window.left, top=inputs.window.top, opacity=opacity, cover=cover)
+
+
 def restore_all(edit: Prepared, made: Iterable[Latents]) -> list[np.ndarray]:
-    """The predictions in each window, (n, h, w, 3), uint8 or uint16 as the picture's depth is, in the order of their seeds.
+    """The predictions in each window, (n, h, w, 3 or 4), uint8 or uint16 as the picture's depth is, in the order of their seeds.
 
     Args:
         edit: The edit.

@@ -138,6 +138,11 @@ class PreparedWindow:
         self.limit = request.batch_size or max(1, FIRST_BATCH_CELLS // (self.cells[0] * self.cells[1]))  # per batch
         self.done = 0  # predictions sampled
         self.notes: list[str] = []
+        if edit.resolved.request.background == "matte" != request.background:
+            self.notes.append(
+                f"A matte keeps what an edit leaves under the mask, but {request.task} takes all of it away: the "
+                f"background is {request.background}."
+            )
         self.frames: list[Tensor] = []
 
     @property
@@ -242,7 +247,8 @@ def as_run(windows: list[PreparedWindow]) -> tuple[EditRequest, list[str]]:
     notes = list(dict.fromkeys([*windows[0].inputs.notes, *(note for window in windows for note in window.notes)]))
     if len(backgrounds) > 1:
         update["background"] = None
-        notes.append("Background: paste in the windows of strokes, poisson in the others.")
+        other = ", ".join(sorted(str(background) for background in backgrounds - {"paste"}))
+        notes.append(f"Background: paste in the windows of strokes, {other} in the others.")
     return requests[0].model_copy(update=update), notes
 
 

@@ -111,19 +111,21 @@ def _scribble_start(traits: Traits) -> dict[str, Any]:
 
 
 def with_background(resolved: Resolved, seam_informative: bool) -> Resolved:
-    """Choose the background reconstruction if it is None: "poisson", or "paste" for strokes and replaced backgrounds.
+    """Choose the background reconstruction if it is None: "matte", "poisson" where all under the mask is meant, or "paste".
 
-    Poisson blending imposes the colours at the border of the mask. In a stroke, which is nearly all border, it would undo the
-    edit; in a replaced background it would spread the old background's colours.
+    Other tasks than "edit" take away what is under the mask, and a soft mask says itself how much each place changes: there
+    nothing is left for a matte to choose, and Poisson blending imposes the colours at the border of the mask. In a stroke, which
+    is nearly all border, that would undo the edit; in a replaced background it would spread the old background's colours.
 
     Args:
         resolved: The request.
         seam_informative: As in `sfumato.editing.preparing.Inputs`.
     """
     request = resolved.request
-    if request.background is not None:
+    removes = request.task != "edit"
+    if request.background is not None and not (request.background == "matte" and removes):
         return resolved
-    background = "poisson" if seam_informative else "paste"
+    background = "paste" if not seam_informative else "poisson" if removes or request.soft_mask else "matte"
     return replace(resolved, request=request.model_copy(update={"background": background}))
 
 
@@ -140,8 +142,10 @@ def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> No
         raise Unsupported(f"{traits.name} reads no text, so {name} would do nothing; leave it out.")
     if "guidance_embedding" in given and Extra.GUIDANCE not in traits.extras:
         raise Unsupported(f"{traits.name} has no guidance embedding; use guidance_scale.")
-    if request.background not in (None, "paste", "blurred", "poisson", "none") and not traits.can(Capability.DECODER):
-        raise Unsupported(f"background={request.background} needs an image decoder, which {traits.name} has not; use poisson.")
+    if request.background not in (None, "paste", "blurred", "poisson", "matte", "none") and not traits.can(Capability.DECODER):
+        raise Unsupported(
+            f"background={request.background} needs an image decoder, which {traits.name} has not; use matte or poisson."
+        )
 
 
 def _own_options(request: EditRequest, card: MethodCard, preset: MethodOptions) -> Any:

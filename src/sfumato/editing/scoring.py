@@ -16,6 +16,7 @@ from sfumato.metrics.diversity import guiding_lpips
 from sfumato.perception import clip
 from sfumato.pictures.samples import narrow
 from sfumato.pictures.tensors import to_uint8
+from sfumato.pictures.transparency import flattened
 from sfumato.ranking import Score
 from sfumato.request import EditRequest
 
@@ -65,7 +66,7 @@ class Scorers:
         Args:
             edit: The edit.
             request: Its request with all defaults filled in.
-            windows: Predictions in each window, (n, h, w, 3) uint8 or uint16.
+            windows: Predictions in each window, (n, h, w, 3 or 4) uint8 or uint16.
             notes: Notes for the user are appended.
 
         Raises:
@@ -81,8 +82,8 @@ class Scorers:
         mode: Literal["both", "region", "whole"] = "region" if by_prompt else request.rank
         words, scores = edit.resolved.texts.words, []
         for part, made in zip(parts, windows, strict=True):
-            mask = part.mask_pixels[0, 0].numpy().astype(np.uint8)
-            scores.append(ranking.rank(narrow(made), to_uint8(part.pixels[0]), mask, words, scorer, mode))
+            mask, source = part.mask_pixels[0, 0].numpy().astype(np.uint8), to_uint8(part.pixels[0])
+            scores.append(ranking.rank(flattened(narrow(made), source), source, mask, words, scorer, mode))
         return average_scores(scores)
 
     def _ranking_scorer(self, edit: Prepared, mode: str, notes: list[str]) -> clip.Scorer | None:

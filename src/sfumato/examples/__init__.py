@@ -31,5 +31,7 @@ def photograph() -> Image.Image:
     return Image.fromarray(data.coffee())
 
 
-PHOTOGRAPH_BOX = (430, 250, 130, 120)  # bare table beside the cup
+PHOTOGRAPH_BOX = (430, 250, 130, 120)  # table beside the cup, and the rim of the plate: what is measured
 PHOTOGRAPH_PROMPT = "a green cone"
+DEMO_BOX = (480, 255, 112, 112)  # bare table
+DEMO_PROMPT = "a green ball"

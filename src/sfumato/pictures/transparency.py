@@ -57,6 +57,15 @@ def flat_on_white(samples: Samples) -> Samples:
     return result
 
 
+def flattened(layers: Samples, below: Samples) -> Samples:
+    """Layers (..., H, W, 4) over a picture (H, W, 3) of the same depth: (..., H, W, 3). Those without alpha stay as they are."""
+    if layers.shape[-1] == 3:
+        return layers
+    opacity = layers[..., 3:].astype(np.float32) / top_of(layers)
+    laid = below + opacity * (layers[..., :3].astype(np.float32) - below)
+    return np.asarray(np.rint(laid), layers.dtype)
+
+
 def _surroundings(colours: Samples, alpha: Samples) -> NDArray[np.float32]:
     """(h, w, C) float32 in [0, 1] at no more than `_WORKED` pixels: visible colours, extended over what is hidden."""
     height, width = alpha.shape

@@ -34,6 +34,7 @@ class Painter:
         paths = {name: getattr(request, name) for name in ("image", "mask") if getattr(request, name) is not None}
         return EditResult(
             images=[Image.fromarray(picture) for picture in pictures],
+            layers=[Image.fromarray(np.dstack([picture, mask * np.uint8(255)])) for picture in pictures],
             seeds=seeds,
             scores=[] if request.rank == "none" else [{"region": 0.5, "whole": 0.25, "total": seed / 10} for seed in seeds],
             timings={"denoise": 0.5},

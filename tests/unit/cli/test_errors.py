@@ -48,6 +48,7 @@ def test_failure_leaves_nothing(
         (("--format", "gif"), "output-format"),
         (("--save-steps", "steps.png"), "option-invalid"),
         (("--save-mask", "mask.gif"), "option-invalid"),
+        (("--layer", "layer.jpg"), "option-invalid"),
         (("--out", "picture.png"), "output-invalid"),
         (("--save-mask", "folder.png"), "output-invalid"),
     ],

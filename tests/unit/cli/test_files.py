@@ -18,7 +18,7 @@ from tests.unit.cli.painter import Painter, names_in
 
 
 def test_files_of_an_edit(run: Callable[..., Result], tmp_path: Path, picture_file: Path) -> None:
-    result = run("edit", "-n", 3, "--save-mask", "seen.png", "--save-steps", "steps.gif")
+    result = run("edit", "-n", 3, "--save-mask", "seen.png", "--layer", "layer.png", "--save-steps", "steps.gif")
     assert result.exit_code == 0, result.stderr
     assert names_in(tmp_path / "out") == {"00.png", "01.png", "02.png", "grid.png", "result.json"}
     record = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -30,6 +30,7 @@ def test_files_of_an_edit(run: Callable[..., Result], tmp_path: Path, picture_fi
     best = np.asarray(Image.open(tmp_path / "out" / "00.png"))
     assert (best[8:24, 16:32] == 20).all()
     assert np.asarray(Image.open(tmp_path / "seen.png")).sum() == 16 * 16 * 255
+    assert np.asarray(Image.open(tmp_path / "layer.png"))[10, 20].tolist() == [20, 20, 20, 255]
     steps: Any = Image.open(tmp_path / "steps.gif")
     assert steps.n_frames == 3
     assert "00.png  seed 2  score 0.200" in result.stdout
@@ -94,9 +95,9 @@ def test_force_replaces_the_earlier_edit_only(run: Callable[..., Result], tmp_pa
     assert names_in(tmp_path / "out") == {"00.png", "01.png", "grid.png", "result.json", "mine.txt"}
 
 
-@pytest.mark.parametrize("flag", ["--save-mask", "--save-steps"])
+@pytest.mark.parametrize("flag", ["--save-mask", "--layer", "--save-steps"])
 def test_existing_extra_is_kept(run: Callable[..., Result], painter: type[Painter], tmp_path: Path, flag: str) -> None:
-    kept = tmp_path / ("kept.png" if flag == "--save-mask" else "kept.gif")
+    kept = tmp_path / ("kept.gif" if flag == "--save-steps" else "kept.png")
     kept.write_text("mine")
     result = run("edit", flag, kept)
     assert result.stderr.endswith("[output-exists]\n")
