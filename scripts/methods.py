@@ -51,7 +51,9 @@ CLAIMS: tuple[tuple[str, str, Callable[[float], float]], ...] = (  # each as a m
 
 TILE, SHOWN = 176, 3
 STRIPS: dict[str, dict[str, Any]] = {
-    "blended-latent-diffusion": {"prompt": "a red ball"},
+    "blended-latent-diffusion": {"prompt": "a red ball", "method": "blended-latent-diffusion"},
+    "stable-inpainting": {"prompt": "a red ball", "method": "stable-inpainting"},
+    "brushnet": {"prompt": "a red ball", "method": "brushnet"},
     "repaint": {"prompt": "a yellow cylinder", "method": "repaint", "preset": "fast"},
     "lanpaint": {"prompt": "a yellow cylinder", "method": "lanpaint", "preset": "fast"},
     "blended-diffusion": {"prompt": "a red ball", "method": "blended-diffusion", "model": "embedded-pixel"},
