@@ -1,6 +1,7 @@
-"""What BrushNets cost beside their bases: `python scripts/branches.py`. Counted on the meta device: no weights are needed.
+"""What branches cost beside their bases: `python scripts/branches.py`. Counted on the meta device: no weights are needed.
 
-Published configurations of Stable Diffusion 1.x and XL at their own sizes, and the embedded UNet with the branch's ablations.
+BrushNets of Stable Diffusion 1.x and XL at their own sizes, and of the embedded UNet with the ablations; ControlNets of the first
+and the last.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato.backbones.base import Conditions, Control, Extra, Text
 from sfumato.backbones.brushnet import BrushNet
+from sfumato.backbones.controlnet import born
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.text import MAX_TOKENS
 
@@ -37,6 +39,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no mask": {"mask_channel": False},
 }
 TOKENS = 77  # of CLIP
+FACTOR = 8  # pixels a latent cell
 
 
 def report(name: str, base: Any, variant: dict[str, Any], tokens: int = TOKENS) -> None:
@@ -55,10 +58,29 @@ def report(name: str, base: Any, variant: dict[str, Any], tokens: int = TOKENS) 
         base(x, timestep, text.states, added_cond_kwargs=added)
     with torch.no_grad(), FlopCounterMode(display=False) as beside:
         branch(x, timestep, given, control)
-    numbers, of_base = (sum(parameter.numel() for parameter in network.parameters()) for network in (branch, base))
     share = beside.get_total_flops() / alone.get_total_flops()
-    millions = f"{numbers / 1e6:.1f} million numbers beside {of_base / 1e6:.1f}"
-    print(f"{name}: {len(branch.convolutions)} places, {millions}, {share:.2f} of the operations of a call")
+    print(f"{name}: {len(branch.convolutions)} places, {millions(branch, base)}, {share:.2f} of the operations of a call")
+
+
+def report_controlnet(name: str, base: Any, tokens: int = TOKENS) -> None:
+    """The same of a ControlNet."""
+    side = base.config.sample_size
+    with torch.device("meta"):
+        branch = born(base)
+        x, text = torch.randn(1, base.config.out_channels, side, side), torch.randn(1, tokens, base.config.cross_attention_dim)
+        picture = torch.randn(1, 3, FACTOR * side, FACTOR * side)
+        with torch.no_grad(), FlopCounterMode(display=False) as alone:
+            base(x, 500, text)
+        with torch.no_grad(), FlopCounterMode(display=False) as beside:
+            branch(x, 500, text, picture)
+    share = beside.get_total_flops() / alone.get_total_flops()
+    print(f"{name}, ControlNet: {millions(branch, base)}, {share:.2f} of the operations of a call")
+
+
+def millions(branch: Any, base: Any) -> str:
+    """Numbers of both networks, in words."""
+    numbers, of_base = (sum(parameter.numel() for parameter in network.parameters()) for network in (branch, base))
+    return f"{numbers / 1e6:.1f} million numbers beside {of_base / 1e6:.1f}"
 
 
 def main() -> None:
@@ -70,6 +92,8 @@ def main() -> None:
     report("Stable Diffusion XL", sdxl, {})
     for name, variant in ABLATIONS.items():
         report(f"embedded, {name}", embedded, variant, MAX_TOKENS)
+    report_controlnet("Stable Diffusion 1.x", sd1)
+    report_controlnet("embedded", embedded, MAX_TOKENS)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ class Editor:
     ) -> None:
         """Set every attribute, for both ways to make an editor."""
         self._held, self.device, self.dtype, self.method, self.max_pixels = held, device, dtype, method, max_pixels
-        self.backbone: Backbone = held.get(held.own.for_method(method))
+        likely = tasks.usual_method(held.own.model) if method == tasks.DEFAULT_METHOD else method
+        self.backbone: Backbone = held.get(held.own.for_method(likely))
         self.model, self.lora = held.own.model, held.own.lora
         self.scorers = Scorers(ranker, self.device)
         self.accelerators: tuple[Accelerator, ...] = ()  # attached to the denoiser in every edit
@@ -173,7 +174,7 @@ class Editor:
         listener = meter.wrapping(on_progress)
         with clock.stage("load"):
             listener(Progress(stage="load", step=0, total=1))
-            choice = Choice.of(request).for_method(request.method)
+            choice = Choice.of(request).for_method(request.method if named else tasks.preferred(request))
             request = request.model_copy(update=choice._asdict())
             if (backbone := self._held.get(choice)) is not self.backbone:
                 self.backbone = backbone

@@ -162,9 +162,9 @@ def latents_of(editor: Editor, monkeypatch: pytest.MonkeyPatch, **options: Any) 
     autoencoder = editor.backbone.autoencoder
     decode = autoencoder.decode
 
-    def keeping(latents: Tensor) -> Tensor:
+    def keeping(latents: Tensor, seen: Seen | None = None) -> Tensor:
         found.append(latents.clone())
-        return decode(latents)
+        return decode(latents, seen)
 
     with monkeypatch.context() as patched:
         patched.setattr(autoencoder, "decode", keeping)

@@ -113,7 +113,7 @@ def test_an_empty_window_is_refused(editor: Editor, fields: dict[str, Any]) -> N
     with pytest.raises(OptionError, match=r"branch_start=0\.6 is not before branch_end=0\.5"):
         editor.edit(**fields, branch_start=0.6, branch_end=0.5)
     with pytest.raises(OptionError, match="choose the scheduler ddim"):
-        editor.edit(**fields, preset="official", scheduler="euler")
+        editor.edit(**fields, preset="official", scheduler="dpm++")
 
 
 @pytest.mark.parametrize("method", ["blended-latent-diffusion", "controlnet-inpainting", "repaint", "lanpaint"])

@@ -3,13 +3,14 @@
 import hashlib
 import pickle
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.editing.finishing import Predictions, put_back
+from sfumato.editing.finishing import Composed, put_back
 from sfumato.editing.preparing import Inputs, prepare, sha256
 from sfumato.errors import ImageError
 from sfumato.masks.feather import soft_edge
@@ -66,18 +67,22 @@ def made(folder: Path) -> tuple[list[Inputs], EditRequest, list[np.ndarray]]:
 
 def test_predictions_are_a_list_made_late(tmp_path: Path) -> None:
     parts, request, windows = made(tmp_path)
-    predictions = Predictions(parts, request, windows)
+
+    def composed() -> Composed:
+        return Composed(partial(put_back, parts, request=request), windows, (900, 600))
+
+    predictions = composed()
     wanted = [put_back(parts, [window[i] for window in windows], request) for i in range(3)]
     assert len(predictions) == 3
     assert [image.tobytes() for image in one_by_one(predictions)] == [image.tobytes() for image in wanted]
     assert predictions[0] is predictions[-3]  # so that what is drawn on it stays
     assert predictions[1:][1] is predictions[2]
     assert next(one_by_one(predictions)) is predictions[0]
-    assert next(one_by_one(Predictions(parts, request, windows))) is not predictions[0]
+    assert next(one_by_one(composed())) is not predictions[0]
     assert list(one_by_one(wanted)) == wanted
     with pytest.raises(IndexError):
         predictions[3]
-    copy = pickle.loads(pickle.dumps(Predictions(parts, request, windows)))
+    copy = pickle.loads(pickle.dumps(composed()))
     assert copy[2].tobytes() == wanted[2].tobytes()
 
 

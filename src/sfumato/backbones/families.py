@@ -45,6 +45,7 @@ class FamilyCard:
         clip: What ranks and guides by default.
         empty: What its models are told of a place where nothing stands, for tasks without words.
         models, branches: By method, what ships with the model of this name for the methods that need further training.
+        prefers: By task, the method of requests that name none, for the model of this name; others run by their traits.
     """
 
     name: str
@@ -59,6 +60,7 @@ class FamilyCard:
     empty: str = EMPTY_SCENE
     models: Mapping[str, str] = field(default_factory=dict)
     branches: Mapping[str, str] = field(default_factory=dict)
+    prefers: Mapping[str, str] = field(default_factory=dict)
 
     def can(self, *capabilities: Capability) -> bool:
         """Whether its models have all of these capabilities."""
@@ -77,6 +79,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         empty="empty",
         models={"stable-inpainting": "embedded-inpainting"},
         branches={"brushnet": "embedded-brushnet", "controlnet-inpainting": "embedded-controlnet"},
+        prefers={"edit": "stable-inpainting"},
     ),
     FamilyCard(
         name="embedded-fast",

@@ -4,12 +4,13 @@ from typing import Any
 
 from sfumato.backbones.base import Traits
 from sfumato.backbones.capabilities import TRAINED, Capability
-from sfumato.backbones.families import family
+from sfumato.backbones.families import FAMILIES, family
 from sfumato.errors import MaskError, OptionError
 from sfumato.methods import registry
-from sfumato.methods.base import TEXT_FIELDS, MethodCard
+from sfumato.methods.base import TEXT_FIELDS, MethodCard, Task
 from sfumato.request import EditRequest
 
+DEFAULT_METHOD: str = EditRequest.model_fields["method"].default
 FOR_WORDS = ("negative_prompt", "guidance_scale")
 """Setting one of these without a prompt keeps guidance on."""
 
@@ -92,10 +93,29 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
     if named:
         return registry.get(request.method)
     able = registry.suited(request.task, traits.capabilities, has_words(request))
-    trained = [card for card in able if card.needs & TRAINED]
+    trained = [card for card in able if card.needs & TRAINED and _takes(card, request)]
     if request.task == "edit":
         able = [registry.get(request.method)]
     return (trained or able or [registry.get(request.method)])[0]
+
+
+def usual_method(model: str, task: Task = "edit") -> str:
+    """The method of edits that name none, as far as the model's name tells: the best that ships for the task."""
+    known = next((card for card in FAMILIES if card.name == model), None)
+    return DEFAULT_METHOD if known is None else known.prefers.get(task, DEFAULT_METHOD)
+
+
+def preferred(request: EditRequest) -> str:
+    """The method to load the model for, of a request that names none: the usual one, if it has all that the request sets."""
+    name = usual_method(request.model, request.task)
+    return name if _takes(registry.get(name), request) else request.method
+
+
+def _takes(card: MethodCard, request: EditRequest) -> bool:
+    """Whether the method has the preset and all options that the request sets."""
+    given = {name for name in registry.method_fields() if getattr(request, name) != EditRequest.model_fields[name].default}
+    has_preset = request.preset is None or request.preset in card.load().PRESETS
+    return has_preset and given | request.options.keys() <= set(registry.fields_of(card))
 
 
 def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None:

@@ -6,7 +6,6 @@ variance exploding:  euler (arXiv:2206.00364, section 3)
 flow matching:       flow-euler (arXiv:2403.03206)
 """
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -33,22 +32,19 @@ class Solver:
             return latents
         return self.scheduler.scale_model_input(latents, self.scheduler.timesteps[step.index])
 
-    def step(self, output: Tensor, step: Step, latents: Tensor, noise: NoiseStream, eta: float = 0.0) -> tuple[Tensor, Tensor]:
+    def step(self, output: Tensor, step: Step, latents: Tensor, noise: NoiseStream) -> tuple[Tensor, Tensor]:
         """Go from level `step.before` to `step.after`. `scale_input` comes before each step.
 
         Args:
             output: (B, C, h, w) the denoiser's output.
             step: The step.
             latents: (B, C, h, w) at `step.before`.
-            noise: Where lcm draws from, and ddim with an eta; the others draw nothing.
-            eta: Of ddim alone: share of the noise that is drawn anew.
+            noise: Where lcm draws from; the others draw nothing.
 
         Returns:
             The latents at `step.after` and the clean latents predicted by this step, each (B, C, h, w).
         """
         clean = self.predicted_clean(output, step, latents)
-        if eta:
-            return _ddim(clean, step, latents, eta, noise), clean
         extra = {"generator": noise.generators} if self.plan.solver.draws else {}
         timestep = self.scheduler.timesteps[step.index]
         return self.scheduler.step(output, timestep, latents, return_dict=False, **extra)[0], clean
@@ -64,11 +60,3 @@ class Solver:
     def output_for(self, clean: Tensor, step: Step, latents: Tensor) -> Tensor:
         """The denoiser's output that stands for these clean latents: the inverse of `predicted_clean`."""
         return output_for(self.plan.prediction, clean, step.before, latents)
-
-
-def _ddim(clean: Tensor, step: Step, latents: Tensor, eta: float, noise: NoiseStream) -> Tensor:
-    """A step of DDIM that draws noise (arXiv:2010.02502, equations 12 and 16); at eta 1 it is DDPM's. Variance preserving."""
-    before, after = step.before, step.after
-    eps = (latents - before.signal * clean) / before.noise
-    sigma = eta * after.noise / before.noise * math.sqrt(1 - (before.signal / after.signal) ** 2)
-    return after.signal * clean + math.sqrt(after.noise**2 - sigma**2) * eps + sigma * noise.draw()

@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 import sfumato
 from sfumato.backbones.families import able
+from sfumato.editing.tasks import usual_method
 from sfumato.methods.registry import CARDS, method_fields, options_schema
 from sfumato.server.failures import Refused
 from sfumato.server.job import Job
@@ -81,6 +82,7 @@ def info(service: JobServiceDep) -> Info:
         version=sfumato.__version__,
         models=list(service.settings.models),
         methods=methods,
+        method=usual_method(service.settings.models[0]),
         control_models=control_models,
         limits=vars(service.settings.limits),
     )

@@ -92,6 +92,7 @@ class Info(BaseModel):
     version: str
     models: list[str] = Field(description="The first is the default.")
     methods: list[MethodInfo]
+    method: str = Field(description="That of edits on the default model that name none.")
     control_models: list[str] = Field(description="ControlNets that read the control pictures of requests, one each.")
     limits: dict[str, float]
 

@@ -24,8 +24,9 @@ from sfumato.methods.blending import blend, check_finite, plan_steps
 from sfumato.methods.branch.options import BranchOptions
 from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import noised
-from sfumato.noise.plan import DDIM, Plan
+from sfumato.noise.plan import Plan
 from sfumato.noise.solvers import Solver
+from sfumato.noise.stochastic import renewed, renewed_share
 from sfumato.noise.stream import NoiseStream
 
 HOLE = -1.0  # in every channel of the picture that the network reads
@@ -85,10 +86,10 @@ def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
         OptionError: scheduler-unknown, steps-too-many, option-contradiction.
     """
     made = plan_steps(model, sampling, options.schedule)
-    if options.eta and made.solver is not DDIM:
+    if made.solver.multistep and options.order == "pre":
         raise OptionError(
-            f"This preset draws noise in DDIM's steps, which {made.solver.name} does not have: choose the scheduler ddim, or "
-            "the default preset.",
+            f"This preset changes the latents between steps in a way that {made.solver.name} cannot follow: choose the scheduler "
+            "ddim, euler or lcm, or the default preset.",
             code="option-contradiction",
         )
     return made
@@ -133,7 +134,9 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
         output = acting(solver.scale_input(x, step), step).prediction
         if task.plan.solver.multistep:
             output = blend(output, solver.output_for(source, step, x), around)
-        x, clean = solver.step(output, step, x, noise, options.eta)
+        eps_hat = solver.predicted_noise(output, step, x)
+        x, clean = solver.step(output, step, x, noise)
+        x = renewed(x, eps_hat, step, renewed_share(step, "ddpm", options.eta), noise)
         if options.order == "post":
             x = blend(x, source if done + 1 == len(steps) else noised(source, step.after, eps), around)
         check_finite(x, model.traits, step.index, len(task.plan.steps))

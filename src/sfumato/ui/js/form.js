@@ -80,7 +80,7 @@ export class Advanced {
   show() {
     const preset = this.shared.get("preset").input;
     if (this.#method) this.#presets.set(this.#method.name, preset.value);
-    this.#method = this.info.methods.find(({name}) => name === $("method").value);
+    this.#method = this.info.methods.find(({name}) => name === ($("method").value || this.info.method));
     const {name: method, fields, presets} = this.#method;
     for (const [name, {label}] of this.shared) label.hidden = !fields.includes(name);
     for (const group of this.groups) group.hidden = group.dataset.method !== method;

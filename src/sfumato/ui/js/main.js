@@ -94,7 +94,7 @@ function options() {
   const given = {prompt: $("prompt").value.trim(), ...task.options(), ...advanced.values()};
   const method = $("method").value;
   const properties = advanced.schema.properties;
-  if (method !== properties.method.default) given.method = method;
+  if (method) given.method = method;
   if ($("model").value !== properties.model.default) given.model = $("model").value;
   if ($("n").value !== "") given.n = Number($("n").value);
   given.seed = seed();
@@ -171,7 +171,7 @@ async function reopen(entry, job) {
   Object.assign($("prompt"), {value: prompt});
   if (n !== undefined) $("n").value = n;
   if (used !== undefined) setSeed(used);
-  $("method").value = method ?? advanced.schema.properties.method.default; // defaults are not in the record
+  $("method").value = method ?? "";
   $("model").value = model ?? advanced.schema.properties.model.default;
   controls.setFeather(feather ?? -1);
   advanced.show();
@@ -261,10 +261,12 @@ function chooseByKey(event) {
 async function start() {
   info = await api.info();
   const description = await api.schema();
-  const properties = description.components.schemas.JobRequest.properties;
-  $("method").replaceChildren(...info.methods.map(({name, title}) => make("option", {value: name, textContent: title})));
+  const {title: usual} = info.methods.find(({name}) => name === info.method);
+  $("method").replaceChildren(
+    make("option", {value: "", textContent: `Automatic (${usual})`}),
+    ...info.methods.map(({name, title}) => make("option", {value: name, textContent: title})),
+  );
   $("model").replaceChildren(...info.models.map((name) => make("option", {value: name, textContent: name})));
-  $("method").value = properties.method.default;
   task.offer(info.methods);
   $("n").max = info.limits.predictions;
   $("prompt").maxLength = info.limits.prompt_characters;

@@ -38,7 +38,7 @@ export class Task {
   }
 
   #dim() {
-    for (const option of $("method").options) option.disabled = !this.methods.find(({name}) => name === option.value).tasks.includes(this.name);
+    for (const option of $("method").options) option.disabled = option.value && !this.methods.find(({name}) => name === option.value).tasks.includes(this.name);
   }
 
   /** Pixels on the left, top, right and bottom of the open picture; null if the task has none or one cannot be read. */
