@@ -40,7 +40,7 @@ def reconstruct(
 
 def levels(pixels: Tensor) -> NDArray[np.uint8]:
     """(3, H, W) in [-1, 1] to (H, W, 3) in 0..255."""
-    rounded = ((pixels.float() + 1) * 127.5).round().clamp(0, 255)
+    rounded = ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255)
     return np.ascontiguousarray(rounded.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
 
 

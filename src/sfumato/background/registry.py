@@ -78,6 +78,7 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
         description="Lets the edit fade into the source over 10 pixels outside the mask, as published with BrushNet; to be seen "
         "with --no-keep-unmasked.",
         cost="free",
+        pastes=True,
     ),
     "poisson": BackgroundCard(
         module="sfumato.background.poisson",
