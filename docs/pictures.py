@@ -1,7 +1,7 @@
 """Make the pictures of the README and the guide with the shipped model: `python docs/pictures.py`.
 
-They show what the commands and the programs in examples/ give: demo.png is the sheet of `sfumato demo`, scenarios.png puts the
-results of four examples side by side, embedded.png is the sheet of `python scripts/embedded.py`.
+They show what the commands and the programs in examples/ give: demo.png and photograph.png are the sheets of `sfumato demo`,
+scenarios.png puts the results of four examples side by side, embedded.png is the sheet of `python scripts/embedded.py`.
 """
 
 import os
@@ -32,6 +32,7 @@ def main() -> None:
         os.chdir(folder)
         subprocess.run([sys.executable, "-m", "sfumato", "demo", "--out", "demo"], check=True)
         shutil.copy("demo/scene/grid.png", IMAGES / "demo.png")
+        shutil.copy("demo/photograph/grid.png", IMAGES / "photograph.png")
         tiles = []
         for program, result in SCENARIOS.items():
             runpy.run_path(str(ROOT / "examples" / f"{program}.py"), run_name="__main__")

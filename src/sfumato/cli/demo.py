@@ -52,7 +52,8 @@ def _copy_pictures(folder: Path, *, force: bool) -> bool:
 def _edit(image: Path, prompt: str, out: Path, force: bool, **where: Any) -> None:
     request = EditRequest(image=image, prompt=prompt, n=PREDICTIONS, **where)
     summary = perform(request, Settings(out=out, force=force))
-    typer.echo(f'{image}, "{request.prompt}", best first:')
+    made = summary["request"]
+    typer.echo(f'{image}, "{request.prompt}", by {made["method"]} on {made["model"]}, best first:')
     describe(summary)
     typer.echo(f"the same by hand: {_by_hand(request)}\n")
 
