@@ -174,7 +174,7 @@ class Editor:
         listener = meter.wrapping(on_progress)
         with clock.stage("load"):
             listener(Progress(stage="load", step=0, total=1))
-            choice = Choice.of(request).for_method(request.method if named else tasks.preferred(request))
+            choice = self._held.wanted(request, request.method if named else tasks.preferred(request))
             request = request.model_copy(update=choice._asdict())
             if (backbone := self._held.get(choice)) is not self.backbone:
                 self.backbone = backbone

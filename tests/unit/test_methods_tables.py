@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sfumato.backbones.hub import EMBEDDED, WEIGHTS
+from sfumato.backbones.families import family
+from sfumato.backbones.hub import BRANCHES, EMBEDDED, WEIGHTS
 from sfumato.bench.summary import compare
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +111,8 @@ def test_a_page_without_marks_is_refused(methods: Any, tmp_path: Path) -> None:
 def test_every_method_s_page_has_a_small_picture_if_its_model_is_installed(methods: Any) -> None:
     for page in (ROOT / "docs" / "methods").glob("*.md"):
         model = methods.STRIPS.get(page.stem, {}).get("model", "embedded")
-        if page.stem == "README" or not (WEIGHTS / EMBEDDED[model]).is_dir():
+        branch = BRANCHES.get(family("embedded").branches.get(page.stem, ""), ".")
+        if page.stem == "README" or not all((WEIGHTS / part).is_dir() for part in (EMBEDDED[model], branch)):
             continue
         pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text())
         assert pictures, page

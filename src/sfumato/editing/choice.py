@@ -77,6 +77,11 @@ class Held:
         self.own, self.options, self._pipe = own, options, pipe
         self._loaded_as: Choice | None = None
 
+    def wanted(self, request: EditRequest, method: str) -> Choice:
+        """What a complete request needs for a method: of a model that ships, its version for the method."""
+        choice = Choice.of(request)
+        return choice if self._pipe is not None else choice.for_method(method)
+
     def get(self, wanted: Choice) -> Backbone:
         """The requested model, loaded if it is another one; the old one is kept if that fails.
 
