@@ -167,7 +167,7 @@ class Editor:
             InputError, BackboneError, ResourceError: See `sfumato.errors`. The editor stays usable.
         """
         named = "method" in request.model_fields_set or self.method != EditRequest.model_fields["method"].default
-        names_controls = "control_model" in request.model_fields_set
+        names_controls, given = "control_model" in request.model_fields_set, request
         request = self._held.own.complete(request, self.method)
         tasks.check_controls(request, names_controls)
         clock, meter = Clock(), Meter()
@@ -175,7 +175,7 @@ class Editor:
         with clock.stage("load"):
             listener(Progress(stage="load", step=0, total=1))
             choice = self._held.wanted(request, request.method if named else tasks.preferred(request))
-            request = request.model_copy(update=choice._asdict())
+            asked, request = request, request.model_copy(update=choice._asdict())
             if (backbone := self._held.get(choice)) is not self.backbone:
                 self.backbone = backbone
                 self.scorers.forget()
@@ -194,6 +194,11 @@ class Editor:
                 context=backbone.traits.context,
                 max_pixels=self.max_pixels,
             )
+            if not named and choice != self._held.wanted(asked, tasks.DEFAULT_METHOD) and any(part.thin for part in parts):
+                plain = given.model_copy(update={"method": tasks.DEFAULT_METHOD})
+                edit = self.prepare(plain, on_progress=on_progress, keep_frames=keep_frames)
+                edit.windows[0].notes.append(tasks.THIN)
+                return edit
             edit.guide = self.scorers.guide(resolved) if card.guided else None
             edit.windows = [
                 PreparedWindow(edit, card.load(), with_background(resolved, part.seam_informative), part, i, len(parts))

@@ -126,3 +126,26 @@ def test_loading_notes_are_told_with_every_result(folder: Path, fields: dict[str
 
     for _ in range(2):
         assert any("is read as predicting sample, as asked" in note for note in editor.edit(**fields).notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "model"),
+    [
+        ({}, "stable-inpainting", "embedded-inpainting"),
+        ({"method": "blended-latent-diffusion"}, "blended-latent-diffusion", "embedded"),
+        ({"preset": "official-sd2"}, "blended-latent-diffusion", "embedded"),
+        ({"shrink": "off"}, "blended-latent-diffusion", "embedded"),
+        ({"task": "remove", "prompt": ""}, "blended-latent-diffusion", "embedded"),
+        ({"mask": None, "box": (4, 15, 40, 1)}, "blended-latent-diffusion", "embedded"),
+        ({"model": "embedded-inpainting", "mask": None, "box": (4, 15, 40, 1)}, "stable-inpainting", "embedded-inpainting"),
+    ],
+)
+def test_the_embedded_model_takes_what_suits_the_edit(
+    changes: dict[str, Any], method: str, model: str, fields: dict[str, Any]
+) -> None:
+    """Its version for inpainting, unless something of another method is asked for, or the mask is a thin stroke."""
+    result = Editor().edit(**fields | changes)
+    assert (result.request.method, result.request.model) == (method, model)
+    stroke = any("thin stroke" in note for note in result.notes)
+    assert stroke == ("box" in changes and "model" not in changes)
+    assert same(Editor().edit(result.request).images[0], result.images[0])

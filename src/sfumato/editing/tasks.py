@@ -11,6 +11,10 @@ from sfumato.methods.base import TEXT_FIELDS, MethodCard, Task
 from sfumato.request import EditRequest
 
 DEFAULT_METHOD: str = EditRequest.model_fields["method"].default
+THIN = (
+    "The mask is a thin stroke, which a model that sees it takes for a gap in its surroundings, so blended-latent-diffusion made "
+    "the edit; name a --method for another."
+)
 FOR_WORDS = ("negative_prompt", "guidance_scale")
 """Setting one of these without a prompt keeps guidance on."""
 
