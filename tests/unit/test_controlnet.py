@@ -72,6 +72,9 @@ def test_a_model_with_a_branch_runs_the_method_that_needs_it(editor: Editor, fie
     result = editor.edit(**fields)
     assert result.request.method == "controlnet-inpainting"
     assert result.request.start_fraction == 0
+    other = editor.edit(**fields, method="blended-latent-diffusion")
+    assert "The branch was not used: blended-latent-diffusion runs without one." in other.notes
+    assert not any("branch" in note for note in result.notes)
 
 
 def test_the_source_stays_and_the_branch_counts(editor: Editor, fields: dict[str, Any], mask_file: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import sfumato
+from sfumato.backbones.capabilities import Capability
 from sfumato.editing import tasks
 from sfumato.editing.prepared import Prepared
 from sfumato.masks.islands import surrounding
@@ -48,6 +49,8 @@ def text_notes(edit: Prepared, request: EditRequest) -> list[str]:
     notes = [*tasks.notes(request, texts.prompt), *texts.notes]
     if request.control_model and not request.control:
         notes.append("The control models were not used, because no control picture was given.")
+    if request.branch is not None and not card.needs & {Capability.BRUSHNET, Capability.CONTROLNET}:
+        notes.append(f"The branch was not used: {card.name} runs without one.")
     if encoder is None:
         name = edit.backbone.traits.name
         note = f"{name} reads no text: {card.name} continues the surroundings, and the prompt only ranks."
