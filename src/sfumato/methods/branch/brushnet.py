@@ -15,7 +15,6 @@ The network and its loading: `backbones/brushnet.py`. What it adds, and where: `
 """
 
 from functools import partial
-from typing import Any, Literal
 
 from torch import Tensor
 
@@ -36,18 +35,9 @@ class Options(BranchOptions):
 
     Args:
         blend: Whether the source, at the level reached, is put around the latents after every step.
-        timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
     """
 
     blend: bool = option(True, "Put the source, noised, around the latents after every step.")
-    timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing"
-    steps_offset: int = 0
-    set_alpha_to_one: bool = True
-
-    @property
-    def schedule(self) -> dict[str, Any]:
-        """Its scheduler settings."""
-        return {key: getattr(self, key) for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one")}
 
 
 _FROM_NOISE = {"start_fraction": 0.0}
