@@ -194,7 +194,8 @@ class Editor:
                 context=backbone.traits.context,
                 max_pixels=self.max_pixels,
             )
-            if not named and choice != self._held.wanted(asked, tasks.DEFAULT_METHOD) and any(part.thin for part in parts):
+            seen = not named and choice != self._held.wanted(asked, tasks.DEFAULT_METHOD)  # by a version that sees the mask
+            if seen and any(part.thin for part in parts) and tasks.edits_strokes(asked):
                 plain = given.model_copy(update={"method": tasks.DEFAULT_METHOD})
                 edit = self.prepare(plain, on_progress=on_progress, keep_frames=keep_frames)
                 edit.windows[0].notes.append(tasks.THIN)

@@ -137,6 +137,7 @@ def test_loading_notes_are_told_with_every_result(folder: Path, fields: dict[str
         ({"shrink": "off"}, "blended-latent-diffusion", "embedded"),
         ({"task": "remove", "prompt": ""}, "blended-latent-diffusion", "embedded"),
         ({"mask": None, "box": (4, 15, 40, 1)}, "blended-latent-diffusion", "embedded"),
+        ({"mask": None, "box": (4, 15, 40, 1), "blend": False}, "stable-inpainting", "embedded-inpainting"),
         ({"model": "embedded-inpainting", "mask": None, "box": (4, 15, 40, 1)}, "stable-inpainting", "embedded-inpainting"),
     ],
 )
@@ -147,5 +148,5 @@ def test_the_embedded_model_takes_what_suits_the_edit(
     result = Editor().edit(**fields | changes)
     assert (result.request.method, result.request.model) == (method, model)
     stroke = any("thin stroke" in note for note in result.notes)
-    assert stroke == ("box" in changes and "model" not in changes)
+    assert stroke == ("box" in changes and method == "blended-latent-diffusion")
     assert same(Editor().edit(result.request).images[0], result.images[0])

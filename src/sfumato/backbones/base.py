@@ -1,16 +1,15 @@
 """Interfaces of a model's four roles: traits, autoencoder, text encoder, denoiser."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from sfumato.backbones.capabilities import Capability, Layout
+from sfumato.backbones.former import FormerNames
 from sfumato.masks.window import CONTEXT
 from sfumato.noise.levels import Prediction
 from sfumato.text.chunks import Embedding
@@ -257,7 +256,7 @@ class WeighingTextEncoder(TextEncoder, Protocol):
 
 
 @dataclass(kw_only=True)
-class Backbone:
+class Backbone(FormerNames):
     """A loaded model: the parts that implement its roles.
 
     Args:
@@ -281,36 +280,3 @@ class Backbone:
     def notes(self) -> list[str]:
         """Notes for the user on how it was loaded and ran."""
         return [*self.loading_notes, *self.autoencoder.notes]
-
-    if not TYPE_CHECKING:  # or every misspelt attribute would pass as one of these
-
-        def __getattr__(self, name: str) -> Any:
-            """Attributes by their former names, kept until version 0.2 for programs that read them."""
-            if name not in _FORMER:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            message = f"sfumato: backbone.{name} is backbone.{_FORMER[name]} now, and goes with version 0.2."
-            warnings.warn(message, DeprecationWarning, stacklevel=2)
-            return attrgetter(_FORMER[name])(self)
-
-
-_FORMER = {
-    "name": "traits.name",
-    "family": "traits.family",
-    "device": "traits.device",
-    "dtype": "traits.dtype",
-    "latent_channels": "traits.latent_channels",
-    "factor": "traits.factor",
-    "resolution": "traits.resolution",
-    "context": "traits.context",
-    "scheduler_config": "traits.scheduler_config",
-    "schedule": "traits.schedule",
-    "prediction_type": "traits.prediction",
-    "vae": "autoencoder.vae",
-    "encode": "autoencoder.encode",
-    "decode": "autoencoder.decode",
-    "unscale": "autoencoder.unscale",
-    "text_readers": "text_encoder.text_readers",
-    "known_words": "text_encoder.known_words",
-    "unknown_words": "text_encoder.unknown_words",
-    "_text": "text_encoder._pipe",
-}

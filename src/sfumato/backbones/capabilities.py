@@ -14,7 +14,7 @@ class Capability(Enum):
     CHAIN = "was trained on the levels of DDPM's chain"
     FLOW = "matches flows"
     ANY_LEVEL = "can be run at any of its noise levels, as distilled models cannot"
-    BRANCHES = "can have a branch beside it, as UNets of Stable Diffusion can"
+    TAKES_BRANCH = "can have a branch beside it, as UNets of Stable Diffusion can"
     INPAINTING = "reads the mask and the masked picture beside the latents"
     BRUSHNET = "has a BrushNet beside it"
     CONTROLNET = "has an inpainting ControlNet beside it"

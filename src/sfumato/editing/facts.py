@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import sfumato
-from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.capabilities import BRANCHES
 from sfumato.editing import tasks
 from sfumato.editing.prepared import Prepared
 from sfumato.masks.islands import surrounding
@@ -49,7 +49,7 @@ def text_notes(edit: Prepared, request: EditRequest) -> list[str]:
     notes = [*tasks.notes(request, texts.prompt), *texts.notes]
     if request.control_model and not request.control:
         notes.append("The control models were not used, because no control picture was given.")
-    if request.branch is not None and not card.needs & {Capability.BRUSHNET, Capability.CONTROLNET}:
+    if request.branch is not None and not card.needs & BRANCHES:
         notes.append(f"The branch was not used: {card.name} runs without one.")
     if encoder is None:
         name = edit.backbone.traits.name

@@ -115,6 +115,11 @@ def preferred(request: EditRequest) -> str:
     return name if _takes(registry.get(name), request) else request.method
 
 
+def edits_strokes(request: EditRequest) -> bool:
+    """Whether the default method, which dilates thin strokes, has all that the request sets."""
+    return _takes(registry.get(DEFAULT_METHOD), request)
+
+
 def _takes(card: MethodCard, request: EditRequest) -> bool:
     """Whether the method has the preset and all options that the request sets."""
     given = {name for name in registry.method_fields() if getattr(request, name) != EditRequest.model_fields[name].default}

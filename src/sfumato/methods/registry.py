@@ -82,7 +82,7 @@ CARDS: tuple[MethodCard, ...] = (
         title="ControlNet inpainting",
         paper="Zhang, Rao, Agrawala: Adding Conditional Control to Text-to-Image Diffusion Models, ICCV 2023, arXiv:2302.05543",
         module="sfumato.methods.branch.controlnet",
-        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.BRANCHES, Capability.CONTROLNET}),
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.TAKES_BRANCH, Capability.CONTROLNET}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
         tasks=_TRAINED,
     ),
@@ -93,7 +93,7 @@ CARDS: tuple[MethodCard, ...] = (
         paper="Ju et al.: BrushNet, A Plug-and-Play Image Inpainting Model with Decomposed Dual-Branch Diffusion, ECCV 2024, "
         "arXiv:2403.06976",
         module="sfumato.methods.branch.brushnet",
-        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.BRANCHES, Capability.BRUSHNET}),
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.TAKES_BRANCH, Capability.BRUSHNET}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
         tasks=_TRAINED,
     ),

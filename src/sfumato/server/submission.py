@@ -8,8 +8,9 @@ from pydantic.fields import FieldInfo
 
 from sfumato.errors import EditError, ImageError, OptionError
 from sfumato.jobs.item import Item
+from sfumato.methods.own_options import WithOptions
 from sfumato.pictures.formats import UPLOADED, listed
-from sfumato.request import PICTURES, SEVERAL, EditRequest, WithOptions
+from sfumato.request import PICTURES, SEVERAL, EditRequest
 from sfumato.server.failures import Refused
 from sfumato.server.settings import Limits
 from sfumato.server.uploads import Form, check_size, from_base64

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditions, Control, Text
+from sfumato.backbones.base import Backbone, Conditions, Control, Text
 from sfumato.backbones.branches import adding
 from sfumato.backbones.brushnet import CLASS_NAME, BrushNet
 from sfumato.backbones.unet import UNet
-from sfumato.embedded.adapter import FILE, base_digest, merge
+from sfumato.embedded.adapter import base_digest, merge
 from sfumato.methods.conditioning import brushnet_channels
 from sfumato.training.adapting import Adapted, AdapterTraining, with_class_name
-from sfumato.training.masked import masked_source
-from sfumato.training.masked_lessons import examples_of, learn, write_edits
+from sfumato.training.masked_lessons import Lesson
 from sfumato.training.samples import loaded
 
 ADAPTED = Adapted(
@@ -36,7 +35,7 @@ def control_of(seen: Tensor) -> Control:
 
 
 def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Tensor, states: Tensor) -> Tensor:
-    """The denoiser's velocity with what the changed branch adds to it; see `masked_lessons.Predict`."""
+    """The denoiser's velocity with what the changed branch adds to it; see `Lesson`."""
     given = Conditions(text=Text(states=states))
     residuals = course.adapter.call(course.network, noisy, timesteps, given, control_of(seen))
     unet: Any = course.teacher.unet
@@ -45,28 +44,19 @@ def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Te
     return predicted
 
 
-def train(*, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any) -> None:
-    """Train a branch of the denoiser in the folder `model`.
+def edited(model: Path, device: torch.device, change: Path) -> Backbone:
+    """The denoiser with the branch beside it that the file `change` makes."""
+    backbone: Any = loaded(model, device)
+    branch = BrushNet.born(backbone.denoiser.unet)
+    merge(branch, change, base_digest(model))
+    return replace(backbone, denoiser=UNet(backbone.denoiser.unet, backbone.traits, [branch]))
 
-    Args:
-        vae, scenes, data: See `masked.masked_source`.
-        lr, batch_size: Peak learning rate, and samples a step.
-        settings: Of `AdapterTraining`.
 
-    Raises:
-        BackboneError: checkpoint-mismatch, adapter-mismatch.
-        InputError: no-scenes, no-pictures, no-caption.
-        MaskError: mask-size, mask-empty.
-    """
-    source = masked_source(vae, scenes, data)
-    examples = examples_of(source)
-
-    def sheet(folder: Path, path: Path) -> None:
-        model: Any = loaded(course.model, course.teacher.device)
-        branch = BrushNet.born(model.denoiser.unet)
-        merge(branch, folder / FILE, base_digest(course.model))
-        beside = replace(model, denoiser=UNet(model.denoiser.unet, model.traits, [branch]))
-        write_edits(beside, path, examples, brushnet_channels, lambda given, seen: replace(given, controls=(control_of(seen),)))
-
-    course = AdapterTraining(adapted=ADAPTED, lr=lr, sheet=sheet, **settings)
-    learn(course, source, vae, brushnet_channels, lambda *given: velocity(course, *given), batch_size)
+LESSON = Lesson(
+    adapted=ADAPTED,
+    see=brushnet_channels,
+    velocity=velocity,
+    edited=edited,
+    condition=lambda given, seen: replace(given, controls=(control_of(seen),)),
+)
+train = LESSON.train

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Control
+from sfumato.backbones.base import Backbone, Control
 from sfumato.backbones.controlnet import ControlNet, born
 from sfumato.backbones.unet import UNet
-from sfumato.embedded.adapter import FILE, base_digest, merge
+from sfumato.embedded.adapter import base_digest, merge
 from sfumato.methods.branch.controlnet import controlnet_picture
 from sfumato.training.adapting import Adapted, AdapterTraining, with_class_name
-from sfumato.training.masked import masked_source
-from sfumato.training.masked_lessons import examples_of, learn, write_edits
+from sfumato.training.masked_lessons import Lesson
 from sfumato.training.samples import loaded
 
 ADAPTED = Adapted(
@@ -34,7 +33,7 @@ def see(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask: Tensor) -> Ten
 
 
 def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Tensor, states: Tensor) -> Tensor:
-    """The denoiser's velocity with what the changed ControlNet adds to it; see `masked_lessons.Predict`."""
+    """The denoiser's velocity with what the changed ControlNet adds to it; see `Lesson`."""
     added = course.adapter.call(course.network, noisy, timesteps, states, seen)
     unet: Any = course.teacher.unet
     predicted: Tensor = unet(
@@ -47,36 +46,20 @@ def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Te
     return predicted
 
 
-def train(*, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any) -> None:
-    """Train a ControlNet of the denoiser in the folder `model`.
+def edited(model: Path, device: torch.device, change: Path) -> Backbone:
+    """The denoiser with the ControlNet beside it that the file `change` makes."""
+    backbone: Any = loaded(model, device)
+    with torch.random.fork_rng():  # what it draws is replaced
+        network = born(backbone.denoiser.unet)
+    merge(network, change, base_digest(model))
+    return replace(backbone, denoiser=UNet(backbone.denoiser.unet, backbone.traits, [ControlNet(network)]))
 
-    Args:
-        vae, scenes, data: See `masked.masked_source`.
-        lr, batch_size: Peak learning rate, and samples a step.
-        settings: Of `AdapterTraining`.
 
-    Raises:
-        BackboneError: checkpoint-mismatch, adapter-mismatch.
-        InputError: no-scenes, no-pictures, no-caption.
-        MaskError: mask-size, mask-empty.
-    """
-    source = masked_source(vae, scenes, data)
-    examples = examples_of(source)
-
-    def sheet(folder: Path, path: Path) -> None:
-        model: Any = loaded(course.model, course.teacher.device)
-        with torch.random.fork_rng():  # what it draws is replaced
-            network = born(model.denoiser.unet)
-        merge(network, folder / FILE, base_digest(course.model))
-        beside = replace(model, denoiser=UNet(model.denoiser.unet, model.traits, [ControlNet(network)]))
-        scale = torch.ones(1)
-        write_edits(
-            beside,
-            path,
-            examples,
-            see,
-            lambda given, seen: replace(given, controls=(Control(image=seen, scale=scale.expand(len(seen))),)),
-        )
-
-    course = AdapterTraining(adapted=ADAPTED, lr=lr, sheet=sheet, **settings)
-    learn(course, source, vae, see, lambda *given: velocity(course, *given), batch_size)
+LESSON = Lesson(
+    adapted=ADAPTED,
+    see=see,
+    velocity=velocity,
+    edited=edited,
+    condition=lambda given, seen: replace(given, controls=(Control(image=seen, scale=torch.ones(len(seen))),)),
+)
+train = LESSON.train

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sfumato.embedded.adapter import FILE, base_digest, merge, widen
+from sfumato.backbones.base import Backbone
+from sfumato.embedded.adapter import base_digest, merge, widen
 from sfumato.methods.conditioning import inpainting_channels
 from sfumato.training.adapting import Adapted, AdapterTraining, with_scheduler
 from sfumato.training.denoiser import make_scheduler
-from sfumato.training.masked import masked_source
-from sfumato.training.masked_lessons import examples_of, learn, write_edits
+from sfumato.training.masked_lessons import Lesson
 from sfumato.training.samples import loaded
 
 
@@ -28,35 +29,24 @@ def widened(unet: Any) -> Any:
 ADAPTED = Adapted(describe=with_scheduler(make_scheduler()), born=widened, rank=16)
 
 
-def train(*, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any) -> None:
-    """Train an inpainting adapter of the denoiser in the folder `model`.
+def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Tensor, states: Tensor) -> Tensor:
+    """The changed denoiser's velocity; see `Lesson`."""
+    x = torch.cat([noisy, seen], dim=1).contiguous(memory_format=torch.channels_last)
+    return course.adapter(course.network, x, timesteps, states)
 
-    Args:
-        vae, scenes, data: See `masked.masked_source`.
-        lr, batch_size: Peak learning rate, and samples a step.
-        settings: Of `AdapterTraining`.
 
-    Raises:
-        BackboneError: checkpoint-mismatch, adapter-mismatch.
-        InputError: no-scenes, no-pictures, no-caption.
-        MaskError: mask-size, mask-empty.
-    """
-    source = masked_source(vae, scenes, data)
-    examples = examples_of(source)
+def edited(model: Path, device: torch.device, change: Path) -> Backbone:
+    """The model that the file `change` makes of the denoiser."""
+    backbone: Any = loaded(model, device)
+    merge(backbone.denoiser.unet, change, base_digest(model))
+    return backbone
 
-    def sheet(folder: Path, path: Path) -> None:
-        model: Any = loaded(course.model, course.teacher.device)
-        merge(model.denoiser.unet, folder / FILE, base_digest(course.model))
-        write_edits(model, path, examples, inpainting_channels, lambda given, seen: replace(given, channels=seen))
 
-    course = AdapterTraining(adapted=ADAPTED, lr=lr, sheet=sheet, **settings)
-    learn(
-        course,
-        source,
-        vae,
-        inpainting_channels,
-        lambda noisy, timesteps, seen, states: course.adapter(
-            course.network, torch.cat([noisy, seen], dim=1).contiguous(memory_format=torch.channels_last), timesteps, states
-        ),
-        batch_size,
-    )
+LESSON = Lesson(
+    adapted=ADAPTED,
+    see=inpainting_channels,
+    velocity=velocity,
+    edited=edited,
+    condition=lambda given, seen: replace(given, channels=seen),
+)
+train = LESSON.train

@@ -1,8 +1,10 @@
-"""What lessons of methods that see the mask share: the loss, and sheets of samples."""
+"""Training of the methods that see the mask: one loop, and what each brings to it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions
+from sfumato.embedded.adapter import FILE
 from sfumato.pictures.tensors import to_uint8
-from sfumato.training.adapting import AdapterTraining
+from sfumato.training.adapting import Adapted, AdapterTraining
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import make_scheduler, velocity_loss
 from sfumato.training.latents import encode, load_vae
-from sfumato.training.masked import MaskedBatches, MaskedSource
+from sfumato.training.masked import MaskedBatches, MaskedSource, masked_source
 from sfumato.training.mixture import Sample
 from sfumato.training.samples import PER_PROMPT, sampled, write_rows
 
@@ -24,29 +27,57 @@ EXAMPLES = 8  # on a sheet of samples
 See = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 """What a network sees of pixels (B, 3, H, W) and their mask (B, 1, H, W), given how pixels are encoded: as in editing."""
 
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Velocity of noisy latents (B, C, h, w) at timesteps (B,), given what is seen and text states (B, T, D)."""
 
-
-def learn(course: AdapterTraining, source: MaskedSource, vae: Path, see: See, predict: Predict, batch_size: int) -> None:
-    """Train until the minutes are over: the loss is the denoiser's, of latents of whole pictures, more in the hole.
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """How a method that sees the mask is trained: what is learnt, what it reads, and what it makes of that.
 
     Args:
-        course: The run.
-        source: Of pictures with masks and captions.
-        vae: Folder of the autoencoder that encodes what is seen.
-        see, predict: What the network reads, and what it makes of that.
-        batch_size: Samples a step.
+        adapted: The network that changes.
+        see: What it reads.
+        velocity: Of noisy latents (B, C, h, w) at timesteps (B,), given what is seen and text states (B, T, D), in a run.
+        edited: The model in the folder of the denoiser, on a device, with the network in place that a file changes.
+        condition: Adds what is seen to conditions of text alone.
     """
-    device, scheduler = course.teacher.device, make_scheduler()
-    encoder = partial(encode, load_vae(vae).to(device))
 
-    def loss(x: Tensor, weights: Tensor, pixels: Tensor, mask: Tensor, states: Tensor) -> Tensor:
-        seen = see(encoder, pixels, mask).to(x)
-        return velocity_loss(lambda noisy, timesteps: predict(noisy, timesteps, seen, states), scheduler, x, weights)
+    adapted: Adapted
+    see: See
+    velocity: Callable[[AdapterTraining, Tensor, Tensor, Tensor, Tensor], Tensor]
+    edited: Callable[[Path, torch.device, Path], Backbone]
+    condition: Callable[[Conditions, Tensor], Conditions]
 
-    for _ in course.learn(MaskedBatches(source, course.teacher.tokenizer, batch_size, device), loss):
-        pass
+    def train(
+        self, *, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any
+    ) -> None:
+        """Train until the minutes are over: the loss is the denoiser's, of latents of whole pictures, more in the hole.
+
+        Args:
+            vae, scenes, data: See `masked.masked_source`.
+            lr, batch_size: Peak learning rate, and samples a step.
+            settings: Of `AdapterTraining`.
+
+        Raises:
+            BackboneError: checkpoint-mismatch, adapter-mismatch.
+            InputError: no-scenes, no-pictures, no-caption.
+            MaskError: mask-size, mask-empty.
+        """
+        source, scheduler = masked_source(vae, scenes, data), make_scheduler()
+        examples = examples_of(source)
+
+        def sheet(folder: Path, path: Path) -> None:
+            model = self.edited(course.model, device, folder / FILE)
+            write_edits(model, path, examples, self.see, self.condition)
+
+        course = AdapterTraining(adapted=self.adapted, lr=lr, sheet=sheet, **settings)
+        device = course.teacher.device
+        encoder = partial(encode, load_vae(vae).to(device))
+
+        def loss(x: Tensor, weights: Tensor, pixels: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+            seen = self.see(encoder, pixels, mask).to(x)
+            return velocity_loss(lambda noisy, at: self.velocity(course, noisy, at, seen, states), scheduler, x, weights)
+
+        for _ in course.learn(MaskedBatches(source, course.teacher.tokenizer, batch_size, device), loss):
+            pass
 
 
 def examples_of(source: MaskedSource) -> list[tuple[NDArray[np.uint8], Sample]]:
