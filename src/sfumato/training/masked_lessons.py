@@ -14,13 +14,13 @@ from torch import Tensor
 from sfumato.backbones.base import Backbone, Conditions
 from sfumato.embedded.adapter import FILE
 from sfumato.pictures.tensors import to_uint8
+from sfumato.training import samples
 from sfumato.training.adapting import Adapted, AdapterTraining
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import make_scheduler, velocity_loss
 from sfumato.training.latents import encode, load_vae
 from sfumato.training.masked import MaskedBatches, MaskedSource, masked_source
 from sfumato.training.mixture import Sample
-from sfumato.training.samples import PER_PROMPT, sampled, write_rows
 
 EXAMPLES = 8  # on a sheet of samples
 
@@ -109,7 +109,7 @@ def write_edits(
     seen = see(model.autoencoder.encode, pixels, mask)
     prompts, count = [sample.caption for _, sample in examples], len(examples)
     drawn = [
-        sampled(model, prompts, range(k * count, (k + 1) * count), lambda given: condition(given, seen))
-        for k in range(PER_PROMPT)
+        samples.sampled(model, prompts, range(k * count, (k + 1) * count), lambda given: condition(given, seen))
+        for k in range(samples.PER_PROMPT)
     ]
-    write_rows([np.stack([to_uint8(row) for row in pixels * (mask < 0.5)]), *drawn], path)
+    samples.write_rows([np.stack([to_uint8(row) for row in pixels * (mask < 0.5)]), *drawn], path)
