@@ -54,6 +54,7 @@ STRIPS: dict[str, dict[str, Any]] = {
     "blended-latent-diffusion": {"prompt": "a red ball", "method": "blended-latent-diffusion"},
     "stable-inpainting": {"prompt": "a red ball", "method": "stable-inpainting"},
     "brushnet": {"prompt": "a red ball", "method": "brushnet"},
+    "controlnet-inpainting": {"prompt": "a red ball", "method": "controlnet-inpainting"},
     "repaint": {"prompt": "a yellow cylinder", "method": "repaint", "preset": "fast"},
     "lanpaint": {"prompt": "a yellow cylinder", "method": "lanpaint", "preset": "fast"},
     "blended-diffusion": {"prompt": "a red ball", "method": "blended-diffusion", "model": "embedded-pixel"},
