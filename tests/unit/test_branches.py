@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from sfumato.backbones.base import Conditions, Control, Text, expand
 from sfumato.backbones.branches import Residuals, adding, places, reading
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.loading import load
+from sfumato.backbones.unet import UNet
 from sfumato.denoising.base import Model, Pair, join
 from sfumato.editing.choice import Choice
 from sfumato.errors import BackboneError, ModelNotFound, Unsupported
@@ -100,6 +102,41 @@ def test_another_thread_does_not_meet_the_residuals(unet: Any) -> None:
         thread.join()
     assert torch.equal(seen[0], plain)
     assert len(outputs) == count
+
+
+def test_in_guess_mode_a_branch_is_not_run_for_rows_of_no_scale(unet: Any) -> None:
+    """With the same answer as if its residuals were multiplied by 0, row by row."""
+    calls: list[list[float]] = []
+    with reading(unet) as outputs:
+        run(unet)
+    widths = [tuple(output.shape[1:]) for output in outputs]
+
+    class Loud:
+        capability, notes = Capability.BRUSHNET, []
+
+        def __call__(self, x: Tensor, timestep: Tensor, given: Conditions, control: Control) -> Residuals:
+            calls.append(control.scale.tolist())
+            assert given.text is not None
+            loud = (control.scale + control.image.mean((1, 2, 3)) + x.mean((1, 2, 3)) + given.text.states.mean((1, 2)))[:, None]
+            return Residuals(
+                stream=tuple((loud * control.scale[:, None])[..., None, None].expand(-1, *shape) for shape in widths)
+            )
+
+    traits: Any = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+    denoiser, x = UNet(unet, traits, [Loud()]), torch.randn(4, 4, 8, 8)  # type: ignore[list-item]
+    given = Conditions(text=Text(states=torch.randn(4, 5, 32)))
+
+    def answer(scale: list[float], guess: bool) -> Tensor:
+        own = Control(image=torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2), scale=torch.tensor(scale), guess=guess)
+        calls.clear()
+        return denoiser(x, 300.0, replace(given, controls=(own,))).prediction
+
+    for scale, rows in (([0.0, 1.0, 0.0, 0.5], [[1.0, 0.5]]), ([1.0] * 4, [[1.0] * 4]), ([0.0] * 4, [])):
+        plain = answer(scale, guess=False)
+        assert calls == [scale]
+        torch.testing.assert_close(answer(scale, guess=True), plain)
+        assert calls == rows
+    torch.testing.assert_close(answer([0.0] * 4, guess=True), denoiser(x, 300.0, given).prediction)
 
 
 def control(rows: int, value: float) -> Control:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -60,7 +61,10 @@ def sd1(tmp_path: Path) -> Path:
         (("inpainting", "--model", "embedded", "--data", "."), "model-unsupported", "leave --model out"),
     ],
 )
-def test_what_cannot_work_is_refused(train: Callable[..., Result], arguments: tuple[str, ...], code: str, named: str) -> None:
+def test_what_cannot_work_is_refused(
+    train: Callable[..., Result], arguments: tuple[str, ...], code: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = train(*arguments)
     assert result.exit_code in (2, 3, 4)
     assert f"[{code}]" in result.stderr
