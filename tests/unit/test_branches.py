@@ -111,19 +111,15 @@ def test_in_guess_mode_a_branch_is_not_run_for_rows_of_no_scale(unet: Any) -> No
         run(unet)
     widths = [tuple(output.shape[1:]) for output in outputs]
 
-    class Loud:
-        capability, notes = Capability.BRUSHNET, []
-
-        def __call__(self, x: Tensor, timestep: Tensor, given: Conditions, control: Control) -> Residuals:
-            calls.append(control.scale.tolist())
-            assert given.text is not None
-            loud = (control.scale + control.image.mean((1, 2, 3)) + x.mean((1, 2, 3)) + given.text.states.mean((1, 2)))[:, None]
-            return Residuals(
-                stream=tuple((loud * control.scale[:, None])[..., None, None].expand(-1, *shape) for shape in widths)
-            )
+    def loud(x: Tensor, timestep: Tensor, given: Conditions, control: Control) -> Residuals:
+        calls.append(control.scale.tolist())
+        assert given.text is not None
+        added = control.scale + control.image.mean((1, 2, 3)) + x.mean((1, 2, 3)) + given.text.states.mean((1, 2))
+        added = (added * control.scale)[:, None, None, None]
+        return Residuals(stream=tuple(added.expand(-1, *shape) for shape in widths))
 
     traits: Any = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
-    denoiser, x = UNet(unet, traits, [Loud()]), torch.randn(4, 4, 8, 8)  # type: ignore[list-item]
+    denoiser, x = UNet(unet, traits, [loud]), torch.randn(4, 4, 8, 8)  # type: ignore[list-item]
     given = Conditions(text=Text(states=torch.randn(4, 5, 32)))
 
     def answer(scale: list[float], guess: bool) -> Tensor:

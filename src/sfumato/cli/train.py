@@ -273,8 +273,14 @@ def _minutes(part: str, settings: Settings) -> float | None:
 def _check(part: str, settings: Settings) -> None:
     if part not in PARTS:
         raise OptionError(f"Unknown part {part!r}; choose one of: {', '.join(PARTS)}.", code="part-unknown")
-    own = {"size": settings.size, "data": settings.data, "start_from": settings.start_from, "workers": settings.workers}
-    train_checkpoint.check(part, settings.checkpoint, **own)
+    train_checkpoint.check(
+        part,
+        settings.checkpoint,
+        size=settings.size,
+        data=settings.data,
+        start_from=settings.start_from,
+        workers=settings.workers,
+    )
     if settings.checkpoint.model is None and settings.size not in (None, *SIZES):
         raise OptionError(f"Unknown size {settings.size!r}; choose one of: {', '.join(SIZES)}.", code="size-unknown")
     takers = [card.name for card in CARDS if card.takes_data]

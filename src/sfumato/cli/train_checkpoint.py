@@ -90,7 +90,7 @@ def run(lesson: Any, checkpoint: Checkpoint, *, size: str | None, **settings: An
     """
     from sfumato.training.stable_diffusion import Way, train
 
-    optional = {"batch_size": checkpoint.batch_size, "size": None if size is None else int(size)}
+    optional: dict[str, Any] = {"batch_size": checkpoint.batch_size, "size": None if size is None else int(size)}
     train(
         lesson,
         model=checkpoint.model or "",

@@ -13,10 +13,10 @@ from sfumato.backbones.base import Conditions, Control
 from sfumato.backbones.branches import adding
 from sfumato.backbones.brushnet import CLASS_NAME, BrushNet
 from sfumato.backbones.capabilities import Capability
-from sfumato.backbones.unet import UNet, added_conditions
+from sfumato.backbones.unet import added_conditions
 from sfumato.methods.conditioning import brushnet_channels
 from sfumato.training.adapting import Adapted, with_class_name
-from sfumato.training.masked_lessons import Course, Lesson
+from sfumato.training.masked_lessons import Course, Lesson, beside
 
 ADAPTED = Adapted(
     describe=with_class_name(CLASS_NAME),
@@ -46,7 +46,7 @@ LESSON = Lesson(
     adapted=ADAPTED,
     see=brushnet_channels,
     predict=predict,
-    beside=lambda backbone, branch: replace(backbone, denoiser=UNet(backbone.denoiser.unet, backbone.traits, [branch])),
+    beside=beside,
     condition=lambda given, seen: replace(given, controls=(control_of(seen),)),
     publish=lambda branch, weights, folder: branch.save(folder, weights),
 )

@@ -14,10 +14,10 @@ from torch import Tensor
 from sfumato.backbones.base import Conditions, Control
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.controlnet import ControlNet, born
-from sfumato.backbones.unet import UNet, added_conditions
+from sfumato.backbones.unet import added_conditions
 from sfumato.methods.branch.controlnet import controlnet_picture
 from sfumato.training.adapting import Adapted, with_class_name
-from sfumato.training.masked_lessons import Course, Lesson
+from sfumato.training.masked_lessons import Course, Lesson, beside
 from sfumato.training.publishing import write_network
 
 ADAPTED = Adapted(
@@ -51,7 +51,7 @@ LESSON = Lesson(
     adapted=ADAPTED,
     see=see,
     predict=predict,
-    beside=lambda model, network: replace(model, denoiser=UNet(model.denoiser.unet, model.traits, [ControlNet(network)])),
+    beside=lambda model, network: beside(model, ControlNet(network)),
     condition=lambda given, seen: replace(given, controls=(Control(image=seen, scale=torch.ones(len(seen))),)),
     publish=write_network,
 )

@@ -1,7 +1,7 @@
 """Training of the methods that see the mask: one loop, and what each brings to it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions, Text
+from sfumato.backbones.branches import Branch
 from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.unet import UNet
 from sfumato.embedded.adapter import FILE, base_digest, merge
 from sfumato.pictures.tensors import to_uint8
 from sfumato.training import samples
@@ -38,6 +40,12 @@ class Course(Protocol):
 
     def changed(self, *given: Any, **named: Any) -> Any:
         """What the network that changes makes of its arguments."""
+
+
+def beside(backbone: Backbone, branch: Branch) -> Backbone:
+    """The model with a branch beside its UNet."""
+    denoiser: Any = backbone.denoiser
+    return replace(backbone, denoiser=UNet(denoiser.unet, backbone.traits, [branch]))
 
 
 @dataclass(frozen=True, kw_only=True)

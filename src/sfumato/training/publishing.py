@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sfumato.backbones.base import Backbone
+from sfumato.backbones.loading import without_bars
 from sfumato.embedded.writing import written_whole
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -67,11 +68,12 @@ def write_rest(backbone: Backbone, unet: Any, folder: Path) -> None:
         **nothing,
         **({"add_watermarker": False} if models.traits.family == "sdxl" else checker),
     )
-    for name, part in pipe.components.items():
-        if part is None or name == "unet":
-            continue
-        half = copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
-        half.save_pretrained(folder / name)
+    write_network(pipe.vae, {name: weight.half().cpu() for name, weight in pipe.vae.state_dict().items()}, folder / "vae")
+    others = {name: part for name, part in pipe.components.items() if part is not None and name not in ("unet", "vae")}
+    with without_bars():
+        for name, part in others.items():
+            saved: Any = copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
+            saved.save_pretrained(folder / name)
     pipe.save_config(folder)
 
 

@@ -138,8 +138,9 @@ class CheckpointTraining:
         """Train until the minutes are over."""
         rng = np.random.default_rng()
         for _ in self.run.steps():
-            *tensors, captions = draw_batch(source, batch_size, rng)
-            self.run.update(self.loss(*(tensor.to(self.device) for tensor in tensors), captions), batch_size)
+            *given, captions = draw_batch(source, batch_size, rng)
+            x, weights, pixels, mask = (tensor.to(self.device) for tensor in given)
+            self.run.update(self.loss(x, weights, pixels, mask, captions), batch_size)
 
     def _on_save(self, run: Run) -> None:
         folder = self.out / "model"

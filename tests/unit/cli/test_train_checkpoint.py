@@ -85,7 +85,7 @@ def edited(folder: Path, method: str, branch: Path | None = None) -> np.ndarray:
     editor = Editor(model=str(folder), device="cpu", dtype="float32", branch=None if branch is None else str(branch))
     image = Image.new("RGB", (64, 64), "grey")
     result = editor.edit(image=image, box=(16, 16, 32, 32), prompt="a duck", method=method, n=1, steps=2, rank="none")
-    assert result.facts["method"] == method
+    assert result.request.method == method
     return np.asarray(result.images[0])
 
 
