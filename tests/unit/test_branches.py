@@ -1,7 +1,8 @@
 """Branches beside a UNet: where they are read and added, what a file is taken for, and which ships for a method."""
 
+import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sfumato.backbones import loading
 from sfumato.backbones.attaching import attach, kind_of
 from sfumato.backbones.base import Conditions, Control, Text, expand
 from sfumato.backbones.branches import Residuals, adding, places, reading
@@ -23,6 +25,7 @@ from sfumato.denoising.base import Model, Pair, join
 from sfumato.editing.choice import Choice
 from sfumato.errors import BackboneError, ModelNotFound, Unsupported
 from tests import tiny_models
+from tests.tiny_branches import tiny_brushnet
 
 SD1 = {
     "block_out_channels": (8, 8, 8, 8),
@@ -169,6 +172,43 @@ def test_a_file_is_told_by_its_keys_and_a_folder_by_its_class(tmp_path: Path) ->
     (tmp_path / "broken.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(BackboneError, match="damaged or not a checkpoint"):
         kind_of(tmp_path / "broken.safetensors")
+
+
+def fused(pipe: Any, files: Sequence[str]) -> list[str]:
+    """A LoRA added to the weights by hand: what peft does where it is installed."""
+    for tensors in map(load_file, files):
+        for name in (name for name in tensors if ".lora_A." in name):
+            layer = pipe.unet.get_submodule(name.removeprefix("unet.").removesuffix(".lora_A.weight"))
+            layer.weight.data += tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+    return []
+
+
+@pytest.mark.parametrize("kind", ["brushnet", "controlnet"])
+def test_a_branch_acts_beside_a_base_with_a_lora(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a base whose weights were changed so."""
+    if importlib.util.find_spec("peft") is None:
+        monkeypatch.setattr(loading, "apply_lora", fused)
+    folder = tiny_models.tiny_sd1(tmp_path / "sd1")
+    base = UNet2DConditionModel.from_pretrained(folder / "unet")
+    if kind == "brushnet":
+        branch, image = tiny_brushnet(tmp_path / "branch", base), torch.randn(2, 5, 16, 16)
+    else:
+        branch, image = tiny_models.tiny_controlnet(tmp_path / "branch"), torch.rand(2, 3, 32, 32)
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    shape = base.get_submodule(layer).weight.shape
+    down, up, file = torch.randn(2, shape[1]), torch.randn(shape[0], 2), tmp_path / "lora.safetensors"
+    save_file({f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}, file)
+    given = Conditions(text=Text(states=torch.randn(2, 5, 32)), controls=(Control(image=image, scale=torch.ones(2)),))
+    x, denoisers = torch.randn(2, 4, 16, 16), {}
+    for name, lora in (("plain", ()), ("lora", (str(file),))):
+        denoisers[name] = load(str(folder), device="cpu", dtype="float32", branch=str(branch), lora=lora).denoiser
+    with_lora, plain = (denoisers[name](x, 300.0, given).prediction for name in ("lora", "plain"))
+    alone = denoisers["lora"](x, 300.0, replace(given, controls=())).prediction
+    assert not torch.allclose(with_lora, plain, atol=1e-3)
+    assert not torch.allclose(with_lora, alone, atol=1e-3)
+    changed: Any = denoisers["plain"]
+    changed.unet.get_submodule(layer).weight.data += up @ down
+    torch.testing.assert_close(with_lora, changed(x, 300.0, given).prediction, rtol=1e-4, atol=1e-5)
 
 
 def test_what_takes_no_branch_and_what_is_not_there_say_so(tmp_path: Path) -> None:

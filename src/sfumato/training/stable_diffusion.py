@@ -88,7 +88,7 @@ class CheckpointTraining:
         self.base: Any = denoiser.unet  # type: ignore[attr-defined]
         digest = digest_of(self.base)
         _check_begun(out / "checkpoint.pt", digest)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(0)
             self.network: Any = lesson.adapted.born(self.base).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.change = self._change(digest)
@@ -118,9 +118,9 @@ class CheckpointTraining:
         encoder = self.backbone.text_encoder
         assert encoder is not None
         texts = encoder.encode([caption or None for caption in captions])
-        return Conditions(text=text_batch(texts), extras=self._extras(len(captions)))
+        return Conditions(text=text_batch(texts), extras=self.extras(len(captions)))
 
-    def _extras(self, count: int) -> dict[Extra, Tensor]:
+    def extras(self, count: int) -> dict[Extra, Tensor]:
         """As `methods.conditioning.extras_of` makes them of a whole picture."""
         if Extra.TIME_IDS not in self.backbone.traits.extras:
             return {}
@@ -299,7 +299,7 @@ def train(
     examples = examples_of(source, EXAMPLES)
 
     def sheet(trained: Backbone, path: Path) -> None:
-        extras = course._extras(1)
+        extras = course.extras(1)
         write_edits(
             trained, path, examples, lesson.see, lambda given, seen: replace(lesson.condition(given, seen), extras=extras), rows=1
         )
