@@ -135,6 +135,17 @@ def tiny_inpainting(folder: Path) -> Path:
     return folder
 
 
+def halving_thrice(folder: Path) -> Path:
+    """Give a Stable Diffusion in a folder an autoencoder of eight pixels a cell, as published, and 64 pixels as its size."""
+    options: dict[str, Any] = {"block_out_channels": (8,) * 4, "norm_num_groups": 4}
+    options |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    with seeded(10):
+        tiny_vae(**options, sample_size=64, scaling_factor=config["scaling_factor"]).save_pretrained(folder / "vae")
+    rewrite_json(folder / "unet" / "config.json", sample_size=8)
+    return folder
+
+
 def tiny_controlnet(folder: Path, seed: int = 9, widths: tuple[int, ...] = (16, 32), **changes: Any) -> Path:
     """A ControlNet for `tiny_unet` with these changes, in diffusers' format; no weight is zero.
 

@@ -1,6 +1,7 @@
 """Training of branches: from a start that adds nothing, of the branch's change alone, loaded as it was trained."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -38,7 +39,7 @@ def course(lesson: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(hub, "WEIGHTS", tmp_path / "weights")
     network = frozen(lesson.ADAPTED.born(unet), CPU)
     adapter = Adapter(network, base_digest(hub.WEIGHTS), 4, lesson.ADAPTED.whole)
-    return SimpleNamespace(teacher=SimpleNamespace(unet=unet), network=network, adapter=adapter)
+    return SimpleNamespace(base=unet, changed=partial(adapter.call, network), network=network, adapter=adapter)
 
 
 @pytest.fixture
@@ -54,6 +55,10 @@ def given(lesson: ModuleType) -> dict[str, torch.Tensor]:
     return {"x": x, "seen": seen, "states": torch.randn(COUNT, 5, tiny_models.TEXT_WIDTH)}
 
 
+def conditions(given: dict[str, torch.Tensor]) -> Conditions:
+    return Conditions(text=Text(states=given["states"]))
+
+
 def save(lesson: ModuleType, course: Any, folder: Path) -> Path:
     course.adapter.save(folder)
     lesson.ADAPTED.describe(folder)
@@ -63,7 +68,7 @@ def save(lesson: ModuleType, course: Any, folder: Path) -> Path:
 def loss_of(lesson: ModuleType, course: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
     torch.manual_seed(1)  # the same levels and noise, so that losses compare
     return velocity_loss(
-        lambda noisy, timesteps: lesson.velocity(course, noisy, timesteps, given["seen"], given["states"]),
+        lambda noisy, timesteps: lesson.LESSON.predict(course, noisy, timesteps, given["seen"], conditions(given)),
         make_scheduler(),
         given["x"],
         torch.ones(COUNT, 1, 8, 8),
@@ -72,14 +77,14 @@ def loss_of(lesson: ModuleType, course: Any, given: dict[str, torch.Tensor]) -> 
 
 def test_a_branch_starts_by_adding_nothing(lesson: Any, course: Any, given: dict[str, torch.Tensor]) -> None:
     noisy, timesteps = torch.randn(COUNT, 8, 8, 8), torch.arange(0, 1000, 1000 // COUNT)[:COUNT]
-    predicted = lesson.velocity(course, noisy, timesteps, given["seen"], given["states"])
-    assert torch.equal(predicted, course.teacher.unet(noisy, timesteps, given["states"]).sample)
+    predicted = lesson.LESSON.predict(course, noisy, timesteps, given["seen"], conditions(given))
+    assert torch.equal(predicted, course.base(noisy, timesteps, given["states"]).sample)
 
 
 def test_what_is_new_is_kept_whole_and_copies_of_low_rank(lesson: Any, course: Any) -> None:
     kept = {key.replace("/", ".") for key in course.adapter.whole}
     names = {name for name, _ in course.network.named_parameters()}
-    copied = {name.removeprefix("unet.") for name, _ in course.teacher.unet.named_parameters()}
+    copied = {name.removeprefix("unet.") for name, _ in course.base.named_parameters()}
     new = {name for name in names if name.removeprefix("unet.") not in copied}
     assert any("conv" in name for name in new)
     assert new <= kept
@@ -90,17 +95,17 @@ def test_what_is_new_is_kept_whole_and_copies_of_low_rank(lesson: Any, course: A
 def test_the_loss_falls_by_what_is_seen_and_denoiser_and_copy_are_left(
     lesson: Any, course: Any, given: dict[str, torch.Tensor]
 ) -> None:
-    before = [copy.deepcopy(module.state_dict()) for module in (course.teacher.unet, course.network)]
+    before = [copy.deepcopy(module.state_dict()) for module in (course.base, course.network)]
     optimizer, losses = torch.optim.AdamW(course.adapter.parameters(), 5e-3), []
     for _ in range(40):
         loss = loss_of(lesson, course, given)
         loss.backward()
         losses.append(loss.item())
-        assert all(weight.grad is None for module in (course.teacher.unet, course.network) for weight in module.parameters())
+        assert all(weight.grad is None for module in (course.base, course.network) for weight in module.parameters())
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < 0.7 * losses[0]
-    for module, state in zip((course.teacher.unet, course.network), before, strict=True):
+    for module, state in zip((course.base, course.network), before, strict=True):
         assert all(torch.equal(weight, state[name]) for name, weight in module.state_dict().items())
     assert all(weight.abs().sum() > 0 for weight in course.adapter.up.values())  # each has learnt
     blind = loss_of(lesson, course, given | {"seen": torch.zeros_like(given["seen"])})
@@ -113,8 +118,8 @@ def test_it_is_loaded_and_acts_as_it_was_trained(
     with torch.no_grad():
         for weight in course.adapter.parameters():
             weight.copy_((weight + 0.05 * torch.randn_like(weight)).half())  # as the file holds it
-    unet, noisy, time = course.teacher.unet, torch.randn(COUNT, 8, 8, 8), torch.tensor(500.0)
-    trained = lesson.velocity(course, noisy, time.expand(COUNT), given["seen"], given["states"])
+    unet, noisy, time = course.base, torch.randn(COUNT, 8, 8, 8), torch.tensor(500.0)
+    trained = lesson.LESSON.predict(course, noisy, time.expand(COUNT), given["seen"], conditions(given))
     loaded = attaching._load(str(save(lesson, course, tmp_path / "branch")), unet, allow_pickle=False)
     traits = SimpleNamespace(device=CPU, dtype=torch.float32)
     control = Control(image=given["seen"], scale=torch.ones(COUNT))
@@ -128,10 +133,10 @@ def test_it_is_loaded_and_acts_as_it_was_trained(
 def test_a_branch_of_other_weights_is_refused(lesson: Any, course: Any, tmp_path: Path) -> None:
     folder = save(lesson, course, tmp_path / "branch")
     with torch.no_grad():
-        course.teacher.unet.conv_out.bias.add_(1)
-    course.teacher.unet.save_pretrained(hub.WEIGHTS / "unet")
+        course.base.conv_out.bias.add_(1)
+    course.base.save_pretrained(hub.WEIGHTS / "unet")
     with pytest.raises(BackboneError) as caught:
-        attaching._load(str(folder), course.teacher.unet, allow_pickle=False)
+        attaching._load(str(folder), course.base, allow_pickle=False)
     assert caught.value.code == "adapter-mismatch"
 
 

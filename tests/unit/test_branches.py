@@ -1,26 +1,31 @@
 """Branches beside a UNet: where they are read and added, what a file is taken for, and which ships for a method."""
 
+import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sfumato.backbones import loading
 from sfumato.backbones.attaching import attach, kind_of
 from sfumato.backbones.base import Conditions, Control, Text, expand
 from sfumato.backbones.branches import Residuals, adding, places, reading
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.loading import load
+from sfumato.backbones.unet import UNet
 from sfumato.denoising.base import Model, Pair, join
 from sfumato.editing.choice import Choice
 from sfumato.errors import BackboneError, ModelNotFound, Unsupported
 from tests import tiny_models
+from tests.tiny_branches import tiny_brushnet
 
 SD1 = {
     "block_out_channels": (8, 8, 8, 8),
@@ -102,6 +107,37 @@ def test_another_thread_does_not_meet_the_residuals(unet: Any) -> None:
     assert len(outputs) == count
 
 
+def test_in_guess_mode_a_branch_is_not_run_for_rows_of_no_scale(unet: Any) -> None:
+    """With the same answer as if its residuals were multiplied by 0, row by row."""
+    calls: list[list[float]] = []
+    with reading(unet) as outputs:
+        run(unet)
+    widths = [tuple(output.shape[1:]) for output in outputs]
+
+    def loud(x: Tensor, timestep: Tensor, given: Conditions, control: Control) -> Residuals:
+        calls.append(control.scale.tolist())
+        assert given.text is not None
+        added = control.scale + control.image.mean((1, 2, 3)) + x.mean((1, 2, 3)) + given.text.states.mean((1, 2))
+        added = (added * control.scale)[:, None, None, None]
+        return Residuals(stream=tuple(added.expand(-1, *shape) for shape in widths))
+
+    traits: Any = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+    denoiser, x = UNet(unet, traits, [loud]), torch.randn(4, 4, 8, 8)  # type: ignore[list-item]
+    given = Conditions(text=Text(states=torch.randn(4, 5, 32)))
+
+    def answer(scale: list[float], guess: bool) -> Tensor:
+        own = Control(image=torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2), scale=torch.tensor(scale), guess=guess)
+        calls.clear()
+        return denoiser(x, 300.0, replace(given, controls=(own,))).prediction
+
+    for scale, rows in (([0.0, 1.0, 0.0, 0.5], [[1.0, 0.5]]), ([1.0] * 4, [[1.0] * 4]), ([0.0] * 4, [])):
+        plain = answer(scale, guess=False)
+        assert calls == [scale]
+        torch.testing.assert_close(answer(scale, guess=True), plain)
+        assert calls == rows
+    torch.testing.assert_close(answer([0.0] * 4, guess=True), denoiser(x, 300.0, given).prediction)
+
+
 def control(rows: int, value: float) -> Control:
     return Control(image=torch.full((rows, 3, 4, 4), value), scale=torch.full((rows,), value))
 
@@ -136,6 +172,43 @@ def test_a_file_is_told_by_its_keys_and_a_folder_by_its_class(tmp_path: Path) ->
     (tmp_path / "broken.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(BackboneError, match="damaged or not a checkpoint"):
         kind_of(tmp_path / "broken.safetensors")
+
+
+def fused(pipe: Any, files: Sequence[str]) -> list[str]:
+    """A LoRA added to the weights by hand: what peft does where it is installed."""
+    for tensors in map(load_file, files):
+        for name in (name for name in tensors if ".lora_A." in name):
+            layer = pipe.unet.get_submodule(name.removeprefix("unet.").removesuffix(".lora_A.weight"))
+            layer.weight.data += tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+    return []
+
+
+@pytest.mark.parametrize("kind", ["brushnet", "controlnet"])
+def test_a_branch_acts_beside_a_base_with_a_lora(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a base whose weights were changed so."""
+    if importlib.util.find_spec("peft") is None:
+        monkeypatch.setattr(loading, "apply_lora", fused)
+    folder = tiny_models.tiny_sd1(tmp_path / "sd1")
+    base = UNet2DConditionModel.from_pretrained(folder / "unet")
+    if kind == "brushnet":
+        branch, image = tiny_brushnet(tmp_path / "branch", base), torch.randn(2, 5, 16, 16)
+    else:
+        branch, image = tiny_models.tiny_controlnet(tmp_path / "branch"), torch.rand(2, 3, 32, 32)
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    shape = base.get_submodule(layer).weight.shape
+    down, up, file = torch.randn(2, shape[1]), torch.randn(shape[0], 2), tmp_path / "lora.safetensors"
+    save_file({f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}, file)
+    given = Conditions(text=Text(states=torch.randn(2, 5, 32)), controls=(Control(image=image, scale=torch.ones(2)),))
+    x, denoisers = torch.randn(2, 4, 16, 16), {}
+    for name, lora in (("plain", ()), ("lora", (str(file),))):
+        denoisers[name] = load(str(folder), device="cpu", dtype="float32", branch=str(branch), lora=lora).denoiser
+    with_lora, plain = (denoisers[name](x, 300.0, given).prediction for name in ("lora", "plain"))
+    alone = denoisers["lora"](x, 300.0, replace(given, controls=())).prediction
+    assert not torch.allclose(with_lora, plain, atol=1e-3)
+    assert not torch.allclose(with_lora, alone, atol=1e-3)
+    changed: Any = denoisers["plain"]
+    changed.unet.get_submodule(layer).weight.data += up @ down
+    torch.testing.assert_close(with_lora, changed(x, 300.0, given).prediction, rtol=1e-4, atol=1e-5)
 
 
 def test_what_takes_no_branch_and_what_is_not_there_say_so(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.text import make_tokenizer
 from sfumato.embedded.world.scene import Scene, Thing
 from sfumato.errors import InputError, MaskError
-from sfumato.training.latents import always
+from sfumato.training.latents import always, encode_all, load_vae
 from sfumato.training.masked import OUTSIDE_WEIGHT, MaskedBatches, MaskedPictures, MaskedScenes, loss_weights
 from sfumato.training.mixture import ANYWHERE, RIM_PX, THINGS, Mixture, Picture, Sample, bands, context, draw_sample, moved
 
@@ -167,8 +167,12 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def own_pictures(folder: Path) -> MaskedPictures:
+    return MaskedPictures(partial(encode_all, load_vae(WEIGHTS / "vae")), folder, SIDE)
+
+
 def test_own_pictures_have_their_masks_or_random_ones(own: Path) -> None:
-    source, rng = MaskedPictures(WEIGHTS / "vae", own, SIDE), np.random.default_rng(0)
+    source, rng = own_pictures(own), np.random.default_rng(0)
     assert source.texts == ["a car", "a duck", "a lawn"]  # a mask is no picture
     assert source.latents.shape == (3, 8, 8, 8)
     for index, outline in enumerate((disc(20, 20, 9), disc(32, 32, 12))):
@@ -183,15 +187,15 @@ def test_own_pictures_have_their_masks_or_random_ones(own: Path) -> None:
 def test_own_masks_that_do_not_fit_are_refused(own: Path) -> None:
     Image.new("L", (32, 32), "white").save(own / "lawn_mask.png")
     with pytest.raises(MaskError, match="32"):
-        MaskedPictures(WEIGHTS / "vae", own, SIDE)
+        own_pictures(own)
     Image.fromarray(np.pad(np.ones((64, 3)), ((0, 0), (0, 87))).astype(np.uint8) * 255).save(own / "duck_mask.png")
     (own / "lawn_mask.png").unlink()
     with pytest.raises(MaskError, match=r"middle square of duck\.png"):
-        MaskedPictures(WEIGHTS / "vae", own, SIDE)
+        own_pictures(own)
     (own / "duck_mask.png").unlink()
     (own / "car.txt").unlink()
     with pytest.raises(InputError, match=r"car\.png has no caption"):
-        MaskedPictures(WEIGHTS / "vae", own, SIDE)
+        own_pictures(own)
 
 
 def test_unknown_outlines_have_a_mixture_of_their_own() -> None:

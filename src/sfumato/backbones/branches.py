@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from sfumato.backbones.capabilities import Capability
@@ -31,6 +32,20 @@ class Residuals:
     skips: tuple[Tensor, ...] = ()
     mid: Tensor | None = None
     stream: tuple[Tensor, ...] = ()
+
+
+def spread(residuals: Residuals, rows: Tensor, count: int) -> Residuals:
+    """Residuals of some rows of a batch of `count`, by their indices (n,), as those of all; the others get zeros."""
+
+    def full(part: Tensor) -> Tensor:
+        zeros = part.new_zeros(count, *part.shape[1:]).contiguous(memory_format=torch.channels_last)
+        return zeros.index_copy_(0, rows.to(part.device), part)
+
+    return Residuals(
+        skips=tuple(map(full, residuals.skips)),
+        mid=None if residuals.mid is None else full(residuals.mid),
+        stream=tuple(map(full, residuals.stream)),
+    )
 
 
 class Branch(Protocol):

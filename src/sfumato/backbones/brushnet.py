@@ -28,6 +28,7 @@ from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, file_kind
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.unet import added_conditions
 from sfumato.embedded import adapter
+from sfumato.embedded.writing import written_whole
 from sfumato.errors import BackboneError, Unsupported
 
 Injection = Literal["all", "encoder", "skips"]
@@ -159,13 +160,14 @@ class BrushNet(nn.Module):
         given = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         return {**given, **names, "mid_block_type": given["mid_block_type"].replace("UNet", ""), **own}
 
-    def save(self, folder: Path) -> None:
-        """Write config.json and the weights in the published form."""
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write config.json and the weights in the published form: its own, or others by the same names."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.configuration(), indent=2) + "\n", encoding="utf-8")
-        names, state = self.published_names(), self.state_dict()
-        weights = {names[name]: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(weights, folder / WEIGHTS, {"format": "pt"})
+        names, state = self.published_names(), self.state_dict() if weights is None else weights
+        renamed = {names[name]: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        with written_whole(folder / WEIGHTS) as temporary:
+            save_file(renamed, temporary, {"format": "pt"})
 
 
 def _middle(unet: Any) -> UNetMidBlock2D:

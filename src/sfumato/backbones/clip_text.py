@@ -51,6 +51,11 @@ class ClipText(TextEncoder):
             return empty
         return Text(states=torch.zeros_like(empty.states), pooled=torch.zeros_like(empty.pooled))
 
+    def parts(self) -> dict[str, Any]:
+        """What a pipeline of diffusers is made with that reads texts as this does, by the names of its arguments."""
+        parts = {name: part for name, part in self._pipe.components.items() if part is not None}
+        return parts | ({"force_zeros_for_empty_prompt": self._pipe.config.force_zeros_for_empty_prompt} if self._two else {})
+
     def text_widths(self) -> list[int]:
         """Widths of the token embeddings of each encoder."""
         return [encoder.width for encoder in self._encoders()]

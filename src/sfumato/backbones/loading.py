@@ -228,11 +228,9 @@ def _explained(model: str) -> Iterator[None]:
     transformers_logging.set_verbosity_error()  # importing its pipelines warns of a missing torchvision, which nothing here uses
     importlib.import_module("sfumato.backbones.stable_diffusion")
     transformers_logging.set_verbosity(level)
-    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
-    for log in shown:
-        log.disable_progress_bar()
     try:
-        yield
+        with without_bars():
+            yield
     except EditError:
         raise
     except Exception as error:
@@ -242,6 +240,16 @@ def _explained(model: str) -> Iterator[None]:
             ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"'{model}' cannot be loaded ({reason}); fetch it again, or check that it is complete.") from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Context manager in which the libraries show no progress bars."""
+    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
     finally:
         for log in shown:
             log.enable_progress_bar()

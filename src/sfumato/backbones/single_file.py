@@ -162,10 +162,15 @@ def repository_of(header: Header, marks: Marks) -> str:
     family = family_of(header)
     if is_edm(header):
         return REPOSITORIES["playground"]
-    if header.channels_in(_CONV_IN) == Layout.INPAINTING.channels(LATENT_CHANNELS):
+    if layout_of(header) is Layout.INPAINTING:
         return REPOSITORIES[f"{family}-inpainting"]
     small = family == "sd2" and (marks.prediction_type == "epsilon" or marks.side == 512)
     return REPOSITORIES["sd2-base" if small else family]
+
+
+def layout_of(header: Header) -> Layout | None:
+    """The layout of the UNet in a file that `check_kind` lets pass."""
+    return Layout.of(header.channels_in(_CONV_IN) or 0, LATENT_CHANNELS)
 
 
 def is_edm(header: Header) -> bool:

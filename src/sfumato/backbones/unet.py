@@ -1,14 +1,15 @@
 """Denoiser and traits of latent models with a UNet of diffusers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sfumato.backbones.autoencoder import LatentAutoencoder, freeze
-from sfumato.backbones.base import Conditions, Extra, Output, Traits, expand
-from sfumato.backbones.branches import Branch, adding
+from sfumato.backbones.base import Conditions, Control, Extra, Output, Traits, expand, mapped
+from sfumato.backbones.branches import Branch, Residuals, adding, spread
 from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.backbones.checkpoints import check_layout
 from sfumato.backbones.families import family as family_card
@@ -74,7 +75,8 @@ class UNet:
         x = x.to(self.traits.device, self.traits.dtype).contiguous(memory_format=torch.channels_last)
         time = torch.tensor(timestep, dtype=torch.float32, device=self.traits.device)
         controls = zip(self.branches, given.controls, strict=False)
-        residuals = [branch(x, time, given, control) for branch, control in controls if control is not None]
+        added = [_residuals(branch, x, time, given, control) for branch, control in controls if control is not None]
+        residuals = [each for each in added if each is not None]
         if given.channels is not None:
             x = torch.cat([x, given.channels.to(x)], dim=1)
         with adding(self.unet, residuals) as further:
@@ -86,6 +88,19 @@ class UNet:
                 **further,
             ).sample
         return Output(prediction.float())
+
+
+def _residuals(branch: Branch, x: Tensor, time: Tensor, given: Conditions, control: Control) -> Residuals | None:
+    """What a branch adds. In guess mode it is run for the rows alone that have a scale; None if there are none."""
+    if not control.guess or control.scale.all():
+        return branch(x, time, given, control)
+    rows = control.scale.nonzero().flatten()
+    if len(rows) == 0:
+        return None
+    some = mapped(replace(given, controls=(control,)), lambda tensor: tensor[rows])
+    (own,) = some.controls
+    assert own is not None
+    return spread(branch(x[rows], time, some, own), rows, len(x))
 
 
 def added_conditions(given: Conditions) -> dict[str, Tensor] | None:

@@ -1,4 +1,4 @@
-"""`sfumato train`: trains the embedded model, or fine-tunes it on your own pictures."""
+"""`sfumato train`: trains the embedded model, or fine-tunes it or a checkpoint on your own pictures."""
 
 import os
 from collections.abc import Callable
@@ -10,6 +10,8 @@ from typing import Any
 
 import typer
 
+from sfumato.cli import train_checkpoint
+from sfumato.cli.train_checkpoint import Checkpoint
 from sfumato.errors import InputError, OptionError, ResourceError
 
 SIZES = ("small", "large")
@@ -25,20 +27,22 @@ class Settings:
         minutes: Of this call; each part has its own default.
         resume: Go on from the part's checkpoint.
         device: cpu or cuda.
-        size: Of the denoiser and the scenes: small for two CPU cores (128 px), large for a GPU (256 px).
+        size: Of the denoiser and the scenes: small for two CPU cores (128 px), the default, large for a GPU (256 px). For a
+            checkpoint, pixels; its own by default.
         data: Folder of pictures with captions to train on instead of scenes, for the parts that can be.
         start_from: Folder of weights to begin with; the shipped ones are "embedded".
         shards, held_out: Thousands of scenes to train on, and to measure on.
         workers: Processes; one a core by default.
         lr: Peak learning rate; each part has its own default.
         cooldown: Share of the minutes over which the learning rate falls.
+        checkpoint: What is trained instead of the embedded model.
     """
 
     folder: Path
     minutes: float | None
     resume: bool
     device: str
-    size: str
+    size: str | None
     data: Path | None
     start_from: str | None
     shards: int
@@ -46,6 +50,13 @@ class Settings:
     workers: int | None
     lr: float | None
     cooldown: float | None
+    checkpoint: Checkpoint
+
+    def shape(self) -> Any:
+        """The embedded denoiser's."""
+        from sfumato.training.denoiser import SIZES as SHAPES
+
+        return SHAPES[self.size or SIZES[0]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +120,8 @@ def _scenes(settings: Settings) -> dict[str, Any]:
 
 
 def _denoiser(settings: Settings) -> dict[str, Any]:
-    from sfumato.training.denoiser import SIZES as SHAPES
-
-    shape, start = SHAPES[settings.size], _weights(settings)
-    return _scenes(settings) | {"vae": _autoencoder(settings), "data": settings.data, "size": shape, "start_from": start}
+    chosen = {"data": settings.data, "size": settings.shape(), "start_from": _weights(settings)}
+    return _scenes(settings) | {"vae": _autoencoder(settings)} | chosen
 
 
 def _adapter(settings: Settings, shipped: str) -> dict[str, Any]:
@@ -128,10 +137,9 @@ def _masked(settings: Settings, shipped: str) -> dict[str, Any]:
 
 
 def _render_scenes(settings: Settings, workers: int) -> None:
-    from sfumato.training.denoiser import SIZES as SHAPES
     from sfumato.training.scenes import render, render_shard
 
-    size = SHAPES[settings.size].image
+    size = settings.shape().image
     render(render_shard, settings.folder / "scenes", settings.shards, settings.held_out, size, workers, typer.echo)
 
 
@@ -144,12 +152,11 @@ def _render_pairs(settings: Settings, workers: int) -> None:
 
 def _render_others(settings: Settings, workers: int) -> None:
     from sfumato.embedded.world.split import OTHERS
-    from sfumato.training.denoiser import SIZES as SHAPES
     from sfumato.training.ranker import OTHER_SHARDS
     from sfumato.training.scenes import render, render_shard, training_shards
 
     training_shards(settings.folder / "scenes")  # refuses before the others are rendered
-    one, size = partial(render_shard, part=OTHERS), SHAPES[settings.size].image
+    one, size = partial(render_shard, part=OTHERS), settings.shape().image
     render(one, settings.folder / "others", OTHER_SHARDS, 1, size, workers, typer.echo)
 
 
@@ -223,12 +230,13 @@ def run(part: str, settings: Settings) -> None:
 
     Raises:
         OptionError: part-unknown, size-unknown, option-contradiction, option-invalid, checkpoint-exists, training-no-step.
-        InputError: no-scenes, no-autoencoder, no-denoiser.
-        BackboneError: checkpoint-mismatch.
+        InputError: no-scenes, no-autoencoder, no-denoiser, no-pictures, no-caption.
+        BackboneError: checkpoint-mismatch; of a checkpoint also that it cannot be loaded, or cannot be trained so.
         ResourceError: disk-full, extra-missing, no-device.
     """
     _check(part, settings)
-    workers = settings.workers or (1 if settings.device != "cpu" else os.cpu_count() or 1)
+    alone = settings.device != "cpu" or settings.checkpoint.model is not None
+    workers = settings.workers or (1 if alone else os.cpu_count() or 1)
     if part == WORLD:
         _render_scenes(settings, workers)
         return
@@ -247,6 +255,10 @@ def _train(part: str, settings: Settings) -> None:
     chosen: dict[str, Any] = {"lr": settings.lr, "cooldown": settings.cooldown}
     common = {name: value for name, value in chosen.items() if value is not None} | {"on_progress": typer.echo}
     common |= {"out": settings.folder / part, "minutes": _minutes(part, settings), "device": settings.device}
+    if settings.checkpoint.model is not None:
+        lesson = import_module(card.module).LESSON
+        train_checkpoint.run(lesson, settings.checkpoint, size=settings.size, data=settings.data, **common)
+        return
     card.load()(**card.given(settings), **common)
 
 
@@ -261,7 +273,15 @@ def _minutes(part: str, settings: Settings) -> float | None:
 def _check(part: str, settings: Settings) -> None:
     if part not in PARTS:
         raise OptionError(f"Unknown part {part!r}; choose one of: {', '.join(PARTS)}.", code="part-unknown")
-    if settings.size not in SIZES:
+    train_checkpoint.check(
+        part,
+        settings.checkpoint,
+        size=settings.size,
+        data=settings.data,
+        start_from=settings.start_from,
+        workers=settings.workers,
+    )
+    if settings.checkpoint.model is None and settings.size not in (None, *SIZES):
         raise OptionError(f"Unknown size {settings.size!r}; choose one of: {', '.join(SIZES)}.", code="size-unknown")
     takers = [card.name for card in CARDS if card.takes_data]
     if settings.data is not None and part not in takers:

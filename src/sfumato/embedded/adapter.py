@@ -95,9 +95,9 @@ class Adapter(nn.Module):
         """The updated weights, by their names in the base."""
         return _updated(unet, *(dict(part.items()) for part in (self.whole, self.down, self.up)))
 
-    def call(self, network: nn.Module, *given: Any) -> Any:
+    def call(self, network: nn.Module, *given: Any, **named: Any) -> Any:
         """What the updated network makes of its arguments; gradients reach the adapter alone if the network is frozen."""
-        return functional_call(network, self.weights(network), given)
+        return functional_call(network, self.weights(network), given, named)
 
     def forward(self, unet: nn.Module, x: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
         """Output of the updated UNet for x (B, C, h, w), timesteps (B,) and states (B, T, D)."""

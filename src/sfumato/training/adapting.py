@@ -137,6 +137,15 @@ class AdapterTraining:
         self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, on_progress)
         self.adapter.check_base(out / "checkpoint.pt")
 
+    @property
+    def base(self) -> UNet2DConditionModel:
+        """The frozen denoiser."""
+        return self.teacher.unet
+
+    def changed(self, *given: Any, **named: Any) -> Any:
+        """What the network with its adapter makes of its arguments."""
+        return self.adapter.call(self.network, *given, **named)
+
     def learn(self, batches: Batches, loss_of: Callable[..., Tensor]) -> Iterator[None]:
         """Step on a loss until the minutes are over; it is given what was drawn, with text states (B, T, D) for tokens."""
         device = self.teacher.device

@@ -5,21 +5,18 @@ of that copy; its first convolution and its zero convolutions are kept whole.
 """
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions, Control, Text
+from sfumato.backbones.base import Conditions, Control
 from sfumato.backbones.branches import adding
 from sfumato.backbones.brushnet import CLASS_NAME, BrushNet
-from sfumato.backbones.unet import UNet
-from sfumato.embedded.adapter import base_digest, merge
+from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.unet import added_conditions
 from sfumato.methods.conditioning import brushnet_channels
-from sfumato.training.adapting import Adapted, AdapterTraining, with_class_name
-from sfumato.training.masked_lessons import Lesson
-from sfumato.training.samples import loaded
+from sfumato.training.adapting import Adapted, with_class_name
+from sfumato.training.masked_lessons import Course, Lesson, beside
 
 ADAPTED = Adapted(
     describe=with_class_name(CLASS_NAME),
@@ -34,29 +31,23 @@ def control_of(seen: Tensor) -> Control:
     return Control(image=seen, scale=torch.ones(len(seen), device=seen.device))
 
 
-def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Tensor, states: Tensor) -> Tensor:
-    """The denoiser's velocity with what the changed branch adds to it; see `Lesson`."""
-    given = Conditions(text=Text(states=states))
-    residuals = course.adapter.call(course.network, noisy, timesteps, given, control_of(seen))
-    unet: Any = course.teacher.unet
-    with adding(unet, [residuals]) as further:
-        predicted: Tensor = unet(noisy, timesteps, states, **further).sample
+def predict(course: Course, noisy: Tensor, timesteps: Tensor, seen: Tensor, given: Conditions) -> Tensor:
+    """The denoiser's output with what the changed branch adds to it; see `Lesson`."""
+    assert given.text is not None
+    residuals = course.changed(noisy, timesteps, given, control_of(seen))
+    added = {"added_cond_kwargs": added_conditions(given)}
+    with adding(course.base, [residuals]) as further:
+        predicted: Tensor = course.base(noisy, timesteps, given.text.states, **added, **further).sample
     return predicted
 
 
-def edited(model: Path, device: torch.device, change: Path) -> Backbone:
-    """The denoiser with the branch beside it that the file `change` makes."""
-    backbone: Any = loaded(model, device)
-    branch = BrushNet.born(backbone.denoiser.unet)
-    merge(branch, change, base_digest(model))
-    return replace(backbone, denoiser=UNet(backbone.denoiser.unet, backbone.traits, [branch]))
-
-
 LESSON = Lesson(
+    gives=Capability.BRUSHNET,
     adapted=ADAPTED,
     see=brushnet_channels,
-    velocity=velocity,
-    edited=edited,
+    predict=predict,
+    beside=beside,
     condition=lambda given, seen: replace(given, controls=(control_of(seen),)),
+    publish=lambda branch, weights, folder: branch.save(folder, weights),
 )
 train = LESSON.train

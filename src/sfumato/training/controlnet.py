@@ -7,20 +7,18 @@ the picture it reads has -1 in the hole.
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Control
+from sfumato.backbones.base import Conditions, Control
+from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.controlnet import ControlNet, born
-from sfumato.backbones.unet import UNet
-from sfumato.embedded.adapter import base_digest, merge
+from sfumato.backbones.unet import added_conditions
 from sfumato.methods.branch.controlnet import controlnet_picture
-from sfumato.training.adapting import Adapted, AdapterTraining, with_class_name
-from sfumato.training.masked_lessons import Lesson
-from sfumato.training.samples import loaded
+from sfumato.training.adapting import Adapted, with_class_name
+from sfumato.training.masked_lessons import Course, Lesson, beside
+from sfumato.training.publishing import write_network
 
 ADAPTED = Adapted(
     describe=with_class_name("ControlNetModel"), born=born, rank=16, whole=("conv_in", "time_embedding", "controlnet_")
@@ -32,34 +30,29 @@ def see(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask: Tensor) -> Ten
     return controlnet_picture(pixels, mask)
 
 
-def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Tensor, states: Tensor) -> Tensor:
-    """The denoiser's velocity with what the changed ControlNet adds to it; see `Lesson`."""
-    added = course.adapter.call(course.network, noisy, timesteps, states, seen)
-    unet: Any = course.teacher.unet
-    predicted: Tensor = unet(
+def predict(course: Course, noisy: Tensor, timesteps: Tensor, seen: Tensor, given: Conditions) -> Tensor:
+    """The denoiser's output with what the changed ControlNet adds to it; see `Lesson`."""
+    assert given.text is not None
+    states, added = given.text.states, {"added_cond_kwargs": added_conditions(given)}
+    residuals = course.changed(noisy, timesteps, states, seen, **added)
+    predicted: Tensor = course.base(
         noisy,
         timesteps,
         states,
-        down_block_additional_residuals=added.down_block_res_samples,
-        mid_block_additional_residual=added.mid_block_res_sample,
+        down_block_additional_residuals=residuals.down_block_res_samples,
+        mid_block_additional_residual=residuals.mid_block_res_sample,
+        **added,
     ).sample
     return predicted
 
 
-def edited(model: Path, device: torch.device, change: Path) -> Backbone:
-    """The denoiser with the ControlNet beside it that the file `change` makes."""
-    backbone: Any = loaded(model, device)
-    with torch.random.fork_rng():  # what it draws is replaced
-        network = born(backbone.denoiser.unet)
-    merge(network, change, base_digest(model))
-    return replace(backbone, denoiser=UNet(backbone.denoiser.unet, backbone.traits, [ControlNet(network)]))
-
-
 LESSON = Lesson(
+    gives=Capability.CONTROLNET,
     adapted=ADAPTED,
     see=see,
-    velocity=velocity,
-    edited=edited,
+    predict=predict,
+    beside=lambda model, network: beside(model, ControlNet(network)),
     condition=lambda given, seen: replace(given, controls=(Control(image=seen, scale=torch.ones(len(seen))),)),
+    publish=write_network,
 )
 train = LESSON.train

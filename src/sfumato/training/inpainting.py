@@ -5,48 +5,48 @@ inputs for mask and masked latents, zero at first, and the loss of the base mode
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone
-from sfumato.embedded.adapter import base_digest, merge, widen
+from sfumato.backbones.base import Conditions
+from sfumato.backbones.capabilities import Capability, Layout
+from sfumato.backbones.unet import UNet, added_conditions
+from sfumato.embedded.adapter import widen
 from sfumato.methods.conditioning import inpainting_channels
-from sfumato.training.adapting import Adapted, AdapterTraining, with_scheduler
+from sfumato.training.adapting import Adapted, with_scheduler
 from sfumato.training.denoiser import make_scheduler
-from sfumato.training.masked_lessons import Lesson
-from sfumato.training.samples import loaded
+from sfumato.training.masked_lessons import Course, Lesson
+from sfumato.training.publishing import write_network
 
 
 def widened(unet: Any) -> Any:
-    """A UNet that reads its latents, a mask and as many masked latents, in place."""
-    widen(unet, 2 * unet.config.in_channels + 1)
+    """A UNet that reads latents, a mask and as many masked latents, in place; one that does so already is left as it is."""
+    channels = Layout.INPAINTING.channels(unet.config.out_channels)
+    if unet.config.in_channels < channels:
+        widen(unet, channels)
     return unet
 
 
 ADAPTED = Adapted(describe=with_scheduler(make_scheduler()), born=widened, rank=16)
 
 
-def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Tensor, states: Tensor) -> Tensor:
-    """The changed denoiser's velocity; see `Lesson`."""
+def predict(course: Course, noisy: Tensor, timesteps: Tensor, seen: Tensor, given: Conditions) -> Tensor:
+    """The changed denoiser's output; see `Lesson`."""
+    assert given.text is not None
     x = torch.cat([noisy, seen], dim=1).contiguous(memory_format=torch.channels_last)
-    return course.adapter(course.network, x, timesteps, states)
-
-
-def edited(model: Path, device: torch.device, change: Path) -> Backbone:
-    """The model that the file `change` makes of the denoiser."""
-    backbone: Any = loaded(model, device)
-    merge(backbone.denoiser.unet, change, base_digest(model))
-    return backbone
+    predicted: Tensor = course.changed(x, timesteps, given.text.states, added_cond_kwargs=added_conditions(given)).sample
+    return predicted
 
 
 LESSON = Lesson(
+    gives=Capability.INPAINTING,
     adapted=ADAPTED,
     see=inpainting_channels,
-    velocity=velocity,
-    edited=edited,
+    predict=predict,
+    beside=lambda backbone, unet: replace(backbone, denoiser=UNet(unet, backbone.traits)),
     condition=lambda given, seen: replace(given, channels=seen),
+    publish=lambda unet, weights, folder: write_network(unet, weights, folder / "unet"),
 )
 train = LESSON.train

@@ -148,7 +148,7 @@ def load_pictures(folder: Path, size: int) -> tuple[NDArray[np.uint8], list[str]
         InputError: no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
-    texts = _captions(folder)
+    texts = captions_of(folder)
     images: list[NDArray[np.uint8]] = []
     masks: list[NDArray[np.bool_] | None] = []
     for name in texts:
@@ -175,7 +175,8 @@ def _square(array: np.ndarray, size: int) -> np.ndarray:
     side = min(array.shape[:2])
     top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
     square = np.ascontiguousarray(array[top : top + side, left : left + side])
-    return np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    way = cv2.INTER_AREA if size < side else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(square, (size, size), interpolation=way), np.uint8)
 
 
 def always(text: str, rng: np.random.Generator) -> str:
@@ -183,8 +184,12 @@ def always(text: str, rng: np.random.Generator) -> str:
     return text
 
 
-def _captions(folder: Path) -> dict[str, str]:
-    """Name of each picture in the folder, and its caption."""
+def captions_of(folder: Path) -> dict[str, str]:
+    """Name of each picture in a user's folder, and its caption; see `load_pictures`.
+
+    Raises:
+        InputError: no-pictures, no-caption.
+    """
     pictures = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
     masks = {_mask_paths(picture)[0] for picture in pictures}
     pictures = [picture for picture in pictures if picture not in masks]

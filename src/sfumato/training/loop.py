@@ -62,7 +62,7 @@ def check_fits(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:
         more = f", and {len(differences) - DIFFERENCES_SHOWN} more" if len(differences) > DIFFERENCES_SHOWN else ""
         raise BackboneError(
             f"{path} is of another architecture: {'; '.join(differences[:DIFFERENCES_SHOWN])}{more}. "
-            "Choose the --size it was made with, or another --dir.",
+            "Give the options that it was made with, such as --size, or another --dir.",
             code="checkpoint-mismatch",
         )
 
@@ -84,8 +84,9 @@ def check_plan(minutes: float | None, lr: float | None = None, cooldown: float |
 class Run:
     """A training run of a given number of minutes that can be killed and resumed.
 
-    Matrices are trained with Muon, everything else with AdamW. The learning rate warms up over 100 steps, stays, and falls
-    linearly to zero over the last `cooldown` share of the minutes: a run resumed later goes on from its weights at the full rate.
+    Matrices are trained with Muon, everything else with AdamW, or all with AdamW. The learning rate warms up over 100 steps,
+    stays, and falls linearly to zero over the last `cooldown` share of the minutes: a run resumed later goes on from its weights
+    at the full rate.
 
     Args:
         model: Trained in place, on the device it is on.
@@ -95,6 +96,7 @@ class Run:
         cooldown: Share of `minutes` over which the rate falls; 0 keeps it.
         on_save: Called with the run after each checkpoint, with the averaged weights in the model; for sheets of samples.
         on_progress: Called with a line of text at every report.
+        muon: Whether matrices are trained with Muon.
 
     Raises:
         OptionError: option-invalid: minutes, lr or cooldown that nothing can be trained with.
@@ -110,11 +112,13 @@ class Run:
         cooldown: float = 0.3,
         on_save: Callable[["Run"], None] | None = None,
         on_progress: OnProgress = print,
+        *,
+        muon: bool = True,
     ) -> None:
         check_plan(minutes, lr, cooldown)
         self.model, self.path, self.seconds, self.lr, self.cooldown = model, path, minutes * 60, lr, cooldown
         self.on_save, self.on_progress = on_save, on_progress
-        matrices, others = split(model)
+        matrices, others = split(model) if muon else ([], list(model.parameters()))
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0.01)]
         if matrices:
             self.optimizers.append(Muon(matrices, lr))

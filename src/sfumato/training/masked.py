@@ -1,5 +1,6 @@
 """Masked training samples as tensors, the same for all methods that see a mask."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -68,7 +69,7 @@ class MaskedPictures:
     A picture's caption goes with its mask; beside that it has no words. Without a mask it goes with random ones.
 
     Args:
-        vae_folder: Of the autoencoder.
+        encode: Pictures (n, H, W, 3) uint8 to scaled latents (n, C, h, w).
         folder, size: See `latents.load_pictures`.
 
     Raises:
@@ -76,9 +77,9 @@ class MaskedPictures:
         MaskError: mask-size, mask-empty.
     """
 
-    def __init__(self, vae_folder: Path, folder: Path, size: int) -> None:
+    def __init__(self, encode: Callable[[NDArray[np.uint8]], Tensor], folder: Path, size: int) -> None:
         self.images, self.texts, self.masks = load_pictures(folder, size)
-        self.latents = encode_all(load_vae(vae_folder), self.images)
+        self.latents = encode(self.images)
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Sample]:
         """See `MaskedSource`."""
@@ -102,7 +103,23 @@ def masked_source(vae: Path, scenes: Path, data: Path | None) -> MaskedSource:
         InputError: no-scenes, no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
-    return MaskedScenes(vae, scenes) if data is None else MaskedPictures(vae, data, SIZES["small"].image)
+    if data is None:
+        return MaskedScenes(vae, scenes)
+    return MaskedPictures(partial(encode_all, load_vae(vae)), data, SIZES["small"].image)
+
+
+def draw_batch(source: MaskedSource, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
+    """Random samples of a source.
+
+    Returns:
+        Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), captions.
+    """
+    index = rng.integers(0, len(source.latents), count)
+    images, samples = zip(*(source.draw(int(i), rng) for i in index), strict=True)
+    x = source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
+    mask, untold = (_planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
+    weights = loss_weights(mask, untold, x.shape[-1])
+    return x, weights, to_pixels(np.stack(images)), mask, [sample.caption for sample in samples]
 
 
 class MaskedBatches:
@@ -114,15 +131,9 @@ class MaskedBatches:
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), tokens (B, T)."""
-        index = self.rng.integers(0, len(self.source.latents), self.batch_size)
-        images, samples = zip(*(self.source.draw(int(i), self.rng) for i in index), strict=True)
-        texts = [sample.caption for sample in samples]
+        *tensors, texts = draw_batch(self.source, self.batch_size, self.rng)
         tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-        x = self.source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
-        mask, untold = (_planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
-        weights = loss_weights(mask, untold, x.shape[-1])
-        pixels = to_pixels(np.stack(images))
-        return tuple(part.to(self.device) for part in (x, weights, pixels, mask, tokens.input_ids))  # type: ignore[return-value]
+        return tuple(part.to(self.device) for part in (*tensors, tokens.input_ids))  # type: ignore[return-value]
 
 
 def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:

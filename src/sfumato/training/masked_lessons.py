@@ -1,18 +1,21 @@
 """Training of the methods that see the mask: one loop, and what each brings to it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions
-from sfumato.embedded.adapter import FILE
+from sfumato.backbones.base import Backbone, Conditions, Text
+from sfumato.backbones.branches import Branch
+from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.unet import UNet
+from sfumato.embedded.adapter import FILE, base_digest, merge
 from sfumato.pictures.tensors import to_uint8
 from sfumato.training import samples
 from sfumato.training.adapting import Adapted, AdapterTraining
@@ -28,23 +31,45 @@ See = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 """What a network sees of pixels (B, 3, H, W) and their mask (B, 1, H, W), given how pixels are encoded: as in editing."""
 
 
+class Course(Protocol):
+    """The networks of a run, as lessons predict with them."""
+
+    @property
+    def base(self) -> Any:
+        """The denoiser, a UNet2DConditionModel: frozen beside a branch."""
+
+    def changed(self, *given: Any, **named: Any) -> Any:
+        """What the network that changes makes of its arguments."""
+
+
+def beside(backbone: Backbone, branch: Branch) -> Backbone:
+    """The model with a branch beside its UNet."""
+    denoiser: Any = backbone.denoiser
+    return replace(backbone, denoiser=UNet(denoiser.unet, backbone.traits, [branch]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
     """How a method that sees the mask is trained: what is learnt, what it reads, and what it makes of that.
 
     Args:
+        gives: What the trained network makes possible.
         adapted: The network that changes.
         see: What it reads.
-        velocity: Of noisy latents (B, C, h, w) at timesteps (B,), given what is seen and text states (B, T, D), in a run.
-        edited: The model in the folder of the denoiser, on a device, with the network in place that a file changes.
+        predict: The denoiser's output (B, C, h, w) for noisy latents of that shape at timesteps (B,), given what is seen and
+            conditions of text alone.
+        beside: A model with the network in place.
         condition: Adds what is seen to conditions of text alone.
+        publish: Writes weights (by their names in the network) into a folder, in the layout that the field publishes them in.
     """
 
+    gives: Capability
     adapted: Adapted
     see: See
-    velocity: Callable[[AdapterTraining, Tensor, Tensor, Tensor, Tensor], Tensor]
-    edited: Callable[[Path, torch.device, Path], Backbone]
+    predict: Callable[[Course, Tensor, Tensor, Tensor, Conditions], Tensor]
+    beside: Callable[[Backbone, Any], Backbone]
     condition: Callable[[Conditions, Tensor], Conditions]
+    publish: Callable[[Any, Mapping[str, Tensor], Path], None]
 
     def train(
         self, *, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any
@@ -74,16 +99,25 @@ class Lesson:
 
         def loss(x: Tensor, weights: Tensor, pixels: Tensor, mask: Tensor, states: Tensor) -> Tensor:
             seen = self.see(encoder, pixels, mask).to(x)
-            return velocity_loss(lambda noisy, at: self.velocity(course, noisy, at, seen, states), scheduler, x, weights)
+            given = Conditions(text=Text(states=states))
+            return velocity_loss(lambda noisy, at: self.predict(course, noisy, at, seen, given), scheduler, x, weights)
 
         for _ in course.learn(MaskedBatches(source, course.teacher.tokenizer, batch_size, device), loss):
             pass
 
+    def edited(self, model: Path, device: torch.device, change: Path) -> Backbone:
+        """The embedded model in a folder with the network in place that the file `change` makes."""
+        backbone: Any = samples.loaded(model, device)
+        with torch.random.fork_rng():  # what is drawn is replaced
+            network = self.adapted.born(backbone.denoiser.unet)
+        merge(network, change, base_digest(model))
+        return self.beside(backbone, network)
 
-def examples_of(source: MaskedSource) -> list[tuple[NDArray[np.uint8], Sample]]:
+
+def examples_of(source: MaskedSource, count: int = EXAMPLES) -> list[tuple[NDArray[np.uint8], Sample]]:
     """The first pictures of a source, each with a mask and a caption, the same on every call."""
     rng = np.random.default_rng(0)
-    return [source.draw(i % len(source.latents), rng) for i in range(EXAMPLES)]
+    return [source.draw(i % len(source.latents), rng) for i in range(count)]
 
 
 @torch.inference_mode()
@@ -93,6 +127,7 @@ def write_edits(
     examples: Sequence[tuple[NDArray[np.uint8], Sample]],
     see: See,
     condition: Callable[[Conditions, Tensor], Conditions],
+    rows: int | None = None,
 ) -> None:
     """Fill the masks of examples, from the same noise on every call; one column an example.
 
@@ -102,6 +137,7 @@ def write_edits(
         examples: Pictures (H, W, 3), each with a mask and a caption.
         see: As in training.
         condition: Adds what is seen to conditions of text alone.
+        rows: How often each is filled; as other sheets have it by default.
     """
     device = model.traits.device
     pixels = to_pixels(np.stack([image for image, _ in examples])).to(device)
@@ -110,6 +146,6 @@ def write_edits(
     prompts, count = [sample.caption for _, sample in examples], len(examples)
     drawn = [
         samples.sampled(model, prompts, range(k * count, (k + 1) * count), lambda given: condition(given, seen))
-        for k in range(samples.PER_PROMPT)
+        for k in range(rows or samples.PER_PROMPT)
     ]
     samples.write_rows([np.stack([to_uint8(row) for row in pixels * (mask < 0.5)]), *drawn], path)

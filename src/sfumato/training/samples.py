@@ -21,7 +21,10 @@ PROMPTS = (
     *("a purple ring on marble", "an orange star on water", "a pink heart at night", "a turquoise mushroom on wood"),
 )
 PER_PROMPT = 3
-RUNS = {"embedded": ("ddim", 20, 4.0), "embedded-flow": ("flow-euler", 20, 4.0), "embedded-fast": ("lcm", 4, 1.0)}
+RUNS = {
+    **{"embedded": ("ddim", 20, 4.0), "embedded-flow": ("flow-euler", 20, 4.0), "embedded-fast": ("lcm", 4, 1.0)},
+    **{"sd1": ("ddim", 20, 7.5), "sd2": ("ddim", 20, 7.5), "sdxl": ("ddim", 20, 5.0)},
+}
 """Solver, steps and guidance by family."""
 
 
@@ -57,15 +60,21 @@ def sampled(
     side = traits.resolution // traits.factor
     noise = NoiseStream(tuple(seeds), (traits.latent_channels, side, side), traits.device)
     latents = noise.draw()
+    texts = encoder.encode([None] * len(prompts) + list(prompts))  # in one call they are equally long
     unconditional, conditional = (
-        condition(Conditions(text=Text(states=torch.cat([text.states for text in encoder.encode(texts)]))))
-        for texts in ([None] * len(prompts), prompts)
+        condition(Conditions(text=text_batch(part))) for part in (texts[: len(prompts)], texts[len(prompts) :])
     )
     pair = Pair(unconditional=unconditional, conditional=conditional)
     guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
     for step in solver.plan.run:
         latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
     return np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)])
+
+
+def text_batch(texts: Sequence[Text]) -> Text:
+    """Encoded texts of equal lengths as the rows of one."""
+    pooled = [text.pooled for text in texts if text.pooled is not None]
+    return Text(states=torch.cat([text.states for text in texts]), pooled=torch.cat(pooled) if pooled else None)
 
 
 def loaded(folder: Path, device: torch.device, base: Path | None = None) -> Backbone:
