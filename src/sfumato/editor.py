@@ -268,7 +268,7 @@ def edit(image: Any, mask: Any = None, prompt: str = "", **options: Any) -> Edit
     Args:
         image: Path or PIL image.
         mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead, or to outpaint.
-        prompt: What should appear under the mask; other tasks than "edit" can do without.
+        prompt: What should appear under the mask; other tasks than "edit" and "shape" can do without.
         options: Fields of `EditRequest`, the method's own options, and arguments of `Editor`.
 
     Returns:

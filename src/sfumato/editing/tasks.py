@@ -7,7 +7,7 @@ from sfumato.backbones.capabilities import TRAINED, Capability
 from sfumato.backbones.families import FAMILIES, family
 from sfumato.errors import MaskError, OptionError
 from sfumato.methods import registry
-from sfumato.methods.base import TEXT_FIELDS, MethodCard, Task
+from sfumato.methods.base import DRAWING, TEXT_FIELDS, MethodCard, Task
 from sfumato.request import EditRequest
 
 DEFAULT_METHOD: str = EditRequest.model_fields["method"].default
@@ -31,7 +31,7 @@ def check(request: EditRequest) -> None:
         OptionError: prompt-empty, expand-missing or option-contradiction.
         MaskError: mask-missing.
     """
-    if request.task == "edit" and not has_words(request):
+    if request.task in DRAWING and not has_words(request):
         raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
     if request.task != "outpaint":
         if request.expand is not None:
@@ -116,8 +116,9 @@ def preferred(request: EditRequest) -> str:
 
 
 def edits_strokes(request: EditRequest) -> bool:
-    """Whether the default method, which dilates thin strokes, has all that the request sets."""
-    return _takes(registry.get(DEFAULT_METHOD), request)
+    """Whether the default method, which dilates thin strokes, does the task and has all that the request sets."""
+    card = registry.get(DEFAULT_METHOD)
+    return request.task in card.tasks and _takes(card, request)
 
 
 def _takes(card: MethodCard, request: EditRequest) -> bool:
