@@ -14,7 +14,6 @@ from sfumato.cli.arguments import AllowPickle, Debug, Device, Devices, Dtype, Fo
 from sfumato.cli.failures import reported
 from sfumato.cli.models import models
 
-
 EDITS = ("edit", "shape", "remove", "fill", "outpaint")  # one for each task
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sfumato.backbones.base import Backbone, Extra, Traits
-from sfumato.backbones.capabilities import TRAINED, Capability
+from sfumato.backbones.capabilities import BRANCHES, TRAINED, Capability
 from sfumato.backbones.families import able, family
 from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
@@ -64,7 +64,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     known = family(traits.family)
     if missing := (card.needs & TRAINED) - traits.capabilities:
         (need,) = missing
-        how = "--model" if need is Capability.INPAINTING else "--branch"
+        how = "--branch" if need in BRANCHES else "--model"
         raise Unsupported(
             f"{card.name} needs a model that {need.value}, and {traits.name} is none: give one with {how}, or use another method."
         )

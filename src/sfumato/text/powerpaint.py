@@ -2,7 +2,7 @@
 
 `P_ctxt` continues the surroundings, `P_shape` fills the mask's outline, `P_obj` puts a thing into the mask. Each stands for a run
 of vectors (ten as published), which are read like those of textual inversion: as `Embedding`s whose word is the placeholder.
-A task says two prompts, A and B, and two negative ones; they are mixed after the text encoder. Blanks and commas are as published.
+A task says two prompts, A and B, and two negative ones, mixed after the text encoder. Blanks and commas are as published.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sfumato.text.chunks import Embedding, Token, tokenise
-from sfumato.text.clip import Parts
+from sfumato.text.clip import Encoder
 from sfumato.text.grammar import Span
+from sfumato.text.limits import TextReader
 
 CONTEXT, SHAPE, OBJECT = "P_ctxt", "P_shape", "P_obj"
 PLACEHOLDERS = (CONTEXT, SHAPE, OBJECT)  # in the order of the published rows
@@ -35,7 +37,7 @@ class Around:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPrompts:
-    """The prompts of a task. A has the weight of the fitting degree t, B has 1 - t; of the negative ones likewise.
+    """The prompts of a task. A has the weight of the fitting degree t, B has 1 - t; so have the negative ones.
 
     Args:
         a, b: Around the user's prompt.
@@ -117,9 +119,58 @@ def as_embeddings(vectors: Mapping[str, Tensor], source: Path) -> tuple[Embeddin
     return tuple(Embedding(source, (token,), (vectors[token].detach().float(),)) for token in PLACEHOLDERS)
 
 
-def splice(
-    tokenizer: Any, length: int, around: Around, words: Sequence[Span], embeddings: Sequence[Embedding]
-) -> list[Token]:
+@dataclass(frozen=True, kw_only=True)
+class TaskWords:
+    """What a checkpoint has learned for tasks.
+
+    Args:
+        embeddings: The vectors of each placeholder.
+        prompts: What each task says.
+        hole: What the hole of the masked picture was in training, in [-1, 1].
+    """
+
+    embeddings: tuple[Embedding, ...]
+    prompts: Mapping[str, TaskPrompts]
+    hole: float = 0.0
+
+
+@dataclass(frozen=True)
+class TaskText:
+    """The text encoder that the words of tasks were learned for, with these words."""
+
+    encoder: Encoder
+    words: TaskWords
+
+    @torch.no_grad()
+    def encode(
+        self,
+        around: Around,
+        parts: Sequence[Sequence[Span]] = (),
+        embeddings: Sequence[Embedding] = (),
+        clip_skip: int = 0,
+    ) -> Tensor:
+        """States (1, length, width) of what a task says around a user's prompt. What is too long is cut; see `reader`.
+
+        Args:
+            around: Of one of `words.prompts`.
+            parts: The parsed prompt.
+            embeddings: The user's own learned words.
+            clip_skip: Last layers to skip.
+
+        Raises:
+            OptionError: option-clip-skip.
+        """
+        known = (*self.words.embeddings, *embeddings)
+        tokens = splice(self.encoder.tokenizer, self.encoder.length, around, flat(parts), known)
+        return self.encoder.encode([tokens], known, clip_skip)[0]
+
+    def reader(self, around: Around) -> TextReader:
+        """Says what is cut from a user's prompt."""
+        kept = room(self.encoder.tokenizer, self.encoder.length, around, self.words.embeddings)
+        return TextReader("the text encoder, beside the task's own,", self.encoder.tokenizer, kept + 2)
+
+
+def splice(tokenizer: Any, length: int, around: Around, words: Sequence[Span], embeddings: Sequence[Embedding]) -> list[Token]:
     """The tokens of a task's prompt, start and end not counted. What is too long is cut from the user's words.
 
     Args:
@@ -145,7 +196,7 @@ def room(tokenizer: Any, length: int, around: Around, embeddings: Sequence[Embed
     return max(0, length - 2 - len(tokenise([Span(around.before), Span(around.after)], tokenizer, embeddings)))
 
 
-def flat(parts: Parts) -> list[Span]:
+def flat(parts: Sequence[Sequence[Span]]) -> list[Span]:
     """The spans of all parts of a prompt in one: there is one chunk, so BREAK divides nothing."""
     joined: list[Span] = []
     for part in parts:
