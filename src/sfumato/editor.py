@@ -205,6 +205,8 @@ class Editor:
                 PreparedWindow(edit, card.load(), with_background(resolved, part.seam_informative), part, i, len(parts))
                 for i, part in enumerate(parts)
             ]
+            if not named and request.task != "edit":
+                edit.windows[0].notes.append(tasks.chosen_note(request.task, card))
         meter.expect(usual_times(edit.windows[0].request))
         listener(Progress(stage="encode", step=1, total=1))
         return edit

@@ -99,7 +99,8 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update={**filled, "options": own})
     given = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
-    texts = read_texts(given, guard, backbone, allow_pickle=allow_pickle)
+    said = tasks.prompts_of(request.task, backbone, card)
+    texts = read_texts(given, guard, backbone, said=said, allow_pickle=allow_pickle)
     return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
 
