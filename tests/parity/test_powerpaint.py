@@ -125,9 +125,7 @@ def test_removal_is_guided_from_things_to_surroundings(pipe: Any, editor: Editor
     pipe.scheduler.set_timesteps(1)
     (time,) = pipe.scheduler.timesteps
     seen = torch.cat([x, hole[..., ::2, ::2], code], dim=1)
-    things, surroundings = (
-        pipe.unet(seen, time, encoded(pipe, text)).sample for text in (" P_obj", "empty scene blur  P_ctxt")
-    )
+    things, surroundings = (pipe.unet(seen, time, encoded(pipe, text)).sample for text in (" P_obj", "empty scene blur  P_ctxt"))
     expected = pipe.scheduler.step(things + SCALE * (surroundings - things), time, x).prev_sample
     assert (made - expected).abs().max() < TOLERANCE
 
@@ -144,5 +142,6 @@ def test_vectors_of_a_plain_word_are_that_word(folder: Path, tmp_path: Path, pip
     for method, prompt, preset in (("powerpaint", PROMPT, "official"), ("stable-inpainting", PROMPT + " a" * 10, "diffusers")):
         against = NEGATIVE if method == "powerpaint" else f"{NEGATIVE}{Q}{'a ' * 10}"
         fields = {"method": method, "prompt": prompt, "preset": preset, "negative_prompt": against, "n": 1}
-        latents.append([part.latents for part in editor.sample(editor.prepare(request("edit", **fields)).samples)][0])
+        (part,) = editor.sample(editor.prepare(request("edit", **fields)).samples)
+        latents.append(part.latents)
     assert (latents[0] - latents[1]).abs().max() < TOLERANCE
