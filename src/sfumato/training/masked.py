@@ -1,10 +1,10 @@
 """Masked training samples as tensors, the same for all methods that see a mask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sfumato.embedded.world.captions import caption, ground_alone
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import SIZES
 from sfumato.training.latents import always, encode_all, encoded_shards, load_pictures, load_vae
-from sfumato.training.mixture import ANYWHERE, THINGS, Mask, Picture, Sample, draw_sample
+from sfumato.training.mixture import ANYWHERE, THINGS, Mask, Mixture, Picture, Sample, draw_sample
 from sfumato.training.scenes import LEAST_SEEN, load_shard
 
 OUTSIDE_WEIGHT = 0.25  # of the loss, against 1 in the hole
@@ -38,12 +38,14 @@ class MaskedScenes:
 
     Args:
         vae_folder, scenes: See `latents.encoded_shards`.
+        mixture: Ways to draw masks.
 
     Raises:
         InputError: no-scenes.
     """
 
-    def __init__(self, vae_folder: Path, scenes: Path) -> None:
+    def __init__(self, vae_folder: Path, scenes: Path, mixture: Mixture = THINGS) -> None:
+        self.mixture = mixture
         shards, self.latents = encoded_shards(vae_folder, scenes)
         loaded = [load_shard(shard) for shard in shards]
         self.images, self.owners = (np.concatenate([shard[i] for shard in loaded]) for i in (0, 1))
@@ -60,7 +62,7 @@ class MaskedScenes:
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Sample]:
         """See `MaskedSource`."""
-        return self.images[index], draw_sample(self.picture(index, rng), THINGS, rng)
+        return self.images[index], draw_sample(self.picture(index, rng), self.mixture, rng)
 
 
 class MaskedPictures:
@@ -71,13 +73,15 @@ class MaskedPictures:
     Args:
         encode: Pictures (n, H, W, 3) uint8 to scaled latents (n, C, h, w).
         folder, size: See `latents.load_pictures`.
+        mixture: Ways to draw masks of pictures that have one.
 
     Raises:
         InputError: no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
 
-    def __init__(self, encode: Callable[[NDArray[np.uint8]], Tensor], folder: Path, size: int) -> None:
+    def __init__(self, encode: Callable[[NDArray[np.uint8]], Tensor], folder: Path, size: int, mixture: Mixture = THINGS) -> None:
+        self.mixture = mixture
         self.images, self.texts, self.masks = load_pictures(folder, size)
         self.latents = encode(self.images)
 
@@ -89,51 +93,73 @@ class MaskedPictures:
             return self.images[index], draw_sample(unknown, ANYWHERE, rng)
         other = self.masks[rng.integers(len(self.masks))]
         picture = Picture(np.where(mask, 0, -1).astype(np.int8), {0: text}, None, text, other)
-        return self.images[index], draw_sample(picture, THINGS, rng)
+        return self.images[index], draw_sample(picture, self.mixture, rng)
 
 
-def masked_source(vae: Path, scenes: Path, data: Path | None) -> MaskedSource:
+def masked_source(vae: Path, scenes: Path, data: Path | None, mixture: Mixture = THINGS) -> MaskedSource:
     """What to train on.
 
     Args:
         vae, scenes: Folders of the autoencoder and of rendered scenes.
         data: A folder of pictures instead of scenes; see `latents.load_pictures`.
+        mixture: Ways to draw masks.
 
     Raises:
         InputError: no-scenes, no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
     if data is None:
-        return MaskedScenes(vae, scenes)
-    return MaskedPictures(partial(encode_all, load_vae(vae)), data, SIZES["small"].image)
+        return MaskedScenes(vae, scenes, mixture)
+    return MaskedPictures(partial(encode_all, load_vae(vae)), data, SIZES["small"].image, mixture)
 
 
-def draw_batch(source: MaskedSource, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
+def draw_batch(
+    source: MaskedSource, count: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Sample, ...]]:
     """Random samples of a source.
 
     Returns:
-        Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), captions.
+        Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), and the samples.
     """
     index = rng.integers(0, len(source.latents), count)
     images, samples = zip(*(source.draw(int(i), rng) for i in index), strict=True)
     x = source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
     mask, untold = (_planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
     weights = loss_weights(mask, untold, x.shape[-1])
-    return x, weights, to_pixels(np.stack(images)), mask, [sample.caption for sample in samples]
+    return x, weights, to_pixels(np.stack(images)), mask, samples
+
+
+Tell = Callable[[Sequence[Sample], PreTrainedTokenizerFast], Any]
+"""What a network is told of samples: a tensor or several that its text states are made of; see `AdapterTraining.learn`."""
+
+
+def captions(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """Tokens (B, T) of the captions."""
+    texts = [sample.caption for sample in samples]
+    tokens = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    return cast(Tensor, tokens.input_ids)
 
 
 class MaskedBatches:
-    """Random samples of a source, as tensors."""
+    """Random samples of a source, as tensors, and what is told of them."""
 
-    def __init__(self, source: MaskedSource, tokenizer: PreTrainedTokenizerFast, batch_size: int, device: torch.device) -> None:
-        self.source, self.tokenizer, self.batch_size, self.device = source, tokenizer, batch_size, device
+    def __init__(
+        self,
+        source: MaskedSource,
+        tokenizer: PreTrainedTokenizerFast,
+        batch_size: int,
+        device: torch.device,
+        tell: Tell = captions,
+    ) -> None:
+        self.source, self.tokenizer, self.batch_size, self.device, self.tell = source, tokenizer, batch_size, device, tell
         self.rng = np.random.default_rng()
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), tokens (B, T)."""
-        *tensors, texts = draw_batch(self.source, self.batch_size, self.rng)
-        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-        return tuple(part.to(self.device) for part in (*tensors, tokens.input_ids))  # type: ignore[return-value]
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
+        """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), what is told."""
+        *tensors, samples = draw_batch(self.source, self.batch_size, self.rng)
+        told = self.tell(samples, self.tokenizer)
+        told = tuple(part.to(self.device) for part in told) if isinstance(told, tuple) else told.to(self.device)
+        return (*(part.to(self.device) for part in tensors), told)  # type: ignore[return-value]
 
 
 def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions, Text
+from sfumato.backbones.base import Backbone, Conditions, Extra, Text
 from sfumato.backbones.branches import Branch
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.unet import UNet
@@ -22,13 +22,21 @@ from sfumato.training.adapting import Adapted, AdapterTraining
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import make_scheduler, velocity_loss
 from sfumato.training.latents import encode, load_vae
-from sfumato.training.masked import MaskedBatches, MaskedSource, masked_source
-from sfumato.training.mixture import Sample
+from sfumato.training.masked import MaskedBatches, MaskedSource, Tell, captions, masked_source
+from sfumato.training.mixture import THINGS, Mixture, Sample
 
 EXAMPLES = 8  # on a sheet of samples
 
 See = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 """What a network sees of pixels (B, 3, H, W) and their mask (B, 1, H, W), given how pixels are encoded: as in editing."""
+
+Texts = Callable[[Backbone, Sequence[Sample]], tuple[Sequence[Text], Sequence[Text]]]
+"""What is said against and for samples, encoded by a model: the texts of both branches of guidance."""
+
+
+def caption_texts(model: Backbone, examples: Sequence[Sample]) -> tuple[list[Text], list[Text]]:
+    """Nothing, and the captions."""
+    return samples.texts_of(model, [sample.caption for sample in examples])
 
 
 class Course(Protocol):
@@ -60,7 +68,13 @@ class Lesson:
             conditions of text alone.
         beside: A model with the network in place.
         condition: Adds what is seen to conditions of text alone.
-        publish: Writes weights (by their names in the network) into a folder, in the layout that the field publishes them in.
+        publish: Writes weights (by their names in the network) into a folder, in the layout that the field publishes them in;
+            None for what is trained on the embedded model alone.
+        mixture: Of masks and captions.
+        tell: What the network is told of them.
+        states: Text states of that, in a run; by default what the frozen encoder makes of captions.
+        texts: For sheets, what is said against and for each sample.
+        with_words: The model with what else the file of the adapter holds.
     """
 
     gives: Capability
@@ -69,7 +83,12 @@ class Lesson:
     predict: Callable[[Course, Tensor, Tensor, Tensor, Conditions], Tensor]
     beside: Callable[[Backbone, Any], Backbone]
     condition: Callable[[Conditions, Tensor], Conditions]
-    publish: Callable[[Any, Mapping[str, Tensor], Path], None]
+    publish: Callable[[Any, Mapping[str, Tensor], Path], None] | None = None
+    mixture: Mixture = THINGS
+    tell: Tell = captions
+    states: Callable[[AdapterTraining, Any], Tensor] = lambda course, tokens: course.teacher.states(tokens)
+    texts: Texts = caption_texts
+    with_words: Callable[[Backbone, Path], Backbone] = lambda backbone, change: backbone
 
     def train(
         self, *, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any
@@ -86,12 +105,12 @@ class Lesson:
             InputError: no-scenes, no-pictures, no-caption.
             MaskError: mask-size, mask-empty.
         """
-        source, scheduler = masked_source(vae, scenes, data), make_scheduler()
+        source, scheduler = masked_source(vae, scenes, data, self.mixture), make_scheduler()
         examples = examples_of(source)
 
         def sheet(folder: Path, path: Path) -> None:
             model = self.edited(course.model, device, folder / FILE)
-            write_edits(model, path, examples, self.see, self.condition)
+            write_edits(model, path, examples, self)
 
         course = AdapterTraining(adapted=self.adapted, lr=lr, sheet=sheet, **settings)
         device = course.teacher.device
@@ -102,7 +121,8 @@ class Lesson:
             given = Conditions(text=Text(states=states))
             return velocity_loss(lambda noisy, at: self.predict(course, noisy, at, seen, given), scheduler, x, weights)
 
-        for _ in course.learn(MaskedBatches(source, course.teacher.tokenizer, batch_size, device), loss):
+        batches = MaskedBatches(source, course.teacher.tokenizer, batch_size, device, self.tell)
+        for _ in course.learn(batches, loss, partial(self.states, course)):
             pass
 
     def edited(self, model: Path, device: torch.device, change: Path) -> Backbone:
@@ -111,7 +131,7 @@ class Lesson:
         with torch.random.fork_rng():  # what is drawn is replaced
             network = self.adapted.born(backbone.denoiser.unet)
         merge(network, change, base_digest(model))
-        return self.beside(backbone, network)
+        return self.with_words(self.beside(backbone, network), change)
 
 
 def examples_of(source: MaskedSource, count: int = EXAMPLES) -> list[tuple[NDArray[np.uint8], Sample]]:
@@ -125,8 +145,8 @@ def write_edits(
     model: Backbone,
     path: Path,
     examples: Sequence[tuple[NDArray[np.uint8], Sample]],
-    see: See,
-    condition: Callable[[Conditions, Tensor], Conditions],
+    lesson: Lesson,
+    extras: Mapping[Extra, Tensor] | None = None,
     rows: int | None = None,
 ) -> None:
     """Fill the masks of examples, from the same noise on every call; one column an example.
@@ -135,17 +155,20 @@ def write_edits(
         model: With the network in place.
         path: Gets a row of masked pictures, and below it what the model makes of all of them: nothing is pasted.
         examples: Pictures (H, W, 3), each with a mask and a caption.
-        see: As in training.
-        condition: Adds what is seen to conditions of text alone.
+        lesson: That it was trained by.
+        extras: What else the denoiser takes, each with leading dimension 1.
         rows: How often each is filled; as other sheets have it by default.
     """
     device = model.traits.device
     pixels = to_pixels(np.stack([image for image, _ in examples])).to(device)
     mask = torch.stack([torch.from_numpy(sample.mask)[None] for _, sample in examples]).to(device).float()
-    seen = see(model.autoencoder.encode, pixels, mask)
-    prompts, count = [sample.caption for _, sample in examples], len(examples)
+    seen = lesson.see(model.autoencoder.encode, pixels, mask)
+    texts, count = lesson.texts(model, [sample for _, sample in examples]), len(examples)
+
+    def conditioned(given: Conditions) -> Conditions:
+        return replace(lesson.condition(given, seen), extras=extras or {})
+
     drawn = [
-        samples.sampled(model, prompts, range(k * count, (k + 1) * count), lambda given: condition(given, seen))
-        for k in range(rows or samples.PER_PROMPT)
+        samples.sampled(model, texts, range(k * count, (k + 1) * count), conditioned) for k in range(rows or samples.PER_PROMPT)
     ]
     samples.write_rows([np.stack([to_uint8(row) for row in pixels * (mask < 0.5)]), *drawn], path)

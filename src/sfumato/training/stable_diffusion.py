@@ -128,7 +128,7 @@ class CheckpointTraining:
         return {Extra.TIME_IDS: torch.tensor([sizes] * count, dtype=torch.float32, device=self.device)}
 
     def loss(self, x: Tensor, weights: Tensor, pixels: Tensor, mask: Tensor, captions: list[str]) -> Tensor:
-        """Of a batch as `masked.draw_batch` gives it, on the run's device."""
+        """Of a batch as `masked.draw_batch` gives it, on the run's device, with the samples' captions."""
         with half_precision(self.device), quick_attention(self.device):
             seen = self.lesson.see(self.backbone.autoencoder.encode, pixels, mask).to(x)
             given = self.conditions(captions)
@@ -138,9 +138,9 @@ class CheckpointTraining:
         """Train until the minutes are over."""
         rng = np.random.default_rng()
         for _ in self.run.steps():
-            *given, captions = draw_batch(source, batch_size, rng)
+            *given, samples = draw_batch(source, batch_size, rng)
             x, weights, pixels, mask = (tensor.to(self.device) for tensor in given)
-            self.run.update(self.loss(x, weights, pixels, mask, captions), batch_size)
+            self.run.update(self.loss(x, weights, pixels, mask, [sample.caption for sample in samples]), batch_size)
 
     def _on_save(self, run: Run) -> None:
         folder = self.out / "model"
@@ -148,6 +148,7 @@ class CheckpointTraining:
             assert isinstance(self.change, LowRank)
             publishing.write_lora(self.change.changes(), folder)
         else:
+            assert self.lesson.publish is not None
             self.lesson.publish(self.network, self.change.weights(), folder)
             if self.lesson.gives is Capability.INPAINTING and not self._saved:
                 publishing.write_rest(self.backbone, self.network, folder)
@@ -299,10 +300,7 @@ def train(
     examples = examples_of(source, EXAMPLES)
 
     def sheet(trained: Backbone, path: Path) -> None:
-        extras = course.extras(1)
-        write_edits(
-            trained, path, examples, lesson.see, lambda given, seen: replace(lesson.condition(given, seen), extras=extras), rows=1
-        )
+        write_edits(trained, path, examples, lesson, course.extras(1), rows=1)
 
     course = CheckpointTraining(
         lesson=lesson,
