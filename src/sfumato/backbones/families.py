@@ -131,6 +131,15 @@ FAMILIES: tuple[FamilyCard, ...] = (
         method_defaults={"stable-inpainting": {"init": "source"}},
     ),
     FamilyCard(
+        name="kolors",
+        title="Kolors",
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        defaults={"steps": 25, "guidance_scale": 6.0, "start_fraction": 0.25},
+        module="sfumato.backbones.kolors",
+        pipelines={"KolorsPipeline": ("KolorsImg2ImgPipeline",)},
+        method_defaults={"stable-inpainting": {"init": "source"}},  # its strength is below 1
+    ),
+    FamilyCard(
         name="ldm",
         title="CompVis text-to-image latent diffusion",
         capabilities=_LATENT | _CHAIN | _OPEN,

@@ -12,7 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, check_no_branch, components, folder_family, read_json
+from sfumato.backbones.checkpoints import (
+    KOLORS,
+    PICKLE_SUFFIXES,
+    check_file,
+    check_no_branch,
+    components,
+    folder_family,
+    kolors_parts,
+    read_json,
+)
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.prediction import read_marks
 from sfumato.backbones.single_file import ALTERNATIVES, check_kind, family_of, repository_of
@@ -118,7 +127,7 @@ def cached_snapshot(model: str, *, needed_by: str | None = None, index: str = "m
     except LocalEntryNotFoundError:
         folder = None
     if folder is not None:
-        if (folder / index).is_file():
+        if (folder / index).is_file() or kolors_parts(folder) is not None:
             return folder
         check_no_branch(folder)
     if needed_by is not None:
@@ -212,6 +221,8 @@ def _pull_repository(repository: str, revision: str | None, allow_pickle: bool) 
     parts = None
     if "model_index.json" in files:
         parts = components(read_json(Path(hf_hub_download(repository, "model_index.json", revision=revision))))
+    elif {"text_encoder/tokenizer.model", "unet/config.json"} <= set(files):
+        parts = [*components(KOLORS), "scheduler"]
     wanted = wanted_files(files, parts, allow_pickle=allow_pickle)
     return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
 
