@@ -16,11 +16,12 @@ class Capability(Enum):
     ANY_LEVEL = "can be run at any of its noise levels, as distilled models cannot"
     TAKES_BRANCH = "can have a branch beside it, as UNets of Stable Diffusion can"
     INPAINTING = "reads the mask and the masked picture beside the latents"
+    POWERPAINT = "reads the mask and the masked picture, and has PowerPaint's learned words for tasks"
     BRUSHNET = "has a BrushNet beside it"
     CONTROLNET = "has an inpainting ControlNet beside it"
 
 
-TRAINED = frozenset({Capability.INPAINTING, Capability.BRUSHNET, Capability.CONTROLNET})
+TRAINED = frozenset({Capability.INPAINTING, Capability.POWERPAINT, Capability.BRUSHNET, Capability.CONTROLNET})
 """What a model has been trained for masks to do. A model has them itself, or with its branch, not by its family."""
 
 BRANCHES = frozenset({Capability.BRUSHNET, Capability.CONTROLNET})

@@ -18,6 +18,7 @@ WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"})
 LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion", "kolors"})  # whose classes a checkpoint may name
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
 EDITED = frozenset({Layout.LATENTS, Layout.INPAINTING})  # what UNets may read
+POWERPAINT_FILES = ("unet/unet.safetensors", "text_encoder/text_encoder.safetensors")  # of which its first version consists
 BRANCH_CLASSES = {"BrushNetModel": Capability.BRUSHNET, "ControlNetModel": Capability.CONTROLNET}
 BRANCH_TITLES = {Capability.BRUSHNET: "a BrushNet", Capability.CONTROLNET: "a ControlNet"}
 KOLORS = {  # what its inpainting version, which is published part by part, has no model_index.json to say; and its scheduler
@@ -87,6 +88,39 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def holds_powerpaint(folder: Path) -> bool:
+    """Whether a folder holds PowerPaint as its authors published it, with or without the other parts.
+
+    Raises:
+        BackboneError: If one of its two files is there and the other is not.
+    """
+    there = [file for file in POWERPAINT_FILES if (folder / file).is_file()]
+    if len(there) == 1:
+        (missing,) = set(POWERPAINT_FILES) - set(there)
+        raise BackboneError(f"'{folder}' holds PowerPaint's {there[0]}, but not {missing}; fetch that too.")
+    return bool(there)
+
+
+def kolors_parts(folder: Path) -> dict[str, Any] | None:
+    """What model_index.json would say of a Kolors that has none; None for other folders."""
+    text, scheduler = folder / "text_encoder" / "config.json", folder / "scheduler" / "scheduler_config.json"
+    parts = (text, scheduler, folder / "unet" / "config.json", folder / "vae" / "config.json")
+    if (folder / "model_index.json").is_file() or not all(path.is_file() for path in parts):
+        return None
+    if read_json(text).get("model_type") != "chatglm":
+        return None
+    return {**KOLORS, "scheduler": ["diffusers", read_json(scheduler).get("_class_name")]}
+
+
+def is_unindexed(folder: Path) -> bool:
+    """Whether a folder without model_index.json holds a model all the same, as some are published.
+
+    Raises:
+        BackboneError: See `holds_powerpaint`.
+    """
+    return holds_powerpaint(folder) or kolors_parts(folder) is not None
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """`model_index.json` of a folder in diffusers' format, once it is known to name only what we load.
 
@@ -113,17 +147,6 @@ def read_index(folder: Path) -> dict[str, Any]:
                 "transformers, which is never run; use a checkpoint without custom code."
             )
     return index
-
-
-def kolors_parts(folder: Path) -> dict[str, Any] | None:
-    """What model_index.json would say of a Kolors that has none; None for other folders."""
-    text, scheduler = folder / "text_encoder" / "config.json", folder / "scheduler" / "scheduler_config.json"
-    parts = (text, scheduler, folder / "unet" / "config.json", folder / "vae" / "config.json")
-    if (folder / "model_index.json").is_file() or not all(path.is_file() for path in parts):
-        return None
-    if read_json(text).get("model_type") != "chatglm":
-        return None
-    return {**KOLORS, "scheduler": ["diffusers", read_json(scheduler).get("_class_name")]}
 
 
 def check_no_branch(folder: Path) -> None:
@@ -226,6 +249,8 @@ def unet_family(config: Mapping[str, Any]) -> str:
 def folder_family(folder: Path) -> tuple[str, str | None] | None:
     """Family of a model in a folder, and of a UNet the task that it was trained for; None if not supported. Reads no weights."""
     try:
+        if holds_powerpaint(folder):
+            return "sd1", Layout.INPAINTING.task
         index = read_index(folder)
         layout = check_folder_layout(folder, index, str(folder))
         cards = loaded_with(str(base_pipeline(index["_class_name"])))

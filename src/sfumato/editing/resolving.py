@@ -6,13 +6,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from sfumato.backbones.base import Backbone, Extra, Traits
-from sfumato.backbones.capabilities import TRAINED, Capability
+from sfumato.backbones.capabilities import BRANCHES, TRAINED, Capability
 from sfumato.backbones.families import able, family
 from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
 from sfumato.editing.prompts import read_texts
 from sfumato.errors import OptionError, Unsupported
-from sfumato.methods.base import TEXT_FIELDS, MethodCard, MethodOptions, Preset
+from sfumato.methods.base import DRAWING, TEXT_FIELDS, MethodCard, MethodOptions, Preset
 from sfumato.methods.registry import CARDS, fields_of, method_fields
 from sfumato.request import EditRequest, refusal
 
@@ -64,7 +64,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     known = family(traits.family)
     if missing := (card.needs & TRAINED) - traits.capabilities:
         (need,) = missing
-        how = "--model" if need is Capability.INPAINTING else "--branch"
+        how = "--branch" if need in BRANCHES else "--model"
         raise Unsupported(
             f"{card.name} needs a model that {need.value}, and {traits.name} is none: give one with {how}, or use another method."
         )
@@ -99,7 +99,8 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update={**filled, "options": own})
     given = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
-    texts = read_texts(given, guard, backbone, allow_pickle=allow_pickle)
+    said = tasks.prompts_of(request.task, backbone, card)
+    texts = read_texts(given, guard, backbone, said=said, allow_pickle=allow_pickle)
     return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
 
@@ -113,7 +114,7 @@ def _scribble_start(traits: Traits) -> dict[str, Any]:
 def with_background(resolved: Resolved, seam_informative: bool) -> Resolved:
     """Choose the background reconstruction if it is None: "matte", "poisson" where all under the mask is meant, or "paste".
 
-    Other tasks than "edit" take away what is under the mask, and a soft mask says itself how much each place changes: there
+    Tasks that need no words take away what is under the mask, and a soft mask says itself how much each place changes: there
     nothing is left for a matte to choose, and Poisson blending imposes the colours at the border of the mask. In a stroke, which
     is nearly all border, that would undo the edit; in a replaced background it would spread the old background's colours.
 
@@ -122,7 +123,7 @@ def with_background(resolved: Resolved, seam_informative: bool) -> Resolved:
         seam_informative: As in `sfumato.editing.preparing.Inputs`.
     """
     request = resolved.request
-    removes = request.task != "edit"
+    removes = request.task not in DRAWING
     if request.background is not None and not (request.background == "matte" and removes):
         return resolved
     background = "paste" if not seam_informative else "poisson" if removes or request.soft_mask else "matte"

@@ -145,7 +145,7 @@ def test_half_precision_alone(copy: Path) -> None:
 
 def test_a_missing_part_is_named(copy: Path) -> None:
     (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(BackboneError, match="Component 'vae' of .* has no weights"):
+    with pytest.raises(BackboneError, match=r"Component 'vae' of .* has no weights"):
         load(copy)
 
 
