@@ -230,7 +230,9 @@ def published_powerpaint(repack: Path, folder: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(repack / "unet/diffusion_pytorch_model.safetensors")
-    text = {name.removeprefix("text_model."): tensor for name, tensor in load_file(repack / "text_encoder/model.safetensors").items()}
+    text = {
+        name.removeprefix("text_model."): tensor for name, tensor in load_file(repack / "text_encoder/model.safetensors").items()
+    }
     table = text.pop("embeddings.token_embedding.weight")
     text["embeddings.token_embedding.wrapped.weight"] = table[:-30].clone()
     for i, word in enumerate(("P_ctxt", "P_shape", "P_obj")):

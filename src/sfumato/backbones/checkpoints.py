@@ -19,8 +19,18 @@ LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion", "kolors"
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
 EDITED = frozenset({Layout.LATENTS, Layout.INPAINTING})  # what UNets may read
 POWERPAINT_FILES = ("unet/unet.safetensors", "text_encoder/text_encoder.safetensors")  # of which its first version consists
-BRANCH_CLASSES = {"BrushNetModel": Capability.BRUSHNET, "ControlNetModel": Capability.CONTROLNET}
-BRANCH_TITLES = {Capability.BRUSHNET: "a BrushNet", Capability.CONTROLNET: "a ControlNet"}
+POWERPAINT_V2 = "PowerPaint_Brushnet"  # the folder of its branch, as published
+POWERPAINT_V2_TEXT = ("text_encoder_brushnet", "tokenizer")  # the folders of what reads its tasks, as others share it
+BRANCH_CLASSES = {
+    "BrushNetModel": Capability.BRUSHNET,
+    "PowerPaintV2Model": Capability.POWERPAINT_V2,
+    "ControlNetModel": Capability.CONTROLNET,
+}
+BRANCH_TITLES = {
+    Capability.BRUSHNET: "a BrushNet",
+    Capability.POWERPAINT_V2: "a PowerPaint v2 branch",
+    Capability.CONTROLNET: "a ControlNet",
+}
 KOLORS = {  # what its inpainting version, which is published part by part, has no model_index.json to say; and its scheduler
     "_class_name": "KolorsPipeline",
     "vae": ["diffusers", "AutoencoderKL"],
@@ -112,13 +122,18 @@ def kolors_parts(folder: Path) -> dict[str, Any] | None:
     return {**KOLORS, "scheduler": ["diffusers", read_json(scheduler).get("_class_name")]}
 
 
-def is_unindexed(folder: Path) -> bool:
-    """Whether a folder without model_index.json holds a model all the same, as some are published.
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a model in diffusers' format, or one of those that are published without model_index.json.
 
     Raises:
         BackboneError: See `holds_powerpaint`.
     """
-    return holds_powerpaint(folder) or kolors_parts(folder) is not None
+    return (folder / "model_index.json").is_file() or holds_powerpaint(folder) or kolors_parts(folder) is not None
+
+
+def holds_branch(folder: Path) -> bool:
+    """Whether a folder holds a branch, or PowerPaint v2, whose branch is in a folder of its own."""
+    return (folder / "config.json").is_file() or (folder / POWERPAINT_V2).is_dir()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -157,6 +172,7 @@ def check_no_branch(folder: Path) -> None:
     """
     config = folder / "config.json"
     branch = BRANCH_CLASSES.get(str(read_json(config).get("_class_name"))) if config.is_file() else None
+    branch = Capability.POWERPAINT_V2 if (folder / POWERPAINT_V2).is_dir() else branch
     if branch is not None:
         raise Unsupported(f"'{folder}' holds {branch_alone(branch)}.")
 

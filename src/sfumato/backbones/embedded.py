@@ -18,6 +18,7 @@ from sfumato.backbones.clip_text import text_pipeline
 from sfumato.backbones.unet import UNet, unet_traits
 from sfumato.embedded import WINDOW, adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
+from sfumato.text.clip import Encoder
 from sfumato.text.limits import TextReader
 
 FAMILIES = {"FlowMatchEulerDiscreteScheduler": "embedded-flow", "LCMScheduler": "embedded-fast"}  # others: "embedded"
@@ -46,6 +47,7 @@ class EmbeddedText(TextEncoder):
         text_encoder.eval().requires_grad_(False)
         self._pipe = text_pipeline(SimpleNamespace(tokenizer=tokenizer, text_encoder=text_encoder))
         self._tokenizer, self._device, self._dtype = tokenizer, device, dtype
+        self.encoder = Encoder(tokenizer, text_encoder, 0, False, device)  # for what has learned words
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:

@@ -79,7 +79,11 @@ FAMILIES: tuple[FamilyCard, ...] = (
         clip="embedded",
         empty="empty",
         models={"stable-inpainting": "embedded-inpainting", "powerpaint": "embedded-powerpaint"},
-        branches={"brushnet": "embedded-brushnet", "controlnet-inpainting": "embedded-controlnet"},
+        branches={
+            "brushnet": "embedded-brushnet",
+            "powerpaint-v2": "embedded-powerpaint-v2",
+            "controlnet-inpainting": "embedded-controlnet",
+        },
         prefers={"edit": "stable-inpainting"},
     ),
     FamilyCard(
