@@ -127,6 +127,15 @@ def _masked(settings: Settings, shipped: str) -> dict[str, Any]:
     return _adapter(settings, shipped) | {"data": settings.data}
 
 
+def _tasks(settings: Settings, shipped: str) -> dict[str, Any]:
+    """As `_masked`, but begun from an inpainting adapter where there is none of its own: that of this folder, or the shipped."""
+    from sfumato.embedded.adapter import FILE
+
+    given, shipped_inpainting = _masked(settings, shipped), _weights(settings, "inpainting")
+    found = [given["start"], settings.folder / "inpainting" / "model" / FILE, shipped_inpainting and shipped_inpainting / FILE]
+    return given | {"start": next((file for file in found if file is not None and file.exists()), None)}
+
+
 def _render_scenes(settings: Settings, workers: int) -> None:
     from sfumato.training.denoiser import SIZES as SHAPES
     from sfumato.training.scenes import render, render_shard
@@ -180,6 +189,13 @@ CARDS: tuple[PartCard, ...] = (
         module="sfumato.training.inpainting",
         minutes=90.0,
         given=partial(_masked, shipped="inpainting"),
+        takes_data=True,
+    ),
+    PartCard(
+        name="powerpaint",
+        module="sfumato.training.powerpaint",
+        minutes=50.0,
+        given=partial(_tasks, shipped="powerpaint"),
         takes_data=True,
     ),
     PartCard(

@@ -182,7 +182,8 @@ def _cut_out(
     drawn = request.task in DRAWING
     if not drawn:  # other tasks continue the surroundings; filled before resizing, which would leak what is under the mask
         seen = fill(seen, (change > 0).astype(np.uint8), "blur", np.random.default_rng(0))
-        painted = painted if request.scribble is not None or request.fill == "original" else seen
+        skips = bool(request.start_fraction or request.start_sigma)  # from noise alone, what is taken away must not show through
+        painted = painted if request.scribble is not None or (request.fill == "original" and skips) else seen
     pixels, painted = resize(seen, (width, height)), resize(painted, (width, height))
     start = Start(
         painted=painted,

@@ -1,7 +1,7 @@
 """Training of an adapter of the embedded denoiser, the part shared by all kinds. Denoiser and text encoder stay frozen."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from sfumato.embedded.adapter import RANK, WHOLE, Adapter, base_digest, read
+from sfumato.embedded.adapter import LEARNED, RANK, WHOLE, Adapter, base_digest, read
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.training.denoiser import quick_attention
 from sfumato.training.loop import OnProgress, Run, check_fits
@@ -67,12 +67,14 @@ class Adapted:
         describe: Writes into the folder of the adapter what says what the network is.
         born: Makes it of the denoiser, which it may change; by default it is the denoiser.
         rank, whole: See `Adapter`.
+        learned: What is trained beside it, as it begins.
     """
 
     describe: Callable[[Path], object]
     born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet
     rank: int = RANK
     whole: tuple[str, ...] = WHOLE
+    learned: Callable[[Teacher], Mapping[str, Tensor]] = lambda teacher: {}
 
 
 def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
@@ -86,9 +88,9 @@ def with_class_name(name: str) -> Callable[[Path], object]:
 
 
 class Batches(Protocol):
-    """What a lesson learns from: `draw` gives the arguments of its loss, the tokens (B, T) of captions last."""
+    """What a lesson learns from: `draw` gives the arguments of its loss; last, what is told, tokens (B, T) of captions mostly."""
 
-    def draw(self) -> tuple[Tensor, ...]:
+    def draw(self) -> tuple[Any, ...]:
         """A random batch."""
 
 
@@ -129,22 +131,32 @@ class AdapterTraining:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
             self.network: nn.Module = frozen(adapted.born(self.teacher.unet), self.teacher.device)
-            self.adapter = Adapter(self.network, base_digest(model), adapted.rank, adapted.whole)
+            digest, learned = base_digest(model), adapted.learned(self.teacher)
+            self.adapter = Adapter(self.network, digest, adapted.rank, adapted.whole, learned)
         if start is not None and start.exists():
-            state = read(start)[1] | {"base": self.adapter.base}
+            begun = {name: tensor for name, tensor in self.adapter.state_dict().items() if name.startswith(LEARNED)}
+            state = begun | read(start)[1] | {"base": self.adapter.base}
             check_fits(state, self.adapter, start)
             self.adapter.load_state_dict(state)
         self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, on_progress)
         self.adapter.check_base(out / "checkpoint.pt")
 
-    def learn(self, batches: Batches, loss_of: Callable[..., Tensor]) -> Iterator[None]:
-        """Step on a loss until the minutes are over; it is given what was drawn, with text states (B, T, D) for tokens."""
+    def learn(
+        self, batches: Batches, loss_of: Callable[..., Tensor], states: Callable[[Any], Tensor] | None = None
+    ) -> Iterator[None]:
+        """Step on a loss until the minutes are over.
+
+        Args:
+            batches: Give what is learnt from.
+            loss_of: Of what was drawn, with text states (B, T, D) for what is told.
+            states: Makes these; by default the frozen text encoder, of tokens.
+        """
         device = self.teacher.device
         for _ in self.run.steps():
-            *given, tokens = batches.draw()
+            *given, told = batches.draw()
             with half_precision(device), quick_attention(device):
-                loss = loss_of(*given, self.teacher.states(tokens))
-            self.run.update(loss, len(tokens))
+                loss = loss_of(*given, (states or self.teacher.states)(told))
+            self.run.update(loss, len(given[0]))
             yield
 
     def _on_save(self, run: Run) -> None:

@@ -1,9 +1,10 @@
 """Masked training samples as tensors, the same for all methods that see a mask."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from sfumato.embedded.world.captions import caption, ground_alone
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import SIZES
 from sfumato.training.latents import always, encode_all, encoded_shards, load_pictures, load_vae
-from sfumato.training.mixture import ANYWHERE, THINGS, Mask, Picture, Sample, draw_sample
+from sfumato.training.mixture import ANYWHERE, THINGS, Mask, Mixture, Picture, Sample, draw_sample
 from sfumato.training.scenes import LEAST_SEEN, load_shard
 
 OUTSIDE_WEIGHT = 0.25  # of the loss, against 1 in the hole
@@ -37,12 +38,14 @@ class MaskedScenes:
 
     Args:
         vae_folder, scenes: See `latents.encoded_shards`.
+        mixture: Ways to draw masks.
 
     Raises:
         InputError: no-scenes.
     """
 
-    def __init__(self, vae_folder: Path, scenes: Path) -> None:
+    def __init__(self, vae_folder: Path, scenes: Path, mixture: Mixture = THINGS) -> None:
+        self.mixture = mixture
         shards, self.latents = encoded_shards(vae_folder, scenes)
         loaded = [load_shard(shard) for shard in shards]
         self.images, self.owners = (np.concatenate([shard[i] for shard in loaded]) for i in (0, 1))
@@ -59,7 +62,7 @@ class MaskedScenes:
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Sample]:
         """See `MaskedSource`."""
-        return self.images[index], draw_sample(self.picture(index, rng), THINGS, rng)
+        return self.images[index], draw_sample(self.picture(index, rng), self.mixture, rng)
 
 
 class MaskedPictures:
@@ -70,13 +73,15 @@ class MaskedPictures:
     Args:
         vae_folder: Of the autoencoder.
         folder, size: See `latents.load_pictures`.
+        mixture: Ways to draw masks of pictures that have one.
 
     Raises:
         InputError: no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
 
-    def __init__(self, vae_folder: Path, folder: Path, size: int) -> None:
+    def __init__(self, vae_folder: Path, folder: Path, size: int, mixture: Mixture = THINGS) -> None:
+        self.mixture = mixture
         self.images, self.texts, self.masks = load_pictures(folder, size)
         self.latents = encode_all(load_vae(vae_folder), self.images)
 
@@ -88,41 +93,62 @@ class MaskedPictures:
             return self.images[index], draw_sample(unknown, ANYWHERE, rng)
         other = self.masks[rng.integers(len(self.masks))]
         picture = Picture(np.where(mask, 0, -1).astype(np.int8), {0: text}, None, text, other)
-        return self.images[index], draw_sample(picture, THINGS, rng)
+        return self.images[index], draw_sample(picture, self.mixture, rng)
 
 
-def masked_source(vae: Path, scenes: Path, data: Path | None) -> MaskedSource:
+def masked_source(vae: Path, scenes: Path, data: Path | None, mixture: Mixture = THINGS) -> MaskedSource:
     """What to train on.
 
     Args:
         vae, scenes: Folders of the autoencoder and of rendered scenes.
         data: A folder of pictures instead of scenes; see `latents.load_pictures`.
+        mixture: Ways to draw masks.
 
     Raises:
         InputError: no-scenes, no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
-    return MaskedScenes(vae, scenes) if data is None else MaskedPictures(vae, data, SIZES["small"].image)
+    if data is None:
+        return MaskedScenes(vae, scenes, mixture)
+    return MaskedPictures(vae, data, SIZES["small"].image, mixture)
+
+
+Tell = Callable[[Sequence[Sample], PreTrainedTokenizerFast], Any]
+"""What a network is told of samples: a tensor or several that its text states are made of; see `AdapterTraining.learn`."""
+
+
+def captions(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """Tokens (B, T) of the captions."""
+    texts = [sample.caption for sample in samples]
+    tokens = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    return cast(Tensor, tokens.input_ids)
 
 
 class MaskedBatches:
-    """Random samples of a source, as tensors."""
+    """Random samples of a source, as tensors, and what is told of them."""
 
-    def __init__(self, source: MaskedSource, tokenizer: PreTrainedTokenizerFast, batch_size: int, device: torch.device) -> None:
-        self.source, self.tokenizer, self.batch_size, self.device = source, tokenizer, batch_size, device
+    def __init__(
+        self,
+        source: MaskedSource,
+        tokenizer: PreTrainedTokenizerFast,
+        batch_size: int,
+        device: torch.device,
+        tell: Tell = captions,
+    ) -> None:
+        self.source, self.tokenizer, self.batch_size, self.device, self.tell = source, tokenizer, batch_size, device, tell
         self.rng = np.random.default_rng()
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), tokens (B, T)."""
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
+        """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), what is told."""
         index = self.rng.integers(0, len(self.source.latents), self.batch_size)
         images, samples = zip(*(self.source.draw(int(i), self.rng) for i in index), strict=True)
-        texts = [sample.caption for sample in samples]
-        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        told = self.tell(samples, self.tokenizer)
         x = self.source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
         mask, untold = (_planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
         weights = loss_weights(mask, untold, x.shape[-1])
         pixels = to_pixels(np.stack(images))
-        return tuple(part.to(self.device) for part in (x, weights, pixels, mask, tokens.input_ids))  # type: ignore[return-value]
+        told = tuple(part.to(self.device) for part in told) if isinstance(told, tuple) else told.to(self.device)
+        return (*(part.to(self.device) for part in (x, weights, pixels, mask)), told)  # type: ignore[return-value]
 
 
 def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:

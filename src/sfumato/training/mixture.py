@@ -59,13 +59,17 @@ class Sample:
         mask: (H, W), true in the hole; not empty.
         caption: Of what belongs there, "" for none.
         untold: (H, W), true on things that the caption leaves out: they count for nothing in the loss.
-        task: object, context (bare ground), outpaint, random or everything.
+        task: object, shape, context (bare ground), outpaint, random or everything.
+        fit: Share of the mask that the outline covers, of the task shape; 1 of others.
+        dropped: Whether the caption was dropped for classifier-free guidance.
     """
 
     mask: Mask
     caption: str
     untold: Mask
     task: str
+    fit: float = 1.0
+    dropped: bool = False
 
 
 def around(outline: Mask, rng: np.random.Generator) -> Mask:
@@ -76,6 +80,13 @@ def around(outline: Mask, rng: np.random.Generator) -> Mask:
 def dilated(outline: Mask, rng: np.random.Generator) -> Mask:
     """The outline, dilated by up to a quarter of its size."""
     reach = max(1, round(rng.uniform(0.02, 0.25) * outline.sum() ** 0.5))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    return cv2.dilate(outline.astype(np.uint8), kernel).astype(bool)
+
+
+def loosely(outline: Mask, rng: np.random.Generator) -> Mask:
+    """The outline, or dilated by up to half of its size: the mask tells the shape more or less."""
+    reach = round(rng.uniform(0, 0.5) * outline.sum() ** 0.5)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     return cv2.dilate(outline.astype(np.uint8), kernel).astype(bool)
 
@@ -130,6 +141,25 @@ def _of_thing(make: Callable[[Mask, Picture, np.random.Generator], Mask]) -> "Dr
         outline = picture.owner == index
         text = picture.things[index](rng)
         return Sample(make(outline, picture, rng), text, (picture.owner >= 0) & ~outline, "object")
+
+    return drawn
+
+
+def shaped(picture: Picture, rng: np.random.Generator) -> Sample | None:
+    """A thing under its outline, dilated more or less: how much of the mask it covers is told (PowerPaint's alpha)."""
+    sample = _of_thing(lambda outline, picture, rng: outline)(picture, rng)
+    if sample is None:
+        return None
+    mask = loosely(sample.mask, rng)
+    return replace(sample, mask=mask, task="shape", fit=float(sample.mask.sum() / mask.sum()))
+
+
+def wordless(draw: "Draw", share: float) -> "Draw":
+    """A way to draw a sample, a share of which has no words: what belongs there is then told by its task alone."""
+
+    def drawn(picture: Picture, rng: np.random.Generator) -> Sample | None:
+        sample = draw(picture, rng)
+        return sample if sample is None or rng.random() >= share else replace(sample, caption="")
 
     return drawn
 
@@ -198,6 +228,17 @@ THINGS: Mixture = (  # where the outlines of things are known
 )
 """Shares of the ways to draw a sample. Where a picture has no thing, its ground is masked; where it has no ground, anything."""
 
+TASKS: Mixture = (  # where tasks are told apart by words of their own: outlines that tell the shape are of the task shape alone
+    (0.16, wordless(_of_thing(lambda outline, picture, rng: around(outline, rng)), 0.3)),
+    (0.14, wordless(_of_thing(_foreign), 0.3)),
+    (0.22, wordless(shaped, 0.3)),
+    (0.30, wordless(context, 0.6)),
+    (0.08, wordless(outpaint, 0.5)),
+    (0.05, random),
+    (0.05, everything),
+)
+"""PowerPaint's shares, roughly, and how often it drops words; its masks of bare ground leave things out, which its own do not."""
+
 ANYWHERE: Mixture = ((0.85, random), (0.1, outpaint), (0.05, everything))  # where they are not
 
 
@@ -206,5 +247,5 @@ def draw_sample(picture: Picture, mixture: Mixture, rng: np.random.Generator) ->
     shares, draws = zip(*mixture, strict=True)
     sample = draws[rng.choice(len(draws), p=shares)](picture, rng) or context(picture, rng) or random(picture, rng)
     if rng.random() < CAPTION_DROPOUT:
-        return replace(sample, caption="", untold=np.zeros_like(sample.untold))
+        return replace(sample, caption="", untold=np.zeros_like(sample.untold), dropped=True)
     return sample

@@ -39,27 +39,39 @@ def write_sheet(
     Of an adapter, `base` is the folder of the model that it changes.
     """
     model = loaded(folder, device, base)
-    columns = [sampled(model, [prompt] * PER_PROMPT, range(PER_PROMPT)) for prompt in prompts]
+    columns = [sampled(model, texts_of(model, [prompt] * PER_PROMPT), range(PER_PROMPT)) for prompt in prompts]
     write_rows([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)], path)
+
+
+def texts_of(model: Backbone, prompts: Sequence[str]) -> tuple[list[Text], list[Text]]:
+    """As many texts without words as there are prompts, and the prompts, encoded."""
+    encoder = model.text_encoder
+    assert encoder is not None
+    return encoder.encode([None] * len(prompts)), encoder.encode(prompts)
 
 
 def sampled(
     model: Backbone,
-    prompts: Sequence[str],
+    texts: tuple[Sequence[Text], Sequence[Text]],
     seeds: Sequence[int],
     condition: Callable[[Conditions], Conditions] = lambda given: given,
 ) -> np.ndarray:
-    """Pictures (n, H, W, 3) uint8 of n prompts from n seeds; `condition` adds to conditions of text alone."""
-    traits, encoder = model.traits, model.text_encoder
-    assert encoder is not None
+    """Pictures (n, H, W, 3) uint8 of n seeds.
+
+    Args:
+        model: What draws them.
+        texts: Of both branches of guidance, n each.
+        seeds: Of their noise.
+        condition: Adds to conditions of text alone.
+    """
+    traits = model.traits
     solver_name, steps, guidance = RUNS[traits.family]
     solver = Solver(make_plan(solver_name, traits.scheduler_config, traits.prediction, steps))
     side = traits.resolution // traits.factor
     noise = NoiseStream(tuple(seeds), (traits.latent_channels, side, side), traits.device)
     latents = noise.draw()
     unconditional, conditional = (
-        condition(Conditions(text=Text(states=torch.cat([text.states for text in encoder.encode(texts)]))))
-        for texts in ([None] * len(prompts), prompts)
+        condition(Conditions(text=Text(states=torch.cat([text.states for text in branch])))) for branch in texts
     )
     pair = Pair(unconditional=unconditional, conditional=conditional)
     guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
