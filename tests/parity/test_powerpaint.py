@@ -125,9 +125,7 @@ def test_removal_is_guided_from_things_to_surroundings(pipe: Any, editor: Editor
     pipe.scheduler.set_timesteps(1)
     (time,) = pipe.scheduler.timesteps
     seen = torch.cat([x, hole[..., ::2, ::2], code], dim=1)
-    things, surroundings = (
-        pipe.unet(seen, time, encoded(pipe, text)).sample for text in (" P_obj", "empty scene blur  P_ctxt")
-    )
+    things, surroundings = (pipe.unet(seen, time, encoded(pipe, text)).sample for text in (" P_obj", "empty scene blur  P_ctxt"))
     expected = pipe.scheduler.step(things + SCALE * (surroundings - things), time, x).prev_sample
     assert (made - expected).abs().max() < TOLERANCE
 

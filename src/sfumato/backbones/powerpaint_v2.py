@@ -20,6 +20,7 @@ from sfumato.backbones.autoencoder import freeze
 from sfumato.backbones.brushnet import BrushNet, load_adapter, load_published
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, POWERPAINT_V2, POWERPAINT_V2_TEXT, check_file
+from sfumato.backbones.embedded import task_text
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.powerpaint import learned_words, published_text, text_network
 from sfumato.embedded import adapter
@@ -76,20 +77,11 @@ def load(source: Path, unet: Any, *, name: str, clip: Encoder | None, allow_pick
     return frozen
 
 
-def embedded_tasks(change: Path, clip: Encoder) -> TaskText | None:
-    """The words for tasks in an adapter's file, read by a text encoder; None if it holds none."""
-    learned = adapter.learned(change)
-    if not set(PLACEHOLDERS) <= learned.keys():
-        return None
-    return TaskText(clip, TaskWords(embeddings=as_embeddings(learned, change), prompts=V2))
-
-
 def _embedded_tasks(change: Path, clip: Encoder, name: str) -> TaskText:
-    tasks = embedded_tasks(change, clip)
+    tasks = task_text(change, clip)
     if tasks is None:
-        raise BackboneError(
-            f"'{name}' holds no vectors of {', '.join(PLACEHOLDERS)}; train it with `sfumato train powerpaint-v2`."
-        )
+        words = ", ".join(PLACEHOLDERS)
+        raise BackboneError(f"'{name}' holds no vectors of {words}; train it with `sfumato train powerpaint-v2`.")
     return tasks
 
 

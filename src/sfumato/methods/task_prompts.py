@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sfumato.backbones.base import Traits
 from sfumato.errors import OptionError
 from sfumato.methods.base import EditInputs, MethodOptions, option
 from sfumato.text.clip import Parts
@@ -22,12 +23,13 @@ class TaskOptions(MethodOptions):
     )
 
 
-def task_states(tasks: TaskText, edit: EditInputs[Any], *, words: bool) -> tuple[Tensor, Tensor]:
+def task_states(tasks: TaskText, edit: EditInputs[Any], model: Traits, *, words: bool) -> tuple[Tensor, Tensor]:
     """Text states of an edit's task, each (1, tokens, width): f T(A') + (1 - f) T(B'), and f T(A) + (1 - f) T(B).
 
     Args:
         tasks: The text encoder T, and what each task says: A and B around the prompt, A' and B' around the negative one.
         edit: Its options are `TaskOptions`.
+        model: On whose device and in whose number format they will be.
         words: Whether the user's own words are read too.
 
     Raises:
@@ -43,7 +45,7 @@ def task_states(tasks: TaskText, edit: EditInputs[Any], *, words: bool) -> tuple
     def encoded(a: Around, b: Around, parts: Parts) -> Tensor:
         known = (parts, texts.embeddings, texts.clip_skip) if words else ()
         of_a, of_b = (tasks.encode(around, *known) for around in (a, b))
-        return of_a if a == b else mixed(of_a, of_b, fitting)
+        return (of_a if a == b else mixed(of_a, of_b, fitting)).to(model.device, model.dtype)
 
     prompt, negative = texts.spans
     return encoded(said.negative_a, said.negative_b, negative), encoded(said.a, said.b, prompt)

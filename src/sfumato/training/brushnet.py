@@ -36,18 +36,23 @@ def control_of(seen: Tensor) -> Control:
 
 def velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, seen: Tensor, states: Tensor) -> Tensor:
     """The denoiser's velocity with what the changed branch adds to it; see `Lesson`."""
-    given = Conditions(text=Text(states=states))
-    residuals = course.adapter.call(course.network, noisy, timesteps, given, control_of(seen))
+    return added_velocity(course, noisy, timesteps, Conditions(text=Text(states=states), controls=(control_of(seen),)))
+
+
+def added_velocity(course: AdapterTraining, noisy: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
+    """The velocity with what the changed branch adds for its control, the first of the conditions'."""
+    assert given.text is not None
+    residuals = course.adapter.call(course.network, noisy, timesteps, given, given.controls[0])
     unet: Any = course.teacher.unet
     with adding(unet, [residuals]) as further:
-        predicted: Tensor = unet(noisy, timesteps, states, **further).sample
+        predicted: Tensor = unet(noisy, timesteps, given.text.states, **further).sample
     return predicted
 
 
-def edited(model: Path, device: torch.device, change: Path) -> Backbone:
+def edited(model: Path, device: torch.device, change: Path, kind: type[BrushNet] = BrushNet) -> Backbone:
     """The denoiser with the branch beside it that the file `change` makes."""
     backbone: Any = loaded(model, device)
-    branch = BrushNet.born(backbone.denoiser.unet)
+    branch = kind.born(backbone.denoiser.unet)
     merge(branch, change, base_digest(model))
     return replace(backbone, denoiser=UNet(backbone.denoiser.unet, backbone.traits, [branch]))
 

@@ -43,7 +43,9 @@ def learned(count: int = 10) -> tuple[Embedding, ...]:
 def names(tokens: list[Token]) -> list[str]:
     """Letters, and placeholders with the number of the vector."""
     return [
-        TOKENIZER.convert_ids_to_tokens(token.id) if token.vector is None else f"{PLACEHOLDERS[token.vector[0]]}_{token.vector[1]}"
+        TOKENIZER.convert_ids_to_tokens(token.id)
+        if token.vector is None
+        else f"{PLACEHOLDERS[token.vector[0]]}_{token.vector[1]}"
         for token in tokens
     ]
 
@@ -121,9 +123,7 @@ def test_states_are_those_of_a_table_with_further_rows() -> None:
     embeddings = learned(4)
     with seeded(1):
         model = CLIPTextModel(_text_config(len(TOKENIZER))).eval()
-    text = TaskText(
-        Encoder(TOKENIZER, model, 0, False, torch.device("cpu")), TaskWords(embeddings=embeddings, prompts=V1)
-    )
+    text = TaskText(Encoder(TOKENIZER, model, 0, False, torch.device("cpu")), TaskWords(embeddings=embeddings, prompts=V1))
     made = text.encode(V1["shape"].b, [[Span("red")]])
     words = TOKENIZER("red", add_special_tokens=False).input_ids
     first = len(TOKENIZER) + 4 * PLACEHOLDERS.index(CONTEXT)

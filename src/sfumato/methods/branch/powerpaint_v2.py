@@ -50,7 +50,7 @@ def condition(models: Backbone, edit: EditInputs[Options]) -> Pair:
     """
     tasks = models.branch_tasks
     assert tasks is not None
-    states = task_states(tasks, edit, words=False)
+    states = task_states(tasks, edit, models.traits, words=False)
     told = replace(edit, texts=edit.texts.around(tasks.words.base.get(edit.task, Around())))
     encode = partial(models.autoencoder.encode, generator=edit.generator)
     channels = brushnet_channels(encode, edit.pixels, edit.mask_pixels)

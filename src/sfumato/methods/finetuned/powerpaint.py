@@ -68,11 +68,8 @@ def condition(models: Backbone, edit: EditInputs[Options]) -> Pair:
     assert models.text_encoder is not None
     tasks, shared = models.text_encoder.tasks, textless(models, edit)
     assert tasks is not None
-    unconditional, conditional = (
-        replace(shared, text=Text(states=states.to(models.traits.device, models.traits.dtype)))
-        for states in task_states(tasks, edit, words=True)
-    )
-    return Pair(unconditional=unconditional, conditional=conditional)
+    against, toward = task_states(tasks, edit, models.traits, words=True)
+    return Pair(unconditional=replace(shared, text=Text(states=against)), conditional=replace(shared, text=Text(states=toward)))
 
 
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:
