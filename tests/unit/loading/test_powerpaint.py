@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sfumato.backbones import hub, loading
+from sfumato.backbones import loading
 from sfumato.backbones.capabilities import Capability
-from sfumato.backbones.checkpoints import folder_family
+from sfumato.backbones.checkpoints import POWERPAINT_FILES, folder_family
 from sfumato.backbones.single_file import REPOSITORIES
 from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsupported
 from sfumato.text.powerpaint import PLACEHOLDERS
@@ -94,13 +94,13 @@ def test_pull_takes_the_two_files_and_what_belongs_to_them(monkeypatch: pytest.M
     import huggingface_hub
 
     taken: dict[str, Any] = {}
-    files = {"JunhaoZhuang/PowerPaint-v1": ["README.md", *hub.POWERPAINT_FILES], BASE: ["unet/config.json"]}
+    files = {"JunhaoZhuang/PowerPaint-v1": ["README.md", *POWERPAINT_FILES], BASE: ["unet/config.json"]}
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: files[name])
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **options: taken.update({name: options["allow_patterns"]}) or "there"
     )
     assert loading.pull("JunhaoZhuang/PowerPaint-v1") == Path("there")
-    assert taken["JunhaoZhuang/PowerPaint-v1"] == list(hub.POWERPAINT_FILES)
+    assert taken["JunhaoZhuang/PowerPaint-v1"] == list(POWERPAINT_FILES)
     assert BASE in taken
 
 
