@@ -23,7 +23,7 @@ from sfumato.methods.task_prompts import TaskOptions, task_states
 from sfumato.text.powerpaint import Around
 
 
-class Options(brushnet.Options, TaskOptions):
+class Options(TaskOptions, brushnet.Options):
     """BrushNet's, and the fitting degree."""
 
 

@@ -32,7 +32,7 @@ from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 
 
-class Options(InpaintingOptions, TaskOptions):
+class Options(TaskOptions, InpaintingOptions):
     """Those of inpainting models, and the fitting degree."""
 
 
