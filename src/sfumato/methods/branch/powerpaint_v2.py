@@ -23,7 +23,7 @@ from sfumato.methods.task_prompts import TaskOptions, task_states
 from sfumato.text.powerpaint import Around
 
 
-class Options(TaskOptions, brushnet.Options):
+class Options(brushnet.Options, TaskOptions):
     """BrushNet's, and the fitting degree."""
 
 

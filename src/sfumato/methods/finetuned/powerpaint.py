@@ -32,7 +32,7 @@ from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 
 
-class Options(TaskOptions, InpaintingOptions):
+class Options(InpaintingOptions, TaskOptions):
     """Those of inpainting models, and the fitting degree."""
 
 
