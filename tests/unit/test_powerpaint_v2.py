@@ -112,10 +112,8 @@ def test_the_branchs_options_are_brushnets(
 
 @pytest.mark.parametrize("blend", [True, False])
 def test_at_scale_0_the_base_runs_alone(editor: Editor, files: dict[str, Any], blend: bool) -> None:
-    silent, never, acting = (
-        pixels(editor.edit(**files, **WORDS, blend=blend, **own))
-        for own in ({"branch_scale": 0.0}, {"branch_end": 0.01}, {"branch_scale": 1.0})
-    )
+    ways: list[dict[str, Any]] = [{"branch_scale": 0.0}, {"branch_end": 0.01}, {"branch_scale": 1.0}]
+    silent, never, acting = (pixels(editor.edit(**files, **WORDS, blend=blend, **own)) for own in ways)
     assert np.array_equal(silent, never)
     assert not np.array_equal(silent, acting)
 

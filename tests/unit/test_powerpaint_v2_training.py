@@ -110,8 +110,8 @@ def test_it_begins_as_the_brushnet_where_both_have_a_weight(course: Any) -> None
     for rank in (3, 8):
         other = Adapter(plain, course.adapter.digest, rank, brushnet.ADAPTED.whole)
         with tiny_models.seeded(6), torch.no_grad():
-            for weight in other.parameters():
-                weight.add_(0.1 * torch.randn(weight.shape))
+            for parameter in other.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape))
         course.adapter.load_state_dict(grown(other.state_dict(), course.adapter, course.network))
         changed, born = course.adapter.weights(course.network), dict(course.network.named_parameters())
         for name, weight in other.weights(plain).items():

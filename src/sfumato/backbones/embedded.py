@@ -49,7 +49,7 @@ class EmbeddedText(TextEncoder):
         text_encoder.eval().requires_grad_(False)
         self._pipe = text_pipeline(SimpleNamespace(tokenizer=tokenizer, text_encoder=text_encoder))
         self._tokenizer, self._device, self._dtype = tokenizer, device, dtype
-        self.encoder = Encoder(tokenizer, text_encoder, 0, False, device)  # for what has learned words
+        self.encoder: Encoder = Encoder(tokenizer, text_encoder, 0, False, device)  # for what has learned words
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:

@@ -79,5 +79,6 @@ def _joined(same: Sequence[Control | None]) -> Control | None:
     """Inputs of one branch, concatenated along the batch; None if it is not to run."""
     if same[0] is None:
         return None
-    given = [name for name in ("image", "scale", "states") if getattr(same[0], name) is not None]
-    return replace(same[0], **{name: torch.cat([getattr(each, name) for each in same]) for name in given})
+    image, scale = (torch.cat([getattr(each, name) for each in same]) for name in ("image", "scale"))
+    states = None if same[0].states is None else torch.cat([each.states for each in same if each and each.states is not None])
+    return replace(same[0], image=image, scale=scale, states=states)
