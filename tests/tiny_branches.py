@@ -1,10 +1,13 @@
 """Tiny branches of random weights in the published layouts."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tests.tiny_checkpoints import published_powerpaint, tiny_powerpaint
 from tests.tiny_models import TEXT_WIDTH, seeded
 
 
@@ -50,4 +53,26 @@ def brushnet(base: Any, **variant: Any) -> Any:
 def tiny_brushnet(folder: Path, base: Any) -> Path:
     """A folder with config.json and weights under the published names."""
     brushnet(base).save(folder)
+    return folder
+
+
+def tiny_powerpaint_v2(folder: Path, base: Any, *, repacked: bool = False) -> Path:
+    """PowerPaint v2's branch for a UNet and the tiny CLIP, as published, or as others share it."""
+    from safetensors.torch import load_file
+
+    home = folder / "PowerPaint_Brushnet"
+    brushnet(base, attention=True).save(home)
+    shared = tiny_powerpaint(folder / "v1")
+    if repacked:
+        config = json.loads((home / "config.json").read_text())
+        ours = ("attention", "injection", "mask_channel")
+        (home / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key not in ours}))
+        shutil.move(shared / "text_encoder", folder / "text_encoder_brushnet")
+        shutil.move(shared / "tokenizer", folder / "tokenizer")
+    else:
+        (home / "config.json").unlink()
+        file = published_powerpaint(shared, folder / "two") / "text_encoder" / "text_encoder.safetensors"
+        torch.save(load_file(file), home / "pytorch_model.bin")
+        shutil.rmtree(folder / "two")
+    shutil.rmtree(folder / "v1")
     return folder

@@ -120,6 +120,8 @@ class Editor:
         """Set every attribute, for both ways to make an editor."""
         self._held, self.device, self.dtype, self.method, self.max_pixels = held, device, dtype, method, max_pixels
         likely = tasks.usual_method(held.own.model) if method == tasks.DEFAULT_METHOD else method
+        if method != tasks.DEFAULT_METHOD:
+            held.own.check_branch(method)
         self.backbone: Backbone = held.get(held.own.for_method(likely))
         self.model, self.lora = held.own.model, held.own.lora
         self.scorers = Scorers(ranker, self.device)
@@ -175,6 +177,8 @@ class Editor:
         with clock.stage("load"):
             listener(Progress(stage="load", step=0, total=1))
             choice = self._held.wanted(request, request.method if named else tasks.preferred(request))
+            if named:
+                choice.check_branch(request.method)
             asked, request = request, request.model_copy(update=choice._asdict())
             if (backbone := self._held.get(choice)) is not self.backbone:
                 self.backbone = backbone

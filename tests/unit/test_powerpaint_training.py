@@ -109,7 +109,7 @@ def test_states_are_those_of_editing(course: Any, tmp_path: Path) -> None:
             course.adapter.learned[token].copy_(torch.randn(VECTORS, 192).half())
     course.adapter.save(tmp_path)
     encoder = EmbeddedText(TOKENIZER, course.teacher.text, CPU, torch.float32)
-    encoder.tasks = task_text(tmp_path / adapter.FILE, encoder)
+    encoder.tasks = task_text(tmp_path / adapter.FILE, encoder.encoder)
     _, told = texts(SimpleNamespace(text_encoder=encoder), SAMPLES)  # type: ignore[arg-type]
     trained = states(course, tell(SAMPLES, TOKENIZER))
     assert (trained - torch.cat([text.states for text in told])).abs().max() < 1e-5

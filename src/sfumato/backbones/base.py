@@ -13,7 +13,7 @@ from sfumato.backbones.former import FormerNames
 from sfumato.masks.window import CONTEXT
 from sfumato.noise.levels import Prediction
 from sfumato.text.chunks import Embedding
-from sfumato.text.clip import Parts
+from sfumato.text.clip import Encoder, Parts
 from sfumato.text.limits import TextReader
 from sfumato.text.powerpaint import TaskText
 
@@ -97,11 +97,18 @@ class Control:
         image: (1|B, k, H, W), as the branch reads it: a picture, or latents with a mask.
         scale: (1|B,) factor of its residuals; with 0 it adds nothing.
         guess: Whether deeper layers count more, as published for use without a prompt (ControlNet's "guess mode").
+        states: (1|B, tokens, width) text that a branch with a text encoder of its own reads in place of the denoiser's.
     """
 
     image: Tensor
     scale: Tensor
     guess: bool = False
+    states: Tensor | None = None
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Control":
+        """The same with a function applied to every tensor."""
+        states = None if self.states is None else change(self.states)
+        return replace(self, image=change(self.image), scale=change(self.scale), states=states)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +170,7 @@ def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Condit
         text=text and Text(states=change(text.states), pooled=None if text.pooled is None else change(text.pooled)),
         channels=None if conditions.channels is None else change(conditions.channels),
         extras={name: change(tensor) for name, tensor in conditions.extras.items()},
-        controls=tuple(
-            each and replace(each, image=change(each.image), scale=change(each.scale)) for each in conditions.controls
-        ),
+        controls=tuple(each and each.mapped(change) for each in conditions.controls),
     )
 
 
@@ -215,6 +220,7 @@ class Autoencoder(Protocol):
 class TextEncoder(Protocol):
     """Interface of text encoders. Those with an open vocabulary and no length limit only have to implement `encode`."""
 
+    encoder: Encoder | None = None  # the first CLIP, if there is one, for what has learned words
     tasks: TaskText | None = None  # learned words for tasks, if the model has any
 
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
@@ -268,12 +274,14 @@ class Backbone(FormerNames):
         denoiser: The network, with the traits.
         autoencoder: Encodes pixels and decodes latents.
         text_encoder: Encodes prompts; None for models without text.
+        branch_tasks: The text encoder of the method's branch, with learned words for tasks, if that has one of its own.
         loading_notes: Notes for the user on how it was loaded.
     """
 
     denoiser: Denoiser
     autoencoder: Autoencoder
     text_encoder: TextEncoder | None = None
+    branch_tasks: TaskText | None = None
     loading_notes: list[str] = field(default_factory=list)
 
     @property

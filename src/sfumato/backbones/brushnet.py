@@ -11,7 +11,7 @@ adapter of the branch at birth.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -32,10 +32,12 @@ from sfumato.embedded.writing import written_whole
 from sfumato.errors import BackboneError, Unsupported
 
 Injection = Literal["all", "encoder", "skips"]
+BranchT = TypeVar("BranchT", bound="BrushNet")
 
 CLASS_NAME = "BrushNetModel"  # in config.json
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 VARIANTS = ("injection", "attention", "mask_channel")  # further arguments, of which published configurations have none
+TEXTS = ("pytorch_model", "model")  # names of a text encoder's weights beside a branch's
 SHOWN = 3  # tensors named in an error
 
 
@@ -82,7 +84,7 @@ class BrushNet(nn.Module):
             self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 1) for width in _widths(self.unet))
 
     @classmethod
-    def born(cls, base: Any, **variant: Any) -> "BrushNet":
+    def born(cls: "type[BranchT]", base: Any, **variant: Any) -> "BranchT":
         """A branch that begins as a copy of a base and adds nothing: what training starts from.
 
         The first convolution reads both the noisy and the masked picture's latents as the base reads latents, and no mask.
@@ -114,15 +116,17 @@ class BrushNet(nn.Module):
         Args:
             x: (B, C, h, w) latents, scaled as the scheduler does.
             timestep: Float32, a scalar or (B,).
-            given: The base's conditions, for a batch of B. Of the text it reads what is joined to the time embedding.
+            given: The base's conditions, for a batch of B. Of the text it reads what is joined to the time embedding; with
+                attention all of it, or the control's own text if there is one.
             control: Its image is (B, C + 1, h, w), as `methods.conditioning.brushnet_channels` gives it. In guess mode, residual
                 k of n has the factor 10^(k / (n - 1) - 1), as published.
         """
         channels = control.image if self.mask_channel else control.image[:, :-1]
         x = torch.cat([x, channels.to(x)], dim=1).contiguous(memory_format=torch.channels_last)
         assert given.text is not None
+        states = given.text.states if control.states is None else control.states
         with reading(self.unet) as outputs:
-            self.unet(x, timestep, encoder_hidden_states=given.text.states, added_cond_kwargs=added_conditions(given))
+            self.unet(x, timestep, encoder_hidden_states=states, added_cond_kwargs=added_conditions(given))
         count = len(outputs)
         factors = torch.logspace(-1, 0, count) if control.guess else torch.ones(count)
         scales = control.scale.to(x.device)[:, None] * factors.to(x.device)  # (B, n)
@@ -208,29 +212,43 @@ def load(source: Path, unet: Any, *, name: str, allow_pickle: bool = False) -> B
     variant = {key: config[key] for key in VARIANTS if key in config}
     expected = BrushNet(unet.config, **variant)
     if (source / adapter.FILE).is_file():
-        branch = _load_adapter(source, expected, name, variant)
+        branch = load_adapter(source, expected, name, variant)
     else:
-        branch = _load_published(source, expected, name, allow_pickle)
+        branch = load_published(source, expected, name, allow_pickle)
     branch.notes += _notes(name, config, unet.config)
     frozen: BrushNet = freeze(branch.to(unet.device, unet.dtype))
     return frozen
 
 
-def _load_adapter(source: Path, expected: BrushNet, name: str, variant: Mapping[str, Any]) -> BrushNet:
-    """The branch that was born of the UNet in `source`, or else of the embedded one, changed by the adapter in `source`."""
-    home = source if (source / "unet").is_dir() else hub.WEIGHTS
-    found = BrushNet(read_json(home / "unet" / "config.json"), **variant)
+def load_adapter(source: Path, expected: BranchT, name: str, variant: Mapping[str, Any]) -> BranchT:
+    """The branch that was born of the UNet in `source`, or else of the embedded one, changed by the adapter in `source`.
+
+    Args:
+        source: A folder.
+        expected: A branch without weights, of the kind and for the base that it is to be.
+        name, variant: See `load`, `BrushNet.born`.
+
+    Raises:
+        Unsupported, BackboneError: See `load`.
+    """
+    kind, home = type(expected), source if (source / "unet").is_dir() else hub.WEIGHTS
+    found = kind(read_json(home / "unet" / "config.json"), **variant)
     _check_base(name, _shapes(found), _shapes(expected))
     base = UNet2DConditionModel.from_pretrained(
         home / "unet", use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
     )
-    branch = BrushNet.born(base, **variant)
+    branch = kind.born(base, **variant)
     adapter.merge(branch, source / adapter.FILE, adapter.base_digest(home))
     return branch
 
 
-def _load_published(source: Path, branch: BrushNet, name: str, allow_pickle: bool) -> BrushNet:
-    path = _weights_in(source, name) if source.is_dir() else source
+def load_published(source: Path, branch: BranchT, name: str, allow_pickle: bool) -> BranchT:
+    """A branch without weights with those under the published names, in a folder or file.
+
+    Raises:
+        Unsupported, UnsafeCheckpoint, BackboneError: See `load`.
+    """
+    path = weights_in(source, name) if source.is_dir() else source
     check_file(path, allow_pickle=allow_pickle)
     header = read_header(path)
     if not header.starts("brushnet_down_blocks."):
@@ -249,12 +267,16 @@ def _load_published(source: Path, branch: BrushNet, name: str, allow_pickle: boo
     return branch
 
 
-def _weights_in(folder: Path, name: str) -> Path:
-    """The weights in a folder: full precision before half, safetensors before a pickle."""
+def weights_in(folder: Path, name: str) -> Path:
+    """The weights in a folder, those of a text encoder last: full precision before half, safetensors before a pickle.
+
+    Raises:
+        BackboneError: There are none.
+    """
     files = [path for path in folder.iterdir() if path.suffix in {".safetensors", *PICKLE_SUFFIXES}]
     if not files:
         raise BackboneError(f"'{name}' holds no weights beside its config.json; fetch {WEIGHTS} too.")
-    return min(files, key=lambda path: (path.suffix != ".safetensors", ".fp16" in path.name, path.name))
+    return min(files, key=lambda path: (path.stem in TEXTS, path.suffix != ".safetensors", ".fp16" in path.name, path.name))
 
 
 def _shapes(branch: BrushNet) -> dict[str, tuple[int, ...]]:

@@ -18,14 +18,15 @@ class Capability(Enum):
     INPAINTING = "reads the mask and the masked picture beside the latents"
     POWERPAINT = "reads the mask and the masked picture, and has PowerPaint's learned words for tasks"
     BRUSHNET = "has a BrushNet beside it"
+    POWERPAINT_V2 = "has a PowerPaint v2 branch beside it"
     CONTROLNET = "has an inpainting ControlNet beside it"
 
 
-TRAINED = frozenset({Capability.INPAINTING, Capability.POWERPAINT, Capability.BRUSHNET, Capability.CONTROLNET})
-"""What a model has been trained for masks to do. A model has them itself, or with its branch, not by its family."""
-
-BRANCHES = frozenset({Capability.BRUSHNET, Capability.CONTROLNET})
+BRANCHES = frozenset({Capability.BRUSHNET, Capability.POWERPAINT_V2, Capability.CONTROLNET})
 """What a model can do with a method's branch beside it, whose input is the first of the conditions' controls."""
+
+TRAINED = frozenset({Capability.INPAINTING, Capability.POWERPAINT}) | BRANCHES
+"""What a model has been trained for masks to do. A model has them itself, or with its branch, not by its family."""
 
 
 class Layout(Enum):

@@ -5,7 +5,7 @@ proves nothing.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +15,29 @@ from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsup
 
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"})
-LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion"})  # whose classes a checkpoint may name
+LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion", "kolors"})  # whose classes a checkpoint may name
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
 EDITED = frozenset({Layout.LATENTS, Layout.INPAINTING})  # what UNets may read
 POWERPAINT_FILES = ("unet/unet.safetensors", "text_encoder/text_encoder.safetensors")  # of which its first version consists
-BRANCH_CLASSES = {"BrushNetModel": Capability.BRUSHNET, "ControlNetModel": Capability.CONTROLNET}
-BRANCH_TITLES = {Capability.BRUSHNET: "a BrushNet", Capability.CONTROLNET: "a ControlNet"}
+POWERPAINT_V2 = "PowerPaint_Brushnet"  # the folder of its branch, as published
+POWERPAINT_V2_TEXT = ("text_encoder_brushnet", "tokenizer")  # the folders of what reads its tasks, as others share it
+BRANCH_CLASSES = {
+    "BrushNetModel": Capability.BRUSHNET,
+    "PowerPaintV2Model": Capability.POWERPAINT_V2,
+    "ControlNetModel": Capability.CONTROLNET,
+}
+BRANCH_TITLES = {
+    Capability.BRUSHNET: "a BrushNet",
+    Capability.POWERPAINT_V2: "a PowerPaint v2 branch",
+    Capability.CONTROLNET: "a ControlNet",
+}
+KOLORS = {  # what its inpainting version, which is published part by part, has no model_index.json to say; and its scheduler
+    "_class_name": "KolorsPipeline",
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["kolors", "ChatGLMModel"],
+    "tokenizer": ["kolors", "ChatGLMTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+}
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 FileKind = Literal["safetensors", "pickle", "unknown"]
@@ -94,6 +111,31 @@ def holds_powerpaint(folder: Path) -> bool:
     return bool(there)
 
 
+def kolors_parts(folder: Path) -> dict[str, Any] | None:
+    """What model_index.json would say of a Kolors that has none; None for other folders."""
+    text, scheduler = folder / "text_encoder" / "config.json", folder / "scheduler" / "scheduler_config.json"
+    parts = (text, scheduler, folder / "unet" / "config.json", folder / "vae" / "config.json")
+    if (folder / "model_index.json").is_file() or not all(path.is_file() for path in parts):
+        return None
+    if read_json(text).get("model_type") != "chatglm":
+        return None
+    return {**KOLORS, "scheduler": ["diffusers", read_json(scheduler).get("_class_name")]}
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a model in diffusers' format, or one of those that are published without model_index.json.
+
+    Raises:
+        BackboneError: See `holds_powerpaint`.
+    """
+    return (folder / "model_index.json").is_file() or holds_powerpaint(folder) or kolors_parts(folder) is not None
+
+
+def holds_branch(folder: Path) -> bool:
+    """Whether a folder holds a branch, or PowerPaint v2, whose branch is in a folder of its own."""
+    return (folder / "config.json").is_file() or (folder / POWERPAINT_V2).is_dir()
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """`model_index.json` of a folder in diffusers' format, once it is known to name only what we load.
 
@@ -101,6 +143,8 @@ def read_index(folder: Path) -> dict[str, Any]:
         ModelNotFound: If there is none.
         Unsupported: If the pipeline is of another family, or a component's class comes from code of its own.
     """
+    if (parts := kolors_parts(folder)) is not None:
+        return parts
     if not (folder / "model_index.json").is_file():
         check_no_branch(folder)
         raise ModelNotFound(
@@ -128,6 +172,7 @@ def check_no_branch(folder: Path) -> None:
     """
     config = folder / "config.json"
     branch = BRANCH_CLASSES.get(str(read_json(config).get("_class_name"))) if config.is_file() else None
+    branch = Capability.POWERPAINT_V2 if (folder / POWERPAINT_V2).is_dir() else branch
     if branch is not None:
         raise Unsupported(f"'{folder}' holds {branch_alone(branch)}.")
 
@@ -171,9 +216,9 @@ def check_weights(folder: Path, index: Mapping[str, Any], *, allow_pickle: bool)
             check_file(path)
 
 
-def variant(folder: Path) -> str | None:
-    """The variant "fp16" for a folder whose denoiser is there in that variant only, else None."""
-    names = [path.name for part in ("unet", "transformer") for path in folder.glob(f"{part}/*.safetensors")]
+def variant(folder: Path, parts: Sequence[str] = ("unet", "transformer")) -> str | None:
+    """The variant "fp16" for a folder whose parts, the denoiser by default, are there in that variant only, else None."""
+    names = [path.name for part in parts for path in folder.glob(f"{part}/*.safetensors")]
     return "fp16" if names and all(".fp16" in name for name in names) else None
 
 

@@ -31,7 +31,8 @@ class ClipText(TextEncoder):
         for component in self._pipe.components.values():
             if isinstance(component, torch.nn.Module):
                 component.eval().requires_grad_(False)
-        self.tasks = None if words is None else TaskText(self._encoders()[0], words)
+        self.encoder = self._encoders()[0]
+        self.tasks = None if words is None else TaskText(self.encoder, words)
 
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
         """See `TextEncoder.encode`: brackets are literal; all prompts get as many chunks as the longest needs."""

@@ -178,7 +178,7 @@ def _renamed(weights: Mapping[str, Tensor], unet: Any) -> dict[str, Tensor]:
 
 
 def _check_base(shapes: Shapes, unet: Any, name: str) -> None:
-    """Refuse a ControlNet that reads no picture of three colours, other latents or text than this UNet, or has other layers.
+    """Refuse a ControlNet that reads no picture of three colours, other latents or texts than this UNet, or has other layers.
 
     Raises:
         Unsupported: One sentence that says what it reads, or that its layers differ.
@@ -188,6 +188,10 @@ def _check_base(shapes: Shapes, unet: Any, name: str) -> None:
         "pictures of {} channels": (shapes.get("controlnet_cond_embedding.conv_in.weight"), COLOURS),
         "latents of {} channels": (shapes.get("conv_in.weight"), int(unet.config.out_channels)),
         "text of width {}": (None if texts is None else (0, texts), int(unet.config.cross_attention_dim)),
+        "pooled text and sizes of width {}": (  # Kolors' and SDXL's differ in nothing else
+            shapes.get("add_embedding.linear_1.weight"),
+            unet.config.projection_class_embeddings_input_dim,
+        ),
     }
     for what, (shape, wanted) in given.items():
         if shape is not None and shape[1] != wanted:

@@ -49,7 +49,7 @@ class EmbeddedText(TextEncoder):
         text_encoder.eval().requires_grad_(False)
         self._pipe = text_pipeline(SimpleNamespace(tokenizer=tokenizer, text_encoder=text_encoder))
         self._tokenizer, self._device, self._dtype = tokenizer, device, dtype
-        self.encoder = Encoder(tokenizer, text_encoder, 0, False, device)  # for what has learned words
+        self.encoder: Encoder = Encoder(tokenizer, text_encoder, 0, False, device)  # for what has learned words
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
@@ -77,12 +77,12 @@ class EmbeddedText(TextEncoder):
         return [word for word, token in words if token not in self._tokenizer.all_special_ids and any(map(str.isalnum, word))]
 
 
-def task_text(change: Path, text: EmbeddedText) -> TaskText | None:
-    """The words for tasks that an adapter's file holds, read by a text encoder; None if it holds none."""
+def task_text(change: Path, encoder: Encoder) -> TaskText | None:
+    """The words for tasks that an adapter's file holds, read by the model's text encoder; None if it holds none."""
     learned = adapter.learned(change)
     if not set(PLACEHOLDERS) <= learned.keys():
         return None
-    return TaskText(text.encoder, TaskWords(embeddings=as_embeddings(learned, change), prompts=PLAIN))
+    return TaskText(encoder, TaskWords(embeddings=as_embeddings(learned, change), prompts=PLAIN))
 
 
 def from_folder(folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, base: Path | None = None) -> Backbone:
@@ -120,6 +120,6 @@ def from_folder(folder: Path, *, name: str, device: torch.device, dtype: torch.d
     unet = make_unet()
     autoencoder = EmbeddedAutoencoder(part(PatchAutoencoder, "vae"), name=name, device=device)
     traits = unet_traits(unet, autoencoder, name=name, family=family, scheduler_config=config, context=WINDOW)
-    if change.is_file() and (tasks := task_text(change, text_encoder)) is not None:
+    if change.is_file() and (tasks := task_text(change, text_encoder.encoder)) is not None:
         text_encoder.tasks, traits = tasks, with_words(traits, tasks.words)
     return Backbone(denoiser=UNet(unet, traits), autoencoder=autoencoder, text_encoder=text_encoder)

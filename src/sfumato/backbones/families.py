@@ -79,7 +79,11 @@ FAMILIES: tuple[FamilyCard, ...] = (
         clip="embedded",
         empty="empty",
         models={"stable-inpainting": "embedded-inpainting", "powerpaint": "embedded-powerpaint"},
-        branches={"brushnet": "embedded-brushnet", "controlnet-inpainting": "embedded-controlnet"},
+        branches={
+            "brushnet": "embedded-brushnet",
+            "powerpaint-v2": "embedded-powerpaint-v2",
+            "controlnet-inpainting": "embedded-controlnet",
+        },
         prefers={"edit": "stable-inpainting"},
     ),
     FamilyCard(
@@ -129,6 +133,15 @@ FAMILIES: tuple[FamilyCard, ...] = (
         unused={"feature_extractor": None, "add_watermarker": False},
         # From noise alone the inpainting checkpoint does less well (diffusers' issues 4858, 5647, 8450).
         method_defaults={"stable-inpainting": {"init": "source"}},
+    ),
+    FamilyCard(
+        name="kolors",
+        title="Kolors",
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        defaults={"steps": 25, "guidance_scale": 6.0, "start_fraction": 0.25},
+        module="sfumato.backbones.kolors",
+        pipelines={"KolorsPipeline": ("KolorsImg2ImgPipeline",)},
+        method_defaults={"stable-inpainting": {"init": "source"}},  # its strength is below 1
     ),
     FamilyCard(
         name="ldm",

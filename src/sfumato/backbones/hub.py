@@ -7,19 +7,23 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sfumato.backbones.checkpoints import (
+    KOLORS,
     PICKLE_SUFFIXES,
     POWERPAINT_FILES,
+    POWERPAINT_V2,
+    POWERPAINT_V2_TEXT,
     check_file,
     check_no_branch,
     components,
     folder_family,
-    holds_powerpaint,
+    holds_branch,
+    holds_model,
     read_json,
 )
 from sfumato.backbones.headers import read_header
@@ -42,6 +46,7 @@ TRAINED: dict[str, tuple[str, str | None]] = {
 }  # family, and task that it was trained for besides
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",
+    "embedded-powerpaint-v2": "powerpaint-v2",
     "embedded-controlnet": "controlnet",
 }
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt"]
@@ -111,16 +116,16 @@ def locate_branch(branch: str) -> Path:
         raise ModelNotFound(
             f"There is no branch '{branch}'; give a folder with config.json, a .safetensors file, or a hub id (OWNER/NAME)."
         )
-    return cached_snapshot(branch, index="config.json")
+    return cached_snapshot(branch, holds=holds_branch)
 
 
-def cached_snapshot(model: str, *, needed_by: str | None = None, index: str = "model_index.json") -> Path:
+def cached_snapshot(model: str, *, needed_by: str | None = None, holds: Callable[[Path], bool] = holds_model) -> Path:
     """The cached folder of a hub id, found without the network.
 
     Args:
         model: OWNER/NAME or OWNER/NAME@REVISION.
         needed_by: The single file whose configuration this is, to be named in the error.
-        index: A file that it must hold.
+        holds: Whether it holds what is wanted.
 
     Raises:
         ModelNotFound: model-not-cached.
@@ -135,7 +140,7 @@ def cached_snapshot(model: str, *, needed_by: str | None = None, index: str = "m
     except LocalEntryNotFoundError:
         folder = None
     if folder is not None:
-        if (folder / index).is_file() or (index == "model_index.json" and holds_powerpaint(folder)):
+        if holds(folder):
             return folder
         check_no_branch(folder)
     if needed_by is not None:
@@ -232,7 +237,14 @@ def _pull_repository(repository: str, revision: str | None, allow_pickle: bool) 
     parts = None
     if "model_index.json" in files:
         parts = components(read_json(Path(hf_hub_download(repository, "model_index.json", revision=revision))))
+    elif {"text_encoder/tokenizer.model", "unet/config.json"} <= set(files):
+        parts = [*components(KOLORS), "scheduler"]
+    elif any(file.startswith(f"{POWERPAINT_V2}/") for file in files):
+        parts = [POWERPAINT_V2, *POWERPAINT_V2_TEXT]
     wanted = wanted_files(files, parts, allow_pickle=allow_pickle)
+    text = f"{POWERPAINT_V2}/pytorch_model.bin"  # as published, where the branch itself is no pickle
+    if text in files and not any(file.startswith(POWERPAINT_V2_TEXT[0]) for file in files):
+        wanted += [f"{POWERPAINT_V2}/{name}" for name in _weights(POWERPAINT_V2, ["pytorch_model.bin"], allow_pickle)]
     return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
 
 

@@ -5,7 +5,8 @@ the user allows them. Nothing here uses the network except `pull`.
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,9 +217,21 @@ def _read_folder(folder: Path, given: _Given) -> Any:
         index = {name: value for name, value in index.items() if name != "vae"}
         options["vae"] = _other_vae(given, folder)
     check_weights(folder, index, allow_pickle=given.allow_pickle)
+    if "kolors" in (index.get("text_encoder") or ()):
+        return _read_kolors(folder, index, given, options.get("vae"))
     # None takes safetensors where there are any, and else a pickle, which diffusers and transformers read with weights_only
     safe = None if given.allow_pickle else True
     return getattr(diffusers, pipeline).from_pretrained(folder, use_safetensors=safe, variant=variant(folder), **options)
+
+
+def _read_kolors(folder: Path, index: Mapping[str, Any], given: _Given, vae: Any) -> Any:
+    if importlib.util.find_spec("sentencepiece") is None:
+        raise ResourceError(
+            'Kolors needs the package sentencepiece; install it with: pip install "sfumato[kolors]"', code="extra-missing"
+        )
+    from sfumato.backbones.kolors import read_folder
+
+    return read_folder(folder, index, dtype=given.dtype, use_safetensors=None if given.allow_pickle else True, vae=vae)
 
 
 def _read_file(path: Path, config: Path, given: _Given) -> Any:

@@ -55,4 +55,6 @@ def _called(component: str) -> str:
 
 
 def _takes_pictures(denoiser: Any) -> bool:
-    return denoiser is not None and getattr(denoiser, "encoder_hid_proj", None) is not None
+    if denoiser is None or getattr(denoiser, "encoder_hid_proj", None) is None:
+        return False
+    return denoiser.config.get("encoder_hid_dim_type") != "text_proj"  # a layer that is there for texts, as in Kolors

@@ -7,6 +7,7 @@ text encoder whose table has further rows, and a tokenizer that names them. The 
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sfumato.backbones.base import Traits
 from sfumato.backbones.capabilities import Capability, Layout
-from sfumato.backbones.checkpoints import POWERPAINT_FILES, check_file, read_json
+from sfumato.backbones.checkpoints import POWERPAINT_FILES, check_file, file_kind, read_json
 from sfumato.backbones.headers import Header, read_header
 from sfumato.backbones.hub import cached_snapshot
 from sfumato.backbones.single_file import ALTERNATIVES, REPOSITORIES
@@ -131,30 +132,53 @@ def _load_unet(header: Header, base: Path, name: str) -> Any:
 def _load_text(header: Header, base: Path, name: str) -> tuple[Any, Any]:
     """Text encoder and tokenizer with a row and a name for each learned vector."""
     config = CLIPTextConfig.from_pretrained(base / "text_encoder", local_files_only=True)
+    weights, learned = published_text(header, config, name)
+    table = weights[f"{_TABLE}weight"]
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
+    names = [f"{token}_{i}" for token in PLACEHOLDERS for i in range(len(learned[token]))]
+    tokenizer.add_tokens(names)
+    if tokenizer.convert_tokens_to_ids(names) != list(range(len(table), len(table) + len(names))):
+        raise BackboneError(
+            f"The tokenizer that goes with '{name}' does not have the {len(table)} words of the text encoder; give "
+            f"that of '{BASE}'."
+        )
+    weights[f"{_TABLE}weight"] = torch.cat([table, *(learned[token] for token in PLACEHOLDERS)])
+    return text_network(config, weights), tokenizer
+
+
+def published_text(header: Header, config: CLIPTextConfig, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of a text encoder as the authors published it, and the vectors (n, width) of each placeholder.
+
+    Args:
+        header: Of its file.
+        config: Of the text encoder that it was trained from.
+        name: As the user named it.
+
+    Raises:
+        BackboneError: Missing or unexpected tensors, which it names.
+    """
     with torch.device("meta"):
         expected = {_short(key): shape for key, shape in _shapes(CLIPTextModel(config).state_dict()).items()}
     learned = {f"{_LEARNED}{token}": (_vectors(header), config.hidden_size) for token in PLACEHOLDERS}
     found = {_short(key): shape for key, shape in header.shapes.items() if _short(key) != _POSITIONS}
     table = expected.pop(f"{_TABLE}weight")
     _check(name, "text encoder", found, expected | learned | {_WRAPPED: table})
-
-    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
-    names = [f"{token}_{i}" for token in PLACEHOLDERS for i in range(_vectors(header))]
-    tokenizer.add_tokens(names)
-    if tokenizer.convert_tokens_to_ids(names) != list(range(table[0], table[0] + len(names))):
-        raise BackboneError(
-            f"The tokenizer that goes with '{name}' does not have the {table[0]} words of the text encoder; give "
-            f"that of '{BASE}'."
-        )
-    weights = {_short(key): tensor for key, tensor in load_file(header.path).items()}
+    path = header.path
+    content = load_file(path) if file_kind(path) == "safetensors" else torch.load(path, "cpu", weights_only=True)
+    weights = {_short(key): tensor for key, tensor in content.items()}
     weights.pop(_POSITIONS, None)
-    rows = [weights.pop(_WRAPPED), *(weights.pop(f"{_LEARNED}{token}") for token in PLACEHOLDERS)]
-    weights[f"{_TABLE}weight"] = torch.cat(rows)
+    weights[f"{_TABLE}weight"] = weights.pop(_WRAPPED)
+    return weights, {token: weights.pop(f"{_LEARNED}{token}") for token in PLACEHOLDERS}
+
+
+def text_network(config: CLIPTextConfig, weights: Mapping[str, Tensor]) -> CLIPTextModel:
+    """A text encoder with these weights, by their names without prefix; its table may have any number of rows."""
+    config = copy(config)
     config.vocab_size = len(weights[f"{_TABLE}weight"])
     with torch.random.fork_rng():  # what it draws is replaced
         encoder = CLIPTextModel(config)
     encoder.load_state_dict({key: weights[_short(key)] for key in encoder.state_dict()})
-    return encoder, tokenizer
+    return encoder
 
 
 def _short(key: str) -> str:

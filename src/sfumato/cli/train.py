@@ -136,12 +136,12 @@ def _masked(settings: Settings, shipped: str) -> dict[str, Any]:
     return _adapter(settings, shipped) | {"data": settings.data}
 
 
-def _tasks(settings: Settings, shipped: str) -> dict[str, Any]:
-    """As `_masked`, but begun from an inpainting adapter where there is none of its own: that of this folder, or the shipped."""
+def _after(settings: Settings, shipped: str, sibling: str) -> dict[str, Any]:
+    """As `_masked`, but begun as a sibling where there is no adapter of its own: that of this folder, or the shipped one."""
     from sfumato.embedded.adapter import FILE
 
-    given, shipped_inpainting = _masked(settings, shipped), _weights(settings, "inpainting")
-    found = [given["start"], settings.folder / "inpainting" / "model" / FILE, shipped_inpainting and shipped_inpainting / FILE]
+    given, other = _masked(settings, shipped), _weights(settings, sibling)
+    found = [given["start"], settings.folder / sibling / "model" / FILE, other and other / FILE]
     return given | {"start": next((file for file in found if file is not None and file.exists()), None)}
 
 
@@ -202,7 +202,7 @@ CARDS: tuple[PartCard, ...] = (
         name="powerpaint",
         module="sfumato.training.powerpaint",
         minutes=50.0,
-        given=partial(_tasks, shipped="powerpaint"),
+        given=partial(_after, shipped="powerpaint", sibling="inpainting"),
         takes_data=True,
     ),
     PartCard(
@@ -210,6 +210,13 @@ CARDS: tuple[PartCard, ...] = (
         module="sfumato.training.brushnet",
         minutes=60.0,
         given=partial(_masked, shipped="brushnet"),
+        takes_data=True,
+    ),
+    PartCard(
+        name="powerpaint-v2",
+        module="sfumato.training.powerpaint_v2",
+        minutes=40.0,
+        given=partial(_after, shipped="powerpaint-v2", sibling="brushnet"),
         takes_data=True,
     ),
     PartCard(

@@ -80,4 +80,5 @@ def _joined(same: Sequence[Control | None]) -> Control | None:
     if same[0] is None:
         return None
     image, scale = (torch.cat([getattr(each, name) for each in same]) for name in ("image", "scale"))
-    return replace(same[0], image=image, scale=scale)
+    states = None if same[0].states is None else torch.cat([each.states for each in same if each and each.states is not None])
+    return replace(same[0], image=image, scale=scale, states=states)

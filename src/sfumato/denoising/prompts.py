@@ -1,11 +1,12 @@
 """Parsed prompts of one edit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sfumato.backbones.base import Text, TextEncoder, WeighingTextEncoder
 from sfumato.text.chunks import Embedding
 from sfumato.text.clip import Parts
 from sfumato.text.grammar import Span, words
+from sfumato.text.powerpaint import Around
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,16 @@ class Texts:
     def spans(self) -> tuple[Parts, Parts]:
         """Prompt and negative prompt as weighted parts, whether or not they were parsed."""
         return self.parts or ([[Span(self.prompt)]], [[Span(self.negative)]])
+
+    def around(self, told: Around) -> "Texts":
+        """The same with what a task says around the prompt."""
+        if self.parts is None or told == Around():
+            return replace(self, prompt=told.text(self.prompt))
+        (first, *rest), negative = self.parts
+        *parts, last = [[Span(told.before), *first] if told.before else first, *rest]
+        joins = bool(last) and last[-1].weight == 1.0  # then its punctuation is read together with what follows
+        ending = [*last[:-1], replace(last[-1], text=last[-1].text + told.after)] if joins else [*last, Span(told.after)]
+        return replace(self, prompt=told.text(self.prompt), parts=([*parts, ending], negative))
 
     def encode(self, encoder: TextEncoder) -> tuple[Text, Text]:
         """Encoded negative prompt and prompt, in this order. An empty negative is encoded as no prompt."""

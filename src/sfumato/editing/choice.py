@@ -3,11 +3,14 @@
 from typing import NamedTuple
 
 from sfumato.backbones import loading
+from sfumato.backbones.attaching import check_kind
 from sfumato.backbones.base import Backbone
+from sfumato.backbones.capabilities import BRANCHES
 from sfumato.backbones.families import FAMILIES
 from sfumato.backbones.options import LoadOptions
 from sfumato.backbones.prediction import check_given, reading
 from sfumato.errors import Unsupported
+from sfumato.methods import registry
 from sfumato.request import EditRequest
 
 
@@ -32,6 +35,17 @@ class Choice(NamedTuple):
         if card is None or self.branch is not None:
             return self
         return self._replace(model=card.models.get(method, self.model), branch=card.branches.get(method))
+
+    def check_branch(self, method: str) -> None:
+        """Refuse a branch of another kind than a method takes, before its weights are read.
+
+        Raises:
+            Unsupported: Names both kinds.
+            ModelNotFound, OptionError: There is no such branch, or no such method.
+        """
+        needs = registry.get(method).needs & BRANCHES
+        if self.branch is not None and needs:
+            check_kind(self.branch, method, *needs)
 
     def complete(self, request: EditRequest, method: str) -> EditRequest:
         """A request with this choice and method where it names none.

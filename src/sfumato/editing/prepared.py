@@ -269,5 +269,8 @@ def _shapes(conditions: Conditions) -> Hashable:
     pooled = None if text is None or text.pooled is None else tuple(text.pooled.shape)
     channels = None if conditions.channels is None else tuple(conditions.channels.shape)
     extras = tuple((extra.value, tuple(tensor.shape)) for extra, tensor in conditions.extras.items())
-    controls = tuple(each and (tuple(each.image.shape), each.guess) for each in conditions.controls)
+    controls = tuple(
+        each and (tuple(each.image.shape), each.guess, None if each.states is None else tuple(each.states.shape))
+        for each in conditions.controls
+    )
     return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls

@@ -131,6 +131,35 @@ class Adapter(nn.Module):
         return path
 
 
+@torch.no_grad()
+def grown(state: Mapping[str, Tensor], own: Adapter, network: nn.Module) -> dict[str, Tensor]:
+    """The state of an adapter that begins as that of another network which shares weights with its own, by their names.
+
+    Changes are brought to its rank: of a higher one the nearest is taken (Eckart and Young, 1936).
+
+    Args:
+        state: Of the other adapter; `whole` is of a network born of the same denoiser.
+        own: The adapter, as made. What the other network has not, stays as it is.
+        network: Its network.
+    """
+    begun = own.state_dict()
+    for name, weight in network.named_parameters():
+        key, rows = _key(name), len(weight)
+        if f"up.{key}" in state:
+            change = state[f"up.{key}"].to(weight) @ state[f"down.{key}"].to(weight)
+        elif f"whole.{key}" in state:
+            change = (state[f"whole.{key}"].to(weight) - weight).reshape(rows, -1)
+        else:
+            continue
+        if key in own.whole:
+            begun[f"whole.{key}"] = weight + change.view(weight.shape)
+            continue
+        left, values, right = torch.linalg.svd(change, full_matrices=False)
+        roots = values[: own.rank].sqrt()
+        begun[f"up.{key}"], begun[f"down.{key}"] = left[:, : own.rank] * roots, roots[:, None] * right[: own.rank]
+    return begun
+
+
 def check_base(found: str, digest: str, source: Path) -> None:
     """Refuse an adapter from `source` for weights of digest `found` where the UNet has `digest`.
 

@@ -101,6 +101,17 @@ CARDS: tuple[MethodCard, ...] = (
         tasks=_TRAINED,
     ),
     MethodCard(
+        name="powerpaint-v2",
+        kind="branch",
+        title="PowerPaint v2",
+        paper="Zhuang et al.: A Task is Worth One Word, Learning with Task Prompts for High-Quality Versatile Image Inpainting, "
+        "ECCV 2024, arXiv:2312.03594; the authors' second version",
+        module="sfumato.methods.branch.powerpaint_v2",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.TAKES_BRANCH, Capability.POWERPAINT_V2}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks=_TOLD,
+    ),
+    MethodCard(
         name="brushnet",
         kind="branch",
         title="BrushNet",

@@ -6,7 +6,7 @@ A task says two prompts, A and B, and two negative ones, mixed after the text en
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +127,14 @@ class TaskWords:
         embeddings: The vectors of each placeholder.
         prompts: What each task says.
         hole: What the hole of the masked picture was in training, in [-1, 1].
+        base: What each task says around the user's prompt to the base, of a branch with a text encoder of its own; nothing for
+            those that are not there.
     """
 
     embeddings: tuple[Embedding, ...]
     prompts: Mapping[str, TaskPrompts]
     hole: float = 0.0
+    base: Mapping[str, Around] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

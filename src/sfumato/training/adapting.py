@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from sfumato.embedded.adapter import LEARNED, RANK, WHOLE, Adapter, base_digest, read
+from sfumato.embedded.adapter import LEARNED, RANK, WHOLE, Adapter, base_digest, grown, read
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.training.denoiser import quick_attention
 from sfumato.training.loop import OnProgress, Run, check_fits
@@ -68,6 +68,7 @@ class Adapted:
         born: Makes it of the denoiser, which it may change; by default it is the denoiser.
         rank, whole: See `Adapter`.
         learned: What is trained beside it, as it begins.
+        grows: Whether it may begin as the adapter of another network that shares weights with it; see `adapter.grown`.
     """
 
     describe: Callable[[Path], object]
@@ -75,6 +76,7 @@ class Adapted:
     rank: int = RANK
     whole: tuple[str, ...] = WHOLE
     learned: Callable[[Teacher], Mapping[str, Tensor]] = lambda teacher: {}
+    grows: bool = False
 
 
 def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
@@ -136,6 +138,8 @@ class AdapterTraining:
         if start is not None and start.exists():
             begun = {name: tensor for name, tensor in self.adapter.state_dict().items() if name.startswith(LEARNED)}
             state = begun | read(start)[1] | {"base": self.adapter.base}
+            if adapted.grows and state.keys() != self.adapter.state_dict().keys():
+                state = grown(state, self.adapter, self.network)
             check_fits(state, self.adapter, start)
             self.adapter.load_state_dict(state)
         self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, on_progress)

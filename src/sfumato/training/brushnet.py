@@ -33,8 +33,13 @@ def control_of(seen: Tensor) -> Control:
 
 def predict(course: Course, noisy: Tensor, timesteps: Tensor, seen: Tensor, given: Conditions) -> Tensor:
     """The denoiser's output with what the changed branch adds to it; see `Lesson`."""
+    return predict_by(course, noisy, timesteps, replace(given, controls=(control_of(seen),)))
+
+
+def predict_by(course: Course, noisy: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
+    """The same by conditions with the branch's control, the first of them."""
     assert given.text is not None
-    residuals = course.changed(noisy, timesteps, given, control_of(seen))
+    residuals = course.changed(noisy, timesteps, given, given.controls[0])
     added = {"added_cond_kwargs": added_conditions(given)}
     with adding(course.base, [residuals]) as further:
         predicted: Tensor = course.base(noisy, timesteps, given.text.states, **added, **further).sample

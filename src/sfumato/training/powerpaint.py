@@ -23,7 +23,7 @@ from sfumato.embedded.text import MAX_TOKENS
 from sfumato.methods.conditioning import inpainting_channels
 from sfumato.text.chunks import Token
 from sfumato.text.grammar import Span
-from sfumato.text.powerpaint import PLACEHOLDERS, PLAIN, Around, TaskPrompts, as_embeddings, mixed, splice
+from sfumato.text.powerpaint import PLACEHOLDERS, PLAIN, Around, TaskPrompts, TaskText, as_embeddings, mixed, splice
 from sfumato.training import inpainting
 from sfumato.training.adapting import Adapted, AdapterTraining, Teacher, with_scheduler
 from sfumato.training.denoiser import make_scheduler
@@ -89,7 +89,11 @@ def states(course: AdapterTraining, told: Told) -> Tensor:
 def texts(model: Backbone, samples: Sequence[Sample]) -> tuple[list[Text], list[Text]]:
     """For sheets: what is said against and for each sample."""
     assert model.text_encoder is not None
-    tasks = model.text_encoder.tasks
+    return texts_by(model.text_encoder.tasks, samples)
+
+
+def texts_by(tasks: TaskText | None, samples: Sequence[Sample]) -> tuple[list[Text], list[Text]]:
+    """What is said against and for each sample, encoded."""
     assert tasks is not None
 
     def both(a: Around, b: Around, sample: Sample, words: str) -> Text:
@@ -104,7 +108,7 @@ def texts(model: Backbone, samples: Sequence[Sample]) -> tuple[list[Text], list[
 def with_words(backbone: Backbone, change: Path) -> Backbone:
     """The model with the words in the file `change`."""
     encoder: Any = backbone.text_encoder
-    encoder.tasks = task_text(change, encoder)
+    encoder.tasks = task_text(change, encoder.encoder)
     return backbone
 
 

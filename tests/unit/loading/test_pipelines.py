@@ -15,7 +15,7 @@ from sfumato.accel import batch_invariance
 from sfumato.backbones.loading import from_pipe
 from sfumato.backbones.pipelines import check_pipeline
 from sfumato.errors import Unsupported
-from tests import tiny_flow, tiny_models
+from tests import tiny_flow
 from tests.unit.loading.helpers import prediction
 
 
@@ -33,15 +33,6 @@ def test_a_controlnet_is_not_dropped(pipe: Any) -> None:
     with pytest.raises(Unsupported, match="StableDiffusionControlNetPipeline has a ControlNet, which would be left out"):
         from_pipe(controlled)
     assert from_pipe(diffusers.StableDiffusionPipeline.from_pipe(controlled)).traits.family == "sd1"
-
-
-def test_kolors_is_not_taken_for_sdxl(tmp_path: Path) -> None:
-    xl = diffusers.StableDiffusionXLPipeline.from_pretrained(tiny_models.tiny_sdxl(tmp_path))
-    parts = {name: xl.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
-    kolors = type("KolorsPipeline", (), {"components": parts, **parts, "config": {}})()
-
-    with pytest.raises(Unsupported, match="A KolorsPipeline is not supported"):
-        from_pipe(kolors)
 
 
 @pytest.mark.parametrize("name", ["StableDiffusionPAGPipeline", "StableDiffusionGLIGENPipeline", "StableDiffusionSAGPipeline"])

@@ -51,18 +51,20 @@ class BranchOptions(MethodOptions):
         """Whether the branch acts in the step after `done` of `steps`, as diffusers counts."""
         return done / steps >= self.branch_start and (done + 1) / steps <= self.branch_end
 
-    def controlled(self, pair: Pair, image: Tensor) -> Pair:
+    def controlled(self, pair: Pair, image: Tensor, states: tuple[Tensor | None, Tensor | None] = (None, None)) -> Pair:
         """The conditions with the input of the method's branch, which is the first.
 
         Args:
             pair: Of both branches of guidance.
             image: (1, k, H, W), as the branch reads it.
+            states: (1, tokens, width) of both branches of guidance, the unconditional first, that a branch with a text encoder
+                of its own reads.
         """
 
-        def control(scale: float) -> Control:
-            return Control(image=image, scale=torch.full((1,), scale, device=image.device), guess=self.guess_mode)
+        def control(scale: float, states: Tensor | None) -> Control:
+            return Control(image=image, scale=torch.full((1,), scale, device=image.device), guess=self.guess_mode, states=states)
 
-        silent = 0.0 if self.guess_mode else self.branch_scale
-        first = {"unconditional": control(silent), "conditional": control(self.branch_scale)}
+        silent, (against, toward) = 0.0 if self.guess_mode else self.branch_scale, states
+        first = {"unconditional": control(silent, against), "conditional": control(self.branch_scale, toward)}
         given = {name: (getattr(pair, name), own) for name, own in first.items()}
         return Pair(**{name: replace(one, controls=(own, *one.controls[1:])) for name, (one, own) in given.items()})

@@ -20,30 +20,20 @@ from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Text
 from sfumato.denoising.base import Model, Pair
-from sfumato.errors import OptionError
 from sfumato.masks.schedules import mask_schedule
-from sfumato.methods.base import EditInputs, EditTask, Preset, Watch, option
+from sfumato.methods.base import EditInputs, EditTask, Preset, Watch
 from sfumato.methods.blending import blend, check_finite
 from sfumato.methods.conditioning import textless
 from sfumato.methods.finetuned.options import AS_DIFFUSERS, InpaintingOptions, plan_inpainting
+from sfumato.methods.task_prompts import TaskOptions, task_states
 from sfumato.noise.levels import noised
 from sfumato.noise.plan import Plan
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
-from sfumato.text.clip import Parts
-from sfumato.text.powerpaint import Around, mixed
 
 
-class Options(InpaintingOptions):
-    """How closely a thing takes the outline of the mask.
-
-    Args:
-        fitting: The fitting degree f of the task `shape`.
-    """
-
-    fitting: float = option(
-        1.0, "How closely a thing takes the mask's outline in the task shape: 0.5 loosely, 0.95 closely, 1 fully.", ge=0, le=1
-    )
+class Options(InpaintingOptions, TaskOptions):
+    """Those of inpainting models, and the fitting degree."""
 
 
 _FROM_NOISE = {"start_fraction": 0.0}
@@ -76,26 +66,10 @@ def condition(models: Backbone, edit: EditInputs[Options]) -> Pair:
     """
     edit.options.check_mask(edit.mask_latent)
     assert models.text_encoder is not None
-    tasks, texts = models.text_encoder.tasks, edit.texts
+    tasks, shared = models.text_encoder.tasks, textless(models, edit)
     assert tasks is not None
-    said = tasks.words.prompts[edit.task]
-    if edit.options.fitting != 1.0 and said.a == said.b:
-        raise OptionError(
-            f"fitting is for the task shape, and this is {edit.task}; leave one of them out.",
-            code="option-contradiction",
-        )
-
-    def encoded(a: Around, b: Around, parts: Parts) -> Text:
-        of_a, of_b = (tasks.encode(around, parts, texts.embeddings, texts.clip_skip) for around in (a, b))
-        states = of_a if a == b else mixed(of_a, of_b, edit.options.fitting)  # f T(A) + (1 - f) T(B)
-        return Text(states=states.to(models.traits.device, models.traits.dtype))
-
-    prompt, negative = texts.spans
-    shared = textless(models, edit)
-    return Pair(
-        unconditional=replace(shared, text=encoded(said.negative_a, said.negative_b, negative)),
-        conditional=replace(shared, text=encoded(said.a, said.b, prompt)),
-    )
+    against, toward = task_states(tasks, edit, models.traits, words=True)
+    return Pair(unconditional=replace(shared, text=Text(states=against)), conditional=replace(shared, text=Text(states=toward)))
 
 
 def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseStream | None = None) -> Tensor:

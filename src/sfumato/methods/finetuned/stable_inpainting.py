@@ -65,6 +65,11 @@ PRESETS: dict[str, Preset[Options]] = {
     "diffusers": Preset(options=_DIFFUSERS, defaults={"scheduler": "ddim", **_AS_PUBLISHED, **_FROM_NOISE}),
     # StableDiffusionXLInpaintPipeline, whose strength 0.9999 skips one step of 50: from noise alone the model does less well.
     "diffusers-xl": Preset(options=_DIFFUSERS, defaults={"scheduler": "euler", **_AS_PUBLISHED, "start_fraction": 0.0001}),
+    # sample_inpainting.py of Kolors. Its strength 0.999 skips one step of 25.
+    "kolors": Preset(
+        options=_DIFFUSERS,
+        defaults={"scheduler": "euler", "steps": 25, "guidance_scale": 6.0, "fill": "original", "start_fraction": 0.001},
+    ),
     # FreeCond's published values.
     "freecond": Preset(
         options=Options(freecond_inside=1.5, freecond_outside=0.2, freecond_lowpass=0.75),
