@@ -107,7 +107,7 @@ def test_the_branchs_options_are_brushnets(
     assert [scales for *_, scales in told] == [[0.5, 0.5]] * 2
     told.clear()
     editor.edit(**given, guess_mode=True)
-    assert [scales for *_, scales in told] == [[0.0, 1.0]] * 5
+    assert [scales for *_, scales in told] == [[1.0]] * 5
 
 
 @pytest.mark.parametrize("blend", [True, False])
