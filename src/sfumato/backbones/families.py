@@ -78,7 +78,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
         clip="embedded",
         empty="empty",
-        models={"stable-inpainting": "embedded-inpainting"},
+        models={"stable-inpainting": "embedded-inpainting", "smartbrush": "embedded-smartbrush"},
         branches={"brushnet": "embedded-brushnet", "controlnet-inpainting": "embedded-controlnet"},
         prefers={"edit": "stable-inpainting"},
     ),

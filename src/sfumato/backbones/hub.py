@@ -25,10 +25,12 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-flow": "flow",
     "embedded-fast": "fast",
     "embedded-inpainting": "inpainting",
+    "embedded-smartbrush": "smartbrush",
 }
-TRAINED: dict[str, tuple[str, str | None]] = {
-    "embedded-inpainting": ("embedded", "inpainting")
-}  # family, and task that it was trained for besides
+TRAINED: dict[str, tuple[str, str | None]] = {  # family, and task that it was trained for besides
+    "embedded-inpainting": ("embedded", "inpainting"),
+    "embedded-smartbrush": ("embedded", "SmartBrush"),
+}
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",
     "embedded-controlnet": "controlnet",
