@@ -14,6 +14,7 @@ class Capability(Enum):
     CHAIN = "was trained on the levels of DDPM's chain"
     FLOW = "matches flows"
     ANY_LEVEL = "can be run at any of its noise levels, as distilled models cannot"
+    SELF_ATTENTION = "has self-attention in its decoder, which can be told where not to look"
     TAKES_BRANCH = "can have a branch beside it, as UNets of Stable Diffusion can"
     INPAINTING = "reads the mask and the masked picture beside the latents"
     BRUSHNET = "has a BrushNet beside it"

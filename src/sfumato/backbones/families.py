@@ -16,6 +16,7 @@ _LATENT = frozenset({Capability.TEXT, Capability.LATENTS, Capability.DECODER})
 _CHAIN = frozenset({Capability.CHAIN, Capability.ANY_LEVEL})
 _OPEN = frozenset({Capability.OPEN_VOCABULARY})
 _BESIDE = frozenset({Capability.TAKES_BRANCH})
+_ATTENDS = frozenset({Capability.SELF_ATTENTION})
 _FLOW = frozenset({Capability.ANY_LEVEL, Capability.FLOW})
 _PIXEL = frozenset({Capability.PIXELS}) | _CHAIN
 
@@ -72,7 +73,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="embedded",
         title="the embedded model",
-        capabilities=_LATENT | _CHAIN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _BESIDE | _ATTENDS,
         # What was there shows through much noise, so the embedded model starts from its blurred surroundings, and early. What
         # else was tried is right less often, or as often within noise (docs/bench.md).
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
@@ -102,7 +103,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sd1",
         title="Stable Diffusion 1.x",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines=_SD_PIPELINES,
@@ -111,7 +112,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sd2",
         title="Stable Diffusion 2.x",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines=_SD_PIPELINES,
@@ -120,7 +121,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sdxl",
         title="Stable Diffusion XL",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 5.0, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines={

@@ -13,6 +13,7 @@ from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.backbones.checkpoints import check_layout
 from sfumato.backbones.families import family as family_card
 from sfumato.backbones.prediction import read_prediction
+from sfumato.backbones.redirecting import redirecting
 from sfumato.masks.window import CONTEXT
 
 
@@ -78,7 +79,7 @@ class UNet:
         residuals = [branch(x, time, given, control) for branch, control in controls if control is not None]
         if given.channels is not None:
             x = torch.cat([x, given.channels.to(x)], dim=1)
-        with adding(self.unet, residuals) as further:
+        with adding(self.unet, residuals) as further, redirecting(self.unet, given.redirection):
             output = self.unet(
                 x.contiguous(memory_format=torch.channels_last),
                 time,

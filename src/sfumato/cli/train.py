@@ -123,8 +123,12 @@ def _adapter(settings: Settings, shipped: str) -> dict[str, Any]:
     return _scenes(settings) | {"model": _teacher(settings), "vae": _autoencoder(settings), "start": start}
 
 
-def _masked(settings: Settings, shipped: str) -> dict[str, Any]:
-    return _adapter(settings, shipped) | {"data": settings.data}
+def _masked(settings: Settings, shipped: str, before: str = "") -> dict[str, Any]:
+    """As `_adapter`; where `shipped` is not there, it starts from `before`."""
+    given = _adapter(settings, shipped)
+    if before and given["start"] is not None and not given["start"].exists():
+        given = _adapter(settings, before)
+    return given | {"data": settings.data}
 
 
 def _render_scenes(settings: Settings, workers: int) -> None:
@@ -180,6 +184,13 @@ CARDS: tuple[PartCard, ...] = (
         module="sfumato.training.inpainting",
         minutes=90.0,
         given=partial(_masked, shipped="inpainting"),
+        takes_data=True,
+    ),
+    PartCard(
+        name="smartbrush",
+        module="sfumato.training.smartbrush",
+        minutes=60.0,
+        given=partial(_masked, shipped="smartbrush", before="inpainting"),
         takes_data=True,
     ),
     PartCard(

@@ -269,4 +269,5 @@ def _shapes(conditions: Conditions) -> Hashable:
     channels = None if conditions.channels is None else tuple(conditions.channels.shape)
     extras = tuple((extra.value, tuple(tensor.shape)) for extra, tensor in conditions.extras.items())
     controls = tuple(each and (tuple(each.image.shape), each.guess) for each in conditions.controls)
-    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls
+    redirected = conditions.redirection is not None
+    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls, redirected

@@ -66,6 +66,17 @@ CARDS: tuple[MethodCard, ...] = (
         tasks=_TASKS,
     ),
     MethodCard(
+        name="attentive-eraser",
+        kind="sampling",
+        title="Attentive Eraser",
+        paper="Sun et al.: Attentive Eraser, Unleashing Diffusion Model's Object Removal Potential via Self-Attention "
+        "Redirection Guidance, AAAI 2025, arXiv:2412.12974",
+        module="sfumato.methods.sampling.attentive_eraser",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL, Capability.SELF_ATTENTION}),
+        uses=("guidance_scale", *START_FIELDS, "scheduler"),
+        tasks={"remove": TaskCard(defaults=_FROM_BLUR)},
+    ),
+    MethodCard(
         name="stable-inpainting",
         kind="finetuned",
         title="Stable Diffusion inpainting",

@@ -67,12 +67,14 @@ class Adapted:
         describe: Writes into the folder of the adapter what says what the network is.
         born: Makes it of the denoiser, which it may change; by default it is the denoiser.
         rank, whole: See `Adapter`.
+        begun: Makes the state of an adapter that it starts from one of this network; by default it is one.
     """
 
     describe: Callable[[Path], object]
     born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet
     rank: int = RANK
     whole: tuple[str, ...] = WHOLE
+    begun: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
 
 
 def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
@@ -131,7 +133,7 @@ class AdapterTraining:
             self.network: nn.Module = frozen(adapted.born(self.teacher.unet), self.teacher.device)
             self.adapter = Adapter(self.network, base_digest(model), adapted.rank, adapted.whole)
         if start is not None and start.exists():
-            state = read(start)[1] | {"base": self.adapter.base}
+            state = adapted.begun(read(start)[1]) | {"base": self.adapter.base}
             check_fits(state, self.adapter, start)
             self.adapter.load_state_dict(state)
         self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, on_progress)

@@ -17,7 +17,7 @@ from sfumato.embedded.world.captions import caption, ground_alone
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import SIZES
 from sfumato.training.latents import always, encode_all, encoded_shards, load_pictures, load_vae
-from sfumato.training.mixture import ANYWHERE, THINGS, Mask, Picture, Sample, draw_sample
+from sfumato.training.mixture import ANYWHERE, THINGS, Mask, Mixture, Picture, Sample, draw_sample
 from sfumato.training.scenes import LEAST_SEEN, load_shard
 
 OUTSIDE_WEIGHT = 0.25  # of the loss, against 1 in the hole
@@ -37,12 +37,14 @@ class MaskedScenes:
 
     Args:
         vae_folder, scenes: See `latents.encoded_shards`.
+        mixture: How masks are drawn.
 
     Raises:
         InputError: no-scenes.
     """
 
-    def __init__(self, vae_folder: Path, scenes: Path) -> None:
+    def __init__(self, vae_folder: Path, scenes: Path, mixture: Mixture = THINGS) -> None:
+        self.mixture = mixture
         shards, self.latents = encoded_shards(vae_folder, scenes)
         loaded = [load_shard(shard) for shard in shards]
         self.images, self.owners = (np.concatenate([shard[i] for shard in loaded]) for i in (0, 1))
@@ -59,7 +61,7 @@ class MaskedScenes:
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Sample]:
         """See `MaskedSource`."""
-        return self.images[index], draw_sample(self.picture(index, rng), THINGS, rng)
+        return self.images[index], draw_sample(self.picture(index, rng), self.mixture, rng)
 
 
 class MaskedPictures:
@@ -70,13 +72,15 @@ class MaskedPictures:
     Args:
         vae_folder: Of the autoencoder.
         folder, size: See `latents.load_pictures`.
+        mixture: How masks are drawn around a picture's own.
 
     Raises:
         InputError: no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
 
-    def __init__(self, vae_folder: Path, folder: Path, size: int) -> None:
+    def __init__(self, vae_folder: Path, folder: Path, size: int, mixture: Mixture = THINGS) -> None:
+        self.mixture = mixture
         self.images, self.texts, self.masks = load_pictures(folder, size)
         self.latents = encode_all(load_vae(vae_folder), self.images)
 
@@ -88,21 +92,22 @@ class MaskedPictures:
             return self.images[index], draw_sample(unknown, ANYWHERE, rng)
         other = self.masks[rng.integers(len(self.masks))]
         picture = Picture(np.where(mask, 0, -1).astype(np.int8), {0: text}, None, text, other)
-        return self.images[index], draw_sample(picture, THINGS, rng)
+        return self.images[index], draw_sample(picture, self.mixture, rng)
 
 
-def masked_source(vae: Path, scenes: Path, data: Path | None) -> MaskedSource:
+def masked_source(vae: Path, scenes: Path, data: Path | None, mixture: Mixture = THINGS) -> MaskedSource:
     """What to train on.
 
     Args:
         vae, scenes: Folders of the autoencoder and of rendered scenes.
         data: A folder of pictures instead of scenes; see `latents.load_pictures`.
+        mixture: How masks are drawn where the outlines of things are known.
 
     Raises:
         InputError: no-scenes, no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
-    return MaskedScenes(vae, scenes) if data is None else MaskedPictures(vae, data, SIZES["small"].image)
+    return MaskedScenes(vae, scenes, mixture) if data is None else MaskedPictures(vae, data, SIZES["small"].image, mixture)
 
 
 class MaskedBatches:
@@ -114,15 +119,20 @@ class MaskedBatches:
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), tokens (B, T)."""
-        index = self.rng.integers(0, len(self.source.latents), self.batch_size)
-        images, samples = zip(*(self.source.draw(int(i), self.rng) for i in index), strict=True)
-        texts = [sample.caption for sample in samples]
-        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-        x = self.source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
-        mask, untold = (_planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
+        x, images, samples, tokens = self.samples()
+        mask, untold = (planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
         weights = loss_weights(mask, untold, x.shape[-1])
         pixels = to_pixels(np.stack(images))
-        return tuple(part.to(self.device) for part in (x, weights, pixels, mask, tokens.input_ids))  # type: ignore[return-value]
+        return tuple(part.to(self.device) for part in (x, weights, pixels, mask, tokens))  # type: ignore[return-value]
+
+    def samples(self) -> tuple[Tensor, list[NDArray[np.uint8]], list[Sample], Tensor]:
+        """Clean latents (B, C, h, w), pictures, samples and tokens (B, T), before they go to the device."""
+        index = self.rng.integers(0, len(self.source.latents), self.batch_size)
+        drawn = [self.source.draw(int(i), self.rng) for i in index]
+        texts = [sample.caption for _, sample in drawn]
+        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        x = self.source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
+        return x, [image for image, _ in drawn], [sample for _, sample in drawn], tokens.input_ids
 
 
 def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:
@@ -136,10 +146,15 @@ def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:
     Returns:
         (B, 1, side, side).
     """
-    factor = mask.shape[-1] // side
-    hole, left_out = (F.max_pool2d(part, factor) for part in (mask, untold))
-    return (OUTSIDE_WEIGHT + (1 - OUTSIDE_WEIGHT) * hole) * (F.max_pool2d(left_out, 3, stride=1, padding=1) == 0)
+    hole = F.max_pool2d(mask, mask.shape[-1] // side)
+    return (OUTSIDE_WEIGHT + (1 - OUTSIDE_WEIGHT) * hole) * told(untold, side)
 
 
-def _planes(masks: list[Mask]) -> Tensor:
+def told(untold: Tensor, side: int) -> Tensor:
+    """Where the caption leaves nothing out, nor beside it: (B, 1, side, side), bool. See `loss_weights`."""
+    return F.max_pool2d(F.max_pool2d(untold, untold.shape[-1] // side), 3, stride=1, padding=1) == 0
+
+
+def planes(masks: list[Mask]) -> Tensor:
+    """Masks (H, W) as one tensor (B, 1, H, W) in {0, 1}."""
     return torch.from_numpy(np.stack(masks)[:, None].astype(np.float32))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions, Text
 from sfumato.denoising.base import Model, Pair
@@ -50,21 +51,32 @@ def sampled(
     condition: Callable[[Conditions], Conditions] = lambda given: given,
 ) -> np.ndarray:
     """Pictures (n, H, W, 3) uint8 of n prompts from n seeds; `condition` adds to conditions of text alone."""
-    traits, encoder = model.traits, model.text_encoder
-    assert encoder is not None
-    solver_name, steps, guidance = RUNS[traits.family]
+    traits = model.traits
+    solver_name, steps, _ = RUNS[traits.family]
     solver = Solver(make_plan(solver_name, traits.scheduler_config, traits.prediction, steps))
     side = traits.resolution // traits.factor
     noise = NoiseStream(tuple(seeds), (traits.latent_channels, side, side), traits.device)
     latents = noise.draw()
+    guided = prompted(model, prompts, condition)
+    for step in solver.plan.run:
+        latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
+    return pictures(model, latents)
+
+
+def prompted(model: Backbone, prompts: Sequence[str], condition: Callable[[Conditions], Conditions]) -> Model:
+    """The model as loops call it, guided to prompts; `condition` adds to conditions of text alone."""
+    traits, encoder = model.traits, model.text_encoder
+    assert encoder is not None
     unconditional, conditional = (
         condition(Conditions(text=Text(states=torch.cat([text.states for text in encoder.encode(texts)]))))
         for texts in ([None] * len(prompts), prompts)
     )
     pair = Pair(unconditional=unconditional, conditional=conditional)
-    guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
-    for step in solver.plan.run:
-        latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
+    return Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, RUNS[traits.family][2]))
+
+
+def pictures(model: Backbone, latents: Tensor) -> np.ndarray:
+    """Latents (n, C, h, w) as pictures (n, H, W, 3) uint8."""
     return np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)])
 
 
