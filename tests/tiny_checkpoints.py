@@ -200,3 +200,45 @@ def _published_blocks(architecture: Any) -> Iterator[tuple[str, int, int | None]
             yield f"output_blocks.{i}.1", width, None
         if i % 3 == 2 and level:
             yield f"output_blocks.{i}.{2 if attends else 1}", width, width
+
+
+def tiny_powerpaint(folder: Path, *, dev: bool = False) -> Path:
+    """PowerPaint as others share it: an inpainting checkpoint whose text encoder has named rows for the words of tasks.
+
+    With `dev` the names and their order are those of the authors' later training.
+    """
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from tests.tiny_models import tiny_inpainting
+
+    tiny_inpainting(folder)
+    words = ("P_obj", "P_ctxt", "P_shape") if dev else ("P_ctxt", "P_shape", "P_obj")
+    names = [word if dev and i == 0 else f"{word}_{i}" for word in words for i in range(10)]
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.add_tokens(names)
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    with seeded(21), torch.no_grad():
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        encoder.get_input_embeddings().weight[-30:] = torch.randn(30, encoder.config.hidden_size)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    encoder.save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def published_powerpaint(repack: Path, folder: Path) -> Path:
+    """The two files that PowerPaint's authors published, made of the same weights as others share."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(repack / "unet/diffusion_pytorch_model.safetensors")
+    text = {
+        name.removeprefix("text_model."): tensor for name, tensor in load_file(repack / "text_encoder/model.safetensors").items()
+    }
+    table = text.pop("embeddings.token_embedding.weight")
+    text["embeddings.token_embedding.wrapped.weight"] = table[:-30].clone()
+    for i, word in enumerate(("P_ctxt", "P_shape", "P_obj")):
+        text[f"embeddings.token_embedding.trainable_embeddings.{word}"] = table[-30 + 10 * i :][:10].clone()
+    text["embeddings.position_ids"] = torch.arange(77)[None]
+    for part, tensors in (("unet", weights), ("text_encoder", {f"text_model.{name}": tensor for name, tensor in text.items()})):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / part / f"{part}.safetensors")
+    return folder

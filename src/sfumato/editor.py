@@ -206,6 +206,8 @@ class Editor:
                 PreparedWindow(edit, card.load(), with_background(resolved, part.seam_informative), part, i, len(parts))
                 for i, part in enumerate(parts)
             ]
+            if not named and request.task != "edit":
+                edit.windows[0].notes.append(tasks.chosen_note(request.task, card))
         meter.expect(usual_times(edit.windows[0].request))
         listener(Progress(stage="encode", step=1, total=1))
         return edit
@@ -269,7 +271,7 @@ def edit(image: Any, mask: Any = None, prompt: str = "", **options: Any) -> Edit
     Args:
         image: Path or PIL image.
         mask: Path or PIL image, white = edit; None if `box=(x, y, width, height)` is given instead, or to outpaint.
-        prompt: What should appear under the mask; other tasks than "edit" can do without.
+        prompt: What should appear under the mask; other tasks than "edit" and "shape" can do without.
         options: Fields of `EditRequest`, the method's own options, and arguments of `Editor`.
 
     Returns:

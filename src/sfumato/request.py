@@ -106,8 +106,8 @@ class EditRequest(WithOptions):
     image: ImageSource = Field(description="Picture to edit: a path, or a PIL image in Python.")
     task: Task = Field(
         "edit",
-        description="edit paints what the prompt says; remove takes away what is under the mask; fill repairs holes, scratches; "
-        "outpaint extends the picture by margins. The prompt is optional for all but edit.",
+        description="edit paints what the prompt says; shape does, as a thing with the mask's outline; remove takes away what is "
+        "under the mask; fill repairs holes, scratches; outpaint extends the picture by margins. Edit and shape need a prompt.",
     )
     expand: Margins | None = Field(
         None,
@@ -128,7 +128,7 @@ class EditRequest(WithOptions):
         description="Pixels by which the mask grows, or shrinks if negative; by default 0, and a little for remove.",
     )
     mask_feather: float | None = Field(None, ge=0, le=256, description="Width in pixels of the soft edge, inside the mask.")
-    prompt: str = Field("", description="What should appear under the mask or in the margins. Optional for all tasks but edit.")
+    prompt: str = Field("", description="What should appear under the mask or in the margins. Only edit and shape need one.")
     negative_prompt: str | None = Field(None, description="What should not appear; the guard against letters is added to it.")
     prompt_weights: bool = Field(
         True, description="Read (words:1.3), (words), [words] and BREAK as the web UI does. Stable Diffusion 1.x, 2.x, XL."

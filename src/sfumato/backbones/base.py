@@ -15,6 +15,7 @@ from sfumato.noise.levels import Prediction
 from sfumato.text.chunks import Embedding
 from sfumato.text.clip import Parts
 from sfumato.text.limits import TextReader
+from sfumato.text.powerpaint import TaskText
 
 
 class Extra(Enum):
@@ -48,6 +49,7 @@ class Traits:
         context: Side of the default window, relative to the longer side of the mask's bounding box.
         stacks_branches: Whether both branches of guidance fit one batch, as their texts have equal lengths.
         keeps_norm: Whether guidance preserves the norm of each token's prediction.
+        hole: What the hole of the masked picture is, in [-1, 1], for models that read one; mid-grey by default.
         device, dtype: Device and number format of the denoiser.
     """
 
@@ -65,6 +67,7 @@ class Traits:
     context: float = CONTEXT
     stacks_branches: bool = True
     keeps_norm: bool = False
+    hole: float = 0.0
     device: torch.device
     dtype: torch.dtype
 
@@ -227,6 +230,8 @@ class Autoencoder(Protocol):
 
 class TextEncoder(Protocol):
     """Interface of text encoders. Those with an open vocabulary and no length limit only have to implement `encode`."""
+
+    tasks: TaskText | None = None  # learned words for tasks, if the model has any
 
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
         """One encoded text for each prompt; those of one call have equal lengths if `traits.stacks_branches`.

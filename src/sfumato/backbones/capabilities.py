@@ -17,12 +17,15 @@ class Capability(Enum):
     SELF_ATTENTION = "has self-attention in its decoder, which can be told where not to look"
     TAKES_BRANCH = "can have a branch beside it, as UNets of Stable Diffusion can"
     INPAINTING = "reads the mask and the masked picture beside the latents"
+    POWERPAINT = "reads the mask and the masked picture, and has PowerPaint's learned words for tasks"
     BRUSHNET = "has a BrushNet beside it"
     CONTROLNET = "has an inpainting ControlNet beside it"
     SMARTBRUSH = "reads the mask and its precision, and predicts the mask of what it draws"
 
 
-TRAINED = frozenset({Capability.INPAINTING, Capability.BRUSHNET, Capability.CONTROLNET, Capability.SMARTBRUSH})
+TRAINED = frozenset(
+    {Capability.INPAINTING, Capability.POWERPAINT, Capability.BRUSHNET, Capability.CONTROLNET, Capability.SMARTBRUSH}
+)
 """What a model has been trained for masks to do. A model has them itself, or with its branch, not by its family."""
 
 BRANCHES = frozenset({Capability.BRUSHNET, Capability.CONTROLNET})

@@ -18,6 +18,7 @@ WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"})
 LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion"})  # whose classes a checkpoint may name
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
 EDITED = frozenset({Layout.LATENTS, Layout.INPAINTING, Layout.SMARTBRUSH})  # what UNets may read
+POWERPAINT_FILES = ("unet/unet.safetensors", "text_encoder/text_encoder.safetensors")  # of which its first version consists
 BRANCH_CLASSES = {"BrushNetModel": Capability.BRUSHNET, "ControlNetModel": Capability.CONTROLNET}
 BRANCH_TITLES = {Capability.BRUSHNET: "a BrushNet", Capability.CONTROLNET: "a ControlNet"}
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
@@ -78,6 +79,19 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BackboneError(f"'{path}' is not a JSON object; fetch the model again.")
     return content
+
+
+def holds_powerpaint(folder: Path) -> bool:
+    """Whether a folder holds PowerPaint as its authors published it, with or without the other parts.
+
+    Raises:
+        BackboneError: If one of its two files is there and the other is not.
+    """
+    there = [file for file in POWERPAINT_FILES if (folder / file).is_file()]
+    if len(there) == 1:
+        (missing,) = set(POWERPAINT_FILES) - set(there)
+        raise BackboneError(f"'{folder}' holds PowerPaint's {there[0]}, but not {missing}; fetch that too.")
+    return bool(there)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -213,6 +227,8 @@ def unet_family(config: Mapping[str, Any]) -> str:
 def folder_family(folder: Path) -> tuple[str, str | None] | None:
     """Family of a model in a folder, and of a UNet the task that it was trained for; None if not supported. Reads no weights."""
     try:
+        if holds_powerpaint(folder):
+            return "sd1", Layout.INPAINTING.task
         index = read_index(folder)
         layout = check_folder_layout(folder, index, str(folder))
         cards = loaded_with(str(base_pipeline(index["_class_name"])))

@@ -12,6 +12,7 @@ from sfumato.backbones.base import Text, TextEncoder
 from sfumato.text.chunks import Embedding
 from sfumato.text.clip import Encoder, Parts, encode_all
 from sfumato.text.grammar import Span
+from sfumato.text.powerpaint import TaskText, TaskWords
 
 
 class ClipText(TextEncoder):
@@ -20,15 +21,17 @@ class ClipText(TextEncoder):
     Args:
         pipe: A pipeline with them and their tokenizers; they are set to evaluation mode and frozen, in place.
         device, dtype: Those of the denoiser.
+        words: Learned words for tasks, of a model with one text encoder.
     """
 
-    def __init__(self, pipe: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, pipe: Any, device: torch.device, dtype: torch.dtype, words: TaskWords | None = None) -> None:
         self._two = getattr(pipe, "text_encoder_2", None) is not None
         self._pipe = xl_text_pipeline(pipe) if self._two else text_pipeline(pipe)
         self._device, self._dtype = device, dtype
         for component in self._pipe.components.values():
             if isinstance(component, torch.nn.Module):
                 component.eval().requires_grad_(False)
+        self.tasks = None if words is None else TaskText(self._encoders()[0], words)
 
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
         """See `TextEncoder.encode`: brackets are literal; all prompts get as many chunks as the longest needs."""

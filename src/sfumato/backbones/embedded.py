@@ -15,10 +15,13 @@ from sfumato.backbones.autoencoder import LatentAutoencoder, seen_by
 from sfumato.backbones.base import Backbone, Seen, Text, TextEncoder
 from sfumato.backbones.checkpoints import read_json
 from sfumato.backbones.clip_text import text_pipeline
+from sfumato.backbones.powerpaint import with_words
 from sfumato.backbones.unet import UNet, unet_traits
 from sfumato.embedded import WINDOW, adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
+from sfumato.text.clip import Encoder
 from sfumato.text.limits import TextReader
+from sfumato.text.powerpaint import PLACEHOLDERS, PLAIN, TaskText, TaskWords, as_embeddings
 
 FAMILIES = {"FlowMatchEulerDiscreteScheduler": "embedded-flow", "LCMScheduler": "embedded-fast"}  # others: "embedded"
 GRAIN_SEED = 0  # one for every picture, as of the grain of one camera
@@ -46,6 +49,7 @@ class EmbeddedText(TextEncoder):
         text_encoder.eval().requires_grad_(False)
         self._pipe = text_pipeline(SimpleNamespace(tokenizer=tokenizer, text_encoder=text_encoder))
         self._tokenizer, self._device, self._dtype = tokenizer, device, dtype
+        self.encoder = Encoder(tokenizer, text_encoder, 0, False, device)  # for what has learned words
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
@@ -73,6 +77,14 @@ class EmbeddedText(TextEncoder):
         return [word for word, token in words if token not in self._tokenizer.all_special_ids and any(map(str.isalnum, word))]
 
 
+def task_text(change: Path, text: EmbeddedText) -> TaskText | None:
+    """The words for tasks that an adapter's file holds, read by a text encoder; None if it holds none."""
+    learned = adapter.learned(change)
+    if not set(PLACEHOLDERS) <= learned.keys():
+        return None
+    return TaskText(text.encoder, TaskWords(embeddings=as_embeddings(learned, change), prompts=PLAIN))
+
+
 def from_folder(folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, base: Path | None = None) -> Backbone:
     """Load the subfolders `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` of `folder` (diffusers' format).
 
@@ -90,8 +102,9 @@ def from_folder(folder: Path, *, name: str, device: torch.device, dtype: torch.d
     def part(kind: Any, subfolder: str, dtype: torch.dtype = dtype) -> Any:
         return kind.from_pretrained(home(subfolder), use_safetensors=True, local_files_only=True, dtype=dtype).to(device)
 
+    change = folder / adapter.FILE
+
     def make_unet() -> Any:
-        change = folder / adapter.FILE
         if not change.is_file():
             return part(UNet2DConditionModel, "unet")
         unet = part(UNet2DConditionModel, "unet", torch.float32)
@@ -107,4 +120,6 @@ def from_folder(folder: Path, *, name: str, device: torch.device, dtype: torch.d
     unet = make_unet()
     autoencoder = EmbeddedAutoencoder(part(PatchAutoencoder, "vae"), name=name, device=device)
     traits = unet_traits(unet, autoencoder, name=name, family=family, scheduler_config=config, context=WINDOW)
+    if change.is_file() and (tasks := task_text(change, text_encoder)) is not None:
+        text_encoder.tasks, traits = tasks, with_words(traits, tasks.words)
     return Backbone(denoiser=UNet(unet, traits), autoencoder=autoencoder, text_encoder=text_encoder)

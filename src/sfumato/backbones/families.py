@@ -79,7 +79,11 @@ FAMILIES: tuple[FamilyCard, ...] = (
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
         clip="embedded",
         empty="empty",
-        models={"stable-inpainting": "embedded-inpainting", "smartbrush": "embedded-smartbrush"},
+        models={
+            "stable-inpainting": "embedded-inpainting",
+            "powerpaint": "embedded-powerpaint",
+            "smartbrush": "embedded-smartbrush",
+        },
         branches={"brushnet": "embedded-brushnet", "controlnet-inpainting": "embedded-controlnet"},
         prefers={"edit": "stable-inpainting"},
     ),

@@ -12,10 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, check_no_branch, components, folder_family, read_json
+from sfumato.backbones.checkpoints import (
+    PICKLE_SUFFIXES,
+    POWERPAINT_FILES,
+    check_file,
+    check_no_branch,
+    components,
+    folder_family,
+    holds_powerpaint,
+    read_json,
+)
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.prediction import read_marks
-from sfumato.backbones.single_file import ALTERNATIVES, check_kind, family_of, repository_of
+from sfumato.backbones.single_file import ALTERNATIVES, REPOSITORIES, check_kind, family_of, repository_of
 from sfumato.errors import BackboneError, EditError, ModelNotFound, ResourceError, UnsafeCheckpoint
 
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
@@ -25,10 +34,12 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-flow": "flow",
     "embedded-fast": "fast",
     "embedded-inpainting": "inpainting",
+    "embedded-powerpaint": "powerpaint",
     "embedded-smartbrush": "smartbrush",
 }
 TRAINED: dict[str, tuple[str, str | None]] = {  # family, and task that it was trained for besides
     "embedded-inpainting": ("embedded", "inpainting"),
+    "embedded-powerpaint": ("embedded", "inpainting"),
     "embedded-smartbrush": ("embedded", "SmartBrush"),
 }
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
@@ -120,7 +131,7 @@ def cached_snapshot(model: str, *, needed_by: str | None = None, index: str = "m
     except LocalEntryNotFoundError:
         folder = None
     if folder is not None:
-        if (folder / index).is_file():
+        if (folder / index).is_file() or (index == "model_index.json" and holds_powerpaint(folder)):
             return folder
         check_no_branch(folder)
     if needed_by is not None:
@@ -211,6 +222,9 @@ def _pull_repository(repository: str, revision: str | None, allow_pickle: bool) 
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     files = HfApi().list_repo_files(repository, revision=revision)
+    if set(POWERPAINT_FILES) <= set(files):  # whose other parts are its base's
+        _pull_repository(REPOSITORIES["sd1-inpainting"], None, allow_pickle)
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(POWERPAINT_FILES)))
     parts = None
     if "model_index.json" in files:
         parts = components(read_json(Path(hf_hub_download(repository, "model_index.json", revision=revision))))

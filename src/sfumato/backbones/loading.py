@@ -15,7 +15,15 @@ import diffusers
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from sfumato.backbones.checkpoints import check_file, check_folder_layout, check_weights, read_index, read_json, variant
+from sfumato.backbones.checkpoints import (
+    check_file,
+    check_folder_layout,
+    check_weights,
+    holds_powerpaint,
+    read_index,
+    read_json,
+    variant,
+)
 from sfumato.backbones.families import base_pipeline, loaded_with
 from sfumato.backbones.guided_diffusion import CLASS_NAME
 from sfumato.backbones.hardware import choose_device, choose_dtype
@@ -191,10 +199,17 @@ def _options(pipeline: str, dtype: "torch.dtype") -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, given: _Given) -> Any:
+    parts: dict[str, Any] = {}
+    if holds_powerpaint(folder):
+        from sfumato.backbones.powerpaint import base_folder, load_published
+
+        home = base_folder(folder, given.model)
+        parts, folder = load_published(folder, home, given.model, given.dtype), home
     index = read_index(folder)
     check_folder_layout(folder, index, given.model)
     pipeline = str(base_pipeline(index["_class_name"]))
-    options = _options(pipeline, given.dtype)
+    options = _options(pipeline, given.dtype) | parts
+    index = {name: value for name, value in index.items() if name not in parts}
     if given.vae is not None:
         if index.get("vae") != ["diffusers", KIND]:
             raise Unsupported(f"'{given.model}' takes no other autoencoder: its own is no {KIND}; leave --vae out.")

@@ -3,6 +3,7 @@
 The networks are diffusers' and transformers' own; how they are called is in `unet`, `clip_text` and `autoencoder`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from sfumato.backbones.autoencoder import LatentAutoencoder
@@ -11,6 +12,7 @@ from sfumato.backbones.checkpoints import unet_family
 from sfumato.backbones.clip_text import ClipText
 from sfumato.backbones.edm import SCHEDULERS as EDM_SCHEDULERS
 from sfumato.backbones.edm import EDMUNet, Schedule
+from sfumato.backbones.powerpaint import learned_words, with_words
 from sfumato.backbones.prediction import check_schedule
 from sfumato.backbones.unet import UNet, unet_traits
 from sfumato.errors import Unsupported
@@ -39,8 +41,10 @@ def from_pipe(pipe: Any, name: str) -> Backbone:
         family=unet_family(pipe.unet.config),
         scheduler_config=config if edm is None else edm.config(),
     )
+    one = getattr(pipe, "text_encoder_2", None) is None
+    words = learned_words(pipe.tokenizer, pipe.text_encoder, Path(name)) if one else None
     return Backbone(
-        denoiser=UNet(pipe.unet, traits) if edm is None else EDMUNet(pipe.unet, traits, edm),
+        denoiser=UNet(pipe.unet, with_words(traits, words)) if edm is None else EDMUNet(pipe.unet, traits, edm),
         autoencoder=autoencoder,
-        text_encoder=ClipText(pipe, traits.device, traits.dtype),
+        text_encoder=ClipText(pipe, traits.device, traits.dtype, words),
     )

@@ -1,4 +1,4 @@
-"""`sfumato edit`, `remove` and `outpaint`: run one request and write its predictions."""
+"""`sfumato edit` and the commands of other tasks: run one request and write its predictions."""
 
 import inspect
 import json
@@ -183,17 +183,22 @@ def _estimated_bytes(n: int, canvas: Canvas) -> int:
     return n * width * height * COMPRESSED_BYTES_PER_PIXEL
 
 
-WITHOUT = {"remove": ("task", "expand"), "outpaint": ("task",)}
+WITHOUT = {
+    "shape": ("task", "expand"),
+    "remove": ("task", "expand"),
+    "fill": ("task", "expand"),
+    "outpaint": ("task",),
+}
 """Commands for one task, and the fields that have no option there."""
 
 
 def command(name: str, summary: str, arguments: Sequence[str] = ()) -> Any:
-    """The command `edit`, `remove` or `outpaint`, with one option per field of `EditRequest` besides its own.
+    """The command `edit` or that of another task, with one option per field of `EditRequest` besides its own.
 
     The methods' own options are added only if an unknown flag is given or a method's help is requested, since that imports torch.
 
     Args:
-        name: "edit", "remove" or "outpaint".
+        name: "edit", or one of `WITHOUT`.
         summary: First line of the help.
         arguments: Arguments of the call, after the name.
     """

@@ -14,13 +14,15 @@ from sfumato.cli.arguments import AllowPickle, Debug, Device, Devices, Dtype, Fo
 from sfumato.cli.failures import reported
 from sfumato.cli.models import models
 
+EDITS = ("edit", "shape", "remove", "fill", "outpaint")  # one for each task
+
 
 class Commands(TyperGroup):
     """Command group that generates the options of edits only when one of these commands is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The called command, with its options."""
-        if args and args[0] in ("edit", "remove", "outpaint"):
+        if args and args[0] in EDITS:
             from sfumato.cli.edit import command
 
             self.add_command(command(args[0], self.commands[args[0]].help or "", args[1:]), args[0])
@@ -52,8 +54,18 @@ def edit() -> None:
 
 
 @app.command()
+def shape() -> None:
+    """Paint what a prompt says as a thing with the outline of the mask."""
+
+
+@app.command()
 def remove() -> None:
     """Remove what is under a mask; the prompt is optional."""
+
+
+@app.command()
+def fill() -> None:
+    """Fill holes and scratches under a mask; the prompt is optional."""
 
 
 @app.command()

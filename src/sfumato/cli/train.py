@@ -123,12 +123,17 @@ def _adapter(settings: Settings, shipped: str) -> dict[str, Any]:
     return _scenes(settings) | {"model": _teacher(settings), "vae": _autoencoder(settings), "start": start}
 
 
-def _masked(settings: Settings, shipped: str, before: str = "") -> dict[str, Any]:
-    """As `_adapter`; where `shipped` is not there, it starts from `before`."""
-    given = _adapter(settings, shipped)
-    if before and given["start"] is not None and not given["start"].exists():
-        given = _adapter(settings, before)
-    return given | {"data": settings.data}
+def _masked(settings: Settings, shipped: str) -> dict[str, Any]:
+    return _adapter(settings, shipped) | {"data": settings.data}
+
+
+def _after_inpainting(settings: Settings, shipped: str) -> dict[str, Any]:
+    """As `_masked`, but begun from an inpainting adapter where there is none of its own: that of this folder, or the shipped."""
+    from sfumato.embedded.adapter import FILE
+
+    given, shipped_inpainting = _masked(settings, shipped), _weights(settings, "inpainting")
+    found = [given["start"], settings.folder / "inpainting" / "model" / FILE, shipped_inpainting and shipped_inpainting / FILE]
+    return given | {"start": next((file for file in found if file is not None and file.exists()), None)}
 
 
 def _render_scenes(settings: Settings, workers: int) -> None:
@@ -187,10 +192,17 @@ CARDS: tuple[PartCard, ...] = (
         takes_data=True,
     ),
     PartCard(
+        name="powerpaint",
+        module="sfumato.training.powerpaint",
+        minutes=50.0,
+        given=partial(_after_inpainting, shipped="powerpaint"),
+        takes_data=True,
+    ),
+    PartCard(
         name="smartbrush",
         module="sfumato.training.smartbrush",
         minutes=60.0,
-        given=partial(_masked, shipped="smartbrush", before="inpainting"),
+        given=partial(_after_inpainting, shipped="smartbrush"),
         takes_data=True,
     ),
     PartCard(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sfumato.backbones.base import Text, TextEncoder, WeighingTextEncoder
 from sfumato.text.chunks import Embedding
 from sfumato.text.clip import Parts
-from sfumato.text.grammar import words
+from sfumato.text.grammar import Span, words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,11 @@ class Texts:
     embeddings: tuple[Embedding, ...] = ()
     clip_skip: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def spans(self) -> tuple[Parts, Parts]:
+        """Prompt and negative prompt as weighted parts, whether or not they were parsed."""
+        return self.parts or ([[Span(self.prompt)]], [[Span(self.negative)]])
 
     def encode(self, encoder: TextEncoder) -> tuple[Text, Text]:
         """Encoded negative prompt and prompt, in this order. An empty negative is encoded as no prompt."""

@@ -122,6 +122,7 @@ class PreparedWindow:
             options=resolved.options,
             guidance_embedding=request.guidance_embedding,
             controls=_controls(inputs, request, backbone.traits.device),
+            task=request.task,
         )
         self.pair: Pair = method.condition(backbone, self._given)
         self.guidance_scale = 1.0 if request.guidance_scale is None else request.guidance_scale

@@ -22,6 +22,7 @@ from sfumato.masks.precision import rougher
 from sfumato.masks.reading import SoftMask
 from sfumato.masks.start import Start
 from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
+from sfumato.methods.base import DRAWING
 from sfumato.pictures import strips
 from sfumato.pictures.orientation import UPRIGHT
 from sfumato.pictures.reading import Picture
@@ -185,11 +186,11 @@ def _cut_out(
     width, height = target_size(window, resolution, factor)
     inside = resize_soft_mask(change, (width, height))
     seen, painted = colours
-    if (
-        request.task != "edit"
-    ):  # other tasks continue the surroundings; filled before resizing, which would leak what is under the mask
+    drawn = request.task in DRAWING
+    if not drawn:  # other tasks continue the surroundings; filled before resizing, which would leak what is under the mask
         seen = fill(seen, (change > 0).astype(np.uint8), "blur", np.random.default_rng(0))
-        painted = painted if request.scribble is not None or request.fill == "original" else seen
+        skips = bool(request.start_fraction or request.start_sigma)  # from noise alone, what is taken away must not show through
+        painted = painted if request.scribble is not None or (request.fill == "original" and skips) else seen
     pixels, painted = resize(seen, (width, height)), resize(painted, (width, height))
     start = Start(
         painted=painted,
@@ -197,7 +198,6 @@ def _cut_out(
         kind=request.fill or "original",
     )
     mask_latent = to_latent(inside, factor)
-    drawn = request.task == "edit"
     alpha, cover = _edges(whole["mask"], window, feather, whole["picture"].alpha)
     return Inputs(
         window=window,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sfumato.backbones.base import Backbone, Traits, WeighingTextEncoder
+from sfumato.backbones.base import Backbone, TextEncoder, Traits, WeighingTextEncoder
 from sfumato.backbones.lora import parse_lora
 from sfumato.backbones.textual_inversion import read_embeddings
 from sfumato.denoising.prompts import Texts
@@ -15,15 +15,19 @@ from sfumato.text.chunks import Embedding, as_word
 from sfumato.text.clip import Parts
 from sfumato.text.grammar import Span
 from sfumato.text.limits import cut_notes
+from sfumato.text.powerpaint import TaskPrompts
 
 
-def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pickle: bool = False) -> Texts:
+def read_texts(
+    request: EditRequest, guard: str, backbone: Backbone, *, said: TaskPrompts | None = None, allow_pickle: bool = False
+) -> Texts:
     """Read a request's prompts for a model.
 
     Args:
         request: With its defaults filled in.
         guard: What is added to the negative prompt; empty for none.
         backbone: The model.
+        said: What the method says around them, of the model's learned words for tasks.
         allow_pickle: Whether embeddings may be pickles.
 
     Raises:
@@ -49,16 +53,30 @@ def read_texts(request: EditRequest, guard: str, backbone: Backbone, *, allow_pi
         if request.embedding:
             embeddings = read_embeddings(request.embedding, encoder.text_widths(), allow_pickle=allow_pickle)
             notes += _unused_notes(embeddings, texts)
-        notes += texts.notes
+        notes += [*texts.notes, *_cut_notes(encoder, said, texts, request)]
         return replace(texts, negative=negative, embeddings=embeddings, clip_skip=request.clip_skip, notes=tuple(notes))
     _check_words(request.prompt, prompt)
     notes += _plain_notes(request, prompt, own, traits)
     readers = [] if encoder is None else encoder.text_readers()
     if guard and own and any(reader.dropped(negative) for reader in readers):
         negative = f"{guard}, {own}"  # what is cut must not be the guard
+    texts = Texts(prompt=prompt, negative=negative, words=prompt)
+    if said is not None:
+        return replace(texts, notes=(*notes, *_cut_notes(encoder, said, texts, request)))
     used = {"prompt": prompt} | ({} if request.guidance_scale == 1.0 else {"negative prompt": negative})
     notes += cut_notes(readers, used)
-    return Texts(prompt=prompt, negative=negative, words=prompt, notes=tuple(notes))
+    return replace(texts, notes=tuple(notes))
+
+
+def _cut_notes(encoder: TextEncoder | None, said: TaskPrompts | None, texts: Texts, request: EditRequest) -> list[str]:
+    """Notes about what is cut from prompts, because words of the task are read beside them in one piece."""
+    if said is None or encoder is None or encoder.tasks is None:
+        return []
+    prompt, negative = map(grammar.words, texts.spans)
+    notes = cut_notes([encoder.tasks.reader(said.a)], {"prompt": prompt})
+    if request.guidance_scale != 1.0:
+        notes += cut_notes([encoder.tasks.reader(said.negative_a)], {"negative prompt": negative})
+    return notes
 
 
 def _check_words(written: str, words: str) -> None:

@@ -12,7 +12,7 @@ from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
 from sfumato.editing.prompts import read_texts
 from sfumato.errors import OptionError, Unsupported
-from sfumato.methods.base import TEXT_FIELDS, MethodCard, MethodOptions, Preset
+from sfumato.methods.base import DRAWING, TEXT_FIELDS, MethodCard, MethodOptions, Preset
 from sfumato.methods.registry import CARDS, fields_of, method_fields, runs_on
 from sfumato.request import EditRequest, refusal
 
@@ -105,7 +105,8 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update={**filled, "options": own})
     given = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
-    texts = read_texts(given, guard, backbone, allow_pickle=allow_pickle)
+    said = tasks.prompts_of(request.task, backbone, card)
+    texts = read_texts(given, guard, backbone, said=said, allow_pickle=allow_pickle)
     return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
 
 
@@ -119,7 +120,7 @@ def _scribble_start(traits: Traits) -> dict[str, Any]:
 def with_background(resolved: Resolved, seam_informative: bool) -> Resolved:
     """Choose the background reconstruction if it is None: "matte", "poisson" where all under the mask is meant, or "paste".
 
-    Other tasks than "edit" take away what is under the mask, and a soft mask says itself how much each place changes: there
+    Tasks that need no words take away what is under the mask, and a soft mask says itself how much each place changes: there
     nothing is left for a matte to choose, and Poisson blending imposes the colours at the border of the mask. In a stroke, which
     is nearly all border, that would undo the edit; in a replaced background it would spread the old background's colours.
 
@@ -128,7 +129,7 @@ def with_background(resolved: Resolved, seam_informative: bool) -> Resolved:
         seam_informative: As in `sfumato.editing.preparing.Inputs`.
     """
     request = resolved.request
-    removes = request.task != "edit"
+    removes = request.task not in DRAWING
     if request.background is not None and not (request.background == "matte" and removes):
         return resolved
     background = "paste" if not seam_informative else "poisson" if removes or request.soft_mask else "matte"

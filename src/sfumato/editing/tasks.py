@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from sfumato.backbones.base import Traits
+from sfumato.backbones.base import Backbone, Traits
 from sfumato.backbones.capabilities import TRAINED, Capability
 from sfumato.backbones.families import FAMILIES, family
 from sfumato.errors import MaskError, OptionError
 from sfumato.methods import registry
-from sfumato.methods.base import TEXT_FIELDS, MethodCard, Task
+from sfumato.methods.base import DRAWING, TEXT_FIELDS, MethodCard, Task
 from sfumato.request import EditRequest
+from sfumato.text.powerpaint import TaskPrompts
 
 DEFAULT_METHOD: str = EditRequest.model_fields["method"].default
 THIN = (
@@ -31,7 +32,7 @@ def check(request: EditRequest) -> None:
         OptionError: prompt-empty, expand-missing or option-contradiction.
         MaskError: mask-missing.
     """
-    if request.task == "edit" and not has_words(request):
+    if request.task in DRAWING and not has_words(request):
         raise OptionError("The prompt is empty: say in words what should appear under the mask.", code="prompt-empty")
     if request.task != "outpaint":
         if request.expand is not None:
@@ -116,8 +117,9 @@ def preferred(request: EditRequest) -> str:
 
 
 def edits_strokes(request: EditRequest) -> bool:
-    """Whether the default method, which dilates thin strokes, has all that the request sets."""
-    return _takes(registry.get(DEFAULT_METHOD), request)
+    """Whether the default method, which dilates thin strokes, does the task and has all that the request sets."""
+    card = registry.get(DEFAULT_METHOD)
+    return request.task in card.tasks and _takes(card, request)
 
 
 def _takes(card: MethodCard, request: EditRequest) -> bool:
@@ -134,7 +136,9 @@ def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None
         OptionError: task-unsupported or prompt-empty.
     """
     others = [other.name for other in registry.suited(request.task, traits.capabilities, has_words(request))]
-    hint = f" On {traits.family} it is done by: {', '.join(others)}." if others else ""
+    everywhere = [other.name for other in registry.CARDS if request.task in other.tasks]
+    on, names = (f"On {traits.family} it", others) if others else ("It", everywhere)
+    hint = f" {on} is done by: {', '.join(names)}." if names else ""
     if request.task not in card.tasks:
         raise OptionError(
             f"{card.name} has no task {request.task}; it has: {', '.join(card.tasks)}.{hint}", code="task-unsupported"
@@ -162,6 +166,19 @@ def words(request: EditRequest, traits: Traits, card: MethodCard) -> str:
     if has_words(request) or not card.tasks[request.task].says_empty or not traits.can(Capability.TEXT):
         return request.prompt
     return family(traits.family).empty
+
+
+def prompts_of(task: Task, backbone: Backbone, card: MethodCard) -> TaskPrompts | None:
+    """What a method that uses a model's learned words for tasks says around the prompts; None for the others."""
+    encoder = backbone.text_encoder
+    if Capability.POWERPAINT not in card.needs or encoder is None or encoder.tasks is None:
+        return None
+    return encoder.tasks.words.prompts[task]
+
+
+def chosen_note(task: Task, card: MethodCard) -> str:
+    """A note on the method of a task for which the user named none."""
+    return f"The task {task} was done by {card.name}, the first for it that suits the model; name a --method for another."
 
 
 def notes(request: EditRequest, prompt: str) -> list[str]:

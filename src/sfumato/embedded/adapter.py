@@ -24,6 +24,7 @@ from sfumato.errors import BackboneError
 FILE = "adapter.safetensors"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 RANK = 32
+LEARNED = "learned."  # how names of what is trained beside a network begin
 WHOLE = ("conv_in", "conv_out", "time_embedding")  # where a new task changes most, and few weights
 
 
@@ -82,16 +83,25 @@ class Adapter(nn.Module):
         digest: Of the base's weights, see `base_digest`.
         rank: Of each change.
         whole: How the names of weights begin that are replaced.
+        learned: What is trained beside the network, such as vectors of words, as it begins.
     """
 
     base: Tensor
 
-    def __init__(self, unet: nn.Module, digest: str, rank: int = RANK, whole: tuple[str, ...] = WHOLE) -> None:
+    def __init__(
+        self,
+        unet: nn.Module,
+        digest: str,
+        rank: int = RANK,
+        whole: tuple[str, ...] = WHOLE,
+        learned: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.digest, self.rank = digest, rank
         # in the state, so that a checkpoint says which base it is for
         self.register_buffer("base", torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8))
         self.whole, self.down, self.up = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        self.learned = nn.ParameterDict({name: tensor.detach().clone() for name, tensor in (learned or {}).items()})
         for name, weight in unet.named_parameters():
             key = _key(name)
             rows, columns = (len(weight), weight[0].numel()) if weight.ndim > 1 else (0, 0)
@@ -157,6 +167,12 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not {"base_sha256", "rank"} <= metadata.keys():
         raise BackboneError(f"{path} is not an adapter that `sfumato train` made; train one, or take another model.")
     return metadata, tensors
+
+
+def learned(path: Path) -> dict[str, Tensor]:
+    """What an adapter in a file learned beside its network, float32, by name; empty if nothing."""
+    with safe_open(path, "pt") as file:
+        return {name.removeprefix(LEARNED): file.get_tensor(name).float() for name in file.keys() if name.startswith(LEARNED)}
 
 
 @torch.no_grad()

@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # the registry is listed without torch
     from sfumato.noise.stream import NoiseStream
     from sfumato.perception.clip import Scorer
 
-Task = Literal["edit", "remove", "fill", "outpaint"]
+Task = Literal["edit", "shape", "remove", "fill", "outpaint"]
+DRAWING: tuple[Task, ...] = ("edit", "shape")
+"""Tasks that draw what the prompt says, and so need one; the others continue the surroundings."""
 
 # Fields of EditRequest that several methods use, and some do not.
 TEXT_FIELDS = ("negative_prompt", "guidance_scale", "guidance_embedding")
@@ -152,6 +154,7 @@ class EditInputs(Generic[OptionsT]):
         options: The method's own options.
         guidance_embedding: Embedded guidance scale of guidance-distilled models; None for others.
         controls: Inputs of the model's ControlNets for control pictures, in their order.
+        task: What the request asks for.
         generator: Draws whatever is random in the conditions of one prediction; None takes means.
     """
 
@@ -162,6 +165,7 @@ class EditInputs(Generic[OptionsT]):
     options: OptionsT
     guidance_embedding: float | None = None
     controls: "tuple[Control, ...]" = ()
+    task: Task = "edit"
     generator: "Generator | None" = None
 
 

@@ -17,21 +17,23 @@ from sfumato.methods.base import EditInputs
 
 
 def text_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
-    """Negative prompt and prompt, extras and control pictures, and mask and masked picture for models that read them.
-
-    Models without text get the rest alone.
-    """
-    channels = None
-    if models.traits.layout is Layout.INPAINTING:
-        encode = partial(models.autoencoder.encode, generator=edit.generator)
-        channels = inpainting_channels(encode, edit.pixels, edit.mask_pixels)
-    own: tuple[None, ...] = (None,) if models.traits.capabilities & BRANCHES else ()  # of the method that has it
-    controls = (*own, *edit.controls) if edit.controls else ()
-    shared = Conditions(extras=extras_of(models, edit), channels=channels, controls=controls)
+    """Negative prompt and prompt, each with what `textless` gives. Models without text get the latter alone."""
+    shared = textless(models, edit)
     if models.text_encoder is None:
         return Pair(unconditional=shared, conditional=shared)
     unconditional, conditional = edit.texts.encode(models.text_encoder)
     return Pair(unconditional=replace(shared, text=unconditional), conditional=replace(shared, text=conditional))
+
+
+def textless(models: Backbone, edit: EditInputs[Any]) -> Conditions:
+    """Extras and control pictures, and mask and masked picture for models that read them."""
+    channels = None
+    if models.traits.layout is Layout.INPAINTING:
+        encode = partial(models.autoencoder.encode, generator=edit.generator)
+        channels = inpainting_channels(encode, edit.pixels, edit.mask_pixels, models.traits.hole)
+    own: tuple[None, ...] = (None,) if models.traits.capabilities & BRANCHES else ()  # of the method that has it
+    controls = (*own, *edit.controls) if edit.controls else ()
+    return Conditions(extras=extras_of(models, edit), channels=channels, controls=controls)
 
 
 def no_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
@@ -55,18 +57,19 @@ def extras_of(models: Backbone, edit: EditInputs[Any]) -> dict[Extra, Tensor]:
     return extras
 
 
-def inpainting_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask: Tensor) -> Tensor:
+def inpainting_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask: Tensor, hole: float = 0.0) -> Tensor:
     """What inpainting models read behind the noisy latents, in training and in editing: the mask, then the masked picture.
 
     Args:
         encode: (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w).
-        pixels: (B, 3, H, W) in [-1, 1]: the source. Its hole becomes 0, mid-grey.
+        pixels: (B, 3, H, W) in [-1, 1]: the source.
         mask: (B, 1, H, W) in {0, 1}; 1 = hole. It is brought to the latents' size by nearest neighbours.
+        hole: What the source becomes in its hole, by default 0, mid-grey.
 
     Returns:
         (B, 1 + C, h, w).
     """
-    latents = encode(pixels * (mask < 0.5))
+    latents = encode(torch.where(mask < 0.5, pixels, hole))
     return torch.cat([F.interpolate(mask, latents.shape[-2:], mode="nearest").to(latents), latents], dim=1)
 
 

@@ -19,6 +19,9 @@ _TRAINED: dict[Task, TaskCard] = {
     "fill": TaskCard(wordless={"guidance_scale": 1.0}),
     "outpaint": TaskCard(says_empty=True),
 }
+# One that has words of its own for tasks needs none. Where nothing is to be drawn its authors ask for a guidance of 10 or more.
+_GUIDED = TaskCard(defaults={"guidance_scale": 10.0})
+_TOLD: dict[Task, TaskCard] = {"edit": _EDIT, "shape": _EDIT, "remove": _GUIDED, "fill": TaskCard(), "outpaint": _GUIDED}
 _TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (
@@ -77,6 +80,17 @@ CARDS: tuple[MethodCard, ...] = (
         tasks={"remove": TaskCard(defaults=_FROM_BLUR)},
     ),
     MethodCard(
+        name="powerpaint",
+        kind="finetuned",
+        title="PowerPaint",
+        paper="Zhuang et al.: A Task is Worth One Word, Learning with Task Prompts for High-Quality Versatile Image Inpainting, "
+        "ECCV 2024, arXiv:2312.03594",
+        module="sfumato.methods.finetuned.powerpaint",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.POWERPAINT}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "soft_mask"),
+        tasks=_TOLD,
+    ),
+    MethodCard(
         name="stable-inpainting",
         kind="finetuned",
         title="Stable Diffusion inpainting",
@@ -95,7 +109,7 @@ CARDS: tuple[MethodCard, ...] = (
         module="sfumato.methods.finetuned.smartbrush",
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.SMARTBRUSH}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
-        tasks={"edit": _EDIT},
+        tasks={"edit": _EDIT, "shape": _EDIT},
     ),
     MethodCard(
         name="controlnet-inpainting",

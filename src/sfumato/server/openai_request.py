@@ -22,7 +22,7 @@ TEXTS = ("prompt", "negative_prompt")  # of all other fields an empty text is no
 
 class _Known(Sent):
     prompt: str = Field(
-        "", description="What should appear where the mask is transparent. May be left out if `task` is not edit."
+        "", description="What should appear where the mask is transparent. May be left out if `task` is neither edit nor shape."
     )
     model: str | None = Field(None, description="One of GET /v1/models; the first by default.")
     n: int = Field(1, ge=1, le=10, description="Number of pictures, best first.")

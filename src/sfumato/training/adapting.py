@@ -1,7 +1,7 @@
 """Training of an adapter of the embedded denoiser, the part shared by all kinds. Denoiser and text encoder stay frozen."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from sfumato.embedded.adapter import RANK, WHOLE, Adapter, base_digest, read
+from sfumato.embedded.adapter import LEARNED, RANK, WHOLE, Adapter, base_digest, read
 from sfumato.embedded.text import MAX_TOKENS
 from sfumato.training.denoiser import quick_attention
 from sfumato.training.loop import OnProgress, Run, check_fits
@@ -68,6 +68,7 @@ class Adapted:
         born: Makes it of the denoiser, which it may change; by default it is the denoiser.
         rank, whole: See `Adapter`.
         begun: Makes the state of an adapter that it starts from one of this network; by default it is one.
+        learned: What is trained beside it, as it begins.
     """
 
     describe: Callable[[Path], object]
@@ -75,6 +76,7 @@ class Adapted:
     rank: int = RANK
     whole: tuple[str, ...] = WHOLE
     begun: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
+    learned: Callable[[Teacher], Mapping[str, Tensor]] = lambda teacher: {}
 
 
 def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
@@ -88,9 +90,9 @@ def with_class_name(name: str) -> Callable[[Path], object]:
 
 
 class Batches(Protocol):
-    """What a lesson learns from: `draw` gives the arguments of its loss, the tokens (B, T) of captions last."""
+    """What a lesson learns from: `draw` gives the arguments of its loss; last, what is told, tokens (B, T) of captions mostly."""
 
-    def draw(self) -> tuple[Tensor, ...]:
+    def draw(self) -> tuple[Any, ...]:
         """A random batch."""
 
 
@@ -131,22 +133,32 @@ class AdapterTraining:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
             self.network: nn.Module = frozen(adapted.born(self.teacher.unet), self.teacher.device)
-            self.adapter = Adapter(self.network, base_digest(model), adapted.rank, adapted.whole)
+            digest, learned = base_digest(model), adapted.learned(self.teacher)
+            self.adapter = Adapter(self.network, digest, adapted.rank, adapted.whole, learned)
         if start is not None and start.exists():
-            state = adapted.begun(read(start)[1]) | {"base": self.adapter.base}
+            known = {name: tensor for name, tensor in self.adapter.state_dict().items() if name.startswith(LEARNED)}
+            state = known | adapted.begun(read(start)[1]) | {"base": self.adapter.base}
             check_fits(state, self.adapter, start)
             self.adapter.load_state_dict(state)
         self.run = Run(self.adapter, out / "checkpoint.pt", minutes, lr, cooldown, self._on_save, on_progress)
         self.adapter.check_base(out / "checkpoint.pt")
 
-    def learn(self, batches: Batches, loss_of: Callable[..., Tensor]) -> Iterator[None]:
-        """Step on a loss until the minutes are over; it is given what was drawn, with text states (B, T, D) for tokens."""
+    def learn(
+        self, batches: Batches, loss_of: Callable[..., Tensor], states: Callable[[Any], Tensor] | None = None
+    ) -> Iterator[None]:
+        """Step on a loss until the minutes are over.
+
+        Args:
+            batches: Give what is learnt from.
+            loss_of: Of what was drawn, with text states (B, T, D) for what is told.
+            states: Makes these; by default the frozen text encoder, of tokens.
+        """
         device = self.teacher.device
         for _ in self.run.steps():
-            *given, tokens = batches.draw()
+            *given, told = batches.draw()
             with half_precision(device), quick_attention(device):
-                loss = loss_of(*given, self.teacher.states(tokens))
-            self.run.update(loss, len(tokens))
+                loss = loss_of(*given, (states or self.teacher.states)(told))
+            self.run.update(loss, len(given[0]))
             yield
 
     def _on_save(self, run: Run) -> None:

@@ -1,9 +1,10 @@
 """Masked training samples as tensors, the same for all methods that see a mask."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class MaskedScenes:
 
     Args:
         vae_folder, scenes: See `latents.encoded_shards`.
-        mixture: How masks are drawn.
+        mixture: Ways to draw masks.
 
     Raises:
         InputError: no-scenes.
@@ -72,7 +73,7 @@ class MaskedPictures:
     Args:
         vae_folder: Of the autoencoder.
         folder, size: See `latents.load_pictures`.
-        mixture: How masks are drawn around a picture's own.
+        mixture: Ways to draw masks of pictures that have one.
 
     Raises:
         InputError: no-pictures, no-caption.
@@ -101,38 +102,61 @@ def masked_source(vae: Path, scenes: Path, data: Path | None, mixture: Mixture =
     Args:
         vae, scenes: Folders of the autoencoder and of rendered scenes.
         data: A folder of pictures instead of scenes; see `latents.load_pictures`.
-        mixture: How masks are drawn where the outlines of things are known.
+        mixture: Ways to draw masks.
 
     Raises:
         InputError: no-scenes, no-pictures, no-caption.
         MaskError: mask-size, mask-empty.
     """
-    return MaskedScenes(vae, scenes, mixture) if data is None else MaskedPictures(vae, data, SIZES["small"].image, mixture)
+    if data is None:
+        return MaskedScenes(vae, scenes, mixture)
+    return MaskedPictures(vae, data, SIZES["small"].image, mixture)
+
+
+Tell = Callable[[Sequence[Sample], PreTrainedTokenizerFast], Any]
+"""What a network is told of samples: a tensor or several that its text states are made of; see `AdapterTraining.learn`."""
+
+
+def captions(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """Tokens (B, T) of the captions."""
+    texts = [sample.caption for sample in samples]
+    tokens = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    return cast(Tensor, tokens.input_ids)
 
 
 class MaskedBatches:
-    """Random samples of a source, as tensors."""
+    """Random samples of a source, as tensors, and what is told of them."""
 
-    def __init__(self, source: MaskedSource, tokenizer: PreTrainedTokenizerFast, batch_size: int, device: torch.device) -> None:
-        self.source, self.tokenizer, self.batch_size, self.device = source, tokenizer, batch_size, device
+    def __init__(
+        self,
+        source: MaskedSource,
+        tokenizer: PreTrainedTokenizerFast,
+        batch_size: int,
+        device: torch.device,
+        tell: Tell = captions,
+    ) -> None:
+        self.source, self.tokenizer, self.batch_size, self.device, self.tell = source, tokenizer, batch_size, device, tell
         self.rng = np.random.default_rng()
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), tokens (B, T)."""
-        x, images, samples, tokens = self.samples()
+    def draw(self) -> tuple[Any, ...]:
+        """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), what is told."""
+        x, images, samples = self.samples()
         mask, untold = (planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
         weights = loss_weights(mask, untold, x.shape[-1])
         pixels = to_pixels(np.stack(images))
-        return tuple(part.to(self.device) for part in (x, weights, pixels, mask, tokens))  # type: ignore[return-value]
+        return (*(part.to(self.device) for part in (x, weights, pixels, mask)), self.told(samples))
 
-    def samples(self) -> tuple[Tensor, list[NDArray[np.uint8]], list[Sample], Tensor]:
-        """Clean latents (B, C, h, w), pictures, samples and tokens (B, T), before they go to the device."""
+    def samples(self) -> tuple[Tensor, list[NDArray[np.uint8]], list[Sample]]:
+        """Clean latents (B, C, h, w), pictures and samples, before they go to the device."""
         index = self.rng.integers(0, len(self.source.latents), self.batch_size)
         drawn = [self.source.draw(int(i), self.rng) for i in index]
-        texts = [sample.caption for _, sample in drawn]
-        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         x = self.source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
-        return x, [image for image, _ in drawn], [sample for _, sample in drawn], tokens.input_ids
+        return x, [image for image, _ in drawn], [sample for _, sample in drawn]
+
+    def told(self, samples: Sequence[Sample]) -> Any:
+        """What is told of samples, on the device."""
+        told = self.tell(samples, self.tokenizer)
+        return tuple(part.to(self.device) for part in told) if isinstance(told, tuple) else told.to(self.device)
 
 
 def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:
@@ -147,10 +171,10 @@ def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:
         (B, 1, side, side).
     """
     hole = F.max_pool2d(mask, mask.shape[-1] // side)
-    return (OUTSIDE_WEIGHT + (1 - OUTSIDE_WEIGHT) * hole) * told(untold, side)
+    return (OUTSIDE_WEIGHT + (1 - OUTSIDE_WEIGHT) * hole) * captioned(untold, side)
 
 
-def told(untold: Tensor, side: int) -> Tensor:
+def captioned(untold: Tensor, side: int) -> Tensor:
     """Where the caption leaves nothing out, nor beside it: (B, 1, side, side), bool. See `loss_weights`."""
     return F.max_pool2d(F.max_pool2d(untold, untold.shape[-1] // side), 3, stride=1, padding=1) == 0
 

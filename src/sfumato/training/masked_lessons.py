@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions
+from sfumato.backbones.base import Backbone, Conditions, Text
 from sfumato.embedded.adapter import FILE
 from sfumato.pictures.tensors import to_uint8
 from sfumato.training import samples
@@ -19,13 +19,21 @@ from sfumato.training.adapting import Adapted, AdapterTraining
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import make_scheduler, velocity_loss
 from sfumato.training.latents import encode, load_vae
-from sfumato.training.masked import MaskedBatches, MaskedSource, masked_source
-from sfumato.training.mixture import Sample
+from sfumato.training.masked import MaskedBatches, MaskedSource, Tell, captions, masked_source
+from sfumato.training.mixture import THINGS, Mixture, Sample
 
 EXAMPLES = 8  # on a sheet of samples
 
 See = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 """What a network sees of pixels (B, 3, H, W) and their mask (B, 1, H, W), given how pixels are encoded: as in editing."""
+
+Texts = Callable[[Backbone, Sequence[Sample]], tuple[Sequence[Text], Sequence[Text]]]
+"""What is said against and for samples, encoded by a model: the texts of both branches of guidance."""
+
+
+def caption_texts(model: Backbone, examples: Sequence[Sample]) -> tuple[list[Text], list[Text]]:
+    """Nothing, and the captions."""
+    return samples.texts_of(model, [sample.caption for sample in examples])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,10 @@ class Lesson:
         velocity: Of noisy latents (B, C, h, w) at timesteps (B,), given what is seen and text states (B, T, D), in a run.
         edited: The model in the folder of the denoiser, on a device, with the network in place that a file changes.
         condition: Adds what is seen to conditions of text alone.
+        mixture: Of masks and captions.
+        tell: What the network is told of them.
+        states: Text states of that, in a run; by default what the frozen encoder makes of captions.
+        texts: For sheets, what is said against and for each sample.
     """
 
     adapted: Adapted
@@ -45,6 +57,10 @@ class Lesson:
     velocity: Callable[[AdapterTraining, Tensor, Tensor, Tensor, Tensor], Tensor]
     edited: Callable[[Path, torch.device, Path], Backbone]
     condition: Callable[[Conditions, Tensor], Conditions]
+    mixture: Mixture = THINGS
+    tell: Tell = captions
+    states: Callable[[AdapterTraining, Any], Tensor] = lambda course, tokens: course.teacher.states(tokens)
+    texts: Texts = caption_texts
 
     def train(
         self, *, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any
@@ -61,12 +77,12 @@ class Lesson:
             InputError: no-scenes, no-pictures, no-caption.
             MaskError: mask-size, mask-empty.
         """
-        source, scheduler = masked_source(vae, scenes, data), make_scheduler()
+        source, scheduler = masked_source(vae, scenes, data, self.mixture), make_scheduler()
         examples = examples_of(source)
 
         def sheet(folder: Path, path: Path) -> None:
             model = self.edited(course.model, device, folder / FILE)
-            write_edits(model, path, examples, self.see, self.condition)
+            write_edits(model, path, examples, self)
 
         course = AdapterTraining(adapted=self.adapted, lr=lr, sheet=sheet, **settings)
         device = course.teacher.device
@@ -76,7 +92,8 @@ class Lesson:
             seen = self.see(encoder, pixels, mask).to(x)
             return velocity_loss(lambda noisy, at: self.velocity(course, noisy, at, seen, states), scheduler, x, weights)
 
-        for _ in course.learn(MaskedBatches(source, course.teacher.tokenizer, batch_size, device), loss):
+        batches = MaskedBatches(source, course.teacher.tokenizer, batch_size, device, self.tell)
+        for _ in course.learn(batches, loss, partial(self.states, course)):
             pass
 
 
@@ -91,8 +108,7 @@ def write_edits(
     model: Backbone,
     path: Path,
     examples: Sequence[tuple[NDArray[np.uint8], Sample]],
-    see: See,
-    condition: Callable[[Conditions, Tensor], Conditions],
+    lesson: Lesson,
 ) -> None:
     """Fill the masks of examples, from the same noise on every call; one column an example.
 
@@ -100,16 +116,15 @@ def write_edits(
         model: With the network in place.
         path: Gets a row of masked pictures, and below it what the model makes of all of them: nothing is pasted.
         examples: Pictures (H, W, 3), each with a mask and a caption.
-        see: As in training.
-        condition: Adds what is seen to conditions of text alone.
+        lesson: That it was trained by.
     """
     device = model.traits.device
     pixels = to_pixels(np.stack([image for image, _ in examples])).to(device)
     mask = torch.stack([torch.from_numpy(sample.mask)[None] for _, sample in examples]).to(device).float()
-    seen = see(model.autoencoder.encode, pixels, mask)
-    prompts, count = [sample.caption for _, sample in examples], len(examples)
+    seen = lesson.see(model.autoencoder.encode, pixels, mask)
+    texts, count = lesson.texts(model, [sample for _, sample in examples]), len(examples)
     drawn = [
-        samples.sampled(model, prompts, range(k * count, (k + 1) * count), lambda given: condition(given, seen))
+        samples.sampled(model, texts, range(k * count, (k + 1) * count), lambda given: lesson.condition(given, seen))
         for k in range(samples.PER_PROMPT)
     ]
     samples.write_rows([np.stack([to_uint8(row) for row in pixels * (mask < 0.5)]), *drawn], path)

@@ -60,9 +60,11 @@ class Sample:
         mask: (H, W), true in the hole; not empty.
         caption: Of what belongs there, "" for none.
         untold: (H, W), true on things that the caption leaves out: they count for nothing in the loss.
-        task: object, context (bare ground), outpaint, random or everything.
+        task: object, shape, context (bare ground), outpaint, random or everything.
         outline: (H, W) of the thing in the mask; None where that is not known, or it is no thing.
         precision: How much the mask tells of the outline, see `masks.precision`.
+        fit: Share of the mask that the outline covers, of the task shape; 1 of others.
+        dropped: Whether the caption was dropped for classifier-free guidance.
     """
 
     mask: Mask
@@ -71,6 +73,8 @@ class Sample:
     task: str
     outline: Mask | None = None
     precision: int = ROUGHEST
+    fit: float = 1.0
+    dropped: bool = False
 
 
 def around(outline: Mask, rng: np.random.Generator) -> Mask:
@@ -81,6 +85,13 @@ def around(outline: Mask, rng: np.random.Generator) -> Mask:
 def dilated(outline: Mask, rng: np.random.Generator) -> Mask:
     """The outline, dilated by up to a quarter of its size."""
     reach = max(1, round(rng.uniform(0.02, 0.25) * outline.sum() ** 0.5))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    return cv2.dilate(outline.astype(np.uint8), kernel).astype(bool)
+
+
+def loosely(outline: Mask, rng: np.random.Generator) -> Mask:
+    """The outline, or dilated by up to half of its size: the mask tells the shape more or less."""
+    reach = round(rng.uniform(0, 0.5) * outline.sum() ** 0.5)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     return cv2.dilate(outline.astype(np.uint8), kernel).astype(bool)
 
@@ -151,6 +162,25 @@ def precise(picture: Picture, rng: np.random.Generator) -> Sample | None:
     return exact and replace(exact, mask=at_precision(exact.mask, precision), precision=precision)
 
 
+def shaped(picture: Picture, rng: np.random.Generator) -> Sample | None:
+    """A thing under its outline, dilated more or less: how much of the mask it covers is told (PowerPaint's alpha)."""
+    sample = _thing(picture, rng)
+    if sample is None:
+        return None
+    mask = loosely(sample.mask, rng)
+    return replace(sample, mask=mask, task="shape", fit=float(sample.mask.sum() / mask.sum()))
+
+
+def wordless(draw: "Draw", share: float) -> "Draw":
+    """A way to draw a sample, a share of which has no words: what belongs there is then told by its task alone."""
+
+    def drawn(picture: Picture, rng: np.random.Generator) -> Sample | None:
+        sample = draw(picture, rng)
+        return sample if sample is None or rng.random() >= share else replace(sample, caption="")
+
+    return drawn
+
+
 def _foreign(outline: Mask, picture: Picture, rng: np.random.Generator) -> Mask:
     """Around the thing and another's outline brought to its place and size."""
     return around(outline if picture.other is None else outline | fitted(picture.other, outline, rng), rng)
@@ -218,6 +248,17 @@ THINGS: Mixture = (  # where the outlines of things are known
 PRECISE: Mixture = ((0.8, precise), (0.2, everything))
 """SmartBrush's (arXiv:2212.05034, section 3.4): one thing in a mask of a known precision; and text-to-image."""
 
+TASKS: Mixture = (  # where tasks are told apart by words of their own: outlines that tell the shape are of the task shape alone
+    (0.16, wordless(_of_thing(lambda outline, picture, rng: around(outline, rng)), 0.3)),
+    (0.14, wordless(_of_thing(_foreign), 0.3)),
+    (0.22, wordless(shaped, 0.3)),
+    (0.30, wordless(context, 0.6)),
+    (0.08, wordless(outpaint, 0.5)),
+    (0.05, random),
+    (0.05, everything),
+)
+"""PowerPaint's shares, roughly, and how often it drops words; its masks of bare ground leave things out, which its own do not."""
+
 ANYWHERE: Mixture = ((0.85, random), (0.1, outpaint), (0.05, everything))  # where they are not
 
 
@@ -226,5 +267,5 @@ def draw_sample(picture: Picture, mixture: Mixture, rng: np.random.Generator) ->
     shares, draws = zip(*mixture, strict=True)
     sample = draws[rng.choice(len(draws), p=shares)](picture, rng) or context(picture, rng) or random(picture, rng)
     if rng.random() < CAPTION_DROPOUT:
-        return replace(sample, caption="", untold=np.zeros_like(sample.untold))
+        return replace(sample, caption="", untold=np.zeros_like(sample.untold), dropped=True)
     return sample

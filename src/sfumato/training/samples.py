@@ -40,36 +40,50 @@ def write_sheet(
     Of an adapter, `base` is the folder of the model that it changes.
     """
     model = loaded(folder, device, base)
-    columns = [sampled(model, [prompt] * PER_PROMPT, range(PER_PROMPT)) for prompt in prompts]
+    columns = [sampled(model, texts_of(model, [prompt] * PER_PROMPT), range(PER_PROMPT)) for prompt in prompts]
     write_rows([np.stack([column[k] for column in columns]) for k in range(PER_PROMPT)], path)
+
+
+def texts_of(model: Backbone, prompts: Sequence[str]) -> tuple[list[Text], list[Text]]:
+    """As many texts without words as there are prompts, and the prompts, encoded."""
+    encoder = model.text_encoder
+    assert encoder is not None
+    return encoder.encode([None] * len(prompts)), encoder.encode(prompts)
 
 
 def sampled(
     model: Backbone,
-    prompts: Sequence[str],
+    texts: tuple[Sequence[Text], Sequence[Text]],
     seeds: Sequence[int],
     condition: Callable[[Conditions], Conditions] = lambda given: given,
 ) -> np.ndarray:
-    """Pictures (n, H, W, 3) uint8 of n prompts from n seeds; `condition` adds to conditions of text alone."""
+    """Pictures (n, H, W, 3) uint8 of n seeds.
+
+    Args:
+        model: What draws them.
+        texts: Of both branches of guidance, n each.
+        seeds: Of their noise.
+        condition: Adds to conditions of text alone.
+    """
     traits = model.traits
     solver_name, steps, _ = RUNS[traits.family]
     solver = Solver(make_plan(solver_name, traits.scheduler_config, traits.prediction, steps))
     side = traits.resolution // traits.factor
     noise = NoiseStream(tuple(seeds), (traits.latent_channels, side, side), traits.device)
     latents = noise.draw()
-    guided = prompted(model, prompts, condition)
+    guided = prompted(model, texts, condition)
     for step in solver.plan.run:
         latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
     return pictures(model, latents)
 
 
-def prompted(model: Backbone, prompts: Sequence[str], condition: Callable[[Conditions], Conditions]) -> Model:
-    """The model as loops call it, guided to prompts; `condition` adds to conditions of text alone."""
-    traits, encoder = model.traits, model.text_encoder
-    assert encoder is not None
+def prompted(
+    model: Backbone, texts: tuple[Sequence[Text], Sequence[Text]], condition: Callable[[Conditions], Conditions]
+) -> Model:
+    """The model as loops call it, guided by texts; see `sampled`."""
+    traits = model.traits
     unconditional, conditional = (
-        condition(Conditions(text=Text(states=torch.cat([text.states for text in encoder.encode(texts)]))))
-        for texts in ([None] * len(prompts), prompts)
+        condition(Conditions(text=Text(states=torch.cat([text.states for text in branch])))) for branch in texts
     )
     pair = Pair(unconditional=unconditional, conditional=conditional)
     return Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, RUNS[traits.family][2]))

@@ -28,7 +28,7 @@ from sfumato.training import samples
 from sfumato.training.adapting import Adapted, AdapterTraining, with_scheduler
 from sfumato.training.autoencoder import to_pixels
 from sfumato.training.denoiser import make_scheduler, noised, weighted_error
-from sfumato.training.masked import MaskedBatches, masked_source, planes, told
+from sfumato.training.masked import MaskedBatches, captioned, masked_source, planes
 from sfumato.training.masked_lessons import examples_of
 from sfumato.training.mixture import PRECISE, Sample
 
@@ -68,13 +68,13 @@ class Batches(MaskedBatches):
             Clean latents (B, C, h, w), mask and precision (B, 2, h, w), weights of the loss (B, 1, h, w), outlines (B, 1, h, w),
             whether these are known (B,), and tokens (B, T).
         """
-        x, _, drawn, tokens = self.samples()
+        x, _, drawn = self.samples()
         side = x.shape[-1]
         known = torch.tensor([sample.outline is not None for sample in drawn])
         outline = in_cells([sample.mask if sample.outline is None else sample.outline for sample in drawn], side)
         seen = seen_of(drawn, side)
-        weights = seen[:, :1] * told(planes([sample.untold for sample in drawn]), side)
-        return tuple(part.to(self.device) for part in (x, seen, weights, outline, known, tokens))
+        weights = seen[:, :1] * captioned(planes([sample.untold for sample in drawn]), side)
+        return (*(part.to(self.device) for part in (x, seen, weights, outline, known)), self.told(drawn))
 
 
 def in_cells(masks: list[Any], side: int) -> Tensor:
@@ -148,7 +148,8 @@ def write_edits(folder: Path, path: Path, *, examples: list[tuple[Any, Sample]],
     masks = planes([sample.mask for sample in drawn]).to(device)
     source = backbone.autoencoder.encode(pixels)
     seen = seen_of(drawn, source.shape[-1]).to(device)
-    guided = samples.prompted(backbone, [sample.caption for sample in drawn], lambda given: replace(given, channels=seen))
+    texts = samples.texts_of(backbone, [sample.caption for sample in drawn])
+    guided = samples.prompted(backbone, texts, lambda given: replace(given, channels=seen))
     solver, steps, _ = samples.RUNS[backbone.traits.family]
     options = smartbrush.Options()
     plan = smartbrush.plan(backbone.traits, Sampling(scheduler=solver, steps=steps), options)

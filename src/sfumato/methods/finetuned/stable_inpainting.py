@@ -15,42 +15,31 @@ first half of the steps, and other values of the mask channel in the second. Tha
 """
 
 from dataclasses import replace
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Traits
+from sfumato.backbones.base import Backbone
 from sfumato.denoising.base import Model, Pair
-from sfumato.errors import OptionError
 from sfumato.masks.schedules import mask_schedule
-from sfumato.methods.base import EditInputs, EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.base import EditInputs, EditTask, Preset, Watch, option
+from sfumato.methods.blending import blend, check_finite
 from sfumato.methods.conditioning import text_pair
+from sfumato.methods.finetuned.options import AS_DIFFUSERS, InpaintingOptions, plan_inpainting
 from sfumato.noise.levels import noised
 from sfumato.noise.plan import Plan
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
 
 
-class Options(MethodOptions):
-    """What the published scripts decide differently, and FreeCond's two changes.
+class Options(InpaintingOptions):
+    """FreeCond's two changes.
 
     Args:
-        blend: Whether the source, at the level reached, is put around the latents after every step.
-        posterior_sample: Whether source and masked picture are encoded as samples of the posterior.
         freecond_inside, freecond_outside: Values of the mask channel in the second half of the steps.
         freecond_lowpass: Share of the masked picture's frequencies that the first half of the steps sees.
-        init: Start from noise alone, unless steps are skipped or there is a fill or a scribble; or always from the noised source
-            (or fill, or scribble).
-        start_rounding: Whether a start between two steps skips the first of them. diffusers skips it.
-        timestep_spacing, steps_offset, set_alpha_to_one: Scheduler settings, in diffusers' terms.
     """
 
-    blend: bool = option(True, "Put the noised source around the latents after every step, as Blended Latent Diffusion does.")
-    posterior_sample: bool = option(
-        False, "Encode source and masked picture as samples of the autoencoder's posterior, as published, not as its mean."
-    )
     freecond_inside: float = option(
         1.0, "FreeCond: the mask channel inside the mask, in the second half of the steps; published 1.5.", ge=0, le=10
     )
@@ -63,26 +52,9 @@ class Options(MethodOptions):
         gt=0,
         le=1,
     )
-    init: Literal["noise", "source"] = "noise"
-    start_rounding: Literal["down", "up"] = "down"
-    timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing"
-    steps_offset: int = 0
-    set_alpha_to_one: bool = True
-
-    @property
-    def schedule(self) -> dict[str, Any]:
-        """Its scheduler settings."""
-        return {key: getattr(self, key) for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one")}
 
 
-_DIFFUSERS = Options(
-    blend=False,
-    posterior_sample=True,
-    start_rounding="up",
-    timestep_spacing="leading",
-    steps_offset=1,
-    set_alpha_to_one=False,
-)
+_DIFFUSERS = Options(**AS_DIFFUSERS)
 _FROM_NOISE = {"start_fraction": 0.0}
 _AS_PUBLISHED = {"steps": 50, "guidance_scale": 7.5, "fill": "original"}
 
@@ -101,31 +73,16 @@ PRESETS: dict[str, Preset[Options]] = {
 }
 
 
-def plan(model: Traits, sampling: Sampling, options: Options) -> Plan:
-    """Plan a run.
-
-    Raises:
-        OptionError: scheduler-unknown, scheduler-unsupported, steps-too-many.
-    """
-    made = plan_steps(model, sampling, options.schedule)
-    if options.start_rounding == "down" or sampling.start_sigma is not None:
-        return made
-    count = len(made.steps)
-    run = int(count * (1 - sampling.start_fraction) + 1e-9)  # as `make_plan` allows for 0.29 * 100 = 28.999999999999996
-    return replace(made, start=min(count - run, count - 1))
+plan = plan_inpainting
 
 
 def condition(models: Backbone, edit: EditInputs[Options]) -> Pair:
     """The prompts, with mask and masked picture.
 
     Raises:
-        OptionError: option-contradiction: a soft mask, which acts through blending alone.
+        OptionError: option-contradiction: a soft mask without blending.
     """
-    if not edit.options.blend and ((edit.mask_latent > 0) & (edit.mask_latent < 1)).any():
-        raise OptionError(
-            "A soft mask acts through blending, which is off here (the preset or --no-blend): use --blend, or a hard mask.",
-            code="option-contradiction",
-        )
+    edit.options.check_mask(edit.mask_latent)
     return text_pair(models, edit)
 
 
@@ -149,13 +106,9 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
     source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))
     masks = mask_schedule([mask] * len(steps))  # soft masks; of a hard one this is the mask itself
     noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
-    eps, first = noise.draw(), steps[0].before
+    eps = noise.draw()
     early, late = _freecond(model, options)
-    x = noised(blend(start, source, masks[0]), first, eps)
-    if options.init == "noise" and task.plan.start == 0:
-        bare = (start == source).flatten(1).all(1)[:, None, None, None]  # neither fill nor scribble
-        free = masks[0] if options.blend else torch.ones_like(mask)
-        x = torch.where(bare, blend(first.scale * eps, x, free), x)
+    x = options.first(source, start, masks[0], eps, task.plan)
 
     for done, (step, m) in enumerate(zip(steps, masks, strict=True), 1):
         seen = early if step.index < half else late

@@ -10,9 +10,8 @@ export const files = (name) => ({image: name, mask: `${stem(name)}-mask.png`, sc
 export function commandLine({name, hasMask = true, hasScribble, control = [], options}) {
   const {image, mask, scribble} = files(name);
   const {prompt, task, ...rest} = options;
-  const words = [task === "fill" ? "sfumato edit" : `sfumato ${task ?? "edit"}`, quote(image)];
+  const words = [`sfumato ${task ?? "edit"}`, quote(image)];
   if (prompt) words.push(quote(prompt));
-  if (task === "fill") words.push("--task", task);
   if (hasMask) words.push("--mask", quote(mask));
   if (hasScribble) words.push("--scribble", quote(scribble));
   for (const {picture, model} of control) words.push("--control", quote(picture), "--control-model", quote(model));

@@ -1,10 +1,11 @@
-// The task (edit, remove, fill, extend) and the margins of extend.
+// The task (edit, shape, remove, fill, extend) and the margins of extend.
 
 import {$, make} from "./dom.js";
 
 const SIDES = ["left", "top", "right", "bottom"];
 const PROMPTS = {
   edit: ["What should appear?", "a red ball"],
+  shape: ["What should have this shape?", "a red ball"],
   remove: ["What should replace it?", "found by itself"],
   fill: ["What should be there?", "continued from around"],
   outpaint: ["What surrounds it?", "continued from the picture"],
@@ -24,7 +25,7 @@ export class Task {
   }
 
   get needsWords() {
-    return this.name === "edit";
+    return this.name === "edit" || this.name === "shape";
   }
 
   get needsMask() {
