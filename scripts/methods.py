@@ -54,6 +54,8 @@ STRIPS: dict[str, dict[str, Any]] = {
     "blended-latent-diffusion": {"prompt": "a red ball", "method": "blended-latent-diffusion"},
     "stable-inpainting": {"prompt": "a red ball", "method": "stable-inpainting"},
     "brushnet": {"prompt": "a red ball", "method": "brushnet"},
+    "smartbrush": {"prompt": "a red ball", "method": "smartbrush", "model": "embedded-smartbrush"},
+    "attentive-eraser": {"prompt": "", "method": "attentive-eraser", "task": "remove"},
     "repaint": {"prompt": "a yellow cylinder", "method": "repaint", "preset": "fast"},
     "lanpaint": {"prompt": "a yellow cylinder", "method": "lanpaint", "preset": "fast"},
     "blended-diffusion": {"prompt": "a red ball", "method": "blended-diffusion", "model": "embedded-pixel"},

@@ -8,6 +8,7 @@ random precision; one is text-to-image.
 It starts from the denoiser, or from the inpainting adapter, which has learnt what the mask says.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -104,6 +106,28 @@ def dice_loss(logits: Tensor, outline: Tensor, known: Tensor) -> Tensor:
     return (losses * known).sum() / known.sum().clamp(min=1)
 
 
+def smartbrush_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    scheduler: DDIMScheduler,
+    x: Tensor,
+    seen: Tensor,
+    weights: Tensor,
+    outline: Tensor,
+    known: Tensor,
+) -> Tensor:
+    """The velocity's error and the predicted mask's, at random noise levels.
+
+    Args:
+        predict: What the network makes (B, C + 1, h, w) of its input (B, C + 2, h, w) at timesteps (B,).
+        scheduler: Noises the latents.
+        x, seen, weights, outline, known: See `Batches.draw`.
+    """
+    noisy, timesteps, velocity = noised(scheduler, x)
+    given = torch.cat([blend(noisy, x, seen[:, :1]), seen], dim=1).contiguous(memory_format=torch.channels_last)
+    predicted, logits = predict(given, timesteps).split((x.shape[1], 1), dim=1)
+    return weighted_error(predicted, velocity, weights) + DICE_WEIGHT * dice_loss(logits, outline, known)
+
+
 def train(*, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3, batch_size: int = 16, **settings: Any) -> None:
     """Train until the minutes are over.
 
@@ -121,11 +145,9 @@ def train(*, vae: Path, scenes: Path, data: Path | None = None, lr: float = 2e-3
     sheet = partial(write_edits, examples=examples_of(source), model=settings["model"], device=settings.get("device", "cpu"))
     course = AdapterTraining(adapted=ADAPTED, lr=lr, sheet=sheet, **settings)
 
-    def loss(x: Tensor, seen: Tensor, weights: Tensor, outline: Tensor, known: Tensor, states: Tensor) -> Tensor:
-        noisy, timesteps, velocity = noised(scheduler, x)
-        given = torch.cat([blend(noisy, x, seen[:, :1]), seen], dim=1).contiguous(memory_format=torch.channels_last)
-        predicted, logits = course.adapter(course.network, given, timesteps, states).split((x.shape[1], 1), dim=1)
-        return weighted_error(predicted, velocity, weights) + DICE_WEIGHT * dice_loss(logits, outline, known)
+    def loss(*drawn: Tensor) -> Tensor:
+        *given, states = drawn
+        return smartbrush_loss(lambda x, at: course.adapter(course.network, x, at, states), scheduler, *given)
 
     for _ in course.learn(Batches(source, course.teacher.tokenizer, batch_size, course.teacher.device), loss):
         pass
