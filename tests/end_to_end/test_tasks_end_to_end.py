@@ -68,7 +68,7 @@ def test_a_scratch_is_mended_without_a_trace_of_it(sfumato: Callable[..., Result
     spoiled = np.where(mask[..., None] > 0, np.uint8(255), source)
     Image.fromarray(spoiled).save(tmp_path / "spoiled.png")
     Image.fromarray(mask).save(tmp_path / "scratch.png")
-    result = sfumato("edit", "spoiled.png", "--task", "fill", "--mask", "scratch.png", *FAST[:-1])
+    result = sfumato("fill", "spoiled.png", "--mask", "scratch.png", *FAST[:-1])
     assert result.exit_code == 0, result.stderr
     made = np.asarray(Image.open(tmp_path / "out" / "00.png")).astype(int)
     before, after = (np.abs(picture[mask > 0] - source[mask > 0].astype(int)).mean() for picture in (spoiled.astype(int), made))
@@ -88,6 +88,7 @@ def test_a_scratch_is_mended_without_a_trace_of_it(sfumato: Callable[..., Result
         (("edit", SCENE, "a ball", "--mask", MASK, "--expand", "64"), "option-contradiction"),
         (("edit", SCENE, "--mask", MASK), "prompt-empty"),
         (("remove", SCENE), "mask-missing"),
+        (("shape", SCENE, "--mask", MASK), "prompt-empty"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(
@@ -102,6 +103,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(
 def test_commands_of_one_task_have_no_option_for_another(sfumato: Callable[..., Result]) -> None:
     assert "--expand" in sfumato("outpaint", "--help").stdout
     assert "--task" not in sfumato("outpaint", "--help").stdout
-    assert "--expand" not in sfumato("remove", "--help").stdout
+    for task in ("shape", "remove", "fill"):
+        assert not {"--expand", "--task"} & set(sfumato(task, "--help").stdout.split())
     assert "--task" in sfumato("edit", "--help").stdout
-    assert {"remove", "outpaint"} <= set(sfumato("--help").stdout.split())
+    assert {"edit", "shape", "remove", "fill", "outpaint"} <= set(sfumato("--help").stdout.split())

@@ -142,5 +142,6 @@ def test_vectors_of_a_plain_word_are_that_word(folder: Path, tmp_path: Path, pip
     for method, prompt, preset in (("powerpaint", PROMPT, "official"), ("stable-inpainting", PROMPT + " a" * 10, "diffusers")):
         against = NEGATIVE if method == "powerpaint" else f"{NEGATIVE}{Q}{'a ' * 10}"
         fields = {"method": method, "prompt": prompt, "preset": preset, "negative_prompt": against, "n": 1}
-        latents.append([part.latents for part in editor.sample(editor.prepare(request("edit", **fields)).samples)][0])
+        (part,) = editor.sample(editor.prepare(request("edit", **fields)).samples)
+        latents.append(part.latents)
     assert (latents[0] - latents[1]).abs().max() < TOLERANCE

@@ -42,12 +42,8 @@ def learned(count: int = 10) -> tuple[Embedding, ...]:
 
 def names(tokens: list[Token]) -> list[str]:
     """Letters, and placeholders with the number of the vector."""
-    return [
-        TOKENIZER.convert_ids_to_tokens(token.id)
-        if token.vector is None
-        else f"{PLACEHOLDERS[token.vector[0]]}_{token.vector[1]}"
-        for token in tokens
-    ]
+    vectors = [token.vector and f"{PLACEHOLDERS[token.vector[0]]}_{token.vector[1]}" for token in tokens]
+    return [name or TOKENIZER.convert_ids_to_tokens(token.id) for name, token in zip(vectors, tokens, strict=True)]
 
 
 @pytest.mark.parametrize(
