@@ -52,9 +52,10 @@ def widen(unet: Any, in_channels: int, out_channels: int | None = None) -> None:
 
 
 def _wider(old: nn.Conv2d, in_channels: int, out_channels: int) -> nn.Conv2d:
-    kernel: Any = (old.kernel_size, old.stride, old.padding)
-    new = nn.Conv2d(in_channels, out_channels, *kernel, device=old.weight.device)
+    kernel: Any = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
+    new = nn.Conv2d(in_channels, out_channels, **kernel, device=old.weight.device)
     weight, bias = torch.zeros_like(new.weight), new.weight.new_zeros(out_channels)
+    assert old.bias is not None
     weight[: old.out_channels, : old.in_channels], bias[: old.out_channels] = old.weight, old.bias
     new.load_state_dict({"weight": weight, "bias": bias})
     return new.to(old.weight.dtype).requires_grad_(old.weight.requires_grad)
