@@ -159,7 +159,7 @@ def ours(backbone: Any, edit: EditInputs[Options], seeds: tuple[int, ...] = SEED
 
 
 def test_the_loop_is_guided_by_the_redirected_prediction(backbone: Any) -> None:
-    edit = inputs(PRESETS["paper"].options.updated({"similarity_steps": 0.5}))
+    edit = inputs(Options(**{**dict(PRESETS["paper"].options), "similarity_steps": 0.5}))
     unet, mask = backbone.denoiser.unet, edit.mask_latent
     z = backbone.autoencoder.encode(edit.pixels)
     alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)

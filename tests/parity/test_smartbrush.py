@@ -115,7 +115,7 @@ def test_it_follows_the_equations(backbone: Any, precision: int | None, box: boo
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm++", "unipc", "lcm"])
 def test_the_network_sees_noise_in_the_mask_alone_whatever_the_solver(backbone: Any, scheduler: str) -> None:
-    edit, shown = inputs(3), []
+    edit, shown = inputs(3), list[Tensor]()
     made = ours(backbone, edit, scheduler, shown)
     z, kept = backbone.autoencoder.encode(edit.pixels), edit.mask_latent == 0
     assert len(shown) == STEPS

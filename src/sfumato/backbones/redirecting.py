@@ -16,7 +16,7 @@ from sfumato.backbones.base import Redirection
 from sfumato.backbones.hooks import Hook, hooked
 
 
-def self_attentions(unet: Any) -> list[nn.Module]:
+def self_attentions(unet: Any) -> list[Any]:
     """The self-attentions of a UNet's decoder, in order: 9 in Stable Diffusion 1.x and 2.x, 36 in XL."""
     transformers = [each for block in unet.up_blocks for each in getattr(block, "attentions", None) or ()]
     return [block.attn1 for transformer in transformers for block in transformer.transformer_blocks]
