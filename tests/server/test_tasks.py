@@ -60,7 +60,8 @@ def test_removing_needs_no_words(client: httpx.Client) -> None:
         ({"expand": "8,0,8,0", "size": "64x64"}, "option-contradiction"),
         ({"expand": "8,0,8,0", "size": [64, 64]}, "option-contradiction"),
         ({"expand": "60000"}, "image-too-large"),
-        ({"task": "shape"}, "option-invalid"),
+        ({"task": "moon"}, "option-invalid"),
+        ({"task": "shape", "box": [1, 1, 9, 9], "expand": None}, "prompt-empty"),
         ({"task": "edit", "box": [1, 1, 9, 9]}, "prompt-empty"),
     ],
 )

@@ -112,7 +112,8 @@ def test_every_method_s_page_has_a_small_picture_if_its_model_is_installed(metho
     for page in (ROOT / "docs" / "methods").glob("*.md"):
         model = methods.STRIPS.get(page.stem, {}).get("model", "embedded")
         branch = BRANCHES.get(family("embedded").branches.get(page.stem, ""), ".")
-        if page.stem == "README" or not all((WEIGHTS / part).is_dir() for part in (EMBEDDED[model], branch)):
+        version = EMBEDDED[family("embedded").models.get(page.stem, model)]
+        if page.stem == "README" or not all((WEIGHTS / part).is_dir() for part in (EMBEDDED[model], version, branch)):
             continue
         pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text())
         assert pictures, page

@@ -108,7 +108,7 @@ def test_a_method_without_the_task_names_those_that_have_it(painter: Editor, edi
     assert told.value.code == "task-unsupported"
     with pytest.raises(OptionError, match=r"has no task shape.* It is done by: .*powerpaint"):
         editor.edit(**fields, task="shape")  # a model that no method does it on
-    with pytest.raises(OptionError, match="prompt is empty") as empty:
+    with pytest.raises(OptionError, match="powerpaint needs words") as empty:
         painter.edit(**fields | {"prompt": ""}, task="shape")
     assert empty.value.code == "prompt-empty"
 

@@ -97,7 +97,8 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
     """
     if named:
         return registry.get(request.method)
-    able = registry.suited(request.task, traits.capabilities, has_words(request))
+    words = has_words(request) or request.task in DRAWING  # which need some, whatever the method
+    able = registry.suited(request.task, traits.capabilities, words)
     trained = [card for card in able if card.needs & TRAINED and _takes(card, request)]
     if request.task == "edit":
         able = [registry.get(request.method)]

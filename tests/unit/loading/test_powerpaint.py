@@ -1,5 +1,6 @@
 """PowerPaint's checkpoints: the two files that its authors published, and the form in which others share them."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,23 @@ def test_half_of_it_and_pickles_are_refused(published: Path) -> None:
     (published / "text_encoder/text_encoder.safetensors").unlink()
     with pytest.raises(BackboneError, match=r"but not text_encoder/text_encoder\.safetensors"):
         load(published)
+
+
+def test_another_autoencoder_goes_with_both_forms(repack: Path, published: Path, tmp_path: Path) -> None:
+    with tiny_models.seeded(1):
+        tiny_models.tiny_vae().save_pretrained(tmp_path / "vae")
+        pixels = torch.rand(1, 3, 32, 32)
+    codes = [load(folder, vae=str(tmp_path / "vae")).autoencoder.encode(pixels) for folder in (repack, published)]
+    assert torch.equal(codes[0], codes[1])
+    assert not torch.equal(codes[0], load(repack).autoencoder.encode(pixels))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the extra 'lora'")
+def test_a_lora_goes_with_both_forms(repack: Path, published: Path, tmp_path: Path) -> None:
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    change = {f"{name}.lora_A.weight": torch.ones(2, 32), f"{name}.lora_B.weight": torch.ones(32, 2)}
+    save_file(change, file := tmp_path / "lora.safetensors")
+    shared, original = (load(folder, lora=(str(file),)) for folder in (repack, published))
+    assert torch.equal(prediction(shared), prediction(original))
+    assert not torch.equal(prediction(shared), prediction(load(repack)))
+    assert original.traits.can(Capability.POWERPAINT)
