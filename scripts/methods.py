@@ -54,6 +54,7 @@ STRIPS: dict[str, dict[str, Any]] = {
     "blended-latent-diffusion": {"prompt": "a red ball", "method": "blended-latent-diffusion"},
     "stable-inpainting": {"prompt": "a red ball", "method": "stable-inpainting"},
     "brushnet": {"prompt": "a red ball", "method": "brushnet"},
+    "controlnet-inpainting": {"prompt": "a red ball", "method": "controlnet-inpainting"},
     "smartbrush": {"prompt": "a red ball", "method": "smartbrush", "model": "embedded-smartbrush"},
     "attentive-eraser": {
         "prompt": "",
