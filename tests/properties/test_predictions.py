@@ -35,7 +35,13 @@ FEW: dict[str, dict[str, Any]] = {
 }
 
 
-TRAINED = {"inpainting": Capability.INPAINTING, "controlnet": Capability.CONTROLNET, "brushnet": Capability.BRUSHNET}
+TRAINED = {
+    "inpainting": Capability.INPAINTING,
+    "controlnet": Capability.CONTROLNET,
+    "brushnet": Capability.BRUSHNET,
+    "smartbrush": Capability.SMARTBRUSH,
+}
+LAYOUTS = {"inpainting": Layout.INPAINTING, "smartbrush": Layout.SMARTBRUSH}
 
 
 class Exact:
@@ -56,7 +62,7 @@ class Exact:
             name="exact",
             family=family,
             capabilities=known.capabilities | ({TRAINED[kind]} if kind in TRAINED else set()),
-            layout=Layout.INPAINTING if kind == "inpainting" else Layout.LATENTS,
+            layout=LAYOUTS.get(kind, Layout.LATENTS),
             prediction=Prediction.FLOW if flows else Prediction.EPSILON,
             scheduler_config={"shift": 3.0} if flows else noise,
             latent_channels=3 if pixel else 4,
@@ -85,15 +91,19 @@ class Exact:
         return latents
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
-        if self.traits.layout is Layout.INPAINTING:
+        if self.traits.layout is not Layout.LATENTS:
             assert given.channels is not None
             assert len(given.channels) in (1, len(x))
             x = x + 0.1 * given.channels[:, :1] + 0.2 * given.channels[:, 1:]
+        if given.redirection is not None:
+            assert len(given.redirection.mask) in (1, len(x))
+            x = x + 0.1 * given.redirection.similarity * given.redirection.mask
         for control in filter(None, given.controls):
             assert len(control.image) in (1, len(x))
             seen = F.avg_pool2d(control.image, control.image.shape[-1] // x.shape[-1]).sum(1, keepdim=True)
             x = x + 0.1 * control.scale[:, None, None, None] * seen
-        return Output(torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)]))
+        made = torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)])
+        return Output(made, mask=made[:, :1] - 0.5 if self.traits.layout is Layout.SMARTBRUSH else None)
 
 
 class Reader(TextEncoder):
@@ -110,6 +120,11 @@ class Reader(TextEncoder):
 def exact(family: str) -> Backbone:
     model = Exact(family)
     return Backbone(denoiser=model, autoencoder=model, text_encoder=Reader() if model.factor > 1 else None)
+
+
+def task_of(card: MethodCard) -> str:
+    """Editing, or what the method does instead."""
+    return "edit" if "edit" in card.tasks else next(iter(card.tasks))
 
 
 def kinds(card: MethodCard) -> list[str]:
@@ -136,11 +151,11 @@ def schedulers(card: MethodCard, family: str, preset: str) -> list[str | None]:
         return [None]
     if card.kind == "branch":
         return ["ddim"] if card.load().PRESETS[preset].options.posterior_sample else ["ddim", "unipc", "lcm"]
-    if family == "inpainting":
+    if family in LAYOUTS:
         return [solver.name for solver in SOLVERS if solver is not FLOW_EULER]
     if families.family(family).can(Capability.FLOW):
         return [FLOW_EULER.name] if preset in ("default", "ding") or card.name == "lanpaint" else []
-    aligned = card.name == "blended-latent-diffusion" and preset == "default"
+    aligned = card.name in ("blended-latent-diffusion", "attentive-eraser") and preset == "default"
     solvers = [solver for solver in SOLVERS if solver is not FLOW_EULER and (aligned or not solver.multistep)]
     return [solver.name for solver in solvers if not (preset == "ding" and solver.draws)]
 
@@ -183,7 +198,7 @@ def test_a_prediction_does_not_depend_on_those_beside_it(
     card: MethodCard, family: str, options: dict[str, Any], fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor = fake(family)
-    given = {"method": card.name, "steps": 4, **FEW.get(card.name, {}), **options}
+    given = {"method": card.name, "task": task_of(card), "steps": 4, **FEW.get(card.name, {}), **options}
     alone = torch.cat([latents_of(editor, monkeypatch, **given, n=1, seed=SEED + i) for i in range(COUNT)])
     for size in (1, 2):  # the last batch of another size than the first
         beside = latents_of(editor, monkeypatch, **given, n=COUNT, seed=SEED, batch_size=size)
@@ -260,7 +275,9 @@ def test_conditions_are_made_once_for_all_batches(
         return condition(models, given)
 
     monkeypatch.setattr(method, "condition", counted)
-    latents_of(editor, monkeypatch, method=card.name, **FEW.get(card.name, {}), n=COUNT, steps=2, batch_size=1)
+    latents_of(
+        editor, monkeypatch, method=card.name, task=task_of(card), **FEW.get(card.name, {}), n=COUNT, steps=2, batch_size=1
+    )
     assert len(made) == 1
     encoder = editor.backbone.text_encoder
     assert encoder is None or encoder.calls == 1

@@ -112,6 +112,19 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Redirection:
+    """Places that the decoder's self-attention does not look at. Leading dimensions are 1 or the batch size B.
+
+    Args:
+        mask: (1|B, 1, h, w) in {0, 1} on the latents' cells: where it is 1 no place looks. A row of zeros changes nothing.
+        similarity: Factor of the logits of these places themselves: below 1 they look at the others more evenly.
+    """
+
+    mask: Tensor
+    similarity: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Conditions of one branch of guidance, made once per edit. Leading dimensions are 1 or the batch size B.
 
@@ -120,12 +133,14 @@ class Conditions:
         channels: (1|B, k, h, w), concatenated to the scaled latents (inpainting models).
         extras: By `Extra`, with the shapes given there.
         controls: Of the denoiser's branches, in order; those for which there is none, or None, are not run.
+        redirection: Of the self-attention of models that can (`Capability.SELF_ATTENTION`).
     """
 
     text: Text | None = None
     channels: Tensor | None = None
     extras: Mapping[Extra, Tensor] = field(default_factory=dict)
     controls: tuple[Control | None, ...] = ()
+    redirection: Redirection | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +186,7 @@ def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Condit
         channels=None if conditions.channels is None else change(conditions.channels),
         extras={name: change(tensor) for name, tensor in conditions.extras.items()},
         controls=tuple(each and each.mapped(change) for each in conditions.controls),
+        redirection=conditions.redirection and replace(conditions.redirection, mask=change(conditions.redirection.mask)),
     )
 
 

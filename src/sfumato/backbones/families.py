@@ -16,6 +16,7 @@ _LATENT = frozenset({Capability.TEXT, Capability.LATENTS, Capability.DECODER})
 _CHAIN = frozenset({Capability.CHAIN, Capability.ANY_LEVEL})
 _OPEN = frozenset({Capability.OPEN_VOCABULARY})
 _BESIDE = frozenset({Capability.TAKES_BRANCH})
+_ATTENDS = frozenset({Capability.SELF_ATTENTION})
 _FLOW = frozenset({Capability.ANY_LEVEL, Capability.FLOW})
 _PIXEL = frozenset({Capability.PIXELS}) | _CHAIN
 
@@ -72,13 +73,17 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="embedded",
         title="the embedded model",
-        capabilities=_LATENT | _CHAIN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _BESIDE | _ATTENDS,
         # What was there shows through much noise, so the embedded model starts from its blurred surroundings, and early. What
         # else was tried is right less often, or as often within noise (docs/bench.md).
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
         clip="embedded",
         empty="empty",
-        models={"stable-inpainting": "embedded-inpainting", "powerpaint": "embedded-powerpaint"},
+        models={
+            "stable-inpainting": "embedded-inpainting",
+            "powerpaint": "embedded-powerpaint",
+            "smartbrush": "embedded-smartbrush",
+        },
         branches={
             "brushnet": "embedded-brushnet",
             "powerpaint-v2": "embedded-powerpaint-v2",
@@ -106,7 +111,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sd1",
         title="Stable Diffusion 1.x",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines=_SD_PIPELINES,
@@ -115,7 +120,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sd2",
         title="Stable Diffusion 2.x",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines=_SD_PIPELINES,
@@ -124,7 +129,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sdxl",
         title="Stable Diffusion XL",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 5.0, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines={

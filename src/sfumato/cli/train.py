@@ -206,6 +206,13 @@ CARDS: tuple[PartCard, ...] = (
         takes_data=True,
     ),
     PartCard(
+        name="smartbrush",
+        module="sfumato.training.smartbrush",
+        minutes=60.0,
+        given=partial(_after, shipped="smartbrush", sibling="inpainting"),
+        takes_data=True,
+    ),
+    PartCard(
         name="brushnet",
         module="sfumato.training.brushnet",
         minutes=60.0,

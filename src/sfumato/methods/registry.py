@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.capabilities import ALONE, Capability
 from sfumato.errors import OptionError
 from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard, Task, TaskCard
 
@@ -69,6 +69,17 @@ CARDS: tuple[MethodCard, ...] = (
         tasks=_TASKS,
     ),
     MethodCard(
+        name="attentive-eraser",
+        kind="sampling",
+        title="Attentive Eraser",
+        paper="Sun et al.: Attentive Eraser, Unleashing Diffusion Model's Object Removal Potential via Self-Attention "
+        "Redirection Guidance, AAAI 2025, arXiv:2412.12974",
+        module="sfumato.methods.sampling.attentive_eraser",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL, Capability.SELF_ATTENTION}),
+        uses=("guidance_scale", *START_FIELDS, "scheduler"),
+        tasks={"remove": TaskCard(defaults=_FROM_BLUR)},
+    ),
+    MethodCard(
         name="powerpaint",
         kind="finetuned",
         title="PowerPaint",
@@ -89,6 +100,16 @@ CARDS: tuple[MethodCard, ...] = (
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.INPAINTING}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "soft_mask"),
         tasks=_TRAINED,
+    ),
+    MethodCard(
+        name="smartbrush",
+        kind="finetuned",
+        title="SmartBrush",
+        paper="Xie et al.: SmartBrush, Text and Shape Guided Object Inpainting with Diffusion Model, CVPR 2023, arXiv:2212.05034",
+        module="sfumato.methods.finetuned.smartbrush",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.SMARTBRUSH}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks={"edit": _EDIT, "shape": _EDIT},
     ),
     MethodCard(
         name="controlnet-inpainting",
@@ -148,6 +169,11 @@ def options_schema(card: MethodCard, *, remote: bool = False) -> dict[str, Any]:
     return {name: properties[name] | {"default": defaults[name]} for name in options.exposed(remote=remote)}
 
 
+def runs_on(card: MethodCard, capabilities: frozenset[Capability]) -> bool:
+    """Whether a method runs on a model with these capabilities."""
+    return capabilities >= card.needs >= capabilities & ALONE
+
+
 def suited(task: Task, capabilities: frozenset[Capability], words: bool) -> list[MethodCard]:
     """Methods that do a task on a model with these capabilities, in the registry's order.
 
@@ -156,7 +182,7 @@ def suited(task: Task, capabilities: frozenset[Capability], words: bool) -> list
         capabilities: Those of the model's family.
         words: Whether the request has a prompt.
     """
-    able = [card for card in CARDS if capabilities >= card.needs and task in card.tasks]
+    able = [card for card in CARDS if runs_on(card, capabilities) and task in card.tasks]
     return [card for card in able if words or card.tasks[task].wordless is not None]
 
 

@@ -67,6 +67,7 @@ class Adapted:
         describe: Writes into the folder of the adapter what says what the network is.
         born: Makes it of the denoiser, which it may change; by default it is the denoiser.
         rank, whole: See `Adapter`.
+        begun: Makes the state of an adapter that it starts from one of this network; by default it is one.
         learned: What is trained beside it, as it begins.
         grows: Whether it may begin as the adapter of another network that shares weights with it; see `adapter.grown`.
     """
@@ -75,6 +76,7 @@ class Adapted:
     born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet
     rank: int = RANK
     whole: tuple[str, ...] = WHOLE
+    begun: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
     learned: Callable[[Teacher], Mapping[str, Tensor]] = lambda teacher: {}
     grows: bool = False
 
@@ -137,7 +139,7 @@ class AdapterTraining:
             self.adapter = Adapter(self.network, digest, adapted.rank, adapted.whole, learned)
         if start is not None and start.exists():
             begun = {name: tensor for name, tensor in self.adapter.state_dict().items() if name.startswith(LEARNED)}
-            state = begun | read(start)[1] | {"base": self.adapter.base}
+            state = begun | adapted.begun(read(start)[1]) | {"base": self.adapter.base}
             if adapted.grows and state.keys() != self.adapter.state_dict().keys():
                 state = grown(state, self.adapter, self.network)
             check_fits(state, self.adapter, start)
