@@ -18,6 +18,7 @@ _OPEN = frozenset({Capability.OPEN_VOCABULARY})
 _BESIDE = frozenset({Capability.TAKES_BRANCH})
 _FLOW = frozenset({Capability.ANY_LEVEL, Capability.FLOW})
 _PIXEL = frozenset({Capability.PIXELS}) | _CHAIN
+_CASCADE = frozenset({Capability.TEXT, Capability.CASCADE})
 
 _STABLE_DIFFUSION, _FLOW_FAMILIES = "sfumato.backbones.stable_diffusion", "sfumato.backbones.flow_families"
 _SD_PIPELINES = {"StableDiffusionPipeline": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")}
@@ -78,7 +79,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
         clip="embedded",
         empty="empty",
-        models={"stable-inpainting": "embedded-inpainting"},
+        models={"stable-inpainting": "embedded-inpainting", "glide": "embedded-glide"},
         branches={"brushnet": "embedded-brushnet", "controlnet-inpainting": "embedded-controlnet"},
         prefers={"edit": "stable-inpainting"},
     ),
@@ -196,6 +197,21 @@ FAMILIES: tuple[FamilyCard, ...] = (
         defaults={"steps": 100},
         # The embedded ranker was trained with black around the mask. Half the views are half the time, on 64 pixels.
         method_defaults={"blended-diffusion": {"outside": "black", "clip_augmentations": 4}},
+        clip="embedded",
+        empty="empty",
+    ),
+    # Though it reads any word it is not said to, so that nothing is added to the negative prompt, which it was published without.
+    FamilyCard(
+        name="glide",
+        title="GLIDE",
+        capabilities=_CASCADE,
+        defaults={"steps": 100, "guidance_scale": 5.0},
+    ),
+    FamilyCard(
+        name="embedded-glide",
+        title="the embedded model as a small cascade",
+        capabilities=_CASCADE,
+        defaults={"steps": 40, "guidance_scale": 3.0},
         clip="embedded",
         empty="empty",
     ),

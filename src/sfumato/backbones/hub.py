@@ -25,9 +25,11 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-flow": "flow",
     "embedded-fast": "fast",
     "embedded-inpainting": "inpainting",
+    "embedded-glide": "glide",
 }
 TRAINED: dict[str, tuple[str, str | None]] = {
-    "embedded-inpainting": ("embedded", "inpainting")
+    "embedded-inpainting": ("embedded", "inpainting"),
+    "embedded-glide": ("embedded-glide", "inpainting"),
 }  # family, and task that it was trained for besides
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",

@@ -127,6 +127,16 @@ def _masked(settings: Settings, shipped: str) -> dict[str, Any]:
     return _adapter(settings, shipped) | {"data": settings.data}
 
 
+def _glide(settings: Settings) -> dict[str, Any]:
+    pixel = _weights(settings, "pixel") or settings.folder / "pixel" / "model"
+    if not (pixel / "unet").exists():
+        raise InputError(
+            f"There is no pixel model in {pixel}: train one with `sfumato train pixel`, or pass --start-from embedded.",
+            code="no-pixel-model",
+        )
+    return _masked(settings, "glide") | {"pixel": pixel}
+
+
 def _render_scenes(settings: Settings, workers: int) -> None:
     from sfumato.training.denoiser import SIZES as SHAPES
     from sfumato.training.scenes import render, render_shard
@@ -213,6 +223,7 @@ CARDS: tuple[PartCard, ...] = (
         render=_render_pairs,
     ),
     PartCard(name="pixel", module="sfumato.training.pixel", minutes=60.0, given=_scenes),
+    PartCard(name="glide", module="sfumato.training.glide", minutes=90.0, given=_glide, takes_data=True),
 )
 WORLD = "world"  # rendered, not trained
 PARTS = (WORLD, *(card.name for card in CARDS))

@@ -98,9 +98,10 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
         return registry.get(request.method)
     able = registry.suited(request.task, traits.capabilities, has_words(request))
     trained = [card for card in able if card.needs & TRAINED and _takes(card, request)]
-    if request.task == "edit":
-        able = [registry.get(request.method)]
-    return (trained or able or [registry.get(request.method)])[0]
+    default = registry.get(request.method)
+    if request.task == "edit" and default in able:
+        able = [default]
+    return (trained or able or [default])[0]
 
 
 def usual_method(model: str, task: Task = "edit") -> str:

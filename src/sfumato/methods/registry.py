@@ -19,6 +19,9 @@ _TRAINED: dict[Task, TaskCard] = {
     "fill": TaskCard(wordless={"guidance_scale": 1.0}),
     "outpaint": TaskCard(says_empty=True),
 }
+# It was trained without words too, and then continues what is around; how a margin goes on it has to be told.
+_ALONE = TaskCard(wordless={"guidance_scale": 1.0})
+_GLIDE: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _ALONE, "fill": _ALONE, "outpaint": TaskCard(wordless=None)}
 _TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (
@@ -75,6 +78,17 @@ CARDS: tuple[MethodCard, ...] = (
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.INPAINTING}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "soft_mask"),
         tasks=_TRAINED,
+    ),
+    MethodCard(
+        name="glide",
+        kind="finetuned",
+        title="GLIDE inpainting",
+        paper="Nichol et al.: GLIDE, Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models, "
+        "ICML 2022, arXiv:2112.10741",
+        module="sfumato.methods.finetuned.glide",
+        needs=frozenset({Capability.TEXT, Capability.CASCADE}),
+        uses=TEXT_FIELDS,
+        tasks=_GLIDE,
     ),
     MethodCard(
         name="controlnet-inpainting",

@@ -67,12 +67,14 @@ class Adapted:
         describe: Writes into the folder of the adapter what says what the network is.
         born: Makes it of the denoiser, which it may change; by default it is the denoiser.
         rank, whole: See `Adapter`.
+        digest: Of the weights that it changes, by the folder of the denoiser.
     """
 
     describe: Callable[[Path], object]
     born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet
     rank: int = RANK
     whole: tuple[str, ...] = WHOLE
+    digest: Callable[[Path], str] = base_digest
 
 
 def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
@@ -129,7 +131,7 @@ class AdapterTraining:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
             self.network: nn.Module = frozen(adapted.born(self.teacher.unet), self.teacher.device)
-            self.adapter = Adapter(self.network, base_digest(model), adapted.rank, adapted.whole)
+            self.adapter = Adapter(self.network, adapted.digest(model), adapted.rank, adapted.whole)
         if start is not None and start.exists():
             state = read(start)[1] | {"base": self.adapter.base}
             check_fits(state, self.adapter, start)
