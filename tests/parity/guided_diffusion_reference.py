@@ -57,7 +57,7 @@ class Published:
         angles = t * torch.exp(-math.log(10000) * torch.arange(half) / half)
         self.emb = self.linear("time_embed.0", torch.cat([angles.cos(), angles.sin()])[None])
         self.emb = self.linear("time_embed.2", F.silu(self.emb))
-        self.states = states
+        self.states = None if states is None else states.expand(len(x), -1, -1)
         if vector is not None:
             self.emb = self.emb + vector
         h = self.conv("input_blocks.0.0", x)

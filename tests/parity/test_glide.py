@@ -155,7 +155,7 @@ def test_the_cascade_is_sampled_as_published(backbone: Backbone, networks: list[
 
     def base(x: Tensor, t: float) -> Tensor:
         seen = torch.cat([x, *(part.expand(len(x), -1, -1, -1) for part in (small * keep, keep))], 1)
-        conditional, unconditional = (networks[0](seen, t, states.expand(2, -1, -1), v) for states, v in (red[0], nothing[0]))
+        conditional, unconditional = (networks[0](seen, t, states, v) for states, v in (red[0], nothing[0]))
         eps = unconditional[:, :3] + SCALE * (conditional - unconditional)[:, :3]
         return torch.cat([eps, conditional[:, 3:]], 1)
 
@@ -168,7 +168,7 @@ def test_the_cascade_is_sampled_as_published(backbone: Backbone, networks: list[
 
         def upsampler(x: Tensor, t: float) -> Tensor:
             given = [part.expand(len(x), -1, -1, -1) for part in (source * wide, wide, low)]
-            return networks[1](torch.cat([x, *given], 1), t, red[1][0].expand(2, -1, -1), red[1][1])
+            return networks[1](torch.cat([x, *given], 1), t, red[1][0], red[1][1])
 
         chain = Reference(LINEAR, [0, 500, 999])
         expected = chain.sample(upsampler, 0.997 * many.draw(), source, wide, many.draw)
