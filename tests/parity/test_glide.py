@@ -148,6 +148,10 @@ class Smooth:
         return self(x, timestep, text.states[..., None])
 
 
+class NoText(TextEncoder):
+    """Reads nothing; the texts are given."""
+
+
 WORD, NOTHING = (torch.full((1, 1, 1), value) for value in (0.4, -0.2))  # of the prompt, and of no prompt
 NOISE = ({"beta_schedule": "squaredcos_cap_v2"}, {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02})
 
@@ -164,7 +168,7 @@ def cascade(smooth: tuple[Smooth, Smooth]) -> Backbone:
         for network, noise in zip(smooth, NOISE, strict=True)
     )
     kind: dict[str, Any] = {"name": "smooth", "family": "glide", "resolution": SIDE, "context": 2.0}
-    return cascade_backbone(base, upsampler, TextEncoder(), device=torch.device("cpu"), dtype=torch.float32, **kind)
+    return cascade_backbone(base, upsampler, NoText(), device=torch.device("cpu"), dtype=torch.float32, **kind)
 
 
 def edited(

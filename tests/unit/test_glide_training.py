@@ -197,7 +197,7 @@ def test_the_adapter_of_the_embedded_models_is_small(tmp_path: Path) -> None:
         denoiser = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(WEIGHTS / "unet"))
         network = Networks(denoiser, pixel.make_unet())
         adapter = Adapter(network, "ab" * 32, glide.RANK, glide.WHOLE)
-    assert 2 * sum(weight.numel() for weight in adapter.parameters()) < 5.6e6  # bytes in float16
+    assert 2 * sum(weight.numel() for weight in adapter.parameters()) < 5.5e6  # bytes in float16
 
 
 def test_the_picture_that_the_upsampler_reads_is_smooth() -> None:

@@ -37,7 +37,7 @@ PIECE = 64  # pixels: side of what the upsampler learns from, as of the pictures
 ALIGNED = 64  # pictures by which the base's first and last layers begin
 RANK = 16
 SHEET_STEPS, SHEET_UPSAMPLE_STEPS, SHEET_GUIDANCE = 20, 10, 3.0
-WHOLE = tuple(f"{part}.{layer}" for part in ("base", "upsampler") for layer in ("conv_in", "conv_out", "time_embedding"))
+WHOLE = ("base.conv_in", "base.conv_out", "base.time_embedding", "upsampler.conv_in", "upsampler.conv_out")
 
 
 def train(
