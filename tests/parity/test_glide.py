@@ -1,7 +1,7 @@
 """GLIDE against its arithmetic written out: networks of published names, text, schedules, and the sampler of both stages."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +149,15 @@ class Smooth:
 
 
 class NoText(TextEncoder):
-    """Reads nothing; the texts are given."""
+    def encode(self, prompts: Sequence[str | None]) -> list[Text]:
+        raise AssertionError("the texts are given")
 
 
 WORD, NOTHING = (torch.full((1, 1, 1), value) for value in (0.4, -0.2))  # of the prompt, and of no prompt
-NOISE = ({"beta_schedule": "squaredcos_cap_v2"}, {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02})
+NOISE: tuple[dict[str, Any], ...] = (
+    {"beta_schedule": "squaredcos_cap_v2"},
+    {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+)
 
 
 @pytest.fixture

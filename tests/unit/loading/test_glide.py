@@ -147,7 +147,7 @@ def test_other_files_are_refused_by_what_is_wrong(
 
 def test_exchanged_files_are_refused(home: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(Unsupported):
-        convert(*reversed(files), tmp_path / "out", home / "vocabulary")
+        convert(files[1], files[0], tmp_path / "out", home / "vocabulary")
 
 
 @pytest.mark.parametrize(
