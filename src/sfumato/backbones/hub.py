@@ -78,6 +78,12 @@ def locate(model: str) -> Path:
     return cached_snapshot(model)
 
 
+def ships(name: str) -> bool:
+    """Whether the weights of a model or branch with this name are in the package."""
+    folder = (EMBEDDED | BRANCHES).get(name)
+    return folder is not None and (WEIGHTS / folder).is_dir()
+
+
 def locate_branch(branch: str) -> Path:
     """The folder or file of a branch: one that ships, a path, or a hub id in the cache.
 

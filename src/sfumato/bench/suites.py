@@ -2,8 +2,15 @@
 
 from dataclasses import dataclass
 
+from sfumato.backbones.capabilities import TRAINED
+from sfumato.backbones.families import FAMILIES, FamilyCard
+from sfumato.backbones.hub import EMBEDDED, ships
 from sfumato.background.registry import BACKGROUNDS
 from sfumato.errors import OptionError
+from sfumato.methods import registry
+from sfumato.methods.base import MethodCard
+
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +71,40 @@ def get(name: str) -> Suite:
     if name not in SUITES:
         raise OptionError(f"Unknown suite {name!r}: choose one of {', '.join(SUITES)}.", code="suite-unknown")
     return SUITES[name]
+
+
+def of_methods(names: str, model: str) -> tuple[str, ...]:
+    """Variants of several methods, as texts that `variants.parse` reads.
+
+    Args:
+        names: Methods, separated by commas; `ALL` are those that the models which ship can run.
+        model: What they run on; in place of one that ships, the first of those that can run the method.
+
+    Raises:
+        OptionError: method-unknown; option-contradiction for `ALL` on a model that does not ship.
+    """
+    if names != ALL:
+        cards = [registry.get(name.strip()) for name in names.split(",")]
+    elif model in EMBEDDED:
+        cards = [card for card in registry.CARDS if _home(card, model) is not None]
+    else:
+        raise OptionError(
+            f"--methods {ALL} is for the models that ship; for '{model}' name its methods, such as --methods "
+            f"{registry.CARDS[0].name},{registry.CARDS[2].name}.",
+            code="option-contradiction",
+        )
+    return tuple(f"{card.name}:model={_home(card, model) or model}" for card in cards)
+
+
+def _home(card: MethodCard, model: str) -> str | None:
+    """The model to run a method on, where all that it needs ships; `model` before others."""
+    if model not in EMBEDDED:
+        return None
+    families = sorted((family for family in FAMILIES if family.name in EMBEDDED), key=lambda family: family.name != model)
+    return next((family.name for family in families if _runs(card, family)), None)
+
+
+def _runs(card: MethodCard, family: FamilyCard) -> bool:
+    """Whether a family's model that ships can run a method, with weights that ship."""
+    trained = family.models.get(card.name) or family.branches.get(card.name)
+    return family.can(*card.needs - TRAINED) and (not card.needs & TRAINED or (trained is not None and ships(trained)))

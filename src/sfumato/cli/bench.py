@@ -37,6 +37,7 @@ class Settings:
     predictions: int | None
     model: str
     method: str
+    methods: str | None
     options: str | None
     compare: tuple[str, ...]
     protocol: str
@@ -99,6 +100,12 @@ def _choose(settings: Settings) -> tuple[Settings, list["Variant"]]:
             raise OptionError("--suite says what to compare; leave --compare and --also out.", code="option-contradiction")
         suite = suites.get(settings.suite)
         settings, texts = replace(settings, tasks=settings.tasks or suite.tasks), suite.variants
+    if settings.methods is not None:
+        if texts:
+            raise OptionError(
+                "--methods says what to compare; leave --suite, --compare and --also out.", code="option-contradiction"
+            )
+        texts = suites.of_methods(settings.methods, settings.model)
     if not texts:
         return settings, [base]
     variants = [parse(text, base.model, base.method, base.fields) for text in texts]

@@ -260,6 +260,9 @@ def bench(
     predictions: Annotated[int | None, typer.Option("-n", min=1, help="Predictions of each edit.", metavar="INT")] = None,
     model: Annotated[str, typer.Option(help="'embedded', a hub id, a folder, or a file.", metavar="ID")] = "embedded",
     method: Annotated[str, typer.Option(help="See `sfumato methods`.", metavar="NAME")] = "blended-latent-diffusion",
+    methods: Annotated[
+        str | None, typer.Option(help="Methods to compare, or all that the models which ship can run.", metavar="A,B|all")
+    ] = None,
     options: Annotated[str | None, typer.Option(help="Fields of the request for all edits.", metavar="KEY=VALUE,...")] = None,
     compare: Annotated[
         tuple[str, str] | None,
@@ -295,6 +298,7 @@ def bench(
                 predictions=predictions,
                 model=model,
                 method=method,
+                methods=methods,
                 options=options,
                 compare=(*(compare or ()), *(also or ())),
                 protocol=protocol,

@@ -31,6 +31,7 @@ from sfumato.training.softening import degraded
 
 NEAR, NEAR_PX = 2.0, 4  # how much a pixel of the hole counts that is so near its border, where one in the middle counts 1
 OUTSIDE = 0.1  # the same of what is pasted over in most edits
+DEGRADED = 0.5  # strength: what is repaired is also smoothed, and most errors of a denoiser are other pictures, not worse ones
 MOST_SHARDS = 16  # of scenes: enough for so small a part, and they are all in memory
 COUNT, SHOWN = 32, 8  # held-out pictures: measured, and on the sheet
 WORDLESS = partial(always, "")  # masks alone are looked at
@@ -118,7 +119,7 @@ def as_edited(model: PatchAutoencoder, wanted: Tensor, mask: Tensor, rng: np.ran
     shift, scale = model.config.shift_factor, model.config.scaling_factor
     kept, drawn = ((model.encoder(x).float() - shift) * scale for x in (source, wanted.contiguous(memory_format=layout)))
     cells = F.max_pool2d(mask, mask.shape[-1] // kept.shape[-1])
-    code = torch.lerp(kept, degraded(drawn, rng), cells) / scale + shift
+    code = torch.lerp(kept, degraded(drawn, rng, strength=DEGRADED), cells) / scale + shift
     return Edits(wanted, source, mask, code.contiguous(memory_format=layout))
 
 

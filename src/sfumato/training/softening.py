@@ -49,7 +49,7 @@ def softened(pictures: Pictures, folder: Path, rng: np.random.Generator) -> Pict
     return out
 
 
-def degraded(latents: Tensor, rng: np.random.Generator, copies: int = 1) -> Tensor:
+def degraded(latents: Tensor, rng: np.random.Generator, copies: int = 1, strength: float = 1.0) -> Tensor:
     """Latents that are not quite right, as a denoiser's are.
 
     They get noise of single cells, noise of patches of four cells a side, and are blurred a little, each by a random amount.
@@ -58,9 +58,10 @@ def degraded(latents: Tensor, rng: np.random.Generator, copies: int = 1) -> Tens
         latents: (copies n, C, h, w), scaled.
         rng: Decides.
         copies: Groups of n that get the same.
+        strength: Factor of all amounts.
     """
     count = len(latents) // copies
-    amounts = torch.from_numpy(rng.uniform(0, (MOST_NOISE, MOST_PATCHES, MOST_BLUR), (count, 3))).to(latents)
+    amounts = strength * torch.from_numpy(rng.uniform(0, (MOST_NOISE, MOST_PATCHES, MOST_BLUR), (count, 3))).to(latents)
     cells, patches, blur = amounts.repeat(copies, 1).T.reshape(3, -1, 1, 1, 1)
     noise = torch.from_numpy(rng.standard_normal((count, *latents.shape[1:]), np.float32)).to(latents)
     fine = noise.repeat(copies, 1, 1, 1)

@@ -97,3 +97,28 @@ def test_suites_are_runnable(name: str) -> None:
     check_distinct(variants)
     assert len(variants) > 1
     assert all(variant.fields for variant in variants)
+
+
+def test_all_methods_run_on_what_ships() -> None:
+    texts = suites.of_methods("all", "embedded")
+    found = [parse(text, "embedded", METHOD) for text in texts]
+    check_distinct(found)
+    assert found[0].method == METHOD
+    models = {variant.method: variant.model for variant in found}
+    assert models["stable-inpainting"] == models["brushnet"] == "embedded"
+    assert models["blended-diffusion"] == "embedded-pixel"
+
+
+def test_methods_whose_weights_are_missing_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "ships", lambda name: name != "embedded-brushnet")
+    methods = [text.partition(":")[0] for text in suites.of_methods("all", "embedded")]
+    assert "brushnet" not in methods
+    assert "stable-inpainting" in methods
+
+
+def test_methods_run_on_the_model_that_is_named() -> None:
+    assert suites.of_methods("repaint, lanpaint", "my/model") == ("repaint:model=my/model", "lanpaint:model=my/model")
+    with pytest.raises(OptionError, match="name its methods"):
+        suites.of_methods("all", "my/model")
+    with pytest.raises(OptionError, match="Unknown method"):
+        suites.of_methods("repaint,nonsense", "embedded")
