@@ -171,7 +171,7 @@ def cascade(smooth: tuple[Smooth, Smooth]) -> Backbone:
         Stage(unet=torch.nn.Identity(), call=network.call, scheduler_config=noise | {"prediction_type": "epsilon"})
         for network, noise in zip(smooth, NOISE, strict=True)
     )
-    kind: dict[str, Any] = {"name": "smooth", "family": "glide", "resolution": SIDE, "context": 2.0}
+    kind: dict[str, Any] = {"name": "smooth", "family": "glide-inpainting", "resolution": SIDE, "context": 2.0}
     return cascade_backbone(base, upsampler, NoText(), device=torch.device("cpu"), dtype=torch.float32, **kind)
 
 

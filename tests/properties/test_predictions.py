@@ -121,7 +121,7 @@ def kinds(card: MethodCard) -> list[str]:
     """One of each kind that the method runs on: latents, flow matching, pixels, cascades; or what it was trained for."""
     if trained := [kind for kind, need in TRAINED.items() if need in card.needs]:
         return trained
-    return [name for name in ("sd1", "sd3", "pixel", "glide") if name in families.able(card.needs)]
+    return [name for name in ("sd1", "sd3", "pixel", "glide-inpainting") if name in families.able(card.needs)]
 
 
 def cases() -> Iterator[Any]:

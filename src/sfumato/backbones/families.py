@@ -202,8 +202,8 @@ FAMILIES: tuple[FamilyCard, ...] = (
     ),
     # Though it reads any word it is not said to, so that nothing is added to the negative prompt, which it was published without.
     FamilyCard(
-        name="glide",
-        title="GLIDE",
+        name="glide-inpainting",
+        title="GLIDE for inpainting",
         capabilities=_CASCADE,
         defaults={"steps": 100, "guidance_scale": 5.0},
     ),

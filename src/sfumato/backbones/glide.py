@@ -165,7 +165,7 @@ def from_folder(folder: Path, *, name: str, device: torch.device, dtype: torch.d
         upsampler,
         encoder,
         name=name,
-        family="glide",
+        family="glide-inpainting",
         resolution=architectures[1].image_size,
         context=CONTEXT,
         device=device,

@@ -19,9 +19,9 @@ _TRAINED: dict[Task, TaskCard] = {
     "fill": TaskCard(wordless={"guidance_scale": 1.0}),
     "outpaint": TaskCard(says_empty=True),
 }
-# It was trained without words too, and then continues what is around; how a margin goes on it has to be told.
+# It was trained without words too, and then continues what is around.
 _ALONE = TaskCard(wordless={"guidance_scale": 1.0})
-_GLIDE: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _ALONE, "fill": _ALONE, "outpaint": TaskCard(wordless=None)}
+_GLIDE: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _ALONE, "fill": _ALONE, "outpaint": _ALONE}
 _TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (

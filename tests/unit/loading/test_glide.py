@@ -20,7 +20,7 @@ from sfumato.backbones.glide import PARTS, check_part, convert
 from sfumato.backbones.guided_diffusion import Architecture
 from sfumato.backbones.loading import load
 from sfumato.cli.main import app
-from sfumato.errors import BackboneError, ModelNotFound, OptionError, Unsupported
+from sfumato.errors import BackboneError, ModelNotFound, Unsupported
 from tests import tiny_glide
 
 FULL = {
@@ -166,7 +166,7 @@ def test_the_published_models_are_told_by_their_names(
 
 def test_a_folder_is_told_by_its_configuration(editor: Editor) -> None:
     traits = editor.backbone.traits
-    assert (traits.family, traits.resolution, traits.factor, traits.latent_channels) == ("glide", 64, 1, 3)
+    assert (traits.family, traits.resolution, traits.factor, traits.latent_channels) == ("glide-inpainting", 64, 1, 3)
     assert (traits.prediction, traits.scheduler_config["beta_schedule"]) == ("epsilon", "squaredcos_cap_v2")
     assert traits.upsampler is not None
 
@@ -225,12 +225,11 @@ def test_it_edits_from_the_command_line_and_keeps_what_is_around(
 
 def test_tasks_without_words_are_not_guided(editor: Editor, picture_file: Path, mask_file: Path) -> None:
     few: dict[str, Any] = {"steps": 2, "upsample_steps": 1, "n": 1, "rank": "none"}
-    for task in ("remove", "fill"):
-        result = editor.edit(image=picture_file, mask=mask_file, prompt="", task=task, **few)
+    for task, mask in (("remove", mask_file), ("fill", mask_file), ("outpaint", None)):
+        margin: dict[str, Any] = {} if mask else {"expand": (8, 0, 0, 0)}
+        result = editor.edit(image=picture_file, mask=mask, prompt="", task=task, **margin, **few)
         assert (result.request.method, result.request.guidance_scale) == ("glide", 1.0)
     assert editor.edit(image=picture_file, mask=mask_file, prompt="red", task="remove", **few).request.guidance_scale == 5.0
-    with pytest.raises(OptionError, match="glide needs words"):
-        editor.edit(image=picture_file, task="outpaint", expand=(8, 0, 0, 0), method="glide", **few)
 
 
 def test_a_long_prompt_is_cut_and_a_note_says_where(editor: Editor, picture_file: Path, mask_file: Path) -> None:
@@ -241,9 +240,9 @@ def test_a_long_prompt_is_cut_and_a_note_says_where(editor: Editor, picture_file
 
 def test_other_models_are_told_what_glide_needs(home: Path, picture_file: Path, mask_file: Path, editor: Editor) -> None:
     given: dict[str, Any] = {"image": picture_file, "mask": mask_file, "prompt": "red"}
-    with pytest.raises(Unsupported, match=r"glide cannot run on embedded-fast.*runs on: glide, embedded-glide"):
+    with pytest.raises(Unsupported, match=r"glide cannot run on embedded-fast.*runs on: glide-inpainting, embedded-glide"):
         Editor("embedded-fast", device="cpu").edit(method="glide", **given)
-    with pytest.raises(Unsupported, match=r"On glide you can use: glide\."):
+    with pytest.raises(Unsupported, match=r"On glide-inpainting you can use: glide\."):
         editor.edit(method="repaint", **given)
 
 
