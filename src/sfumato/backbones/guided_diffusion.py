@@ -106,20 +106,27 @@ def architecture_of(weights: Mapping[str, Any]) -> Architecture:
 def is_unet(shapes: Mapping[str, tuple[int, ...]], num_res_blocks: int) -> bool:
     """Whether these tensors may be those of a UNet with so many residual blocks per level."""
     blocks = len(_input_blocks(shapes))
-    attends = any(name.endswith("qkv.weight") for name in shapes)
+    attends = any(name.startswith("input_blocks.") and name.endswith(".1.qkv.weight") for name in shapes)
     named = {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} <= shapes.keys()
     return named and attends and blocks % (num_res_blocks + 1) == 0
 
 
 def read_architecture(shapes: Mapping[str, tuple[int, ...]], num_res_blocks: int) -> Architecture:
-    """The architecture of a UNet with so many residual blocks per level, from the shapes of its tensors by published names."""
+    """The architecture of a UNet with so many residual blocks per level, from the shapes of its tensors by published names.
+
+    Raises:
+        BackboneError: If a tensor is missing that tells it.
+    """
     stride = num_res_blocks + 1
     first = [1 + stride * level for level in range(len(_input_blocks(shapes)) // stride)]
     attention = tuple(f"input_blocks.{i}.1.qkv.weight" in shapes for i in first)
+    widths = [f"input_blocks.{i}.0.out_layers.3.weight" for i in first]
+    if missing := [name for name in widths if name not in shapes]:
+        raise BackboneError(f"The checkpoint is incomplete: {missing[0]} is missing; fetch it again.")
     return Architecture(
         image_size=FIRST_ATTENTION * 2 ** attention.index(True),
         model_channels=shapes["time_embed.0.weight"][1],
-        widths=tuple(shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] for i in first),
+        widths=tuple(shapes[name][0] for name in widths),
         attention=attention,
         classes=shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else 0,
         out_channels=shapes["out.2.weight"][0],

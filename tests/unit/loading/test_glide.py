@@ -115,6 +115,7 @@ def having(name: str, *shape: int) -> Callable[[Path], object]:
     return make
 
 
+FIRST = "input_blocks.1.0.out_layers.3.weight"
 BLOCK, LAYER = "input_blocks.1.0.in_layers.2.bias", "transformer.resblocks.1.ln_2.bias"
 TEXT_KEYS = "input_blocks.5.1.encoder_kv.weight"
 
@@ -122,6 +123,7 @@ TEXT_KEYS = "input_blocks.5.1.encoder_kv.weight"
 @pytest.mark.parametrize(
     ("make", "kind", "match"),
     [
+        (without(FIRST), BackboneError, rf"{re.escape(FIRST)} is missing"),
         (without(BLOCK), BackboneError, rf"1 tensors are missing \({re.escape(BLOCK)}\)"),
         (without(LAYER), BackboneError, rf"missing \({re.escape(LAYER)}\)"),
         (without(TEXT_KEYS), BackboneError, rf"missing \({re.escape(TEXT_KEYS)}\)"),
