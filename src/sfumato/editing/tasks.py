@@ -99,7 +99,7 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
     able = registry.suited(request.task, traits.capabilities, has_words(request))
     trained = [card for card in able if card.needs & TRAINED and _takes(card, request)]
     default = registry.get(request.method)
-    if request.task == "edit" and default in able:
+    if request.task == "edit" and (default in able or len(able) > 1):  # of several that edit, the user chooses
         able = [default]
     return (trained or able or [default])[0]
 
