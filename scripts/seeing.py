@@ -41,6 +41,7 @@ SIZE = 128
 PREDICTIONS = 2
 BACKGROUNDS = "paste", "poisson"
 PHOTOGRAPH = "photograph"
+METHOD = "blended-latent-diffusion"  # of all edits: they run on one model, whose autoencoder is replaced
 
 
 def cases(ground: str, number: int) -> list[Case]:
@@ -83,7 +84,7 @@ def measured(picture: Picture, source: Picture, mask: NDArray[np.bool_], truth: 
 def run(editor: Editor, case: Case, values: dict[tuple[str, str, bool], list[float | None]]) -> list[Picture]:
     """Add a case's values to those of its kind; a row of the sheet."""
     truth = case.pop("truth", None)
-    request = EditRequest(**case, n=PREDICTIONS, rank="none")
+    request = EditRequest(**case, n=PREDICTIONS, rank="none", method=METHOD)
     edit = editor.prepare(request)
     made = list(editor.sample(edit.samples))
     source = np.asarray(edit.windows[0].inputs.picture.rgb)
@@ -116,6 +117,7 @@ def report(title: str, values: dict[tuple[str, str, bool], list[float | None]]) 
 def main(folder: Path, sheet: Path | None, count: int) -> None:
     """Measure, print a table, and write the sheet."""
     editor = Editor()
+    editor.edit(**photograph(), method=METHOD, steps=2, n=1)  # loads the model
     vae = PatchAutoencoder.from_pretrained(folder, dtype=editor.dtype).to(editor.device)
     if not vae.sees:
         sys.exit(f"The autoencoder in {folder} has no part that sees; train one: sfumato train decoder --start-from embedded")
@@ -130,6 +132,7 @@ def main(folder: Path, sheet: Path | None, count: int) -> None:
         values: dict[tuple[str, str, bool], list[float | None]] = defaultdict(list)
         found = [case for number in range(count) for case in cases(ground, number)] if ground != PHOTOGRAPH else [photograph()]
         shown = [run(editor, case, values) for case in found]
+        assert editor.backbone.autoencoder is autoencoder
         rows.append(np.concatenate([_tile(picture) for picture in shown[0]], axis=1))
         report(ground, values)
         for key, part in values.items():
