@@ -66,6 +66,7 @@ STRIPS: dict[str, dict[str, Any]] = {
     "repaint": {"prompt": "a yellow cylinder", "method": "repaint", "preset": "fast"},
     "lanpaint": {"prompt": "a yellow cylinder", "method": "lanpaint", "preset": "fast"},
     "blended-diffusion": {"prompt": "a red ball", "method": "blended-diffusion", "model": "embedded-pixel"},
+    "glide": {"prompt": "a red ball", "method": "glide", "model": "embedded-glide"},
     "flow-matching": {"prompt": "a red ball", "model": "embedded-flow"},
 }
 

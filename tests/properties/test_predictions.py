@@ -31,6 +31,7 @@ FILLS = ("original", "blur", "neutral", "noise")
 FEW: dict[str, dict[str, Any]] = {
     "repaint": {"jump_length": 2, "jump_resamples": 2},
     "lanpaint": {"langevin_steps": 2},
+    "glide": {"upsample_steps": 3},
     "blended-diffusion": {"clip_augmentations": 2, "background_lpips_weight": 0.0, "clip_model": "embedded"},
 }
 
@@ -55,7 +56,8 @@ class Exact:
     def __init__(self, kind: str) -> None:
         family = "sd1" if kind in TRAINED else kind
         known = families.family(family)
-        pixel, flows = known.can(Capability.PIXELS), known.can(Capability.FLOW)
+        cascade, flows = known.can(Capability.CASCADE), known.can(Capability.FLOW)
+        pixel = cascade or known.can(Capability.PIXELS)
         noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
         self.factor = 1 if pixel else 2
         self.traits = Traits(
@@ -65,6 +67,7 @@ class Exact:
             layout=LAYOUTS.get(kind, Layout.LATENTS),
             prediction=Prediction.FLOW if flows else Prediction.EPSILON,
             scheduler_config={"shift": 3.0} if flows else noise,
+            upsampler={**noise, "prediction_type": "epsilon"} if cascade else None,
             latent_channels=3 if pixel else 4,
             factor=self.factor,
             resolution=SIDE,
@@ -95,6 +98,8 @@ class Exact:
             assert given.channels is not None
             assert len(given.channels) in (1, len(x))
             x = x + 0.1 * given.channels[:, :1] + 0.2 * given.channels[:, 1:]
+        elif given.channels is not None:
+            x = x + 0.1 * given.channels.sum(1, keepdim=True)
         if given.redirection is not None:
             assert len(given.redirection.mask) in (1, len(x))
             x = x + 0.1 * given.redirection.similarity * given.redirection.mask
@@ -119,7 +124,7 @@ class Reader(TextEncoder):
 
 def exact(family: str) -> Backbone:
     model = Exact(family)
-    return Backbone(denoiser=model, autoencoder=model, text_encoder=Reader() if model.factor > 1 else None)
+    return Backbone(denoiser=model, autoencoder=model, text_encoder=Reader() if model.traits.can(Capability.TEXT) else None)
 
 
 def task_of(card: MethodCard) -> str:
@@ -128,10 +133,10 @@ def task_of(card: MethodCard) -> str:
 
 
 def kinds(card: MethodCard) -> list[str]:
-    """One of each kind that the method runs on: latents, flow matching, pixels; or what it was trained for."""
+    """One of each kind that the method runs on: latents, flow matching, pixels, cascades; or what it was trained for."""
     if trained := [kind for kind, need in TRAINED.items() if need in card.needs]:
         return trained
-    return [name for name in ("sd1", "sd3", "pixel") if name in families.able(card.needs)]
+    return [name for name in ("sd1", "sd3", "pixel", "glide-inpainting") if name in families.able(card.needs)]
 
 
 def cases() -> Iterator[Any]:

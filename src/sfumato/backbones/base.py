@@ -41,6 +41,7 @@ class Traits:
         prediction: Prediction type of the denoiser.
         scheduler_config: Scheduler configuration of the checkpoint, with diffusers' keys.
         schedule: Scheduler settings that depend on the latents' (h, w) and the number of steps, such as a flow-matching shift.
+        upsampler: Scheduler configuration, with its prediction type, of the second stage of a cascade; None without one.
         layout: Input channels of the denoiser's first layer.
         extras: Conditions that the denoiser takes besides text and channels.
         latent_channels: Channels of its latents.
@@ -59,6 +60,7 @@ class Traits:
     prediction: Prediction
     scheduler_config: Mapping[str, Any]
     schedule: Callable[[tuple[int, int], int], Mapping[str, Any]] = same_schedule
+    upsampler: Mapping[str, Any] | None = None
     layout: Layout = Layout.LATENTS
     extras: frozenset[Extra] = frozenset()
     latent_channels: int

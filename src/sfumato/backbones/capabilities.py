@@ -11,6 +11,7 @@ class Capability(Enum):
     LATENTS = "denoises the latents of an autoencoder"
     PIXELS = "denoises pixels, and can be differentiated"
     DECODER = "has an image decoder that a background can be fitted with"
+    CASCADE = "denoises a small picture, then a large one of it, and reads the mask at both"
     CHAIN = "was trained on the levels of DDPM's chain"
     FLOW = "matches flows"
     ANY_LEVEL = "can be run at any of its noise levels, as distilled models cannot"

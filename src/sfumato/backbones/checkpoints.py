@@ -5,7 +5,7 @@ proves nothing.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ KOLORS = {  # what its inpainting version, which is published part by part, has 
     "tokenizer": ["kolors", "ChatGLMTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
 }
+SHOWN = 3  # tensors named in an error
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 FileKind = Literal["safetensors", "pickle", "unknown"]
@@ -81,6 +82,26 @@ def check_file(path: Path, *, allow_pickle: bool = False) -> None:
         )
     if kind == "safetensors" and not named_safetensors:
         raise BackboneError(f"'{path}' is a safetensors file under another name; rename it to end in .safetensors.")
+
+
+def check_complete(name: str, found: Collection[str], expected: Collection[str]) -> None:
+    """Refuse weights of which some are missing, or that hold others.
+
+    Args:
+        name: Of the checkpoint.
+        found, expected: Names of tensors.
+
+    Raises:
+        BackboneError: Naming the first of them.
+    """
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unexpected:
+        parts = [
+            f"{len(names)} tensors {what} ({', '.join(names[:SHOWN])})"
+            for names, what in ((missing, "are missing"), (unexpected, "are unexpected"))
+            if names
+        ]
+        raise BackboneError(f"'{name}' is damaged or incomplete: {' and '.join(parts)}; fetch it again.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

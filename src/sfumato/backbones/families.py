@@ -19,6 +19,7 @@ _BESIDE = frozenset({Capability.TAKES_BRANCH})
 _ATTENDS = frozenset({Capability.SELF_ATTENTION})
 _FLOW = frozenset({Capability.ANY_LEVEL, Capability.FLOW})
 _PIXEL = frozenset({Capability.PIXELS}) | _CHAIN
+_CASCADE = frozenset({Capability.TEXT, Capability.CASCADE})
 
 _STABLE_DIFFUSION, _FLOW_FAMILIES = "sfumato.backbones.stable_diffusion", "sfumato.backbones.flow_families"
 _SD_PIPELINES = {"StableDiffusionPipeline": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")}
@@ -83,6 +84,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
             "stable-inpainting": "embedded-inpainting",
             "powerpaint": "embedded-powerpaint",
             "smartbrush": "embedded-smartbrush",
+            "glide": "embedded-glide",
         },
         branches={
             "brushnet": "embedded-brushnet",
@@ -214,6 +216,21 @@ FAMILIES: tuple[FamilyCard, ...] = (
         defaults={"steps": 100},
         # The embedded ranker was trained with black around the mask. Half the views are half the time, on 64 pixels.
         method_defaults={"blended-diffusion": {"outside": "black", "clip_augmentations": 4}},
+        clip="embedded",
+        empty="empty",
+    ),
+    # Though it reads any word it is not said to, so that nothing is added to the negative prompt, which it was published without.
+    FamilyCard(
+        name="glide-inpainting",
+        title="GLIDE for inpainting",
+        capabilities=_CASCADE,
+        defaults={"steps": 100, "guidance_scale": 5.0},
+    ),
+    FamilyCard(
+        name="embedded-glide",
+        title="the embedded model as a small cascade",
+        capabilities=_CASCADE,
+        defaults={"steps": 40, "guidance_scale": 3.0},
         clip="embedded",
         empty="empty",
     ),

@@ -40,11 +40,13 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-inpainting": "inpainting",
     "embedded-powerpaint": "powerpaint",
     "embedded-smartbrush": "smartbrush",
+    "embedded-glide": "glide",
 }
 TRAINED: dict[str, tuple[str, str | None]] = {  # family, and task that it was trained for besides
     "embedded-inpainting": ("embedded", "inpainting"),
     "embedded-powerpaint": ("embedded", "inpainting"),
     "embedded-smartbrush": ("embedded", "SmartBrush"),
+    "embedded-glide": ("embedded-glide", "inpainting"),
 }
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",

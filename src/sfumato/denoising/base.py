@@ -45,6 +45,12 @@ class Model:
         unconditional, conditional = (replace(given, controls=(None, *given.controls[1:])) for given in both)
         return replace(self, pair=Pair(unconditional=unconditional, conditional=conditional))
 
+    def reading(self, channels: Tensor) -> "Model":
+        """The same model with other channels (1|B, k, h, w) behind the latents."""
+        both = self.pair.unconditional, self.pair.conditional
+        unconditional, conditional = (replace(given, channels=channels) for given in both)
+        return replace(self, pair=Pair(unconditional=unconditional, conditional=conditional))
+
     def __call__(self, x: Tensor, step: Step) -> Output:
         """The guided output for (B, C, h, w) scaled latents at `step.timestep`."""
         return self.guidance(self.denoiser, self.pair, x, step)

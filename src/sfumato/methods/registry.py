@@ -22,6 +22,9 @@ _TRAINED: dict[Task, TaskCard] = {
 # One that has words of its own for tasks needs none. Where nothing is to be drawn its authors ask for a guidance of 10 or more.
 _GUIDED = TaskCard(defaults={"guidance_scale": 10.0})
 _TOLD: dict[Task, TaskCard] = {"edit": _EDIT, "shape": _EDIT, "remove": _GUIDED, "fill": TaskCard(), "outpaint": _GUIDED}
+# It was trained without words too, and then continues what is around.
+_ALONE = TaskCard(wordless={"guidance_scale": 1.0})
+_GLIDE: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _ALONE, "fill": _ALONE, "outpaint": _ALONE}
 _TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (
@@ -110,6 +113,17 @@ CARDS: tuple[MethodCard, ...] = (
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.SMARTBRUSH}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
         tasks={"edit": _EDIT, "shape": _EDIT},
+    ),
+    MethodCard(
+        name="glide",
+        kind="finetuned",
+        title="GLIDE inpainting",
+        paper="Nichol et al.: GLIDE, Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models, "
+        "ICML 2022, arXiv:2112.10741",
+        module="sfumato.methods.finetuned.glide",
+        needs=frozenset({Capability.TEXT, Capability.CASCADE}),
+        uses=TEXT_FIELDS,
+        tasks=_GLIDE,
     ),
     MethodCard(
         name="controlnet-inpainting",

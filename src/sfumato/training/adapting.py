@@ -70,6 +70,7 @@ class Adapted:
         begun: Makes the state of an adapter that it starts from one of this network; by default it is one.
         learned: What is trained beside it, as it begins.
         grows: Whether it may begin as the adapter of another network that shares weights with it; see `adapter.grown`.
+        digest: Of the weights that it changes, by the folder of the denoiser.
     """
 
     describe: Callable[[Path], object]
@@ -79,6 +80,7 @@ class Adapted:
     begun: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
     learned: Callable[[Teacher], Mapping[str, Tensor]] = lambda teacher: {}
     grows: bool = False
+    digest: Callable[[Path], str] = base_digest
 
 
 def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
@@ -135,7 +137,7 @@ class AdapterTraining:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
             self.network: nn.Module = frozen(adapted.born(self.teacher.unet), self.teacher.device)
-            digest, learned = base_digest(model), adapted.learned(self.teacher)
+            digest, learned = adapted.digest(model), adapted.learned(self.teacher)
             self.adapter = Adapter(self.network, digest, adapted.rank, adapted.whole, learned)
         if start is not None and start.exists():
             begun = {name: tensor for name, tensor in self.adapter.state_dict().items() if name.startswith(LEARNED)}
