@@ -55,9 +55,18 @@ STRIPS: dict[str, dict[str, Any]] = {
     "stable-inpainting": {"prompt": "a red ball", "method": "stable-inpainting"},
     "brushnet": {"prompt": "a red ball", "method": "brushnet"},
     "controlnet-inpainting": {"prompt": "a red ball", "method": "controlnet-inpainting"},
+    "smartbrush": {"prompt": "a red ball", "method": "smartbrush", "model": "embedded-smartbrush"},
+    "attentive-eraser": {
+        "prompt": "",
+        "method": "attentive-eraser",
+        "task": "remove",
+        "guidance_scale": 3.0,
+        "start_fraction": 0.5,
+    },
     "repaint": {"prompt": "a yellow cylinder", "method": "repaint", "preset": "fast"},
     "lanpaint": {"prompt": "a yellow cylinder", "method": "lanpaint", "preset": "fast"},
     "blended-diffusion": {"prompt": "a red ball", "method": "blended-diffusion", "model": "embedded-pixel"},
+    "glide": {"prompt": "a red ball", "method": "glide", "model": "embedded-glide"},
     "flow-matching": {"prompt": "a red ball", "model": "embedded-flow"},
 }
 

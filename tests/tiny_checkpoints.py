@@ -1,6 +1,6 @@
 """Tiny checkpoints in the formats that others publish: CompVis' single files and guided-diffusion's state dicts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,27 +139,33 @@ def tiny_guided_diffusion(file: Path | None, architecture: Any) -> Any:
 
     Without a file, the state dict itself on the meta device, of any size.
     """
-    weights: dict[str, torch.Tensor] = {}
     with seeded(8), torch.device("cpu" if file else "meta"):
-        for name, *shape in _published_layers(architecture):
-            around, spread = (1.0, 0.1) if len(shape) == 1 else (0.0, 0.1)
-            weights[f"{name}.weight"] = around + spread * torch.randn(shape)
-            if name != "label_emb":
-                weights[f"{name}.bias"] = 0.1 * torch.randn(shape[0])
+        weights = drawn(published_layers(architecture))
     if file is None:
         return weights
     torch.save(weights, file)
     return file
 
 
-def _published_layers(architecture: Any) -> Iterator[tuple[Any, ...]]:
-    """Name and weight shape of every layer of guided-diffusion's UNet."""
+def drawn(layers: Iterable[tuple[Any, ...]]) -> dict[str, torch.Tensor]:
+    """Random weights of layers, given by name and weight shape."""
+    weights: dict[str, torch.Tensor] = {}
+    for name, *shape in layers:
+        around, spread = (1.0, 0.1) if len(shape) == 1 else (0.0, 0.1)
+        weights[f"{name}.weight"] = around + spread * torch.randn(shape)
+        if name != "label_emb":
+            weights[f"{name}.bias"] = 0.1 * torch.randn(shape[0])
+    return weights
+
+
+def published_layers(architecture: Any, reads: int = 3, text: int | None = None) -> Iterator[tuple[Any, ...]]:
+    """Name and weight shape of every layer of guided-diffusion's UNet, or of GLIDE's, which reads a text of some width."""
     time = 4 * architecture.model_channels
     yield "time_embed.0", time, architecture.model_channels
     yield "time_embed.2", time, time
     if architecture.classes:
         yield "label_emb", architecture.classes, time
-    yield "input_blocks.0.0", architecture.widths[0], 3, 3, 3
+    yield "input_blocks.0.0", architecture.widths[0], reads, 3, 3
     yield "out.0", architecture.widths[0]
     yield "out.2", architecture.out_channels, architecture.widths[0], 3, 3
     for name, inside, outside in _published_blocks(architecture):
@@ -167,6 +173,8 @@ def _published_layers(architecture: Any) -> Iterator[tuple[Any, ...]]:
             yield f"{name}.norm", inside
             yield f"{name}.qkv", 3 * inside, inside, 1
             yield f"{name}.proj_out", inside, inside, 1
+            if text is not None:
+                yield f"{name}.encoder_kv", 2 * inside, text, 1
             continue
         yield f"{name}.in_layers.0", inside
         yield f"{name}.in_layers.2", outside, inside, 3, 3
@@ -180,9 +188,9 @@ def _published_layers(architecture: Any) -> Iterator[tuple[Any, ...]]:
 def _published_blocks(architecture: Any) -> Iterator[tuple[str, int, int | None]]:
     """Name and channels in and out of every residual block; of an attention, its channels and None."""
     channels, last = architecture.widths[0], len(architecture.widths) - 1
-    kept, i = [channels], 1
+    kept, i, stride = [channels], 1, architecture.num_res_blocks + 1
     for level, (width, attends) in enumerate(zip(architecture.widths, architecture.attention, strict=True)):
-        for down in (False, False, True)[: 3 if level < last else 2]:
+        for down in ((False,) * (stride - 1) + (True,))[: stride if level < last else stride - 1]:
             yield f"input_blocks.{i}.0", channels, width
             if attends and not down:
                 yield f"input_blocks.{i}.1", width, None
@@ -191,14 +199,14 @@ def _published_blocks(architecture: Any) -> Iterator[tuple[str, int, int | None]
     yield "middle_block.0", channels, channels
     yield "middle_block.1", channels, None
     yield "middle_block.2", channels, channels
-    for i in range(3 * (last + 1)):
-        level = last - i // 3
+    for i in range(stride * (last + 1)):
+        level = last - i // stride
         width, attends = architecture.widths[level], architecture.attention[level]
         yield f"output_blocks.{i}.0", channels + kept.pop(), width
         channels = width
         if attends:
             yield f"output_blocks.{i}.1", width, None
-        if i % 3 == 2 and level:
+        if i % stride == stride - 1 and level:
             yield f"output_blocks.{i}.{2 if attends else 1}", width, width
 
 

@@ -146,6 +146,12 @@ def halving_thrice(folder: Path) -> Path:
     return folder
 
 
+def tiny_smartbrush(folder: Path) -> Path:
+    """A SmartBrush of Stable Diffusion 1.x: it reads mask and precision beside the latents, and predicts a mask."""
+    with seeded(11):
+        return _stable_diffusion(folder, unet=tiny_unet(in_channels=6, out_channels=5), prediction_type="epsilon")
+
+
 def tiny_controlnet(folder: Path, seed: int = 9, widths: tuple[int, ...] = (16, 32), **changes: Any) -> Path:
     """A ControlNet for `tiny_unet` with these changes, in diffusers' format; no weight is zero.
 

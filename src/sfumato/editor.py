@@ -197,6 +197,7 @@ class Editor:
                 factor=backbone.traits.factor,
                 context=backbone.traits.context,
                 max_pixels=self.max_pixels,
+                precision=resolved.options.precision,
             )
             seen = not named and choice != self._held.wanted(asked, tasks.DEFAULT_METHOD)  # by a version that sees the mask
             if seen and any(part.thin for part in parts) and tasks.edits_strokes(asked):

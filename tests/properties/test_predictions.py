@@ -31,11 +31,18 @@ FILLS = ("original", "blur", "neutral", "noise")
 FEW: dict[str, dict[str, Any]] = {
     "repaint": {"jump_length": 2, "jump_resamples": 2},
     "lanpaint": {"langevin_steps": 2},
+    "glide": {"upsample_steps": 3},
     "blended-diffusion": {"clip_augmentations": 2, "background_lpips_weight": 0.0, "clip_model": "embedded"},
 }
 
 
-TRAINED = {"inpainting": Capability.INPAINTING, "controlnet": Capability.CONTROLNET, "brushnet": Capability.BRUSHNET}
+TRAINED = {
+    "inpainting": Capability.INPAINTING,
+    "controlnet": Capability.CONTROLNET,
+    "brushnet": Capability.BRUSHNET,
+    "smartbrush": Capability.SMARTBRUSH,
+}
+LAYOUTS = {"inpainting": Layout.INPAINTING, "smartbrush": Layout.SMARTBRUSH}
 
 
 class Exact:
@@ -49,16 +56,18 @@ class Exact:
     def __init__(self, kind: str) -> None:
         family = "sd1" if kind in TRAINED else kind
         known = families.family(family)
-        pixel, flows = known.can(Capability.PIXELS), known.can(Capability.FLOW)
+        cascade, flows = known.can(Capability.CASCADE), known.can(Capability.FLOW)
+        pixel = cascade or known.can(Capability.PIXELS)
         noise = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
         self.factor = 1 if pixel else 2
         self.traits = Traits(
             name="exact",
             family=family,
             capabilities=known.capabilities | ({TRAINED[kind]} if kind in TRAINED else set()),
-            layout=Layout.INPAINTING if kind == "inpainting" else Layout.LATENTS,
+            layout=LAYOUTS.get(kind, Layout.LATENTS),
             prediction=Prediction.FLOW if flows else Prediction.EPSILON,
             scheduler_config={"shift": 3.0} if flows else noise,
+            upsampler={**noise, "prediction_type": "epsilon"} if cascade else None,
             latent_channels=3 if pixel else 4,
             factor=self.factor,
             resolution=SIDE,
@@ -85,15 +94,21 @@ class Exact:
         return latents
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
-        if self.traits.layout is Layout.INPAINTING:
+        if self.traits.layout is not Layout.LATENTS:
             assert given.channels is not None
             assert len(given.channels) in (1, len(x))
             x = x + 0.1 * given.channels[:, :1] + 0.2 * given.channels[:, 1:]
+        elif given.channels is not None:
+            x = x + 0.1 * given.channels.sum(1, keepdim=True)
+        if given.redirection is not None:
+            assert len(given.redirection.mask) in (1, len(x))
+            x = x + 0.1 * given.redirection.similarity * given.redirection.mask
         for control in filter(None, given.controls):
             assert len(control.image) in (1, len(x))
             seen = F.avg_pool2d(control.image, control.image.shape[-1] // x.shape[-1]).sum(1, keepdim=True)
             x = x + 0.1 * control.scale[:, None, None, None] * seen
-        return Output(torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)]))
+        made = torch.cat([torch.tanh(one.roll(1, -1) + timestep / 1000) + 0.3 * one for one in x.split(1)])
+        return Output(made, mask=made[:, :1] - 0.5 if self.traits.layout is Layout.SMARTBRUSH else None)
 
 
 class Reader(TextEncoder):
@@ -109,14 +124,19 @@ class Reader(TextEncoder):
 
 def exact(family: str) -> Backbone:
     model = Exact(family)
-    return Backbone(denoiser=model, autoencoder=model, text_encoder=Reader() if model.factor > 1 else None)
+    return Backbone(denoiser=model, autoencoder=model, text_encoder=Reader() if model.traits.can(Capability.TEXT) else None)
+
+
+def task_of(card: MethodCard) -> str:
+    """Editing, or what the method does instead."""
+    return "edit" if "edit" in card.tasks else next(iter(card.tasks))
 
 
 def kinds(card: MethodCard) -> list[str]:
-    """One of each kind that the method runs on: latents, flow matching, pixels; or what it was trained for."""
+    """One of each kind that the method runs on: latents, flow matching, pixels, cascades; or what it was trained for."""
     if trained := [kind for kind, need in TRAINED.items() if need in card.needs]:
         return trained
-    return [name for name in ("sd1", "sd3", "pixel") if name in families.able(card.needs)]
+    return [name for name in ("sd1", "sd3", "pixel", "glide-inpainting") if name in families.able(card.needs)]
 
 
 def cases() -> Iterator[Any]:
@@ -136,11 +156,11 @@ def schedulers(card: MethodCard, family: str, preset: str) -> list[str | None]:
         return [None]
     if card.kind == "branch":
         return ["ddim"] if card.load().PRESETS[preset].options.posterior_sample else ["ddim", "unipc", "lcm"]
-    if family == "inpainting":
+    if family in LAYOUTS:
         return [solver.name for solver in SOLVERS if solver is not FLOW_EULER]
     if families.family(family).can(Capability.FLOW):
         return [FLOW_EULER.name] if preset in ("default", "ding") or card.name == "lanpaint" else []
-    aligned = card.name == "blended-latent-diffusion" and preset == "default"
+    aligned = card.name in ("blended-latent-diffusion", "attentive-eraser") and preset == "default"
     solvers = [solver for solver in SOLVERS if solver is not FLOW_EULER and (aligned or not solver.multistep)]
     return [solver.name for solver in solvers if not (preset == "ding" and solver.draws)]
 
@@ -183,7 +203,7 @@ def test_a_prediction_does_not_depend_on_those_beside_it(
     card: MethodCard, family: str, options: dict[str, Any], fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor = fake(family)
-    given = {"method": card.name, "steps": 4, **FEW.get(card.name, {}), **options}
+    given = {"method": card.name, "task": task_of(card), "steps": 4, **FEW.get(card.name, {}), **options}
     alone = torch.cat([latents_of(editor, monkeypatch, **given, n=1, seed=SEED + i) for i in range(COUNT)])
     for size in (1, 2):  # the last batch of another size than the first
         beside = latents_of(editor, monkeypatch, **given, n=COUNT, seed=SEED, batch_size=size)
@@ -260,7 +280,9 @@ def test_conditions_are_made_once_for_all_batches(
         return condition(models, given)
 
     monkeypatch.setattr(method, "condition", counted)
-    latents_of(editor, monkeypatch, method=card.name, **FEW.get(card.name, {}), n=COUNT, steps=2, batch_size=1)
+    latents_of(
+        editor, monkeypatch, method=card.name, task=task_of(card), **FEW.get(card.name, {}), n=COUNT, steps=2, batch_size=1
+    )
     assert len(made) == 1
     encoder = editor.backbone.text_encoder
     assert encoder is None or encoder.calls == 1

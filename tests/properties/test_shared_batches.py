@@ -13,6 +13,7 @@ from torch import Tensor
 from sfumato import Editor, EditRequest
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone, Conditions, Output, Text, TextEncoder
+from sfumato.backbones.capabilities import Capability
 from sfumato.editing.prepared import Prepared
 from sfumato.editing.progress import Progress
 from sfumato.errors import Cancelled, ResourceError
@@ -53,7 +54,7 @@ class Lengths(TextEncoder):
 
 def reading_backbone(family: str) -> Backbone:
     model = Reading(family)
-    return Backbone(denoiser=model, autoencoder=model, text_encoder=Lengths() if model.factor > 1 else None)
+    return Backbone(denoiser=model, autoencoder=model, text_encoder=Lengths() if model.traits.can(Capability.TEXT) else None)
 
 
 def picture(number: int, side: int = SIDE) -> Image.Image:

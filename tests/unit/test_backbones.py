@@ -226,7 +226,7 @@ def test_from_pipe_uses_the_pipelines_own_modules(folders: dict[str, Path], back
     ("channels", "sentence"),
     [
         (8, r"instruction editing as InstructPix2Pix \(its UNet takes 8 channels: latents and"),
-        (6, r"another task \(its UNet takes 6 channels: not 4 or 9"),
+        (11, r"another task \(its UNet takes 11 channels: not 4, 9 or 6"),
     ],
 )
 def test_a_unet_of_another_layout_is_refused_before_its_weights_are_read(channels: int, sentence: str, tmp_path: Path) -> None:
@@ -256,11 +256,22 @@ def test_an_inpainting_pipeline_is_taken_as_its_folder_is(build: Any, kind: Any,
 
 
 @pytest.mark.parametrize(
-    ("channels", "layout"), [(4, Layout.LATENTS), (9, Layout.INPAINTING), (8, Layout.INSTRUCTION), (6, None)]
+    ("channels", "layout"),
+    [(4, Layout.LATENTS), (9, Layout.INPAINTING), (8, Layout.INSTRUCTION), (6, Layout.SMARTBRUSH), (11, None)],
 )
 def test_a_layout_is_known_by_its_channels(channels: int, layout: Layout | None) -> None:
     assert Layout.of(channels, 4) is layout
     assert layout is None or layout.channels(4) == channels
+
+
+def test_a_unet_that_gives_something_else_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    folder = tiny_models.tiny_sd1(tmp_path)
+    for weights in folder.glob("unet/*.safetensors"):
+        weights.unlink()
+    for channels, outputs, expected in ((6, 4, 5), (4, 8, 4)):
+        tiny_models.rewrite_json(folder / "unet/config.json", in_channels=channels, out_channels=outputs)
+        with pytest.raises(Unsupported, match=rf"takes {channels} channels .* and gives {outputs}, not {expected};"):
+            load(str(folder), device="cpu", dtype="float32")
 
 
 def test_half_precision_gives_float32_and_spares_the_overflowing_autoencoder(folders: dict[str, Path]) -> None:

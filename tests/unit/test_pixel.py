@@ -1,15 +1,12 @@
 """Pixel models: the published guided-diffusion layout against its network written out, and folders as users have them."""
 
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from sfumato.backbones import guided_diffusion as layout
@@ -22,6 +19,7 @@ from sfumato.errors import BackboneError, EditError, UnsafeCheckpoint, Unsupport
 from sfumato.methods import registry
 from sfumato.request import EditRequest
 from tests.parity import reference
+from tests.parity.guided_diffusion_reference import Published
 from tests.tiny_checkpoints import tiny_guided_diffusion
 
 TINY = Architecture(image_size=32, model_channels=64, widths=(32, 64), attention=(False, True), head_channels=16)
@@ -40,63 +38,6 @@ FULL = {
         classes=1000,
     ),
 }
-
-
-class Published:
-    """Guided-diffusion's UNet as plain functions of its flat state dict (Dhariwal and Nichol, arXiv:2105.05233)."""
-
-    def __init__(self, weights: dict[str, Tensor], architecture: Architecture) -> None:
-        self.w, self.a = weights, architecture
-
-    def norm(self, name: str, h: Tensor) -> Tensor:
-        return F.group_norm(h, 32, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
-
-    def conv(self, name: str, h: Tensor) -> Tensor:
-        weight = self.w[f"{name}.weight"]
-        return F.conv2d(h, weight, self.w[f"{name}.bias"], padding=weight.shape[-1] // 2)
-
-    def linear(self, name: str, h: Tensor) -> Tensor:
-        return F.linear(h, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
-
-    def residual(self, name: str, h: Tensor, resample: Any = lambda y: y) -> Tensor:
-        inner = self.conv(f"{name}.in_layers.2", resample(F.silu(self.norm(f"{name}.in_layers.0", h))))
-        scale, shift = self.linear(f"{name}.emb_layers.1", F.silu(self.emb))[..., None, None].chunk(2, 1)
-        inner = self.norm(f"{name}.out_layers.0", inner) * (1 + scale) + shift
-        inner, h = self.conv(f"{name}.out_layers.3", F.silu(inner)), resample(h)
-        skip = f"{name}.skip_connection"
-        return inner + (self.conv(skip, h) if f"{skip}.weight" in self.w else h)
-
-    def attention(self, name: str, h: Tensor) -> Tensor:
-        if f"{name}.qkv.weight" not in self.w:
-            return h
-        qkv = F.conv1d(self.norm(f"{name}.norm", h).flatten(2), self.w[f"{name}.qkv.weight"], self.w[f"{name}.qkv.bias"])
-        q, k, v = qkv.unflatten(1, (-1, 3, self.a.head_channels)).unbind(2)  # (B, heads, channels, places)
-        mix = (torch.einsum("bhcq,bhck->bhqk", q, k) / math.sqrt(self.a.head_channels)).softmax(-1)
-        joined = torch.einsum("bhqk,bhck->bhcq", mix, v).flatten(1, 2)
-        return h + F.conv1d(joined, self.w[f"{name}.proj_out.weight"], self.w[f"{name}.proj_out.bias"]).view_as(h)
-
-    def __call__(self, x: Tensor, t: float) -> Tensor:
-        half, last = self.a.model_channels // 2, len(self.a.widths) - 1
-        angles = t * torch.exp(-math.log(10000) * torch.arange(half) / half)
-        self.emb = self.linear("time_embed.0", torch.cat([angles.cos(), angles.sin()])[None])
-        self.emb = self.linear("time_embed.2", F.silu(self.emb))
-        h = self.conv("input_blocks.0.0", x)
-        kept = [h]
-        for i in range(1, 3 * (last + 1)):
-            if i % 3 == 0:
-                h = self.residual(f"input_blocks.{i}.0", h, lambda y: F.avg_pool2d(y, 2))
-            else:
-                h = self.attention(f"input_blocks.{i}.1", self.residual(f"input_blocks.{i}.0", h))
-            kept.append(h)
-        h = self.attention("middle_block.1", self.residual("middle_block.0", h))
-        h = self.residual("middle_block.2", h)
-        for i in range(3 * (last + 1)):
-            block = f"output_blocks.{i}"
-            h = self.attention(f"{block}.1", self.residual(f"{block}.0", torch.cat([h, kept.pop()], 1)))
-            if i % 3 == 2 and i // 3 < last:
-                after = 2 if f"{block}.1.qkv.weight" in self.w else 1
-                h = self.residual(f"{block}.{after}", h, lambda y: F.interpolate(y, scale_factor=2.0))
-        return self.conv("out.2", F.silu(self.norm("out.0", h)))
 
 
 def test_the_network_is_the_published_one(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Traits:
         prediction: Prediction type of the denoiser.
         scheduler_config: Scheduler configuration of the checkpoint, with diffusers' keys.
         schedule: Scheduler settings that depend on the latents' (h, w) and the number of steps, such as a flow-matching shift.
+        upsampler: Scheduler configuration, with its prediction type, of the second stage of a cascade; None without one.
         layout: Input channels of the denoiser's first layer.
         extras: Conditions that the denoiser takes besides text and channels.
         latent_channels: Channels of its latents.
@@ -59,6 +60,7 @@ class Traits:
     prediction: Prediction
     scheduler_config: Mapping[str, Any]
     schedule: Callable[[tuple[int, int], int], Mapping[str, Any]] = same_schedule
+    upsampler: Mapping[str, Any] | None = None
     layout: Layout = Layout.LATENTS
     extras: frozenset[Extra] = frozenset()
     latent_channels: int
@@ -112,6 +114,19 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Redirection:
+    """Places that the decoder's self-attention does not look at. Leading dimensions are 1 or the batch size B.
+
+    Args:
+        mask: (1|B, 1, h, w) in {0, 1} on the latents' cells: where it is 1 no place looks. A row of zeros changes nothing.
+        similarity: Factor of the logits of these places themselves: below 1 they look at the others more evenly.
+    """
+
+    mask: Tensor
+    similarity: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Conditions of one branch of guidance, made once per edit. Leading dimensions are 1 or the batch size B.
 
@@ -120,12 +135,14 @@ class Conditions:
         channels: (1|B, k, h, w), concatenated to the scaled latents (inpainting models).
         extras: By `Extra`, with the shapes given there.
         controls: Of the denoiser's branches, in order; those for which there is none, or None, are not run.
+        redirection: Of the self-attention of models that can (`Capability.SELF_ATTENTION`).
     """
 
     text: Text | None = None
     channels: Tensor | None = None
     extras: Mapping[Extra, Tensor] = field(default_factory=dict)
     controls: tuple[Control | None, ...] = ()
+    redirection: Redirection | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +188,7 @@ def mapped(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Condit
         channels=None if conditions.channels is None else change(conditions.channels),
         extras={name: change(tensor) for name, tensor in conditions.extras.items()},
         controls=tuple(each and each.mapped(change) for each in conditions.controls),
+        redirection=conditions.redirection and replace(conditions.redirection, mask=change(conditions.redirection.mask)),
     )
 
 

@@ -4,7 +4,6 @@ A ControlNet (arXiv:2302.05543) adds to the skip connections and to the middle, 
 BrushNet (arXiv:2403.06976) adds to the stream, behind every layer of encoder and decoder: by hooks that are gone after the call.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.hooks import Hook, hooked
 
 if TYPE_CHECKING:
     from sfumato.backbones.base import Conditions, Control
@@ -91,7 +91,7 @@ def reading(unet: Any) -> Iterator[list[Tensor]]:
     def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
         outputs.append(output[0] if isinstance(output, tuple) else output)
 
-    with _hooked([(place.register_forward_hook, read, {}) for place in places(unet)]):
+    with hooked([(place.register_forward_hook, read, {}) for place in places(unet)]):
         yield outputs
 
 
@@ -123,33 +123,12 @@ def adding(unet: Any, several: Sequence[Residuals]) -> Iterator[dict[str, Any]]:
 
         return add
 
-    hooks: list[_Hook] = [(unet.down_blocks[0].register_forward_pre_hook, before, {"with_kwargs": True})]
+    hooks: list[Hook] = [(unet.down_blocks[0].register_forward_pre_hook, before, {"with_kwargs": True})]
     hooks += [
         (place.register_forward_hook, behind(residual), {}) for place, residual in zip(places(unet)[1:], others, strict=False)
     ]
-    with _hooked(hooks):
+    with hooked(hooks):
         yield arguments
-
-
-_Hook = tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]
-
-
-@contextmanager
-def _hooked(hooks: Sequence[_Hook]) -> Iterator[None]:
-    """Context manager with hooks (how to register it, the hook, further arguments) that act in this thread alone."""
-    thread = threading.get_ident()
-
-    def here(hook: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *given: hook(*given) if threading.get_ident() == thread else None
-
-    handles = []
-    try:
-        for register, hook, further in hooks:
-            handles.append(register(here(hook), **further))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _summed(several: Sequence[Sequence[Any]]) -> tuple[Any, ...]:

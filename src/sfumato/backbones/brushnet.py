@@ -24,7 +24,7 @@ from sfumato.backbones.autoencoder import freeze
 from sfumato.backbones.base import Conditions, Control
 from sfumato.backbones.branches import Residuals, places, reading
 from sfumato.backbones.capabilities import Capability
-from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_file, file_kind, read_json
+from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, check_complete, check_file, file_kind, read_json
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.unet import added_conditions
 from sfumato.embedded import adapter
@@ -38,7 +38,6 @@ CLASS_NAME = "BrushNetModel"  # in config.json
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 VARIANTS = ("injection", "attention", "mask_channel")  # further arguments, of which published configurations have none
 TEXTS = ("pytorch_model", "model")  # names of a text encoder's weights beside a branch's
-SHOWN = 3  # tensors named in an error
 
 
 class BrushNet(nn.Module):
@@ -297,14 +296,7 @@ def _check_base(name: str, found: Mapping[str, tuple[int, ...]], expected: Mappi
                 f"'{name}' is a BrushNet of another base: its {key} has the shape {here or 'of nothing'}, and for this model it "
                 f"must have {there or 'none'}; give one that was trained for this kind of model."
             )
-    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or unexpected:
-        parts = [
-            f"{len(names)} tensors {what} ({', '.join(names[:SHOWN])})"
-            for names, what in ((missing, "are missing"), (unexpected, "are unexpected"))
-            if names
-        ]
-        raise BackboneError(f"'{name}' is damaged or incomplete: {' and '.join(parts)}; fetch it again.")
+    check_complete(name, found.keys(), expected.keys())
 
 
 def _notes(name: str, config: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:

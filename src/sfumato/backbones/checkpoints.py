@@ -5,7 +5,7 @@ proves nothing.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 WEIGHTLESS = frozenset({"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"})
 LIBRARIES = frozenset({"diffusers", "transformers", "latent_diffusion", "kolors"})  # whose classes a checkpoint may name
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
-EDITED = frozenset({Layout.LATENTS, Layout.INPAINTING})  # what UNets may read
+EDITED = frozenset({Layout.LATENTS, Layout.INPAINTING, Layout.SMARTBRUSH})  # what UNets may read
 POWERPAINT_FILES = ("unet/unet.safetensors", "text_encoder/text_encoder.safetensors")  # of which its first version consists
 POWERPAINT_V2 = "PowerPaint_Brushnet"  # the folder of its branch, as published
 POWERPAINT_V2_TEXT = ("text_encoder_brushnet", "tokenizer")  # the folders of what reads its tasks, as others share it
@@ -38,6 +38,7 @@ KOLORS = {  # what its inpainting version, which is published part by part, has 
     "tokenizer": ["kolors", "ChatGLMTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
 }
+SHOWN = 3  # tensors named in an error
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 FileKind = Literal["safetensors", "pickle", "unknown"]
@@ -81,6 +82,26 @@ def check_file(path: Path, *, allow_pickle: bool = False) -> None:
         )
     if kind == "safetensors" and not named_safetensors:
         raise BackboneError(f"'{path}' is a safetensors file under another name; rename it to end in .safetensors.")
+
+
+def check_complete(name: str, found: Collection[str], expected: Collection[str]) -> None:
+    """Refuse weights of which some are missing, or that hold others.
+
+    Args:
+        name: Of the checkpoint.
+        found, expected: Names of tensors.
+
+    Raises:
+        BackboneError: Naming the first of them.
+    """
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unexpected:
+        parts = [
+            f"{len(names)} tensors {what} ({', '.join(names[:SHOWN])})"
+            for names, what in ((missing, "are missing"), (unexpected, "are unexpected"))
+            if names
+        ]
+        raise BackboneError(f"'{name}' is damaged or incomplete: {' and '.join(parts)}; fetch it again.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -222,21 +243,27 @@ def variant(folder: Path, parts: Sequence[str] = ("unet", "transformer")) -> str
     return "fp16" if names and all(".fp16" in name for name in names) else None
 
 
-def check_layout(channels: int, latent_channels: int, where: str | Path) -> Layout:
-    """The layout of a UNet, which must read latents alone, or with mask and masked picture.
+def check_layout(channels: int, outputs: int, latent_channels: int, where: str | Path) -> Layout:
+    """The layout of a UNet, which must read latents alone, with mask and masked picture, or with mask and precision.
 
     Args:
-        channels: How many it takes.
+        channels, outputs: How many it takes and gives.
         latent_channels: Of its autoencoder's code.
         where: The model's name or file.
 
     Raises:
-        Unsupported: If it reads something else, saying what it was trained for.
+        Unsupported: If it reads something else, saying what it was trained for, or gives something else.
     """
     layout = Layout.of(channels, latent_channels)
     if layout in EDITED:
-        return layout
-    expected = " or ".join(str(known.channels(latent_channels)) for known in Layout if known in EDITED)
+        if outputs == layout.outputs(latent_channels):
+            return layout
+        raise Unsupported(
+            f"The UNet of '{where}' takes {channels} channels ({layout.reads}) and gives {outputs}, not "
+            f"{layout.outputs(latent_channels)}; give a text-to-image or inpainting checkpoint instead."
+        )
+    *first, last = (str(known.channels(latent_channels)) for known in Layout if known in EDITED)
+    expected = f"{', '.join(first)} or {last}"
     task, reads = ("another task", f"not {expected}") if layout is None else (layout.task, layout.reads)
     given = f"its UNet takes {channels} channels: {reads}"
     raise Unsupported(f"'{where}' was trained for {task} ({given}); give a text-to-image or inpainting checkpoint instead.")
@@ -252,7 +279,8 @@ def check_folder_layout(folder: Path, index: Mapping[str, Any], name: str) -> La
     if vae is None or "unet" not in index:
         return None
     given, code = (read_json(folder / part / "config.json") for part in ("unet", vae))
-    return check_layout(int(given.get("in_channels", 4)), int(code.get("latent_channels", 4)), name)
+    channels, outputs = (int(given.get(end, 4)) for end in ("in_channels", "out_channels"))
+    return check_layout(channels, outputs, int(code.get("latent_channels", 4)), name)
 
 
 def unet_family(config: Mapping[str, Any]) -> str:

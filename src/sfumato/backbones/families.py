@@ -16,8 +16,10 @@ _LATENT = frozenset({Capability.TEXT, Capability.LATENTS, Capability.DECODER})
 _CHAIN = frozenset({Capability.CHAIN, Capability.ANY_LEVEL})
 _OPEN = frozenset({Capability.OPEN_VOCABULARY})
 _BESIDE = frozenset({Capability.TAKES_BRANCH})
+_ATTENDS = frozenset({Capability.SELF_ATTENTION})
 _FLOW = frozenset({Capability.ANY_LEVEL, Capability.FLOW})
 _PIXEL = frozenset({Capability.PIXELS}) | _CHAIN
+_CASCADE = frozenset({Capability.TEXT, Capability.CASCADE})
 
 _STABLE_DIFFUSION, _FLOW_FAMILIES = "sfumato.backbones.stable_diffusion", "sfumato.backbones.flow_families"
 _SD_PIPELINES = {"StableDiffusionPipeline": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")}
@@ -72,13 +74,18 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="embedded",
         title="the embedded model",
-        capabilities=_LATENT | _CHAIN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _BESIDE | _ATTENDS,
         # What was there shows through much noise, so the embedded model starts from its blurred surroundings, and early. What
         # else was tried is right less often, or as often within noise (docs/bench.md).
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
         clip="embedded",
         empty="empty",
-        models={"stable-inpainting": "embedded-inpainting", "powerpaint": "embedded-powerpaint"},
+        models={
+            "stable-inpainting": "embedded-inpainting",
+            "powerpaint": "embedded-powerpaint",
+            "smartbrush": "embedded-smartbrush",
+            "glide": "embedded-glide",
+        },
         branches={
             "brushnet": "embedded-brushnet",
             "powerpaint-v2": "embedded-powerpaint-v2",
@@ -106,7 +113,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sd1",
         title="Stable Diffusion 1.x",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines=_SD_PIPELINES,
@@ -115,7 +122,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sd2",
         title="Stable Diffusion 2.x",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 7.5, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines=_SD_PIPELINES,
@@ -124,7 +131,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
     FamilyCard(
         name="sdxl",
         title="Stable Diffusion XL",
-        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE,
+        capabilities=_LATENT | _CHAIN | _OPEN | _BESIDE | _ATTENDS,
         defaults={"steps": 30, "guidance_scale": 5.0, "start_fraction": 0.25},
         module=_STABLE_DIFFUSION,
         pipelines={
@@ -209,6 +216,21 @@ FAMILIES: tuple[FamilyCard, ...] = (
         defaults={"steps": 100},
         # The embedded ranker was trained with black around the mask. Half the views are half the time, on 64 pixels.
         method_defaults={"blended-diffusion": {"outside": "black", "clip_augmentations": 4}},
+        clip="embedded",
+        empty="empty",
+    ),
+    # Though it reads any word it is not said to, so that nothing is added to the negative prompt, which it was published without.
+    FamilyCard(
+        name="glide-inpainting",
+        title="GLIDE for inpainting",
+        capabilities=_CASCADE,
+        defaults={"steps": 100, "guidance_scale": 5.0},
+    ),
+    FamilyCard(
+        name="embedded-glide",
+        title="the embedded model as a small cascade",
+        capabilities=_CASCADE,
+        defaults={"steps": 40, "guidance_scale": 3.0},
         clip="embedded",
         empty="empty",
     ),

@@ -6,8 +6,7 @@ levels through. Facts from openai/guided-diffusion (MIT).
 
 import json
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d import UNet2DModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from sfumato.backbones.checkpoints import check_file, file_kind
+from sfumato.backbones.converting import check_new, read_state_dict, written_folder
 from sfumato.errors import BackboneError, Unsupported
 
 CLASS_NAME = "GuidedDiffusion"
@@ -31,7 +30,8 @@ _RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-_ATTENTION = {"norm": "group_norm", "qkv": "qkv", "proj_out": "to_out.0"}
+_ATTENTION = {"norm": "group_norm", "qkv": "qkv", "encoder_kv": "encoder_kv", "proj_out": "to_out.0"}
+_HEADS = {"qkv": ("to_q", "to_k", "to_v"), "encoder_kv": ("add_k_proj", "add_v_proj")}  # side by side within each head
 _FIXED = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -95,26 +95,51 @@ def architecture_of(weights: Mapping[str, Any]) -> Architecture:
     Raises:
         Unsupported: If it is no guided-diffusion model, or is one with inputs besides the picture.
     """
-    stride = RES_BLOCKS + 1
-    blocks = len({name.split(".")[1] for name in weights if name.startswith("input_blocks.")})
-    if "time_embed.0.weight" not in weights or "out.2.weight" not in weights or blocks == 0 or blocks % stride:
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if not is_unet(shapes, RES_BLOCKS):
         raise Unsupported("These weights are not those of an OpenAI guided-diffusion model of 256 or 512 pixels.")
-    if weights["input_blocks.0.0.weight"].shape[1] != 3:
+    if shapes["input_blocks.0.0.weight"][1] != 3:
         raise Unsupported("This guided-diffusion model takes more than the picture, as the upsamplers do; give an image model.")
-    first = [1 + stride * level for level in range(blocks // stride)]
-    attention = tuple(f"input_blocks.{i}.1.qkv.weight" in weights for i in first)
+    return read_architecture(shapes, RES_BLOCKS)
+
+
+def is_unet(shapes: Mapping[str, tuple[int, ...]], num_res_blocks: int) -> bool:
+    """Whether these tensors may be those of a UNet with so many residual blocks per level."""
+    blocks = len(_input_blocks(shapes))
+    attends = any(name.startswith("input_blocks.") and name.endswith(".1.qkv.weight") for name in shapes)
+    named = {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} <= shapes.keys()
+    return named and attends and blocks % (num_res_blocks + 1) == 0
+
+
+def read_architecture(shapes: Mapping[str, tuple[int, ...]], num_res_blocks: int) -> Architecture:
+    """The architecture of a UNet with so many residual blocks per level, from the shapes of its tensors by published names.
+
+    Raises:
+        BackboneError: If a tensor is missing that tells it.
+    """
+    stride = num_res_blocks + 1
+    first = [1 + stride * level for level in range(len(_input_blocks(shapes)) // stride)]
+    attention = tuple(f"input_blocks.{i}.1.qkv.weight" in shapes for i in first)
+    widths = [f"input_blocks.{i}.0.out_layers.3.weight" for i in first]
+    if missing := [name for name in widths if name not in shapes]:
+        raise BackboneError(f"The checkpoint is incomplete: {missing[0]} is missing; fetch it again.")
     return Architecture(
         image_size=FIRST_ATTENTION * 2 ** attention.index(True),
-        model_channels=int(weights["time_embed.0.weight"].shape[1]),
-        widths=tuple(int(weights[f"input_blocks.{i}.0.out_layers.3.weight"].shape[0]) for i in first),
+        model_channels=shapes["time_embed.0.weight"][1],
+        widths=tuple(shapes[name][0] for name in widths),
         attention=attention,
-        classes=int(weights["label_emb.weight"].shape[0]) if "label_emb.weight" in weights else 0,
-        out_channels=int(weights["out.2.weight"].shape[0]),
+        classes=shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else 0,
+        out_channels=shapes["out.2.weight"][0],
+        num_res_blocks=num_res_blocks,
     )
 
 
+def _input_blocks(names: Iterable[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("input_blocks.")}
+
+
 def to_diffusers(weights: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """A published state dict under the names of diffusers' UNet2DModel; the class embedding is left out.
+    """A published state dict under the names of diffusers' UNets; the class embedding is left out.
 
     Raises:
         BackboneError: If a name is none of the layout's.
@@ -127,15 +152,26 @@ def to_diffusers(weights: Mapping[str, Any], architecture: Architecture) -> dict
         found = _PART.fullmatch(name)
         place = places.get(found["block"]) if found else None
         if found is None or place is None:
-            raise BackboneError(f"The pixel model holds '{name}', which is no part of guided-diffusion; convert it again.")
+            raise BackboneError(f"The pixel model holds '{name}', which is no part of OpenAI's UNets; convert it again.")
         part, _, kind = found["rest"].rpartition(".")
         inner = {"": "", **_RESNET, **_ATTENTION}[part] if part in {"", *_RESNET, *_ATTENTION} else part
-        if inner == "qkv":
-            renamed |= _split_heads(tensor, place, kind, architecture.head_channels)
+        if inner in _HEADS:
+            heads = _split_heads(tensor, inner, architecture.head_channels)
+            renamed |= {f"{place}.{own}.{kind}": matrix for own, matrix in heads}
         else:
             flat = tensor.squeeze(-1) if inner == "to_out.0" and kind == "weight" else tensor
             renamed[".".join(word for word in (place, inner, kind) if word)] = flat
     return renamed
+
+
+def published_name(own: str, architecture: Architecture) -> str:
+    """The published name of the tensor that holds one of a UNet of diffusers."""
+    places = {place: block for block, place in _places(architecture).items()}
+    layers = {inner: part for part, inner in {**_RESNET, **_ATTENTION}.items()}
+    layers |= {matrix: layer for layer, matrices in _HEADS.items() for matrix in matrices}
+    place = next(place for place in places if own.startswith(f"{place}."))
+    part, _, kind = own.removeprefix(f"{place}.").rpartition(".")
+    return ".".join(word for word in (places[place], layers.get(part, part), kind) if word)
 
 
 def _places(architecture: Architecture) -> dict[str, str]:
@@ -160,11 +196,12 @@ def _places(architecture: Architecture) -> dict[str, str]:
     return places
 
 
-def _split_heads(tensor: Any, place: str, kind: str, head_channels: int) -> dict[str, Any]:
+def _split_heads(tensor: Any, layer: str, head_channels: int) -> Iterator[tuple[str, Any]]:
     """Published queries, keys and values lie side by side within each head; diffusers has one matrix of each."""
-    flat = tensor.squeeze(-1) if kind == "weight" else tensor
-    heads = flat.unflatten(0, (-1, 3, head_channels))
-    return {f"{place}.to_{letter}.{kind}": heads[:, i].flatten(0, 1).contiguous() for i, letter in enumerate("qkv")}
+    flat = tensor.squeeze(-1) if tensor.ndim > 1 else tensor
+    heads = flat.unflatten(0, (-1, len(_HEADS[layer]), head_channels))
+    for i, own in enumerate(_HEADS[layer]):
+        yield own, heads[:, i].flatten(0, 1).contiguous()
 
 
 def convert(file: Path, out: Path, *, allow_pickle: bool = False) -> Architecture:
@@ -179,30 +216,16 @@ def convert(file: Path, out: Path, *, allow_pickle: bool = False) -> Architectur
         UnsafeCheckpoint: A pickle that is not allowed.
         Unsupported, BackboneError: Another kind of checkpoint, or a damaged one.
     """
-    if not file.is_file():
-        raise BackboneError(f"There is no file '{file}'.", code="model-not-found")
-    if out.exists():
-        raise BackboneError(f"'{out}' is there already; name a new folder.", code="output-exists")
-    check_file(file, allow_pickle=allow_pickle)
-    try:
-        weights = load_file(file) if file_kind(file) == "safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BackboneError(f"'{file}' cannot be read ({reason}); fetch it again.") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise Unsupported(f"'{file}' is not a state dict of an OpenAI guided-diffusion model.")
+    check_new(out)
+    weights = read_state_dict(file, allow_pickle=allow_pickle)
     architecture = architecture_of(weights)
     with torch.device("meta"):
         make_unet(architecture).load_state_dict(
             {name: tensor.to("meta") for name, tensor in to_diffusers(weights, architecture).items()}, assign=True
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        made = Path(folder) / "model"
-        made.mkdir()
+    with written_folder(out) as made:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, made / "model.safetensors")
         (made / "config.json").write_text(json.dumps(architecture.to_config(), indent=2))
-        made.rename(out)
     return architecture
 
 

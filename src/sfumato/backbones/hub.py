@@ -39,11 +39,15 @@ EMBEDDED = {  # models that ship, and where below WEIGHTS
     "embedded-fast": "fast",
     "embedded-inpainting": "inpainting",
     "embedded-powerpaint": "powerpaint",
+    "embedded-smartbrush": "smartbrush",
+    "embedded-glide": "glide",
 }
-TRAINED: dict[str, tuple[str, str | None]] = {
+TRAINED: dict[str, tuple[str, str | None]] = {  # family, and task that it was trained for besides
     "embedded-inpainting": ("embedded", "inpainting"),
     "embedded-powerpaint": ("embedded", "inpainting"),
-}  # family, and task that it was trained for besides
+    "embedded-smartbrush": ("embedded", "SmartBrush"),
+    "embedded-glide": ("embedded-glide", "inpainting"),
+}
 BRANCHES = {  # branches of "embedded" that ship, and where below WEIGHTS
     "embedded-brushnet": "brushnet",
     "embedded-powerpaint-v2": "powerpaint-v2",

@@ -26,7 +26,6 @@ from sfumato.backbones.checkpoints import (
     variant,
 )
 from sfumato.backbones.families import base_pipeline, loaded_with
-from sfumato.backbones.guided_diffusion import CLASS_NAME
 from sfumato.backbones.hardware import choose_device, choose_dtype
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.hub import cached_models, go_offline, locate, pull, single_file_configuration
@@ -41,6 +40,13 @@ if TYPE_CHECKING:
     import torch
 
     from sfumato.backbones.base import Backbone
+
+OWN_FOLDERS = {
+    "GuidedDiffusion": ("This pixel model", "sfumato.backbones.pixel", "from_guided_diffusion"),
+    "Glide": ("GLIDE", "sfumato.backbones.glide", "from_folder"),
+    "EmbeddedGlide": ("The embedded cascade", "sfumato.backbones.embedded_glide", "from_folder"),
+}
+"""Folders that the package itself writes, by the class in their config.json: for messages, and what loads them."""
 
 __all__ = ["cached_models", "choose_device", "choose_dtype", "from_pipe", "load", "pull"]
 
@@ -122,11 +128,10 @@ class _Given:
 def _load(source: Path, given: _Given) -> "Backbone":
     """The model alone, without branches."""
     own: dict[str, Any] = {"name": given.model, "device": given.device, "dtype": given.dtype}
-    if _is_guided_diffusion(source):
-        from sfumato.backbones.pixel import from_guided_diffusion
-
-        _take_no_parts("This pixel model", given)
-        return reading(from_guided_diffusion(source, **own), given.prediction_type)
+    if (known := OWN_FOLDERS.get(_class_name(source))) is not None:
+        what, module, function = known
+        _take_no_parts(what, given)
+        return reading(getattr(importlib.import_module(module), function)(source, **own), given.prediction_type)
     if _is_embedded(source):
         from sfumato.backbones.embedded import from_folder
 
@@ -189,9 +194,9 @@ def _is_embedded(source: Path) -> bool:
     return ours or (source / FILE).is_file()
 
 
-def _is_guided_diffusion(source: Path) -> bool:
+def _class_name(source: Path) -> str:
     config = source / "config.json"
-    return config.is_file() and read_json(config).get("_class_name") == CLASS_NAME
+    return str(read_json(config).get("_class_name")) if config.is_file() else ""
 
 
 def _options(pipeline: str, dtype: "torch.dtype") -> dict[str, Any]:

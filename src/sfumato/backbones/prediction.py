@@ -227,7 +227,7 @@ def reading(model: "Backbone", prediction_type: str | None) -> "Backbone":
     With "epsilon", zero terminal SNR is left out: at zero SNR predicted noise carries no information about the sample.
 
     Raises:
-        Unsupported: EDM and flow-matching models, whose prediction type is fixed.
+        Unsupported: EDM and flow-matching models and cascades, whose prediction type is fixed.
     """
     if prediction_type is None:
         return model
@@ -236,6 +236,8 @@ def reading(model: "Backbone", prediction_type: str | None) -> "Backbone":
         raise Unsupported(f"'{traits.name}' is an EDM model, whose output its scheduler says; leave out prediction_type.")
     if traits.prediction == "flow":
         raise Unsupported(f"'{traits.name}' is a flow-matching model and predicts a velocity; leave out prediction_type.")
+    if traits.upsampler is not None:
+        raise Unsupported(f"'{traits.name}' is two models, whose files say what each predicts; leave out prediction_type.")
     if prediction_type == traits.prediction:
         return model
     note = f"'{traits.name}' is read as predicting {prediction_type}, as asked; it says {traits.prediction.value} itself."

@@ -117,14 +117,15 @@ def check_kind(header: Header) -> None:
         if is_one(header):
             raise Unsupported(f"'{header.path}' {what}.")
     channels = header.channels_in(_CONV_IN)
-    if channels is None or Layout.of(channels, LATENT_CHANNELS) is None:
+    layout = None if channels is None else Layout.of(channels, LATENT_CHANNELS)
+    if channels is None or layout in (None, Layout.SMARTBRUSH):  # of which no file is known
         family = _other_family(header)
         found = f" but weights of the family of {family}" if family else ""
         raise Unsupported(
             f"'{header.path}' does not hold a text-to-image checkpoint of a supported family{found}; supported as a single file "
             f"are Stable Diffusion 1.x, 2.x and XL, and as a folder {supported()}."
         )
-    check_layout(channels, LATENT_CHANNELS, header.path)
+    check_layout(channels, LATENT_CHANNELS, LATENT_CHANNELS, header.path)
 
 
 def check_parts(header: Header, *, vae: bool) -> None:

@@ -14,6 +14,7 @@ from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.backbones.checkpoints import check_layout
 from sfumato.backbones.families import family as family_card
 from sfumato.backbones.prediction import read_prediction
+from sfumato.backbones.redirecting import redirecting
 from sfumato.masks.window import CONTEXT
 
 
@@ -32,7 +33,7 @@ def unet_traits(
         Unsupported: The UNet reads something else than `check_layout` allows, or the prediction type is unknown.
     """
     channels = int(unet.config.in_channels)
-    layout = check_layout(channels, autoencoder.latent_channels, name)
+    layout = check_layout(channels, int(unet.config.out_channels), autoencoder.latent_channels, name)
     side = unet.config.sample_size
     return Traits(
         name=name,
@@ -52,7 +53,8 @@ def unet_traits(
 
 
 def _trained(layout: Layout) -> frozenset[Capability]:
-    return frozenset({Capability.INPAINTING} if layout is Layout.INPAINTING else ())
+    gained = {Layout.INPAINTING: Capability.INPAINTING, Layout.SMARTBRUSH: Capability.SMARTBRUSH}.get(layout)
+    return frozenset(() if gained is None else {gained})
 
 
 class UNet:
@@ -79,15 +81,16 @@ class UNet:
         residuals = [each for each in added if each is not None]
         if given.channels is not None:
             x = torch.cat([x, given.channels.to(x)], dim=1)
-        with adding(self.unet, residuals) as further:
-            prediction = self.unet(
+        with adding(self.unet, residuals) as further, redirecting(self.unet, given.redirection):
+            output = self.unet(
                 x.contiguous(memory_format=torch.channels_last),
                 time,
                 encoder_hidden_states=given.text.states,
                 added_cond_kwargs=added_conditions(given),
                 **further,
-            ).sample
-        return Output(prediction.float())
+            ).sample.float()
+        prediction, mask = output[:, : self.traits.latent_channels], output[:, self.traits.latent_channels :]
+        return Output(prediction, mask=mask if mask.shape[1] else None)
 
 
 def _residuals(branch: Branch, x: Tensor, time: Tensor, given: Conditions, control: Control) -> Residuals | None:

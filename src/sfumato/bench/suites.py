@@ -107,4 +107,5 @@ def _home(card: MethodCard, model: str) -> str | None:
 def _runs(card: MethodCard, family: FamilyCard) -> bool:
     """Whether a family's model that ships can run a method, with weights that ship."""
     trained = family.models.get(card.name) or family.branches.get(card.name)
-    return family.can(*card.needs - TRAINED) and (not card.needs & TRAINED or (trained is not None and ships(trained)))
+    needed = (family.name, trained) if card.needs & TRAINED else (family.name,)
+    return family.can(*card.needs - TRAINED) and all(name is not None and ships(name) for name in needed)

@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from sfumato.request import EditRequest, EditResult
 
 FORMATS = "|".join(get_args(FormatName))
 LISTED = 12  # predictions named on the terminal
+HELP_WIDTH = 76  # of lines below the options
 COMPRESSED_BYTES_PER_PIXEL = 2  # of a photograph as PNG, roughly
 
 
@@ -223,7 +225,8 @@ def _made(name: str, summary: str, parameters: list[inspect.Parameter]) -> Any:
     vars(callback)["__signature__"] = inspect.Signature([*parameters, *own])
     application = typer.Typer(add_completion=False, rich_markup_mode=None)
     names = ", ".join(card.name for card in registry.CARDS)
-    epilog = f"Methods have options of their own: sfumato {name} --method NAME --help, where NAME is one of {names}."
+    own_help = f"Methods have options of their own: sfumato {name} --method NAME --help, where NAME is one of {names}."
+    epilog = "\b\n" + textwrap.fill(own_help, HELP_WIDTH, break_on_hyphens=False)  # wrapped here: click would break names
     application.command(name, cls=Grouped, help=summary, epilog=epilog)(callback)
     return typer.main.get_command(application)
 

@@ -125,7 +125,7 @@ def train(
         str,
         typer.Argument(
             help="world, autoencoder, decoder, denoiser, flow, distilled, inpainting, brushnet, controlnet, ranker, "
-            "judge or pixel.",
+            "judge, pixel or glide.",
             metavar="PART",
         ),
     ],

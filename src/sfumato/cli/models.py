@@ -36,6 +36,28 @@ def pull(
         typer.echo(fetch(model, revision, allow_pickle=allow_pickle))
 
 
+@models.command("convert-glide")
+def convert_glide(
+    base: Annotated[Path, typer.Argument(help="The published base_inpaint.pt.", metavar="BASE.pt")],
+    upsampler: Annotated[Path, typer.Argument(help="The published upsample_inpaint.pt.", metavar="UPSAMPLE.pt")],
+    out: Annotated[Path, typer.Argument(help="Folder to make, for --model.", metavar="OUT")],
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with GPT-2's vocab.json and merges.txt; by default those of openai-community/gpt2 in the cache.",
+            metavar="DIR",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Turn OpenAI's GLIDE for inpainting into safetensors with a vocabulary; of the pickles only weights are read, no code."""
+    with reported(debug=debug):
+        from sfumato.backbones.glide import convert
+
+        small, large = convert(base, upsampler, out, vocabulary)
+        typer.echo(f"{out}: GLIDE inpainting, {small.image_size} pixels and {large.image_size}")
+
+
 @models.command("convert-guided-diffusion")
 def convert_guided_diffusion(
     file: Annotated[Path, typer.Argument(help="A published checkpoint.", metavar="FILE.pt")],

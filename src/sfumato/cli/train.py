@@ -145,6 +145,16 @@ def _after(settings: Settings, shipped: str, sibling: str) -> dict[str, Any]:
     return given | {"start": next((file for file in found if file is not None and file.exists()), None)}
 
 
+def _glide(settings: Settings) -> dict[str, Any]:
+    pixel = _weights(settings, "pixel") or settings.folder / "pixel" / "model"
+    if not (pixel / "unet").exists():
+        raise InputError(
+            f"There is no pixel model in {pixel}: train one with `sfumato train pixel`, or pass --start-from embedded.",
+            code="no-pixel-model",
+        )
+    return _masked(settings, "glide") | {"pixel": pixel}
+
+
 def _render_scenes(settings: Settings, workers: int) -> None:
     from sfumato.training.scenes import render, render_shard
 
@@ -206,6 +216,13 @@ CARDS: tuple[PartCard, ...] = (
         takes_data=True,
     ),
     PartCard(
+        name="smartbrush",
+        module="sfumato.training.smartbrush",
+        minutes=60.0,
+        given=partial(_after, shipped="smartbrush", sibling="inpainting"),
+        takes_data=True,
+    ),
+    PartCard(
         name="brushnet",
         module="sfumato.training.brushnet",
         minutes=60.0,
@@ -243,6 +260,7 @@ CARDS: tuple[PartCard, ...] = (
         render=_render_pairs,
     ),
     PartCard(name="pixel", module="sfumato.training.pixel", minutes=60.0, given=_scenes),
+    PartCard(name="glide", module="sfumato.training.glide", minutes=90.0, given=_glide, takes_data=True),
 )
 WORLD = "world"  # rendered, not trained
 PARTS = (WORLD, *(card.name for card in CARDS))

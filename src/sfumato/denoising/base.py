@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sfumato.backbones.base import Conditions, Control, Denoiser, Output, Text, Traits, expand
+from sfumato.backbones.base import Conditions, Control, Denoiser, Output, Redirection, Text, Traits, expand
 from sfumato.noise.plan import Step
 
 
@@ -45,6 +45,12 @@ class Model:
         unconditional, conditional = (replace(given, controls=(None, *given.controls[1:])) for given in both)
         return replace(self, pair=Pair(unconditional=unconditional, conditional=conditional))
 
+    def reading(self, channels: Tensor) -> "Model":
+        """The same model with other channels (1|B, k, h, w) behind the latents."""
+        both = self.pair.unconditional, self.pair.conditional
+        unconditional, conditional = (replace(given, channels=channels) for given in both)
+        return replace(self, pair=Pair(unconditional=unconditional, conditional=conditional))
+
     def __call__(self, x: Tensor, step: Step) -> Output:
         """The guided output for (B, C, h, w) scaled latents at `step.timestep`."""
         return self.guidance(self.denoiser, self.pair, x, step)
@@ -72,7 +78,15 @@ def join(several: Sequence[Conditions]) -> Conditions:
         channels=together([each.channels for each in several]),
         extras={name: torch.cat([each.extras[name] for each in several]) for name in several[0].extras},
         controls=tuple(map(_joined, zip(*(each.controls for each in several), strict=True))),
+        redirection=_redirected([each.redirection for each in several]),
     )
+
+
+def _redirected(same: Sequence[Redirection | None]) -> Redirection | None:
+    """Redirections, concatenated along the batch; None without."""
+    if same[0] is None:
+        return None
+    return replace(same[0], mask=torch.cat([each.mask for each in same if each is not None]))
 
 
 def _joined(same: Sequence[Control | None]) -> Control | None:

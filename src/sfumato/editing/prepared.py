@@ -273,4 +273,5 @@ def _shapes(conditions: Conditions) -> Hashable:
         each and (tuple(each.image.shape), each.guess, None if each.states is None else tuple(each.states.shape))
         for each in conditions.controls
     )
-    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls
+    redirected = conditions.redirection is not None
+    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls, redirected

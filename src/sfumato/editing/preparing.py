@@ -18,6 +18,7 @@ from sfumato.masks.feather import default_feather, soft_cover, soft_edge
 from sfumato.masks.fill import fill
 from sfumato.masks.islands import MOST, Windows, choose_windows, one_window
 from sfumato.masks.latent import is_thin, to_latent
+from sfumato.masks.precision import rougher
 from sfumato.masks.reading import SoftMask
 from sfumato.masks.start import Start
 from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
@@ -97,13 +98,16 @@ def to_levels(change: SoftMask) -> np.ndarray:
     return levels
 
 
-def prepare(request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int) -> list[Inputs]:
+def prepare(
+    request: EditRequest, *, resolution: int, factor: int, context: float, max_pixels: int, precision: int | None = None
+) -> list[Inputs]:
     """Read the pictures of a request and crop them to windows.
 
     Args:
         request: With all defaults filled in.
         resolution, factor, context: As in `sfumato.backbones.base.Traits`.
         max_pixels: Larger pictures are refused.
+        precision: How rough the mask becomes, window by window; None leaves it. See `masks.precision`.
 
     Returns:
         Inputs of each window; windows do not overlap and together cover the mask.
@@ -120,6 +124,9 @@ def prepare(request: EditRequest, *, resolution: int, factor: int, context: floa
     shown = canvas.with_context(mask, read_in.original) if read_in.original and request.window == "auto" else mask
     chosen = choose(shown, resolution, factor, request.window, context)
     windows = chosen.windows
+    if precision:
+        area = rougher(area, windows, precision)
+        mask = (area.change > 0).astype(np.uint8)
     feather = request.mask_feather
     if feather is None:
         feather = (

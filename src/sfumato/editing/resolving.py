@@ -6,14 +6,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from sfumato.backbones.base import Backbone, Extra, Traits
-from sfumato.backbones.capabilities import BRANCHES, TRAINED, Capability
+from sfumato.backbones.capabilities import ALONE, BRANCHES, TRAINED, Capability
 from sfumato.backbones.families import able, family
 from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
 from sfumato.editing.prompts import read_texts
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import DRAWING, TEXT_FIELDS, MethodCard, MethodOptions, Preset
-from sfumato.methods.registry import CARDS, fields_of, method_fields
+from sfumato.methods.registry import CARDS, fields_of, method_fields, runs_on
 from sfumato.request import EditRequest, refusal
 
 GUARD = "text, letters, words, writing, caption, watermark"
@@ -68,8 +68,14 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
         raise Unsupported(
             f"{card.name} needs a model that {need.value}, and {traits.name} is none: give one with {how}, or use another method."
         )
+    others = [other.name for other in CARDS if runs_on(other, traits.capabilities)]
+    if alone := (traits.capabilities & ALONE) - card.needs:
+        (what,) = alone
+        raise Unsupported(
+            f"{card.name} cannot run on {traits.name}, which {what.value}: only {', '.join(others)} can; use that, or another "
+            "model."
+        )
     if not traits.capabilities >= card.needs:
-        others = [other.name for other in CARDS if traits.capabilities >= other.needs]
         raise Unsupported(
             f"{card.name} cannot run on {traits.name} ({known.name}); it runs on: {', '.join(able(card.needs))}. "
             f"On {known.name} you can use: {', '.join(others)}."

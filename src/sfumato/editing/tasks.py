@@ -100,9 +100,10 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
     words = has_words(request) or request.task in DRAWING  # which need some, whatever the method
     able = registry.suited(request.task, traits.capabilities, words)
     trained = [card for card in able if card.needs & TRAINED and _takes(card, request)]
-    if request.task == "edit":
-        able = [registry.get(request.method)]
-    return (trained or able or [registry.get(request.method)])[0]
+    default = registry.get(request.method)
+    if request.task == "edit" and (default in able or len(able) > 1):  # of several that edit, the user chooses
+        able = [default]
+    return (trained or able or [default])[0]
 
 
 def usual_method(model: str, task: Task = "edit") -> str:

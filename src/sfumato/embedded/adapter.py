@@ -2,7 +2,7 @@
 
 W + B A for every matrix and convolution, the latter as (out, in k k) matrices; the first and last convolution, the time
 embedding, norms and biases are replaced. It is merged into the UNet when that is loaded, so it costs nothing at a step.
-A UNet whose first convolution was given further inputs (`widen`) has adapters too, and so have modules born as copies of the
+A UNet whose ends were given further channels (`widen`) has adapters too, and so have modules born as copies of the
 UNet: what the copy has besides is replaced.
 """
 
@@ -34,20 +34,31 @@ def base_digest(folder: Path) -> str:
 
 
 @torch.no_grad()
-def widen(unet: Any, in_channels: int) -> None:
-    """Give the first convolution of a UNet2DConditionModel further inputs, in place; it answers as before, whatever they hold.
+def widen(unet: Any, in_channels: int, out_channels: int | None = None) -> None:
+    """Give the ends of a UNet2DConditionModel further channels, in place.
+
+    It answers as before, whatever further inputs hold; further outputs are zero.
 
     Args:
-        unet: Its configuration says the new number then.
+        unet: Its configuration says the new numbers then.
         in_channels: Of the first convolution, at least as many as it has.
+        out_channels: Of the last convolution, at least as many as it has; None leaves it.
     """
-    old = unet.conv_in
-    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, device=old.weight.device)
-    weight = torch.zeros_like(new.weight)
-    weight[:, : old.in_channels] = old.weight
-    new.load_state_dict({"weight": weight, "bias": old.bias})
-    unet.conv_in = new.to(old.weight.dtype).requires_grad_(old.weight.requires_grad)
+    unet.conv_in = _wider(unet.conv_in, in_channels, unet.conv_in.out_channels)
     unet.register_to_config(in_channels=in_channels)
+    if out_channels is not None:
+        unet.conv_out = _wider(unet.conv_out, unet.conv_out.in_channels, out_channels)
+        unet.register_to_config(out_channels=out_channels)
+
+
+def _wider(old: nn.Conv2d, in_channels: int, out_channels: int) -> nn.Conv2d:
+    kernel: Any = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
+    new = nn.Conv2d(in_channels, out_channels, **kernel, device=old.weight.device)
+    weight, bias = torch.zeros_like(new.weight), new.weight.new_zeros(out_channels)
+    assert old.bias is not None
+    weight[: old.out_channels, : old.in_channels], bias[: old.out_channels] = old.weight, old.bias
+    new.load_state_dict({"weight": weight, "bias": bias})
+    return new.to(old.weight.dtype).requires_grad_(old.weight.requires_grad)
 
 
 def _updated(
@@ -212,9 +223,9 @@ def merge(unet: Any, path: Path, digest: str) -> None:
         {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
         for part in ("whole.", "down.", "up.")
     )
-    first = whole.get("conv_in/weight")
+    first, last = whole.get("conv_in/weight"), whole.get("conv_out/weight")
     if first is not None and first.shape[1] > unet.conv_in.in_channels:
-        widen(unet, first.shape[1])
+        widen(unet, first.shape[1], None if last is None else len(last))
     expected = {_key(name): weight.shape for name, weight in unet.named_parameters()}
     found = {key: tensor.shape for key, tensor in whole.items()}
     for key in up.keys() & down.keys() & expected.keys():  # of their product the rows, and the columns as the weight has them

@@ -51,12 +51,15 @@ class MethodOptions(BaseModel):
             method; read by the editor, which encodes.
         mask_blur: Standard deviation in pixels of a Gaussian that softens the mask which the method is given (see
             `masks.latent.blurred`); 0 for none. For every method; read by the editor.
+        precision: How roughly the mask is meant (see `masks.precision`): the editor makes it as rough. For every method; None
+            takes it as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     posterior_sample: bool = False
     mask_blur: float = 0.0
+    precision: int | None = None
 
     @classmethod
     def exposed(cls, *, remote: bool = False) -> dict[str, FieldInfo]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sfumato.backbones.base import Backbone, Conditions, Extra
 from sfumato.backbones.capabilities import BRANCHES, Layout
 from sfumato.denoising.base import Pair
+from sfumato.masks.precision import ROUGHEST
 from sfumato.methods.base import EditInputs
 
 
@@ -70,6 +71,20 @@ def inpainting_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask
     """
     latents = encode(torch.where(mask < 0.5, pixels, hole))
     return torch.cat([F.interpolate(mask, latents.shape[-2:], mode="nearest").to(latents), latents], dim=1)
+
+
+def smartbrush_channels(mask: Tensor, precision: Tensor) -> Tensor:
+    """What a SmartBrush reads behind the latents, in training and in editing: the mask, then its precision.
+
+    Args:
+        mask: (B, 1, h, w) in {0, 1}, on the latents' cells; 1 = edit. As rough as its precision says.
+        precision: (B,) from 0, the outline of the thing, to `masks.precision.ROUGHEST`, its box.
+
+    Returns:
+        (B, 2, h, w), both in [0, 1].
+    """
+    levels = (precision.to(mask) / ROUGHEST).view(-1, 1, 1, 1)
+    return torch.cat([mask, levels.expand_as(mask)], dim=1)
 
 
 def brushnet_channels(encode: Callable[[Tensor], Tensor], pixels: Tensor, mask: Tensor) -> Tensor:

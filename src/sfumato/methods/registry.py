@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sfumato.backbones.capabilities import Capability
+from sfumato.backbones.capabilities import ALONE, Capability
 from sfumato.errors import OptionError
 from sfumato.methods.base import START_FIELDS, TEXT_FIELDS, MethodCard, Task, TaskCard
 
@@ -22,6 +22,9 @@ _TRAINED: dict[Task, TaskCard] = {
 # One that has words of its own for tasks needs none. Where nothing is to be drawn its authors ask for a guidance of 10 or more.
 _GUIDED = TaskCard(defaults={"guidance_scale": 10.0})
 _TOLD: dict[Task, TaskCard] = {"edit": _EDIT, "shape": _EDIT, "remove": _GUIDED, "fill": TaskCard(), "outpaint": _GUIDED}
+# It was trained without words too, and then continues what is around.
+_ALONE = TaskCard(wordless={"guidance_scale": 1.0})
+_GLIDE: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _ALONE, "fill": _ALONE, "outpaint": _ALONE}
 _TASKS: dict[Task, TaskCard] = {"edit": _EDIT, "remove": _EMPTY, "fill": _CONTINUED, "outpaint": _EMPTY}
 
 CARDS: tuple[MethodCard, ...] = (
@@ -69,6 +72,17 @@ CARDS: tuple[MethodCard, ...] = (
         tasks=_TASKS,
     ),
     MethodCard(
+        name="attentive-eraser",
+        kind="sampling",
+        title="Attentive Eraser",
+        paper="Sun et al.: Attentive Eraser, Unleashing Diffusion Model's Object Removal Potential via Self-Attention "
+        "Redirection Guidance, AAAI 2025, arXiv:2412.12974",
+        module="sfumato.methods.sampling.attentive_eraser",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.ANY_LEVEL, Capability.SELF_ATTENTION}),
+        uses=("guidance_scale", *START_FIELDS, "scheduler"),
+        tasks={"remove": TaskCard(defaults=_FROM_BLUR)},
+    ),
+    MethodCard(
         name="powerpaint",
         kind="finetuned",
         title="PowerPaint",
@@ -89,6 +103,27 @@ CARDS: tuple[MethodCard, ...] = (
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.INPAINTING}),
         uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "soft_mask"),
         tasks=_TRAINED,
+    ),
+    MethodCard(
+        name="smartbrush",
+        kind="finetuned",
+        title="SmartBrush",
+        paper="Xie et al.: SmartBrush, Text and Shape Guided Object Inpainting with Diffusion Model, CVPR 2023, arXiv:2212.05034",
+        module="sfumato.methods.finetuned.smartbrush",
+        needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.SMARTBRUSH}),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        tasks={"edit": _EDIT, "shape": _EDIT},
+    ),
+    MethodCard(
+        name="glide",
+        kind="finetuned",
+        title="GLIDE inpainting",
+        paper="Nichol et al.: GLIDE, Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models, "
+        "ICML 2022, arXiv:2112.10741",
+        module="sfumato.methods.finetuned.glide",
+        needs=frozenset({Capability.TEXT, Capability.CASCADE}),
+        uses=TEXT_FIELDS,
+        tasks=_GLIDE,
     ),
     MethodCard(
         name="controlnet-inpainting",
@@ -148,6 +183,11 @@ def options_schema(card: MethodCard, *, remote: bool = False) -> dict[str, Any]:
     return {name: properties[name] | {"default": defaults[name]} for name in options.exposed(remote=remote)}
 
 
+def runs_on(card: MethodCard, capabilities: frozenset[Capability]) -> bool:
+    """Whether a method runs on a model with these capabilities."""
+    return capabilities >= card.needs >= capabilities & ALONE
+
+
 def suited(task: Task, capabilities: frozenset[Capability], words: bool) -> list[MethodCard]:
     """Methods that do a task on a model with these capabilities, in the registry's order.
 
@@ -156,7 +196,7 @@ def suited(task: Task, capabilities: frozenset[Capability], words: bool) -> list
         capabilities: Those of the model's family.
         words: Whether the request has a prompt.
     """
-    able = [card for card in CARDS if capabilities >= card.needs and task in card.tasks]
+    able = [card for card in CARDS if runs_on(card, capabilities) and task in card.tasks]
     return [card for card in able if words or card.tasks[task].wordless is not None]
 
 

@@ -5,7 +5,7 @@ are numbered as the papers do: index 0 is the least noisy one.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,21 +24,17 @@ class Chain:
     Args:
         config: The checkpoint's scheduler configuration in diffusers' keys.
         prediction: What the denoiser's output stands for; not a flow.
-        steps: Levels kept of the trained ones.
+        steps: Levels kept of the trained ones: how many, evenly spaced, or their timesteps, ascending.
 
     Raises:
         OptionError: steps-too-many.
     """
 
-    def __init__(self, config: Mapping[str, Any], prediction: Prediction | str, steps: int) -> None:
+    def __init__(self, config: Mapping[str, Any], prediction: Prediction | str, steps: int | Sequence[int]) -> None:
         abar = torch.cumprod(1 - _betas(config), 0)
-        trained = len(abar)
-        if steps > trained:
-            raise OptionError(f"{steps} steps, but this model has {trained} noise levels; lower it.", code="steps-too-many")
-        stride = (trained - 1) / max(steps - 1, 1)
-        kept = [round(i * stride) for i in range(steps)] if steps > 1 else [trained - 1]
+        kept = evenly(steps, len(abar)) if isinstance(steps, int) else list(steps)
         self.prediction = Prediction(prediction)
-        self.steps = steps
+        self.steps = len(kept)
         self.timesteps = tuple(float(t) for t in kept)
         self.levels = tuple(Level(float(abar[t].sqrt()), float((1 - abar[t]).sqrt())) for t in kept)
         abar = abar[kept]
@@ -90,6 +86,18 @@ class Chain:
     def below(self, index: int) -> Level:
         """The level that a step down from `index` reaches."""
         return self.levels[index - 1] if index else CLEAN
+
+
+def evenly(steps: int, trained: int) -> list[int]:
+    """Timesteps of so many levels, evenly spaced over the trained ones (arXiv:2102.09672, section 4).
+
+    Raises:
+        OptionError: steps-too-many.
+    """
+    if steps > trained:
+        raise OptionError(f"{steps} steps, but this model has {trained} noise levels; lower it.", code="steps-too-many")
+    stride = (trained - 1) / max(steps - 1, 1)
+    return [round(i * stride) for i in range(steps)] if steps > 1 else [trained - 1]
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:

@@ -22,6 +22,12 @@ class NoiseStream:
         self._shape = tuple(shape)
         self._device = device
 
+    def shaped(self, shape: Sequence[int]) -> "NoiseStream":
+        """Noise of another shape (C, h, w) from the same generators: what is drawn here is not drawn there again."""
+        other = NoiseStream((), shape, self._device)
+        other.generators, other._shared = self.generators, self._shared
+        return other
+
     def draw(self) -> Tensor:
         """Draw (B, C, h, w) float32, each prediction's from its own generator."""
         return torch.stack([torch.randn(self._shape, generator=generator) for generator in self.generators]).to(self._device)

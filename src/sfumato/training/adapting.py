@@ -67,16 +67,20 @@ class Adapted:
         describe: Writes into the folder of the adapter what says what the network is.
         born: Makes it of the denoiser, which it may change; by default it is the denoiser.
         rank, whole: See `Adapter`.
+        begun: Makes the state of an adapter that it starts from one of this network; by default it is one.
         learned: What is trained beside it, as it begins.
         grows: Whether it may begin as the adapter of another network that shares weights with it; see `adapter.grown`.
+        digest: Of the weights that it changes, by the folder of the denoiser.
     """
 
     describe: Callable[[Path], object]
     born: Callable[[UNet2DConditionModel], nn.Module] = lambda unet: unet
     rank: int = RANK
     whole: tuple[str, ...] = WHOLE
+    begun: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
     learned: Callable[[Teacher], Mapping[str, Tensor]] = lambda teacher: {}
     grows: bool = False
+    digest: Callable[[Path], str] = base_digest
 
 
 def with_scheduler(scheduler: Any) -> Callable[[Path], object]:
@@ -133,11 +137,11 @@ class AdapterTraining:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same in all workers
             self.network: nn.Module = frozen(adapted.born(self.teacher.unet), self.teacher.device)
-            digest, learned = base_digest(model), adapted.learned(self.teacher)
+            digest, learned = adapted.digest(model), adapted.learned(self.teacher)
             self.adapter = Adapter(self.network, digest, adapted.rank, adapted.whole, learned)
         if start is not None and start.exists():
             begun = {name: tensor for name, tensor in self.adapter.state_dict().items() if name.startswith(LEARNED)}
-            state = begun | read(start)[1] | {"base": self.adapter.base}
+            state = begun | adapted.begun(read(start)[1]) | {"base": self.adapter.base}
             if adapted.grows and state.keys() != self.adapter.state_dict().keys():
                 state = grown(state, self.adapter, self.network)
             check_fits(state, self.adapter, start)

@@ -170,11 +170,21 @@ def velocity_loss(predict: Callable[[Tensor, Tensor], Tensor], scheduler: DDIMSc
         x: Clean latents (B, C, h, w).
         weights: (B, 1, h, w).
     """
+    noisy, timesteps, velocity = noised(scheduler, x)
+    return weighted_error(predict(noisy, timesteps), velocity, weights)
+
+
+def noised(scheduler: DDIMScheduler, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean latents (B, C, h, w) at random noise levels: noisy ones, their timesteps (B,), and the velocity."""
     noise = torch.randn_like(x)
     timesteps = random_timesteps(len(x), scheduler.config.num_train_timesteps, x.device)
-    predicted = predict(scheduler.add_noise(x, noise, timesteps).contiguous(memory_format=torch.channels_last), timesteps)
-    error = (predicted.float() - scheduler.get_velocity(x, noise, timesteps)) ** 2
-    return (weights * error).mean() / weights.mean()
+    noisy = scheduler.add_noise(x, noise, timesteps).contiguous(memory_format=torch.channels_last)
+    return noisy, timesteps, scheduler.get_velocity(x, noise, timesteps)
+
+
+def weighted_error(predicted: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """Mean squared error of (B, C, h, w), weighted by cell (B, 1, h, w)."""
+    return (weights * (predicted.float() - wanted) ** 2).mean() / weights.mean()
 
 
 def diffusion_loss(net: Any, scheduler: DDIMScheduler, x: Tensor, weights: Tensor, tokens: Tensor) -> Tensor:

@@ -113,20 +113,25 @@ def masked_source(vae: Path, scenes: Path, data: Path | None, mixture: Mixture =
     return MaskedPictures(partial(encode_all, load_vae(vae)), data, SIZES["small"].image, mixture)
 
 
-def draw_batch(
+def draw_samples(
     source: MaskedSource, count: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Sample, ...]]:
+) -> tuple[Tensor, list[NDArray[np.uint8]], list[Sample]]:
+    """Clean latents (B, C, h, w) of random pictures of a source, the pictures (H, W, 3), and their samples."""
+    index = rng.integers(0, len(source.latents), count)
+    drawn = [source.draw(int(i), rng) for i in index]
+    x = source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
+    return x, [image for image, _ in drawn], [sample for _, sample in drawn]
+
+
+def draw_batch(source: MaskedSource, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Sample]]:
     """Random samples of a source.
 
     Returns:
         Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), and the samples.
     """
-    index = rng.integers(0, len(source.latents), count)
-    images, samples = zip(*(source.draw(int(i), rng) for i in index), strict=True)
-    x = source.latents[torch.from_numpy(index)].float().contiguous(memory_format=torch.channels_last)
-    mask, untold = (_planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
-    weights = loss_weights(mask, untold, x.shape[-1])
-    return x, weights, to_pixels(np.stack(images)), mask, samples
+    x, images, samples = draw_samples(source, count, rng)
+    mask, untold = (planes([getattr(sample, name) for sample in samples]) for name in ("mask", "untold"))
+    return x, loss_weights(mask, untold, x.shape[-1]), to_pixels(np.stack(images)), mask, samples
 
 
 Tell = Callable[[Sequence[Sample], PreTrainedTokenizerFast], Any]
@@ -154,12 +159,15 @@ class MaskedBatches:
         self.source, self.tokenizer, self.batch_size, self.device, self.tell = source, tokenizer, batch_size, device, tell
         self.rng = np.random.default_rng()
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
+    def draw(self) -> tuple[Any, ...]:
         """Clean latents (B, C, h, w), weights of the loss (B, 1, h, w), pixels (B, 3, H, W), mask (B, 1, H, W), what is told."""
         *tensors, samples = draw_batch(self.source, self.batch_size, self.rng)
+        return (*(part.to(self.device) for part in tensors), self.told(samples))
+
+    def told(self, samples: Sequence[Sample]) -> Any:
+        """What is told of samples, on the device."""
         told = self.tell(samples, self.tokenizer)
-        told = tuple(part.to(self.device) for part in told) if isinstance(told, tuple) else told.to(self.device)
-        return (*(part.to(self.device) for part in tensors), told)  # type: ignore[return-value]
+        return tuple(part.to(self.device) for part in told) if isinstance(told, tuple) else told.to(self.device)
 
 
 def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:
@@ -173,10 +181,15 @@ def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:
     Returns:
         (B, 1, side, side).
     """
-    factor = mask.shape[-1] // side
-    hole, left_out = (F.max_pool2d(part, factor) for part in (mask, untold))
-    return (OUTSIDE_WEIGHT + (1 - OUTSIDE_WEIGHT) * hole) * (F.max_pool2d(left_out, 3, stride=1, padding=1) == 0)
+    hole = F.max_pool2d(mask, mask.shape[-1] // side)
+    return (OUTSIDE_WEIGHT + (1 - OUTSIDE_WEIGHT) * hole) * captioned(untold, side)
 
 
-def _planes(masks: list[Mask]) -> Tensor:
+def captioned(untold: Tensor, side: int) -> Tensor:
+    """Where the caption leaves nothing out, nor beside it: (B, 1, side, side), bool. See `loss_weights`."""
+    return F.max_pool2d(F.max_pool2d(untold, untold.shape[-1] // side), 3, stride=1, padding=1) == 0
+
+
+def planes(masks: list[Mask]) -> Tensor:
+    """Masks (H, W) as one tensor (B, 1, H, W) in {0, 1}."""
     return torch.from_numpy(np.stack(masks)[:, None].astype(np.float32))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.embedded.world.drawing import STYLES, draw
+from sfumato.masks.precision import ROUGHEST, at_precision
 from sfumato.training.denoiser import CAPTION_DROPOUT
 from sfumato.training.latents import Caption
 from sfumato.training.views import fitted
@@ -60,6 +61,8 @@ class Sample:
         caption: Of what belongs there, "" for none.
         untold: (H, W), true on things that the caption leaves out: they count for nothing in the loss.
         task: object, shape, context (bare ground), outpaint, random or everything.
+        outline: (H, W) of the thing in the mask; None where that is not known, or it is no thing.
+        precision: How much the mask tells of the outline, see `masks.precision`.
         fit: Share of the mask that the outline covers, of the task shape; 1 of others.
         dropped: Whether the caption was dropped for classifier-free guidance.
     """
@@ -68,6 +71,8 @@ class Sample:
     caption: str
     untold: Mask
     task: str
+    outline: Mask | None = None
+    precision: int = ROUGHEST
     fit: float = 1.0
     dropped: bool = False
 
@@ -130,24 +135,36 @@ def moved(outline: Mask, rng: np.random.Generator) -> Mask:
     return cv2.warpAffine(outline.astype(np.uint8), matrix, (side, side), flags=cv2.INTER_NEAREST).astype(bool)
 
 
+def _thing(picture: Picture, rng: np.random.Generator) -> Sample | None:
+    """The outline of one thing with its caption, the main one mostly; None if none can be seen."""
+    if not picture.things:
+        return None
+    visible = list(picture.things)
+    index = int(rng.choice(visible)) if rng.random() < OTHER_THING else visible[0]
+    outline = picture.owner == index
+    text = picture.things[index](rng)
+    return Sample(outline, text, (picture.owner >= 0) & ~outline, "object", outline, precision=0)
+
+
 def _of_thing(make: Callable[[Mask, Picture, np.random.Generator], Mask]) -> "Draw":
-    """A way to draw a sample whose caption names one thing, the main one mostly; None if none can be seen."""
+    """A way to draw a sample whose caption names one thing; None if none can be seen."""
 
     def drawn(picture: Picture, rng: np.random.Generator) -> Sample | None:
-        if not picture.things:
-            return None
-        visible = list(picture.things)
-        index = int(rng.choice(visible)) if rng.random() < OTHER_THING else visible[0]
-        outline = picture.owner == index
-        text = picture.things[index](rng)
-        return Sample(make(outline, picture, rng), text, (picture.owner >= 0) & ~outline, "object")
+        exact = _thing(picture, rng)
+        return exact and replace(exact, mask=make(exact.mask, picture, rng), precision=ROUGHEST)
 
     return drawn
 
 
+def precise(picture: Picture, rng: np.random.Generator) -> Sample | None:
+    """A mask of a thing at a random precision; None if no thing can be seen."""
+    exact, precision = _thing(picture, rng), int(rng.integers(ROUGHEST + 1))
+    return exact and replace(exact, mask=at_precision(exact.mask, precision), precision=precision)
+
+
 def shaped(picture: Picture, rng: np.random.Generator) -> Sample | None:
     """A thing under its outline, dilated more or less: how much of the mask it covers is told (PowerPaint's alpha)."""
-    sample = _of_thing(lambda outline, picture, rng: outline)(picture, rng)
+    sample = _thing(picture, rng)
     if sample is None:
         return None
     mask = loosely(sample.mask, rng)
@@ -227,6 +244,9 @@ THINGS: Mixture = (  # where the outlines of things are known
     (0.05, everything),
 )
 """Shares of the ways to draw a sample. Where a picture has no thing, its ground is masked; where it has no ground, anything."""
+
+PRECISE: Mixture = ((0.8, precise), (0.2, everything))
+"""SmartBrush's (arXiv:2212.05034, section 3.4): one thing in a mask of a known precision; and text-to-image."""
 
 TASKS: Mixture = (  # where tasks are told apart by words of their own: outlines that tell the shape are of the task shape alone
     (0.16, wordless(_of_thing(lambda outline, picture, rng: around(outline, rng)), 0.3)),

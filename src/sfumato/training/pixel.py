@@ -6,7 +6,7 @@ many pictures a second as a network of the same size over single pixels. It pred
 noise is a part: so narrow a network cannot hand on all the noise of its patches (arXiv:2511.13720).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,24 @@ def thing_window(image: np.ndarray, thing: np.ndarray, rng: np.random.Generator)
 def diffusion_loss(unet: Any, scheduler: DDPMScheduler, pixels: Tensor) -> Tensor:
     """Squared error of the clean picture over uniform levels, in units of the velocity; pixels (B, 3, 64, 64) in [-1, 1]."""
     patches = F.pixel_unshuffle(pixels, PATCH).contiguous(memory_format=torch.channels_last)
-    noise = torch.randn_like(patches)
-    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(patches),), device=patches.device)
     with half_precision(patches.device), quick_attention(patches.device):
-        predicted = unet(scheduler.add_noise(patches, noise, timesteps), timesteps).sample.float()
-    variance = 1 - scheduler.alphas_cumprod.to(patches.device)[timesteps]
-    return ((predicted - patches).square().mean((1, 2, 3)) / variance.clamp(min=LEAST_NOISE**2)).mean()
+        return sample_loss(lambda noisy, timesteps: unet(noisy, timesteps).sample, scheduler, patches, torch.ones_like(patches))
+
+
+def sample_loss(predict: Callable[[Tensor, Tensor], Tensor], scheduler: DDPMScheduler, x: Tensor, weights: Tensor) -> Tensor:
+    """Squared error of a predicted sample at uniform levels, in units of the velocity.
+
+    Args:
+        predict: The sample, of noisy ones (B, C, h, w) at timesteps (B,).
+        scheduler: Noises them.
+        x: Clean samples (B, C, h, w).
+        weights: (B, 1 or C, h, w).
+    """
+    noise = torch.randn_like(x)
+    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),), device=x.device)
+    error = (predict(scheduler.add_noise(x, noise, timesteps), timesteps).float() - x).square()
+    variance = 1 - scheduler.alphas_cumprod.to(x.device)[timesteps, None, None, None]
+    return (weights * error / variance.clamp(min=LEAST_NOISE**2)).mean() / weights.mean()
 
 
 def train(

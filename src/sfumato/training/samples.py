@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sfumato.backbones.base import Backbone, Conditions, Text
 from sfumato.denoising.base import Model, Pair
@@ -69,16 +70,29 @@ def sampled(
         condition: Adds to conditions of text alone.
     """
     traits = model.traits
-    solver_name, steps, guidance = RUNS[traits.family]
+    solver_name, steps, _ = RUNS[traits.family]
     solver = Solver(make_plan(solver_name, traits.scheduler_config, traits.prediction, steps))
     side = traits.resolution // traits.factor
     noise = NoiseStream(tuple(seeds), (traits.latent_channels, side, side), traits.device)
     latents = noise.draw()
-    unconditional, conditional = (condition(Conditions(text=text_batch(branch))) for branch in texts)
-    pair = Pair(unconditional=unconditional, conditional=conditional)
-    guided = Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, guidance))
+    guided = prompted(model, texts, condition)
     for step in solver.plan.run:
         latents, _ = solver.step(guided(latents, step).prediction, step, latents, noise)
+    return pictures(model, latents)
+
+
+def prompted(
+    model: Backbone, texts: tuple[Sequence[Text], Sequence[Text]], condition: Callable[[Conditions], Conditions]
+) -> Model:
+    """The model as loops call it, guided by texts; see `sampled`."""
+    traits = model.traits
+    unconditional, conditional = (condition(Conditions(text=text_batch(branch))) for branch in texts)
+    pair = Pair(unconditional=unconditional, conditional=conditional)
+    return Model(denoiser=model.denoiser, pair=pair, guidance=guidance_of(traits, RUNS[traits.family][2]))
+
+
+def pictures(model: Backbone, latents: Tensor) -> np.ndarray:
+    """Latents (n, C, h, w) as pictures (n, H, W, 3) uint8."""
     return np.stack([to_uint8(pixels) for pixels in model.autoencoder.decode(latents)])
 
 

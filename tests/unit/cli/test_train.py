@@ -12,13 +12,14 @@ from typer.testing import CliRunner, Result
 
 from sfumato import Editor
 from sfumato.backbones.hub import WEIGHTS
+from sfumato.backbones.loading import load
 from sfumato.cli.main import app
 from sfumato.cli.train import PARTS
 from sfumato.embedded import adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.world.split import OTHERS
 from sfumato.pictures.reading import read
-from sfumato.training import decoder, distilled, judge, samples, scenes
+from sfumato.training import decoder, distilled, glide, judge, samples, scenes
 from sfumato.training.loop import Run
 from sfumato.training.ranker import OTHER_SHARDS
 from sfumato.training.scenes import HELD_OUT, render_shard
@@ -55,6 +56,7 @@ def render_few(folder: Path) -> None:
         (("autoencoder",), "no-scenes", "sfumato train world"),
         (("ranker",), "no-scenes", "sfumato train world"),
         (("pixel",), "no-scenes", "sfumato train world"),
+        (("glide",), "no-pixel-model", "sfumato train pixel"),
         (("denoiser", "--minutes", "-1"), "option-invalid", "--minutes -1"),
         (("ranker", "--minutes", "0"), "option-invalid", "--minutes 0"),
         (("judge", "--minutes", "1e-9"), "option-invalid", "--minutes 1e-09"),
@@ -104,6 +106,20 @@ def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) 
     image = Image.new("RGB", (128, 128), "white")
     edited = editor.edit(image=image, box=(32, 32, 64, 64), prompt="a red ball", n=1, steps=2, rank="none")
     assert edited.images[0].size == (128, 128)
+
+
+def test_a_cascade_is_made_of_the_shipped_models(
+    train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(glide, "SHEET_STEPS", 2)
+    monkeypatch.setattr(glide, "SHEET_UPSAMPLE_STEPS", 1)
+    folder = tmp_path / "training"
+    render_few(folder)
+    result = train("glide", "--start-from", "embedded", *SHORT, "--debug")
+    assert result.exit_code == 0, result.stderr
+    assert [read(sheet).size for sheet in (folder / "glide").glob("samples-*.png")] == [(8 * 128, 2 * 128)]
+    traits = load(str(folder / "glide" / "model"), device="cpu").traits
+    assert (traits.family, traits.resolution) == ("embedded-glide", 128)
 
 
 def test_no_workers_are_refused(train: Callable[..., Result]) -> None:

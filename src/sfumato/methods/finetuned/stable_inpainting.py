@@ -14,8 +14,6 @@ FreeCond (arXiv:2412.00427) changes what the model sees, at no cost: the masked 
 first half of the steps, and other values of the mask channel in the second. That the filter is per axis is our choice.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -134,19 +132,11 @@ def _freecond(model: Model, options: Options) -> tuple[Model, Model]:
     channels = model.pair.conditional.channels
     assert channels is not None
     mask, picture = channels[:, :1], channels[:, 1:]
-    early = model if options.freecond_lowpass == 1 else _seeing(model, mask, low_pass(picture, options.freecond_lowpass))
-    inside, outside = options.freecond_inside, options.freecond_outside
-    late = model if (inside, outside) == (1, 0) else _seeing(model, outside + (inside - outside) * mask, picture)
+    share, inside, outside = options.freecond_lowpass, options.freecond_inside, options.freecond_outside
+    early = model if share == 1 else model.reading(torch.cat([mask, low_pass(picture, share)], 1))
+    levels = outside + (inside - outside) * mask
+    late = model if (inside, outside) == (1, 0) else model.reading(torch.cat([levels, picture], 1))
     return early, late
-
-
-def _seeing(model: Model, mask: Tensor, picture: Tensor) -> Model:
-    """The model with another mask (1|B, 1, h, w) and masked picture (1|B, C, h, w)."""
-    channels = torch.cat([mask, picture], dim=1)
-    unconditional, conditional = (
-        replace(given, channels=channels) for given in (model.pair.unconditional, model.pair.conditional)
-    )
-    return replace(model, pair=Pair(unconditional=unconditional, conditional=conditional))
 
 
 def low_pass(latents: Tensor, share: float) -> Tensor:
