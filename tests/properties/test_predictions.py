@@ -24,6 +24,8 @@ from sfumato.methods.sampling.blended_diffusion import clip_distance
 from sfumato.noise.levels import Prediction
 from sfumato.noise.plan import FLOW_EULER, SOLVERS
 from sfumato.noise.stream import NoiseStream
+from sfumato.text.limits import TextReader
+from sfumato.text.powerpaint import V1, Around, TaskText, TaskWords
 from tests import tiny_models
 
 SIDE, SEED, COUNT = 32, 20, 3
@@ -40,9 +42,11 @@ TRAINED = {
     "inpainting": Capability.INPAINTING,
     "controlnet": Capability.CONTROLNET,
     "brushnet": Capability.BRUSHNET,
+    "powerpaint": Capability.POWERPAINT,
+    "powerpaint-v2": Capability.POWERPAINT_V2,
     "smartbrush": Capability.SMARTBRUSH,
 }
-LAYOUTS = {"inpainting": Layout.INPAINTING, "smartbrush": Layout.SMARTBRUSH}
+LAYOUTS = {"inpainting": Layout.INPAINTING, "powerpaint": Layout.INPAINTING, "smartbrush": Layout.SMARTBRUSH}
 
 
 class Exact:
@@ -111,11 +115,31 @@ class Exact:
         return Output(made, mask=made[:, :1] - 0.5 if self.traits.layout is Layout.SMARTBRUSH else None)
 
 
+class Whole(TextReader):
+    """Cuts nothing."""
+
+    def dropped(self, text: str) -> str:
+        return ""
+
+
+class Tasks(TaskText):
+    """Reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(encoder=None, words=TaskWords(prompts=V1, embeddings=()))  # type: ignore[arg-type]
+
+    def encode(self, around: Around, *_: Any) -> Tensor:
+        return torch.zeros(1, 1, 1)
+
+    def reader(self, around: Around) -> TextReader:
+        return Whole("the text encoder", None, 100)
+
+
 class Reader(TextEncoder):
     """Counts how often it reads."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, tasks: TaskText | None = None) -> None:
+        self.calls, self.tasks = 0, tasks
 
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
         self.calls += 1
@@ -124,7 +148,9 @@ class Reader(TextEncoder):
 
 def exact(family: str) -> Backbone:
     model = Exact(family)
-    return Backbone(denoiser=model, autoencoder=model, text_encoder=Reader() if model.traits.can(Capability.TEXT) else None)
+    reader = Reader(Tasks() if family == "powerpaint" else None) if model.traits.can(Capability.TEXT) else None
+    tasks = Tasks() if family == "powerpaint-v2" else None
+    return Backbone(denoiser=model, autoencoder=model, text_encoder=reader, branch_tasks=tasks)
 
 
 def task_of(card: MethodCard) -> str:
@@ -285,7 +311,7 @@ def test_conditions_are_made_once_for_all_batches(
     )
     assert len(made) == 1
     encoder = editor.backbone.text_encoder
-    assert encoder is None or encoder.calls == 1
+    assert encoder is None or encoder.calls == (0 if encoder.tasks else 1)  # which read the prompts of their tasks
 
 
 def test_clip_reads_each_prediction_by_itself() -> None:
