@@ -24,6 +24,7 @@ _CASCADE = frozenset({Capability.TEXT, Capability.CASCADE})
 _STABLE_DIFFUSION, _FLOW_FAMILIES = "sfumato.backbones.stable_diffusion", "sfumato.backbones.flow_families"
 _SD_PIPELINES = {"StableDiffusionPipeline": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")}
 _SD_UNUSED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+_ERASED = {"remove": "attentive-eraser"}  # they have no word for nothing
 _NO_PICTURES = {"image_encoder": None, "feature_extractor": None}
 
 # A quarter of Stable Diffusion's steps ends at this noise-to-signal ratio. Schedules of flow matching are shifted to the noisy
@@ -48,7 +49,8 @@ class FamilyCard:
         clip: What ranks and guides by default.
         empty: What its models are told of a place where nothing stands, for tasks without words.
         models, branches: By method, what ships with the model of this name for the methods that need further training.
-        prefers: By task, the method of requests that name none, for the model of this name; others run by their traits.
+        prefers: By task, the method of requests that name none, for the model of this name; for others of the family, of those
+            that have no words either, where the model was not trained for the task.
     """
 
     name: str
@@ -101,6 +103,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         defaults={"scheduler": "lcm", "steps": 4, "guidance_scale": 1.0, "start_fraction": 0.0, "fill": "blur"},
         clip="embedded",
         empty="empty",
+        branches={"brushnet": "embedded-brushnet"},  # trained beside the embedded model, and as good here
     ),
     FamilyCard(
         name="embedded-flow",
@@ -118,6 +121,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         module=_STABLE_DIFFUSION,
         pipelines=_SD_PIPELINES,
         unused=_SD_UNUSED,
+        prefers=_ERASED,
     ),
     FamilyCard(
         name="sd2",
@@ -127,6 +131,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         module=_STABLE_DIFFUSION,
         pipelines=_SD_PIPELINES,
         unused=_SD_UNUSED,
+        prefers=_ERASED,
     ),
     FamilyCard(
         name="sdxl",
@@ -140,6 +145,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
         unused={"feature_extractor": None, "add_watermarker": False},
         # From noise alone the inpainting checkpoint does less well (diffusers' issues 4858, 5647, 8450).
         method_defaults={"stable-inpainting": {"init": "source"}},
+        prefers=_ERASED,
     ),
     FamilyCard(
         name="kolors",

@@ -87,6 +87,8 @@ def check_controls(request: EditRequest, named: bool) -> None:
 def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCard:
     """The method named by a request, or by default one that the model was trained for, or the first that does the task on it.
 
+    Without words, the family's preference comes before the first.
+
     Args:
         request: Its `method` is set.
         traits: Traits of the model.
@@ -103,7 +105,9 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
     default = registry.get(request.method)
     if request.task == "edit" and (default in able or len(able) > 1):  # of several that edit, the user chooses
         able = [default]
-    return (trained or able or [default])[0]
+    wordless = None if has_words(request) else family(traits.family).prefers.get(request.task)
+    preferred = [card for card in able if card.name == wordless and _takes(card, request)]
+    return (trained or preferred or able or [default])[0]
 
 
 def usual_method(model: str, task: Task = "edit") -> str:
