@@ -121,7 +121,7 @@ def test_in_guess_mode_a_branch_is_not_run_for_rows_of_no_scale(unet: Any) -> No
         added = (added * control.scale)[:, None, None, None]
         return Residuals(stream=tuple(added.expand(-1, *shape) for shape in widths))
 
-    traits: Any = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+    traits: Any = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, latent_channels=4)
     denoiser, x = UNet(unet, traits, [loud]), torch.randn(4, 4, 8, 8)  # type: ignore[list-item]
     given = Conditions(text=Text(states=torch.randn(4, 5, 32)))
 

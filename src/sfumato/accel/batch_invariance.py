@@ -1,8 +1,9 @@
 """Matrix products whose rounding does not depend on the batch size.
 
-On some CPUs the summation order of long half-precision products depends on the batch size, and a prediction must not depend on
-the others in its batch. So long matrix products are computed sample by sample. A torch function mode intercepts them in the
-current thread only: no module is changed, and edits in other threads are not affected.
+On some CPUs the summation order of long half-precision products depends on the batch size, and so does that of products with one
+row a sample (time embeddings), in float32 too. A prediction must not depend on the others in its batch, so these are computed
+sample by sample. A torch function mode intercepts them in the current thread only: no module is changed, and edits in other
+threads are not affected.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +22,14 @@ LONG_PRODUCT = 256  # inner dimension above which batched products were seen to 
 
 
 class BatchInvariance:
-    """Accelerator for denoisers in half precision on a CPU."""
+    """Accelerator for denoisers on a CPU."""
 
     grade = Grade.EXACT
 
     @staticmethod
     def applies(traits: Traits) -> bool:
-        """Whether a denoiser needs it: half precision on a CPU."""
-        return traits.device.type == "cpu" and traits.dtype != torch.float32
+        """Whether a denoiser needs it: on a CPU."""
+        return traits.device.type == "cpu"
 
     @contextmanager
     def attached(self, denoiser: Denoiser) -> Iterator[Denoiser]:
@@ -46,18 +47,23 @@ class _SampleBySample:
         return self.inner.traits
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
-        with _SplitLongProducts():
+        with _SplitProducts():
             return self.inner(x, timestep, given)
 
 
-class _SplitLongProducts(TorchFunctionMode):
-    """Computes `linear` one sample at a time where the inner dimension is long."""
+class _SplitProducts(TorchFunctionMode):
+    """Computes `linear` one sample at a time where a sample is a row, or in half precision where the inner dimension is long."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.linear and args[0].shape[-1] > LONG_PRODUCT and len(args[0]) > 1:
+        if func is F.linear and len(args[0]) > 1 and _depends(args[0]):
             x, *rest = args
             return torch.cat([func(one, *rest, **kwargs) for one in x.split(1)])
         return func(*args, **kwargs)
+
+
+def _depends(x: Tensor) -> bool:
+    """Whether the rounding of a product with samples (B, ..., K) was seen to depend on B."""
+    return x.dim() == 2 or (x.dtype != torch.float32 and x.shape[-1] > LONG_PRODUCT)

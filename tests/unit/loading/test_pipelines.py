@@ -102,10 +102,21 @@ def test_the_users_layers_are_as_they_were_after_a_prediction(pipe: Any, monkeyp
     assert batches == [2, 2]  # of the layers' own calls: only the products within are one by one
 
 
-def test_long_products_take_samples_one_by_one_in_this_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("shape", "kind", "alone"),
+    [
+        ((3, 4), torch.float32, True),  # a row a sample, as time embeddings are
+        ((3, 5, 4), torch.bfloat16, True),
+        ((3, 5, 4), torch.float32, False),
+        ((3, 5, 2), torch.bfloat16, False),
+    ],
+)
+def test_products_take_samples_one_by_one_in_this_thread_alone(
+    shape: tuple[int, ...], kind: torch.dtype, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batch_invariance, "LONG_PRODUCT", 3)
-    layer, seen = torch.nn.Linear(4, 2), []
-    x = torch.randn(3, 4)
+    layer, seen = torch.nn.Linear(shape[-1], 2, dtype=kind), []
+    x = torch.randn(shape, dtype=kind)
 
     class Seen(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -117,13 +128,13 @@ def test_long_products_take_samples_one_by_one_in_this_thread_alone(monkeypatch:
         with Seen():
             return layer(x)
 
-    with Seen(), batch_invariance._SplitLongProducts():
+    with Seen(), batch_invariance._SplitProducts():
         inside = layer(x)
         with ThreadPoolExecutor(1) as others:
             elsewhere = others.submit(call).result()
     outside = call()
 
-    assert seen == [1, 1, 1, 3, 3]
+    assert seen == [*([1] * 3 if alone else [3]), 3, 3]
     torch.testing.assert_close(inside, outside)
     torch.testing.assert_close(elsewhere, outside)
 
