@@ -144,7 +144,7 @@ def test_inpainting_is_the_nine_channel_loop_on_its_own_schedule(backbones: dict
     eps = torch.randn(1, 4, CELLS, CELLS, generator=draw)
     expected = reference(backbone, pixels, mask, eps, strength)
 
-    preset = stable_inpainting.PRESETS["kolors"]
+    preset = stable_inpainting.PRESETS["kolors-inpainting"]
     options = preset.options.updated({"posterior_sample": False})
     sampling = Sampling(scheduler=preset.defaults["scheduler"], steps=STEPS, start_fraction=1 - strength)
     plan = stable_inpainting.plan(backbone.traits, sampling, options)  # type: ignore[arg-type]

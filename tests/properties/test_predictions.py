@@ -146,11 +146,16 @@ class Reader(TextEncoder):
         return [Text(states=torch.zeros(1, 1, 1)) for _ in prompts]
 
 
+def tasks_of(kind: str, tasks: type[Tasks] = Tasks) -> tuple[Tasks | None, Tasks | None]:
+    """Words for tasks that a kind's text encoder has, and that its branch has."""
+    return tasks() if kind == "powerpaint" else None, tasks() if kind == "powerpaint-v2" else None
+
+
 def exact(family: str) -> Backbone:
     model = Exact(family)
-    reader = Reader(Tasks() if family == "powerpaint" else None) if model.traits.can(Capability.TEXT) else None
-    tasks = Tasks() if family == "powerpaint-v2" else None
-    return Backbone(denoiser=model, autoencoder=model, text_encoder=reader, branch_tasks=tasks)
+    own, beside = tasks_of(family)
+    reader = Reader(own) if model.traits.can(Capability.TEXT) else None
+    return Backbone(denoiser=model, autoencoder=model, text_encoder=reader, branch_tasks=beside)
 
 
 def task_of(card: MethodCard) -> str:

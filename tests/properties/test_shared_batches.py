@@ -1,6 +1,7 @@
 """Predictions of different edits in one batch are to the bit those of each edit alone, also when some are cancelled."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from sfumato.errors import Cancelled, ResourceError
 from sfumato.methods import registry
 from sfumato.methods.base import MethodCard
 from sfumato.methods.registry import fields_of
+from sfumato.text.grammar import Span
+from sfumato.text.powerpaint import Around, TaskText
 from tests import tiny_flow, tiny_models
 from tests.guided import Calling
-from tests.properties.test_predictions import FEW, SIDE, Exact, kinds, schedulers
+from tests.properties.test_predictions import FEW, SIDE, Exact, Tasks, kinds, schedulers, task_of, tasks_of
 
 EDITS: tuple[dict[str, Any], ...] = (
     {"prompt": "a red ball", "seed": 3, "n": 2, "fill": "noise"},
@@ -42,19 +45,32 @@ class Reading(Exact):
         self.rows.append(len(x))
         shift = torch.zeros(1, 1, 1) if given.text is None else given.text.states
         assert len(shift) in (1, len(x))
-        return Output(super().__call__(x, timestep, given).prediction + shift[..., None])
+        made = super().__call__(x, timestep, given)
+        return replace(made, prediction=made.prediction + shift[..., None])
 
 
 class Lengths(TextEncoder):
     """Tells prompts apart by their length."""
 
+    def __init__(self, tasks: TaskText | None = None) -> None:
+        self.tasks = tasks
+
     def encode(self, prompts: Sequence[str | None]) -> list[Text]:
         return [Text(states=torch.tensor([[[len(prompt or "") / 30]]])) for prompt in prompts]
 
 
+class LengthTasks(Tasks):
+    """The same with what a task says around them."""
+
+    def encode(self, around: Around, parts: Sequence[Sequence[Span]] = (), *_: Any) -> Tensor:
+        said = around.before + "".join(span.text for part in parts for span in part) + around.after
+        return torch.tensor([[[len(said) / 30]]])
+
+
 def reading_backbone(family: str) -> Backbone:
-    model = Reading(family)
-    return Backbone(denoiser=model, autoencoder=model, text_encoder=Lengths() if model.traits.can(Capability.TEXT) else None)
+    model, (own, beside) = Reading(family), tasks_of(family, LengthTasks)
+    reader = Lengths(own) if model.traits.can(Capability.TEXT) else None
+    return Backbone(denoiser=model, autoencoder=model, text_encoder=reader, branch_tasks=beside)
 
 
 def picture(number: int, side: int = SIDE) -> Image.Image:
@@ -115,7 +131,7 @@ def test_edits_in_one_batch_are_as_alone(
         own: dict[str, Any] = {"shrink": shrink} if "shrink" in fields_of(card) else {}
         if soft and ("soft_mask" not in fields_of(card) or not own):
             continue
-        given = requests(soft, method=card.name, steps=4, **few, **options, **own)
+        given = requests(soft, method=card.name, task=task_of(card), steps=4, **few, **options, **own)
         if "negative_prompt" not in fields_of(card) or family == "pixel":
             given = [request.model_copy(update={"negative_prompt": None}) for request in given]
         alone = [latents_of(editor, [editor.prepare(request)])[0] for request in given]

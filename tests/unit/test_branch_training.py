@@ -121,7 +121,7 @@ def test_it_is_loaded_and_acts_as_it_was_trained(
     unet, noisy, time = course.base, torch.randn(COUNT, 8, 8, 8), torch.tensor(500.0)
     trained = lesson.LESSON.predict(course, noisy, time.expand(COUNT), given["seen"], conditions(given))
     loaded = attaching._load(str(save(lesson, course, tmp_path / "branch")), unet, allow_pickle=False)
-    traits = SimpleNamespace(device=CPU, dtype=torch.float32)
+    traits = SimpleNamespace(device=CPU, dtype=torch.float32, latent_channels=8)
     control = Control(image=given["seen"], scale=torch.ones(COUNT))
     edited = UNet(unet, traits, [loaded])(  # type: ignore[arg-type]
         noisy, 500.0, Conditions(text=Text(states=given["states"]), controls=(control,))

@@ -270,9 +270,9 @@ def test_own_pictures_are_drawn_with_their_captions(models: Callable[[str], Path
     backbone = loading.load(str(models("tiny_sd1")), device="cpu", dtype="float32")
     source = MaskedPictures(lambda images: encode_pictures(backbone, images), tmp_path, SIDE)
     assert source.latents.shape == (2, 4, SIDE // 8, SIDE // 8)
-    x, weights, pixels, mask, captions = draw_batch(source, 20, np.random.default_rng(0))
+    x, weights, pixels, mask, samples = draw_batch(source, 20, np.random.default_rng(0))
     assert (x.dtype, weights.shape, mask.shape) == (torch.float32, (20, 1, 8, 8), (20, 1, SIDE, SIDE))
-    assert set(captions) <= {"a duck", "a lawn", ""}
+    assert {sample.caption for sample in samples} <= {"a duck", "a lawn", ""}
     torch.testing.assert_close(backbone.autoencoder.encode(pixels), x, rtol=1e-2, atol=1e-2)
 
 

@@ -66,4 +66,4 @@ class _SplitProducts(TorchFunctionMode):
 
 def _depends(x: Tensor) -> bool:
     """Whether the rounding of a product with samples (B, ..., K) was seen to depend on B."""
-    return x.dim() == 2 or (x.dtype != torch.float32 and x.shape[-1] > LONG_PRODUCT)
+    return x[0].numel() == x.shape[-1] or (x.dtype != torch.float32 and x.shape[-1] > LONG_PRODUCT)

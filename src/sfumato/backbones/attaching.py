@@ -12,7 +12,6 @@ from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.checkpoints import BRANCH_CLASSES, BRANCH_TITLES, POWERPAINT_V2, check_file, read_json
 from sfumato.backbones.headers import read_header
 from sfumato.backbones.hub import locate_branch
-from sfumato.backbones.powerpaint_v2 import PowerPaintV2
 from sfumato.backbones.prediction import with_traits
 from sfumato.backbones.unet import UNet
 from sfumato.errors import Unsupported
@@ -63,7 +62,7 @@ def attach(backbone: Backbone, branch: str | None, control_models: Sequence[str]
     gained = frozenset(() if own is None else {own.capability})
     traits = replace(backbone.traits, capabilities=backbone.traits.capabilities | gained)
     joined = with_traits(backbone, traits, [note for loaded in branches for note in loaded.notes])
-    joined.branch_tasks = own.tasks if isinstance(own, PowerPaintV2) else None
+    joined.branch_tasks = getattr(own, "tasks", None)  # of PowerPaint v2, whose module is slow to import
     added: Any = joined.denoiser
     added.branches = tuple(branches)
     return joined

@@ -72,7 +72,14 @@ class LatentAutoencoder:
             BackboneError: numerics: latents or pixels are not finite.
         """
         check_latents(latents, self.name)
-        return self._finite(lambda: self._decoded(latents, seen), "decoding").clamp(-1.0, 1.0)
+        return self._finite(lambda: self._each_decoded(latents, seen), "decoding").clamp(-1.0, 1.0)
+
+    def _each_decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
+        """On a CPU one by one: it costs the same, and there rounding may depend on the batch."""
+        if self.device.type != "cpu" or len(latents) == 1:
+            return self._decoded(latents, seen)
+        shown = [None] * len(latents) if seen is None else seen.rows(len(latents))
+        return torch.cat([self._decoded(*each) for each in zip(latents.split(1), shown, strict=True)])
 
     def _decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
         code = self.unscale(latents)

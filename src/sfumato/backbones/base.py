@@ -209,6 +209,11 @@ class Seen:
     pixels: Tensor
     mask: Tensor
 
+    def rows(self, count: int) -> list["Seen"]:
+        """What each of a batch of `count` sees."""
+        pixels, mask = (part.expand(count, *part.shape[1:]).split(1) for part in (self.pixels, self.mask))
+        return [Seen(pixels=one, mask=other) for one, other in zip(pixels, mask, strict=True)]
+
 
 class Autoencoder(Protocol):
     """Interface of autoencoders. Latents are scaled to about unit variance; a pixel model's latents are the pixels."""

@@ -237,7 +237,7 @@ def test_a_record_from_before_versions_is_replayed(run: Callable[..., Result], e
         ({"smoothness": 3}, "the field 'smoothness', which this version does not know"),
         ({"scheduler": 7}, "scheduler=7, which this version does not allow"),
         ({"fill": "clouds"}, "fill='clouds', which this version does not allow"),
-        ({"task": "shape"}, "task='shape', which this version does not allow"),
+        ({"task": "sculpt"}, "task='sculpt', which this version does not allow"),
     ],
 )
 @pytest.mark.parametrize("version", [1, None])

@@ -70,7 +70,7 @@ def test_an_edit_runs_the_nine_channel_method(home: Path, picture_file: Path, ma
     editor = Editor(str(home / "inpainting"), dtype="float32")
     result = editor.edit(image=picture_file, mask=mask_file, **FAST)
     assert (result.request.method, result.request.guidance_scale) == ("stable-inpainting", 6.0)
-    published = editor.edit(image=picture_file, mask=mask_file, preset="kolors", **{**FAST, "steps": None})
+    published = editor.edit(image=picture_file, mask=mask_file, preset="kolors-inpainting", **{**FAST, "steps": None})
     assert (published.request.steps, published.request.start_fraction) == (25, 0.001)
     kept = np.asarray(Image.open(mask_file)) == 0
     source = np.asarray(Image.open(picture_file))
@@ -80,7 +80,7 @@ def test_an_edit_runs_the_nine_channel_method(home: Path, picture_file: Path, ma
 
 def test_from_the_command_line(home: Path, picture_file: Path, mask_file: Path, tmp_path: Path) -> None:
     given = ["edit", picture_file, "a ball", "--mask", mask_file, "--model", home / "inpainting", "--method", "stable-inpainting"]
-    own = ["--preset", "kolors", "--steps", "2", "-n", "1", "--rank", "none", "--dtype", "float32", "--out", tmp_path / "out"]
+    own = [*"--preset kolors-inpainting --steps 2 -n 1 --rank none --dtype float32 --out".split(), tmp_path / "out"]
     result = CliRunner().invoke(app, [str(word) for word in (*given, *own)])
     assert result.exit_code == 0, result.output
 

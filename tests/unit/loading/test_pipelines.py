@@ -106,6 +106,7 @@ def test_the_users_layers_are_as_they_were_after_a_prediction(pipe: Any, monkeyp
     ("shape", "kind", "alone"),
     [
         ((3, 4), torch.float32, True),  # a row a sample, as time embeddings are
+        ((3, 1, 4), torch.float32, True),
         ((3, 5, 4), torch.bfloat16, True),
         ((3, 5, 4), torch.float32, False),
         ((3, 5, 2), torch.bfloat16, False),

@@ -64,7 +64,7 @@ PRESETS: dict[str, Preset[Options]] = {
     # StableDiffusionXLInpaintPipeline, whose strength 0.9999 skips one step of 50: from noise alone the model does less well.
     "diffusers-xl": Preset(options=_DIFFUSERS, defaults={"scheduler": "euler", **_AS_PUBLISHED, "start_fraction": 0.0001}),
     # sample_inpainting.py of Kolors. Its strength 0.999 skips one step of 25.
-    "kolors": Preset(
+    "kolors-inpainting": Preset(
         options=_DIFFUSERS,
         defaults={"scheduler": "euler", "steps": 25, "guidance_scale": 6.0, "fill": "original", "start_fraction": 0.001},
     ),
