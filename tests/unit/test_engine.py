@@ -161,7 +161,7 @@ def test_a_batch_that_fails_is_run_one_by_one(engine: LocalEngine, editor: Edito
             raise RuntimeError("one of them is too much")
         return denoiser(x, *rest)
 
-    editor.accelerators = (Calling(failing),)
+    editor.accelerators = (Calling(row_by_row), Calling(failing))
     outcomes = list(engine.run(items, Watching()))
     assert len(outcomes) == 3
     for outcome in outcomes:
@@ -177,7 +177,7 @@ def test_a_batch_that_does_not_fit_is_halved(engine: LocalEngine, editor: Editor
             raise torch.OutOfMemoryError("CUDA out of memory")
         return denoiser(x, *rest)
 
-    editor.accelerators = (Calling(limited),)
+    editor.accelerators = (Calling(row_by_row), Calling(limited))
     outcomes = list(engine.run(items, Watching()))
     for outcome in outcomes:
         assert_same(outcome, expected[outcome.id])

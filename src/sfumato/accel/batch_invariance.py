@@ -1,9 +1,9 @@
 """Matrix products whose rounding does not depend on the batch size.
 
-On some CPUs the summation order of long half-precision products depends on the batch size, and so does that of products with one
-row a sample (time embeddings), in float32 too. A prediction must not depend on the others in its batch, so these are computed
-sample by sample. A torch function mode intercepts them in the current thread only: no module is changed, and edits in other
-threads are not affected.
+On some CPUs the summation order of long half-precision products depends on the batch size, and so does that of float32 products
+with one row a sample (time embeddings); with a single row it even depends on where the weights lie in memory. A prediction must
+depend on neither, so long products are computed sample by sample, and those of single rows as a sum. A torch function mode
+intercepts them in the current thread only: no module is changed, and edits in other threads are not affected.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,18 +52,23 @@ class _SampleBySample:
 
 
 class _SplitProducts(TorchFunctionMode):
-    """Computes `linear` one sample at a time where a sample is a row, or in half precision where the inner dimension is long."""
+    """Computes `linear` one sample at a time where that is long in half precision, or a single row in float32."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.linear and len(args[0]) > 1 and _depends(args[0]):
-            x, *rest = args
+        if func is not F.linear:
+            return func(*args, **kwargs)
+        x, *rest = args
+        if x.dtype == torch.float32 and x[0].numel() == x.shape[-1]:
+            return _summed(x, *rest, **kwargs)
+        if x.dtype != torch.float32 and x.shape[-1] > LONG_PRODUCT and len(x) > 1:
             return torch.cat([func(one, *rest, **kwargs) for one in x.split(1)])
         return func(*args, **kwargs)
 
 
-def _depends(x: Tensor) -> bool:
-    """Whether the rounding of a product with samples (B, ..., K) was seen to depend on B."""
-    return x[0].numel() == x.shape[-1] or (x.dtype != torch.float32 and x.shape[-1] > LONG_PRODUCT)
+def _summed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` of samples with one row each (B, ..., K)."""
+    made = torch.stack([(row.unsqueeze(-2) * weight).sum(-1) for row in x])
+    return made if bias is None else made + bias

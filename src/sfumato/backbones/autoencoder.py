@@ -75,11 +75,12 @@ class LatentAutoencoder:
         return self._finite(lambda: self._each_decoded(latents, seen), "decoding").clamp(-1.0, 1.0)
 
     def _each_decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
-        """On a CPU one by one: it costs the same, and there rounding may depend on the batch."""
-        if self.device.type != "cpu" or len(latents) == 1:
+        """On a CPU one by one, each in memory of its own: it costs the same, and rounding may depend on the batch there."""
+        if self.device.type != "cpu":
             return self._decoded(latents, seen)
         shown = [None] * len(latents) if seen is None else seen.rows(len(latents))
-        return torch.cat([self._decoded(*each) for each in zip(latents.split(1), shown, strict=True)])
+        codes = (one.clone(memory_format=torch.contiguous_format) for one in latents.split(1))
+        return torch.cat([self._decoded(*each) for each in zip(codes, shown, strict=True)])
 
     def _decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
         code = self.unscale(latents)
