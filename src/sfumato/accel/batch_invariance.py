@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from sfumato.accel.base import Grade
 from sfumato.backbones.base import Conditions, Denoiser, Output, Traits
 
+ROWS = 1024  # of weights that are multiplied at once
 LONG_PRODUCT = 256  # inner dimension above which batched products were seen to depend on the batch (576 yes, 192 no)
 
 
@@ -69,6 +70,7 @@ class _SplitProducts(TorchFunctionMode):
 
 
 def _summed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` of samples with one row each (B, ..., K)."""
-    made = torch.stack([(row.unsqueeze(-2) * weight).sum(-1) for row in x])
+    """`linear` of samples with one row each (B, ..., K), in a few megabytes besides."""
+    parts = weight.split(ROWS)
+    made = torch.stack([torch.cat([(row.unsqueeze(-2) * part).sum(-1) for part in parts], dim=-1) for row in x])
     return made if bias is None else made + bias

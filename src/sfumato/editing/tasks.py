@@ -106,8 +106,8 @@ def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCa
     if request.task == "edit" and (default in able or len(able) > 1):  # of several that edit, the user chooses
         able = [default]
     wordless = None if has_words(request) else family(traits.family).prefers.get(request.task)
-    preferred = [card for card in able if card.name == wordless and _takes(card, request)]
-    return (trained or preferred or able or [default])[0]
+    favourite = [card for card in able if card.name == wordless and _takes(card, request)]
+    return (trained or favourite or able or [default])[0]
 
 
 def usual_method(model: str, task: Task = "edit") -> str:

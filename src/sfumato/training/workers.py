@@ -30,6 +30,8 @@ def _start_worker(rank: int, workers: int, meeting: str, function: Callable[...,
         failure = {"kind": type(error).__name__, "message": error.message, "code": error.code}
         Path(f"{meeting}.{rank}").write_text(json.dumps(failure), encoding="utf-8")
         raise
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # its threads, left to the end of the process, now and then abort it
 
 
 def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: int, folder: Path) -> None:
