@@ -14,6 +14,7 @@ PACKAGE = Path(sfumato.__file__).parent
 LAYERS = (  # from the user's side to the ground: a part imports from its own layer and those below
     ("__main__",),
     ("cli", "server", "ui", "bench"),
+    ("batch",),
     ("jobs",),
     ("editor", "images", "solvers"),
     ("training", "examples"),

@@ -60,7 +60,7 @@ class RowResult:
     key: str
     files: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
-    scores: list[float] | None = None
+    scores: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     fault: Fault | None = None
