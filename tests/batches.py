@@ -1,0 +1,130 @@
+"""Batches with an editor that paints flat colour, for tests, their subprocesses and scripts: all but the model is real."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sfumato.batch.ahead import Limits
+from sfumato.batch.editing import edit_rows
+from sfumato.batch.row import Row, RowResult
+from sfumato.batch.runner import Work
+from sfumato.editing.progress import Progress
+from sfumato.editing.reading import read_pictures
+from sfumato.errors import ImageError, ModelNotFound
+from sfumato.jobs.engine import LocalEngine
+from sfumato.jobs.events import Outcome
+from sfumato.jobs.item import Item
+from sfumato.pictures.reading import restore
+from sfumato.request import EditRequest, EditResult
+
+STEPS = 3
+
+
+class PaintingEditor:
+    """Fills the mask with a colour that the seed gives; words of the prompt make it misbehave.
+
+    memory: MemoryError. break: an unexpected error. die: the process is killed. slow: 50 ms in each step.
+    """
+
+    def __init__(self, model: str) -> None:
+        if model == "absent":
+            raise ModelNotFound("Model 'absent' is not on this machine; fetch it with: sfumato models pull absent")
+
+    def edit(self, request: EditRequest, *, on_progress: Callable[[Any], None]) -> EditResult:
+        picture, mask, _ = read_pictures(request)
+        for step in range(1, STEPS + 1):
+            on_progress(Progress(stage="denoise", step=step, total=STEPS))
+            self._misbehave(request.prompt)
+        seeds = [request.seed + i for i in range(request.n)]
+        colours = [np.random.default_rng(seed).integers(0, 256, 3, np.uint8) for seed in seeds]
+        return EditResult(
+            images=[restore(np.where(mask[..., None] > 0, colour, picture.rgb), picture) for colour in colours],
+            seeds=seeds,
+            scores=[],
+            timings={"denoise": time.perf_counter()},
+            request=request,
+            mask=Image.fromarray((mask > 0) * np.uint8(255)),
+            notes=["a note"] if "note" in request.prompt else [],
+        )
+
+    def _misbehave(self, prompt: str) -> None:
+        if "memory" in prompt:
+            raise MemoryError
+        if "break" in prompt:
+            raise RuntimeError("unexpected")
+        if "die" in prompt:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "slow" in prompt:
+            time.sleep(0.05)
+
+
+def painting_engine() -> LocalEngine:
+    """An engine around `PaintingEditor`."""
+    return LocalEngine(PaintingEditor)
+
+
+def read(row: Row) -> Item:
+    """The item of a row whose pictures are files."""
+    try:
+        return Item(options=row.options, pictures={name: Path(path).read_bytes() for name, path in row.pictures.items()})
+    except FileNotFoundError as error:
+        raise ImageError(f"{error.filename} is not there.", code="image-missing") from error
+
+
+def render(row: Row, outcome: Outcome) -> Iterator[tuple[str, bytes]]:
+    """All predictions as PNG."""
+    assert outcome.result is not None
+    for number, image in enumerate(outcome.result.images):
+        buffer = BytesIO()
+        image.save(buffer, "PNG", compress_level=1)
+        yield f"{row.output}-{number}.png", buffer.getvalue()
+
+
+def here(work: Work, *, make_engine: Callable[[], LocalEngine] = painting_engine, **given: Any) -> Iterator[RowResult]:
+    """Edit rows in this process."""
+    yield from edit_rows(
+        work.rows,
+        make_engine(),
+        work.output,
+        read=read,
+        render=render,
+        stop=work.stop,
+        same_model=work.same_model,
+        **given,
+    )
+
+
+few_at_a_time = partial(here, limits=Limits(rows=4))
+
+
+def rows_of(folder: Path, count: int, *, side: int = 48, bad: Iterable[int] = (), **options: Any) -> list[Row]:
+    """Rows with a picture each; the bad ones in turn have none, one that is damaged, or a prompt that breaks the editor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(count):
+        path = folder / f"{number:04}.png"
+        kind = number % 3 if number in set(bad) else None
+        if kind == 0:
+            path.unlink(missing_ok=True)
+        elif kind == 1:
+            path.write_bytes(b"no picture")
+        elif not path.exists():
+            pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+            Image.fromarray(pixels).save(path)
+        given = {"prompt": "break" if kind == 2 else "a ball", "seed": number, "n": 1, "box": [8, 8, 16, 16], **options}
+        rows.append(Row(key=path.name, options=given, pictures={"image": str(path)}, output=f"{number // 10}/{path.stem}"))
+    return rows
+
+
+def pictures_in(folder: Path) -> dict[str, bytes]:
+    """All results of a batch by their paths, without what says how long it took and without what is hidden."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".png", ".jpg"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found if ".sfumato" not in str(path)}
