@@ -21,6 +21,8 @@ def of_row(row: Row, error: BaseException) -> Fault:
     if isinstance(error, ValidationError):
         error = refusal(error)
     if isinstance(error, EditError):
+        if error.code == "internal":
+            log.error("row %r: %s", row.key, error.message)  # which the engine has logged under another name
         return Fault(code=error.code, message=error.message)
     if is_out_of_memory(error):
         return Fault(code=OUT_OF_MEMORY, message="Out of memory; ask for less, or a smaller picture.")
@@ -28,7 +30,7 @@ def of_row(row: Row, error: BaseException) -> Fault:
         named = PurePath(str(error.filename)).name if error.filename else "A file of the row"
         return Fault(code="input-unreadable", message=f"{named} cannot be read ({error.strerror or error}); look after it.")
     log.error("row %r failed", row.key, exc_info=error)
-    return Fault(code="internal", message=f"Something unexpected happened ({type(error).__name__}); the log has it.")
+    return Fault(code="internal", message=f"Something unexpected happened ({type(error).__name__}); batch.log has it.")
 
 
 def of_batch(error: BaseException) -> EditError | None:

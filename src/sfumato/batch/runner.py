@@ -10,6 +10,7 @@ from typing import Any
 
 from sfumato.batch.ahead import grouped
 from sfumato.batch.ledger import Counts, Ledger
+from sfumato.batch.log import logged
 from sfumato.batch.output import Folder
 from sfumato.batch.results import write_results
 from sfumato.batch.row import Row, RowResult
@@ -105,7 +106,7 @@ def run_batch(
         EditError: What `execute` raised. All that was done until then is recorded.
     """
     stop, output = threading.Event(), Folder(settings.out, settings.part)
-    with stopping(stop), Ledger(settings.out, settings.part) as ledger:
+    with stopping(stop), Ledger(settings.out, settings.part) as ledger, logged(settings.out):
         output.sweep()
         ledger.adopt()
         counts = ledger.plan(
