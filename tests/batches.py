@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -15,7 +17,7 @@ from PIL import Image
 from sfumato.batch.ahead import Limits
 from sfumato.batch.editing import edit_rows
 from sfumato.batch.row import Row, RowResult
-from sfumato.batch.runner import Work
+from sfumato.batch.runner import Settings, Work, run_batch
 from sfumato.editing.progress import Progress
 from sfumato.editing.reading import read_pictures
 from sfumato.errors import ImageError, ModelNotFound
@@ -108,10 +110,10 @@ few_at_a_time = partial(here, limits=Limits(rows=4))
 def rows_of(folder: Path, count: int, *, side: int = 48, bad: Iterable[int] = (), **options: Any) -> list[Row]:
     """Rows with a picture each; the bad ones in turn have none, one that is damaged, or a prompt that breaks the editor."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, wrong = [], set(bad)
     for number in range(count):
         path = folder / f"{number:04}.png"
-        kind = number % 3 if number in set(bad) else None
+        kind = number % 3 if number in wrong else None
         if kind == 0:
             path.unlink(missing_ok=True)
         elif kind == 1:
@@ -119,7 +121,9 @@ def rows_of(folder: Path, count: int, *, side: int = 48, bad: Iterable[int] = ()
         elif not path.exists():
             pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
             Image.fromarray(pixels).save(path)
-        given = {"prompt": "break" if kind == 2 else "a ball", "seed": number, "n": 1, "box": [8, 8, 16, 16], **options}
+        given = {"prompt": "a ball", "seed": number, "n": 1, "box": [8, 8, 16, 16], **options}
+        if kind == 2:
+            given["prompt"] = "break"
         rows.append(Row(key=path.name, options=given, pictures={"image": str(path)}, output=f"{number // 10}/{path.stem}"))
     return rows
 
@@ -128,3 +132,43 @@ def pictures_in(folder: Path) -> dict[str, bytes]:
     """All results of a batch by their paths, without what says how long it took and without what is hidden."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".png", ".jpg"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in found if ".sfumato" not in str(path)}
+
+
+def killed_at_random(command: list[str], out: Path, random: np.random.Generator, *, seconds: float, most: int = 10**6) -> int:
+    """Run a batch in a process of its own that is killed after its next picture and up to so many seconds, until it ends itself.
+
+    Args:
+        command: Runs it, and goes on where it was.
+        out: Its output.
+        random: For the moments.
+        seconds: Most time from the first new picture to the kill.
+        most: Kills, after which it is left alone.
+
+    Returns:
+        How often it was killed.
+    """
+    kills = 0
+    while True:
+        before = len(pictures_in(out))
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        while process.poll() is None and len(pictures_in(out)) == before:
+            time.sleep(0.01)
+        try:
+            status = process.wait(random.uniform(0, seconds) if kills < most else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            continue
+        assert status == 0, f"exit status {status}"
+        return kills
+
+
+def main(folder: str, out: str, count: str, bad: str = "") -> None:
+    """A batch of slow rows."""
+    rows = rows_of(Path(folder), int(count), bad=map(int, bad.split(",")) if bad else (), prompt="slow")
+    run_batch(rows, here, Settings(out=Path(out)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -3,19 +3,21 @@
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sfumato.batch.ledger import Counts, Ledger
 from sfumato.batch.row import Fault, Row, RowResult
 from sfumato.batch.runner import BatchProgress, Settings, Work, run_batch
 from sfumato.errors import EditError, ModelNotFound, OptionError, ResourceError
-from tests.batches import few_at_a_time, here, pictures_in, rows_of
+from tests.batches import few_at_a_time, here, killed_at_random, pictures_in, rows_of
 
 
 def run(rows: list[Row], out: Path, execute: Any = here, **given: Any) -> tuple[Counts, list[BatchProgress]]:
@@ -241,3 +243,31 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert (tmp_path / "out" / os.fsdecode(b"caf\xe9-0.png")).exists()
     assert records(tmp_path / "out")[0]["key"] == row.key
     assert run([row], tmp_path / "out")[0] == Counts(done=1)
+
+
+def test_killed_at_random_moments_and_run_again(tmp_path: Path) -> None:
+    out, arguments = tmp_path / "out", [str(tmp_path / "in"), str(tmp_path / "out"), "16", "7,8"]
+    command = [sys.executable, "-m", "tests.batches", *arguments]
+    kills = killed_at_random(command, out, np.random.default_rng(7), seconds=0.5, most=2)
+    assert kills == 2
+    run(rows_of(tmp_path / "in", 16, bad=(7, 8), prompt="slow"), tmp_path / "uninterrupted")
+    assert pictures_in(out) == pictures_in(tmp_path / "uninterrupted")
+    assert [line["state"] for line in records(out)] == ["failed" if number in (7, 8) else "done" for number in range(16)]
+    assert not (out / ".sfumato-batch.partial").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="the system has no limit of the size of files")
+@pytest.mark.parametrize("limit", [4_000, 20_000, 60_000])
+def test_whatever_cannot_be_written_stops_the_batch(tmp_path: Path, limit: int) -> None:
+    """A limit of the size of files is met by the pictures, or by the ledger."""
+    import resource
+
+    rows, out = rows_of(tmp_path / "in", 30), tmp_path / "out"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(ResourceError, match=r"run the same command again|choose another --out"):
+            run(rows, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert run(rows, out)[0] == Counts(done=30)
