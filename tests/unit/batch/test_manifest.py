@@ -210,7 +210,9 @@ def test_a_row_does_not_replace_its_own_picture(tmp_path: Path) -> None:
 def test_pictures_and_manifest_at_a_url(picture_file: Path) -> None:
     files = fsspec.filesystem("memory")
     files.pipe("/batch/in/a.png", picture_file.read_bytes())
-    files.pipe("/batch/jobs.jsonl", b'{"image": "in/a.png", "task": "remove"}\n{"image": "memory://batch/no.png", "task": "remove"}')
+    files.pipe(
+        "/batch/jobs.jsonl", b'{"image": "in/a.png", "task": "remove"}\n{"image": "memory://batch/no.png", "task": "remove"}'
+    )
     found, missing = read("memory://batch/jobs.jsonl")
     assert found.pictures["image"] == "memory://batch/in/a.png"
     assert item_of(found).pictures["image"] == picture_file.read_bytes()
