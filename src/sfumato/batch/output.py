@@ -41,7 +41,8 @@ class Folder:
     """
 
     def __init__(self, root: Path, part: str = "") -> None:
-        self.root, self.staging = root, root / STAGING / (part or "whole")
+        self.root = root.absolute()  # a worker may have another working directory
+        self.staging = self.root / STAGING / (part or "whole")
 
     def write(self, path: str, data: bytes) -> None:
         """See `Output.write`.
