@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sfumato.batch.ahead import Limits
-from sfumato.batch.editing import edit_rows
+from sfumato.batch.local import Setup, edit_here
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.runner import Settings, Work, run_batch
 from sfumato.editing.progress import Progress
@@ -90,21 +90,17 @@ def render(row: Row, outcome: Outcome) -> Iterator[tuple[str, bytes]]:
         yield f"{row.output}-{number}.png", buffer.getvalue()
 
 
-def here(work: Work, *, make_engine: Callable[[], LocalEngine] = painting_engine, **given: Any) -> Iterator[RowResult]:
+SETUP = Setup(make_engine=painting_engine, read=read, render=render)
+
+
+def here(work: Work) -> Iterator[RowResult]:
     """Edit rows in this process."""
-    yield from edit_rows(
-        work.rows,
-        make_engine(),
-        work.output,
-        read=read,
-        render=render,
-        stop=work.stop,
-        same_model=work.same_model,
-        **given,
-    )
+    yield from edit_here(work, SETUP)
 
 
-few_at_a_time = partial(here, limits=Limits(rows=4))
+def few_at_a_time(work: Work) -> Iterator[RowResult]:
+    """The same, with less in memory."""
+    yield from edit_here(work, replace(SETUP, limits=Limits(rows=4)))
 
 
 def rows_of(folder: Path, count: int, *, side: int = 48, bad: Iterable[int] = (), **options: Any) -> list[Row]:

@@ -3,18 +3,17 @@
 import json
 import logging
 import os
-import reprlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sfumato.batch.row import Fault, Row, RowResult
-from sfumato.errors import OptionError, ResourceError
+from sfumato.batch.plan import Plan, encoded, result_of, row_of, state_of
+from sfumato.batch.row import Row, RowResult
+from sfumato.errors import ResourceError
 from sfumato.jobs.locking import hold
 
 NAME = ".sfumato-batch"
@@ -29,8 +28,6 @@ PAGE = 256  # rows that are read at a time
 VERSION = 1
 
 log = logging.getLogger("sfumato.batch")
-
-State = Literal["waiting", "done", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +98,7 @@ class Ledger:
         *,
         force: bool = False,
         whole: Callable[[RowResult], bool] = lambda result: True,
+        check: Callable[[Row], None] = lambda row: None,
     ) -> Counts:
         """Take up the rows of a batch, all or none: what is done stays done, all else waits. Other rows are left out of it.
 
@@ -109,6 +107,7 @@ class Ledger:
             parameters: What else the results depend on, as JSON values, such as the file format.
             force: Run rows again that are done with other parameters.
             whole: Whether the files of a row that is done are still there; otherwise it is run again.
+            check: Called with each row that the ledger does not know; what it raises refuses the plan.
 
         Returns:
             How many rows wait, are done, or have a fault that was known before.
@@ -117,13 +116,11 @@ class Ledger:
             OptionError: batch-changed: a row that is done has other parameters now. batch-key: two rows have the same key.
             ResourceError: disk-full, ledger-failed.
         """
-        given = json.dumps(dict(parameters or {}), sort_keys=True)
         with self._transaction():
             before = json.loads(self._fact("parameters") or "{}")
-            self._db.execute("UPDATE rows SET position = NULL")
-            for position, row in enumerate(rows):
-                self._place(row, position, given, before, force, whole)
-            self._db.execute("REPLACE INTO facts VALUES ('parameters', ?)", (given,))
+            plan = Plan(self._db, self.folder, dict(parameters or {}), before, force=force, whole=whole, check=check)
+            plan.enter(rows)
+            self._db.execute("REPLACE INTO facts VALUES ('parameters', ?)", (plan.parameters,))
         return self.counts()
 
     def waiting(self) -> Iterator[Row]:
@@ -143,12 +140,12 @@ class Ledger:
         Raises:
             ResourceError: disk-full, ledger-failed.
         """
-        key = _encoded(result.key)
+        key = encoded(result.key)
         with self._transaction():
             before = self._db.execute("SELECT result FROM rows WHERE key = ?", (key,)).fetchone()[0]
-            values = _state(result), json.dumps(result.record()), key
+            values = state_of(result), json.dumps(result.record()), key
             self._db.execute("UPDATE rows SET state = ?, result = ? WHERE key = ?", values)
-        return [] if before is None else [path for path in _result(before).files if path not in result.files]
+        return [] if before is None else [path for path in result_of(before).files if path not in result.files]
 
     def counts(self) -> Counts:
         """How the batch stands."""
@@ -215,40 +212,12 @@ class Ledger:
         found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if found is None else str(found[0])
 
-    def _place(
-        self,
-        row: Row,
-        position: int,
-        parameters: str,
-        parameters_before: Mapping[str, Any],
-        force: bool,
-        whole: Callable[[RowResult], bool],
-    ) -> None:
-        """Enter a row into the plan."""
-        key, digest = _encoded(row.key), sha256(f"{row.digest} {parameters}".encode()).hexdigest()
-        query = "SELECT position, digest, state, row, result FROM rows WHERE key = ?"
-        found = self._db.execute(query, (key,)).fetchone()
-        if found is not None and found[0] is not None:
-            raise OptionError(f"Two rows have the key {row.key!r}; give each its own.", code="batch-key")
-        if found is not None and found[2] == "done":
-            if found[1] == digest and whole(_result(found[4])):
-                self._db.execute("UPDATE rows SET position = ? WHERE key = ?", (position, key))
-                return
-            if found[1] != digest and not force:
-                raise _changed(row, _row(found[3]), parameters_before, json.loads(parameters), self.folder)
-        failed = None if row.fault is None else RowResult(key=row.key, fault=row.fault)
-        result = (found and found[4]) if failed is None else json.dumps(failed.record())
-        state = "waiting" if failed is None else _state(failed)
-        self._db.execute(
-            "REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)", (key, position, digest, state, json.dumps(asdict(row)), result)
-        )
-
     def _select(self, where: str, last: int) -> list[tuple[int, Row, RowResult | None]]:
-        ended = "CASE state WHEN 'waiting' THEN NULL ELSE result END"  # a row that is run again keeps the old one until it ends
+        ended = "CASE state WHEN 'waiting' THEN NULL ELSE result END"
         query = f"SELECT position, row, {ended} FROM rows WHERE {where} ORDER BY position LIMIT {PAGE}"  # noqa: S608, constants
         with self._lock, self._failures_reported():
             found = self._db.execute(query, (last,)).fetchall()
-        return [(position, _row(row), None if result is None else _result(result)) for position, row, result in found]
+        return [(position, row_of(row), None if result is None else result_of(result)) for position, row, result in found]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -272,45 +241,7 @@ class Ledger:
                 message = "The disk of the output folder is full; make room and run the same command again, which goes on."
                 raise ResourceError(message, code="disk-full") from error
             if "malformed" in text or "not a database" in text:
-                message = f"{self.path} is damaged ({text}); move it away, and all rows are run again."
+                message = f"{self.path} is damaged ({text}); move it away and pass --force, and all rows are run again."
                 raise ResourceError(message, code="ledger-damaged") from error
             message = f"{self.path} cannot be used ({text}); look after its disk, then run the same command again."
             raise ResourceError(message, code="ledger-failed") from error
-
-
-def _state(result: RowResult) -> State:
-    return "done" if result.fault is None else "failed"
-
-
-def _encoded(key: str) -> str:
-    """A key as the database holds it: names of files may hold bytes that are no text."""
-    return json.dumps(key)
-
-
-def _fault(values: Mapping[str, Any] | None) -> Fault | None:
-    return None if values is None else Fault(**values)
-
-
-def _row(text: str) -> Row:
-    values = json.loads(text)
-    return Row(**{**values, "fault": _fault(values["fault"])})
-
-
-def _result(text: str) -> RowResult:
-    values = json.loads(text)
-    return RowResult(**{**values, "fault": _fault(values["fault"])})
-
-
-def _changed(row: Row, before: Row, old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> OptionError:
-    """The refusal of a row that is done with other parameters."""
-    pairs = {**{name: (old.get(name), new.get(name)) for name in {**old, **new}}, "output": (before.output, row.output)}
-    for was, now in ((before.options, row.options), (before.pictures, row.pictures)):
-        pairs |= {name: (was.get(name), now.get(name)) for name in {**was, **now}}
-    changed = ", ".join(
-        f"{name} was {reprlib.repr(was)}, is {reprlib.repr(now)}" for name, (was, now) in pairs.items() if was != now
-    )
-    return OptionError(
-        f"The row {row.key!r} is done with other parameters ({changed}); pass --force to run such rows again, or choose another "
-        f"--out than {folder}.",
-        code="batch-changed",
-    )

@@ -3,6 +3,8 @@
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -76,6 +78,33 @@ class Folder:
         if ".." in Path(path).parts or Path(path).is_absolute():
             raise OptionError(f"The output {path!r} lies outside the output folder; choose another name.", code="output-invalid")
         return target
+
+
+def overwriting_refused(root: Path) -> Callable[[Iterable[str]], None]:
+    """A function that refuses to write over files that are in a folder, whatever their endings.
+
+    It is called with the paths of files to be written, below the folder and without their endings, and raises OptionError,
+    output-exists.
+    """
+
+    @lru_cache(maxsize=4)  # rows come folder by folder
+    def stems(folder: Path) -> dict[str, str]:
+        try:
+            return {os.path.splitext(name)[0]: name for name in os.listdir(folder)}
+        except FileNotFoundError:
+            return {}
+
+    def check(paths: Iterable[str]) -> None:
+        for path in paths:
+            target = root / path
+            if found := stems(target.parent).get(target.name):
+                raise OptionError(
+                    f"{target.parent / found} is there already and not from this batch; pass --force to replace such files, or "
+                    "choose another --out.",
+                    code="output-exists",
+                )
+
+    return check
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sfumato.batch.ahead import grouped
 from sfumato.batch.ledger import Counts, Ledger
 from sfumato.batch.log import logged
-from sfumato.batch.output import Folder
+from sfumato.batch.output import Folder, overwriting_refused
 from sfumato.batch.results import write_results
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.stopping import stopping
@@ -69,6 +69,8 @@ class Settings:
         out: Output folder, with the ledger in it.
         parameters: What all results depend on besides their rows, as JSON values.
         force: Run rows again that are done with other parameters.
+        names: Paths of what a row writes, below `out` and without endings: files there that are not the batch's are not replaced
+            without `force`.
         part: "" or, for one of several runs that share the output folder, its name, such as "2-of-8".
         parquet: Write the table of results as Parquet instead of JSON lines.
     """
@@ -76,6 +78,7 @@ class Settings:
     out: Path
     parameters: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
+    names: Callable[[Row], Iterable[str]] = lambda row: [row.output]
     part: str = ""
     parquet: bool = False
 
@@ -101,7 +104,7 @@ def run_batch(
         How many rows are done, failed or waiting: some wait only if the run was stopped.
 
     Raises:
-        OptionError: batch-changed, batch-key.
+        OptionError: batch-changed, batch-key, output-exists.
         ResourceError: batch-running, disk-full, output-unwritable, ledger-damaged, ledger-failed.
         EditError: What `execute` raised. All that was done until then is recorded.
     """
@@ -109,8 +112,13 @@ def run_batch(
     with stopping(stop), Ledger(settings.out, settings.part) as ledger, logged(settings.out):
         output.sweep()
         ledger.adopt()
+        refuse_overwriting = overwriting_refused(settings.out)
         counts = ledger.plan(
-            rows, settings.parameters, force=settings.force, whole=lambda result: all(map(output.has, result.files))
+            rows,
+            settings.parameters,
+            force=settings.force,
+            whole=lambda result: all(map(output.has, result.files)),
+            check=lambda row: refuse_overwriting(settings.names(row)),
         )
         meter = Meter(counts)
         on_progress(meter.progress())

@@ -6,20 +6,18 @@ import queue
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from sfumato.batch.ahead import Limits, Read
-from sfumato.batch.editing import Render, edit_rows
+from sfumato.batch.local import Setup, edit_here
 from sfumato.batch.log import logged
 from sfumato.batch.output import Folder
 from sfumato.batch.row import Fault, Row, RowResult
 from sfumato.batch.runner import Work
 from sfumato.errors import EditError, ResourceError
-from sfumato.jobs.engine import LocalEngine
 
 IN_HAND = 4  # rows that a worker has at a time: one that is run, and others that are read and written meanwhile
 MOST_CRASHES = 3  # of workers that ran a row, before the row is taken to be the cause; or of workers before their first row
@@ -42,24 +40,6 @@ class Ended:
     error: EditError | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Station:
-    """What a worker process works with; can be pickled.
-
-    Args:
-        make_engine: Makes its engine.
-        read, render: As in `edit_rows`.
-        limits: Of each worker.
-        threads: Of its arithmetic; by default an equal share of the cores.
-    """
-
-    make_engine: Callable[[], LocalEngine]
-    read: Read
-    render: Render
-    limits: Limits = field(default_factory=Limits)
-    threads: int | None = None
-
-
 def cores() -> int:
     """Cores that this process may use: as OMP_NUM_THREADS says, or all that it is allowed."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -68,15 +48,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def edit_in_workers(work: Work, station: Station, count: int) -> Iterator[RowResult]:
+def edit_in_workers(work: Work, setup: Setup, count: int) -> Iterator[RowResult]:
     """Edit rows in worker processes, which get them one after the other as they have done the ones before.
 
-    A worker that crashes is started again. The row that it ran is tried again; when it has taken `MOST_CRASHES` workers with
-    it, it is a fault, "worker-crashed".
+    Each has an equal share of the cores. A worker that crashes is started again. The row that it ran is tried again; when it has
+    taken `MOST_CRASHES` workers with it, it is a fault, "worker-crashed".
 
     Args:
         work: The rows, and where their files go.
-        station: What each worker works with.
+        setup: What each worker works with.
         count: Number of workers.
 
     Yields:
@@ -86,21 +66,20 @@ def edit_in_workers(work: Work, station: Station, count: int) -> Iterator[RowRes
         EditError: A worker cannot go on, for a reason that the others share, such as a full disk.
         ResourceError: workers-crashed: workers crash before they run a row.
     """
-    station = replace(station, threads=station.threads or max(1, cores() // count))
-    crew = _Crew(work, station, count)
+    pool = _Pool(work, setup, count)
     try:
-        yield from crew.results()
+        yield from pool.results()
     finally:
-        crew.close()
+        pool.close()
 
 
 class _Worker:
     """A process and the rows that it has in hand."""
 
-    def __init__(self, station: Station, work: Work) -> None:
+    def __init__(self, setup: Setup, work: Work, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        given = station, theirs, work.output, work.same_model
+        given = setup, theirs, work.output, work.same_model, threads
         self.process = context.Process(target=_main, args=given, name="sfumato-batch-worker", daemon=True)
         self.process.start()
         theirs.close()
@@ -124,17 +103,18 @@ class _Worker:
             return None
 
 
-class _Crew:
+class _Pool:
     """All workers of a batch, seen from the process that has the ledger."""
 
-    def __init__(self, work: Work, station: Station, count: int) -> None:
-        self._work, self._station = work, station
+    def __init__(self, work: Work, setup: Setup, count: int) -> None:
+        self._work, self._setup = work, setup
         self._rows, self._again = iter(work.rows), deque[Row]()
         self._crashes: Counter[str] = Counter()
         self._early_crashes = 0
         self._failure: EditError | None = None
         self._dismissed = False
-        self._workers = [_Worker(station, work) for _ in range(count)]
+        self._threads = max(1, cores() // count)
+        self._workers = [self._worker() for _ in range(count)]
 
     def results(self) -> Iterator[RowResult]:
         while self._workers:
@@ -153,6 +133,9 @@ class _Crew:
             worker.process.join(GRACE_SECONDS)
             worker.process.kill()
             worker.process.join()
+
+    def _worker(self) -> _Worker:
+        return _Worker(self._setup, self._work, self._threads)
 
     def _hand_out(self) -> None:
         """Give each worker rows up to `IN_HAND`, or let all go when there are none or the batch is stopped."""
@@ -212,7 +195,7 @@ class _Crew:
                 self._again.appendleft(row)
             else:
                 yield RowResult(key=key, fault=_crash(worker.process.exitcode))
-        self._workers.append(_Worker(self._station, self._work))
+        self._workers.append(self._worker())
 
 
 def _crash(status: int | None) -> Fault:
@@ -223,14 +206,14 @@ def _crash(status: int | None) -> Fault:
     return Fault(code="worker-crashed", message=message)
 
 
-def _main(station: Station, connection: Connection, output: Folder, same_model: bool) -> None:
+def _main(setup: Setup, connection: Connection, output: Folder, same_model: bool, threads: int) -> None:
     """What a worker process does."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the process that has the ledger answers them, and says when to stop
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     import torch
 
-    torch.set_num_threads(station.threads or 1)
+    torch.set_num_threads(threads)
     sending = threading.Lock()
 
     def send(message: Any) -> None:
@@ -242,17 +225,8 @@ def _main(station: Station, connection: Connection, output: Folder, same_model: 
     error = None
     with suppress(BrokenPipeError), logged(output.root):  # the process that has the ledger is gone
         try:
-            results = edit_rows(
-                iter(rows.get, None),
-                station.make_engine(),
-                output,
-                read=station.read,
-                render=station.render,
-                limits=station.limits,
-                stop=stop,
-                same_model=same_model,
-                began=lambda row: send(Begun(key=row.key)),
-            )
+            work = Work(rows=iter(rows.get, None), output=output, stop=stop, same_model=same_model)
+            results = edit_here(work, setup, began=lambda row: send(Begun(key=row.key)))
             for result in results:
                 send(result)
         except EditError as failure:

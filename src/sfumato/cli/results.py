@@ -10,14 +10,13 @@ from PIL import Image
 from sfumato.cli.grid import draw_grid, tile, tile_size
 from sfumato.cli.staging import RECORD
 from sfumato.editing.stored import VERSION, to_text
-from sfumato.pictures.encoding import losses
+from sfumato.pictures.encoding import SUFFIX_OF, losses
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.reading import Format, write
 from sfumato.pictures.writing import METADATA_KEY
 from sfumato.request import EditResult, one_by_one
 
 FormatName = Literal["png", "jpeg", "webp", "tiff"]
-SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
 GRID = "grid.png"
 
 

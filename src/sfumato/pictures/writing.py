@@ -15,7 +15,18 @@ from sfumato.errors import OptionError, ResourceError
 from sfumato.pictures.encoding import SUFFIXES, Format, encode, losses
 from sfumato.pictures.metadata import OWN_KEY, Metadata
 
-__all__ = ["ANIMATED", "METADATA_KEY", "SUFFIXES", "Format", "save", "write", "write_animation", "write_bytes", "write_text"]
+__all__ = [
+    "ANIMATED",
+    "METADATA_KEY",
+    "SUFFIXES",
+    "Format",
+    "encoded",
+    "save",
+    "write",
+    "write_animation",
+    "write_bytes",
+    "write_text",
+]
 
 Name = TypeVar("Name", bound=str)
 
@@ -53,7 +64,7 @@ def write(
     """
     _refuse_existing(path, overwrite)
     chosen = format or _format_of(path, SUFFIXES)
-    write_bytes(_encode(image, path, chosen, icc, metadata or {}, keep), path)
+    write_bytes(encoded(image, path, chosen, icc, metadata or {}, keep), path)
 
 
 def save(image: Image.Image, path: Path | str, *, overwrite: bool = False) -> None:
@@ -119,9 +130,23 @@ def _format_of(path: Path, suffixes: Mapping[str, Name]) -> Name:
     return suffixes[path.suffix.lower()]
 
 
-def _encode(
-    image: Image.Image, path: Path, format: Format, icc: bytes | None, stored: dict[str, str], keep: Metadata | None
+def encoded(
+    image: Image.Image,
+    path: Path | str,
+    format: Format,
+    icc: bytes | None = None,
+    stored: dict[str, str] | None = None,
+    keep: Metadata | None = None,
 ) -> bytes:
+    """A picture's bytes in a file format.
+
+    Args:
+        image, format, icc, stored, keep: As in `sfumato.pictures.encoding.encode`.
+        path: For the messages.
+
+    Raises:
+        OptionError: output-format: it cannot hold this picture.
+    """
     if format == "JPEG" and image.has_transparency_data:
         raise OptionError(f"{path} cannot keep the transparency as JPEG; write PNG or WebP.", code="output-format")
     try:

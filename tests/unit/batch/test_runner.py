@@ -114,6 +114,19 @@ def test_a_refused_plan_changes_nothing(tmp_path: Path) -> None:
         assert ledger.counts() == Counts(done=3)
 
 
+def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
+    rows, out = rows_of(tmp_path / "in", 2), tmp_path / "out"
+    own = out / "0" / "0001.jpg"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"a photograph")
+    with pytest.raises(OptionError, match=r"0001.jpg is there already and not from this batch; pass --force") as refused:
+        run(rows, out)
+    assert refused.value.code == "output-exists"
+    assert own.read_bytes() == b"a photograph"
+    assert run(rows, out, names=lambda row: [f"{row.output}-0"])[0] == Counts(done=2)
+    assert run(rows, out)[0] == Counts(done=2)  # they are the batch's own now
+
+
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     with Ledger(tmp_path), pytest.raises(ResourceError, match="Another process works on the batch") as refused:
         run(rows_of(tmp_path / "in", 1), tmp_path)

@@ -10,15 +10,13 @@ import pytest
 from sfumato.batch.ledger import Counts
 from sfumato.batch.row import RowResult
 from sfumato.batch.runner import Settings, Work, run_batch
-from sfumato.batch.workers import Station, cores, edit_in_workers
+from sfumato.batch.workers import cores, edit_in_workers
 from sfumato.errors import ModelNotFound
-from tests.batches import here, painting_engine, pictures_in, read, render, rows_of
-
-STATION = Station(make_engine=painting_engine, read=read, render=render)
+from tests.batches import SETUP, here, pictures_in, rows_of
 
 
 def two(work: Work) -> Iterator[RowResult]:
-    yield from edit_in_workers(work, STATION, 2)
+    yield from edit_in_workers(work, SETUP, 2)
 
 
 def test_workers_make_the_same_pictures_and_outlive_their_crashes(tmp_path: Path) -> None:
