@@ -10,16 +10,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import sfumato
+from sfumato.batch.local import Setup
 from sfumato.batch.output import Output
 from sfumato.batch.ray_worker import COLUMN, Attempts, RowsEditor, from_table, to_table
 from sfumato.batch.row import Row, RowResult
-from sfumato.batch.workers import POLL_SECONDS, STOP, Ended, Station, cores
+from sfumato.batch.workers import POLL_SECONDS, STOP, Ended, cores
 from sfumato.errors import EditError, ResourceError
 
 LOCAL_STORE = 100 * 2**20  # bytes of a local cluster's object store, which holds paths: near the least that Ray accepts
@@ -95,12 +96,12 @@ def pool_of(cluster: Cluster, resources: Mapping[str, float]) -> Pool:
     return pool
 
 
-def main(cluster: Cluster, station: Station, output: Output, same_model: bool, connection: Connection, printed: Path) -> None:
+def main(cluster: Cluster, setup: Setup, output: Output, same_model: bool, connection: Connection, printed: Path) -> None:
     """Run what the process that has the ledger sends: lists of rows, an empty one at the end, or `STOP`.
 
     Args:
         cluster: Where.
-        station, output, same_model: As in `edit_in_workers`.
+        setup, output, same_model: As in `edit_in_workers`.
         connection: To that process, which is sent `More`, `RowResult` and at the end `Ended` or `Again`.
         printed: File that gets what Ray prints.
     """
@@ -110,7 +111,7 @@ def main(cluster: Cluster, station: Station, output: Output, same_model: bool, c
     _print_to(printed)
     last: Ended | Again = Ended()
     try:
-        _Driver(cluster, station, output, same_model, connection).run()
+        _Driver(cluster, setup, output, same_model, connection).run()
     except _LostMachineError:
         last = Again()
     except EditError as error:
@@ -136,14 +137,14 @@ class _StoppedError(EOFError):
 class _Driver:
     """One connection to Ray."""
 
-    def __init__(self, cluster: Cluster, station: Station, output: Output, same_model: bool, connection: Connection) -> None:
+    def __init__(self, cluster: Cluster, setup: Setup, output: Output, same_model: bool, connection: Connection) -> None:
         self._cluster, self._output, self._same_model, self._connection = cluster, output, same_model, connection
         _connect(cluster)
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._pool = pool_of(cluster, ray.cluster_resources())
-        self._station = replace(station, threads=station.threads or self._pool.cores)
+        self._setup = setup
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._attempts = ray.remote(num_cpus=0, scheduling_strategy=node)(Attempts).remote()
 
@@ -188,7 +189,7 @@ class _Driver:
                 raise result
             yield result
 
-    def _pass_on(self, rows: Sequence[Row], results: "queue.SimpleQueue[RowResult | Exception | None]") -> None:
+    def _pass_on(self, rows: Sequence[Row], results: queue.SimpleQueue[RowResult | Exception | None]) -> None:
         """Run rows on Ray Data; in a thread, since it cannot be asked to look after anything else."""
         try:
             for row in self._dataset(rows).iter_rows():
@@ -209,13 +210,16 @@ class _Driver:
             RowsEditor,
             batch_size=size,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=workers, max_size=workers, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, initial_size=workers, max_size=workers, max_tasks_in_flight_per_actor=2
+            ),
             num_cpus=self._pool.cores,
             num_gpus=self._pool.gpus or None,
             fn_constructor_kwargs={
-                "station": self._station,
+                "setup": self._setup,
                 "output": self._output,
                 "same_model": self._same_model,
+                "threads": self._pool.cores,
                 "attempts": self._attempts,
                 "version": sfumato.__version__,
             },
@@ -241,7 +245,8 @@ def _connect(cluster: Cluster) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             log.exception("no connection")
             raise ResourceError(
-                f"No Ray cluster answers at {cluster.address}; start one with ray start --head, or leave --address out to run here.",
+                f"No Ray cluster answers at {cluster.address}; start one with ray start --head, or leave "
+                "--address out to run here.",
                 code="ray-unreachable",
             ) from error
     ray.data.DataContext.get_current().enable_progress_bars = False

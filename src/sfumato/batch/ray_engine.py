@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import islice
 
+from sfumato.batch.local import Setup
 from sfumato.batch.ray_driver import Again, Cluster, More, main
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.runner import Work
-from sfumato.batch.workers import GRACE_SECONDS, MOST_CRASHES, POLL_SECONDS, STOP, Ended, Station
+from sfumato.batch.workers import GRACE_SECONDS, MOST_CRASHES, POLL_SECONDS, STOP, Ended
 from sfumato.errors import ResourceError
 
 PRINTED = "ray.log"
 
 
-def edit_on_ray(work: Work, station: Station, cluster: Cluster) -> Iterator[RowResult]:
+def edit_on_ray(work: Work, setup: Setup, cluster: Cluster) -> Iterator[RowResult]:
     """Edit rows on Ray Data: `map_batches` over tables of rows, which hold paths, with an actor for each GPU or group of cores.
 
     Actors read the pictures and write the results themselves, as `edit_rows` does, so every machine must see the same files. An
@@ -25,7 +26,7 @@ def edit_on_ray(work: Work, station: Station, cluster: Cluster) -> Iterator[RowR
 
     Args:
         work: The rows, and where their files go.
-        station: What each worker works with.
+        setup: What each worker works with.
         cluster: Where they are.
 
     Yields:
@@ -40,7 +41,7 @@ def edit_on_ray(work: Work, station: Station, cluster: Cluster) -> Iterator[RowR
     rows, left = iter(work.rows), dict[str, Row]()
     vain = 0  # drivers in a row that ended without a result
     while vain < MOST_CRASHES:
-        driver = _Driver(work, station, cluster)
+        driver = _Driver(work, setup, cluster)
         vain += 1
         try:
             for message in driver.messages():
@@ -55,8 +56,8 @@ def edit_on_ray(work: Work, station: Station, cluster: Cluster) -> Iterator[RowR
         if driver.finished:
             return
     raise ResourceError(
-        f"The process that talks to Ray has ended {MOST_CRASHES} times without a result; {work.output.root / PRINTED} has what it "
-        "said. Run the same command again, which goes on.",
+        f"The process that talks to Ray has ended {MOST_CRASHES} times without a result; {work.output.root / PRINTED} has what "
+        "it said. Run the same command again, which goes on.",
         code="ray-failed",
     )
 
@@ -64,12 +65,12 @@ def edit_on_ray(work: Work, station: Station, cluster: Cluster) -> Iterator[RowR
 class _Driver:
     """The process that talks to Ray, seen from the one that has the ledger."""
 
-    def __init__(self, work: Work, station: Station, cluster: Cluster) -> None:
+    def __init__(self, work: Work, setup: Setup, cluster: Cluster) -> None:
         context = multiprocessing.get_context("spawn")
         self._stop, self.finished = work.stop, False
         self._deadline: float | None = None
         self._connection, theirs = context.Pipe()
-        given = cluster, station, work.output, work.same_model, theirs, work.output.root / PRINTED
+        given = cluster, setup, work.output, work.same_model, theirs, work.output.root / PRINTED
         self._process = context.Process(target=main, args=given, name="sfumato-batch-ray", daemon=True)
         self._process.start()
         theirs.close()

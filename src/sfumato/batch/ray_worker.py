@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import sfumato
 from sfumato.batch.editing import edit_rows
+from sfumato.batch.local import Setup
 from sfumato.batch.log import logged
 from sfumato.batch.output import Folder, Output
 from sfumato.batch.row import Fault, Row, RowResult
-from sfumato.batch.workers import MOST_CRASHES, Station
+from sfumato.batch.workers import MOST_CRASHES
 from sfumato.errors import EditError, ResourceError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def from_table(values: Iterable[bytes]) -> Iterator[Any]:
 
 
 class Attempts:
-    """Counts how often rows were begun and not ended: so many workers crashed at them. An actor of its own, which outlives them."""
+    """Counts how often rows were begun and not ended: so many workers crashed at them. An actor, which outlives the workers."""
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
@@ -58,27 +59,28 @@ class RowsEditor:
     """Edits tables of rows; an instance lives in each actor of the pool.
 
     Args:
-        station: What it works with.
+        setup: What it works with.
         output: Where the files go, as seen from every machine.
         same_model: As in `edit_rows`.
+        threads: Of its arithmetic.
         attempts: Handle of the actor of `Attempts`.
         version: Of the package in the process that has the ledger.
     """
 
-    def __init__(self, station: Station, output: Output, same_model: bool, attempts: Any, version: str) -> None:
+    def __init__(self, setup: Setup, output: Output, same_model: bool, threads: int, attempts: Any, version: str) -> None:
         import torch
 
-        torch.set_num_threads(station.threads or 1)
-        self._station, self._output, self._same_model = station, output, same_model
+        torch.set_num_threads(threads)
+        self._setup, self._output, self._same_model = setup, output, same_model
         self._attempts, self._version = attempts, version
-        self._engine = station.make_engine()
+        self._engine = setup.make_engine()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Edit a table of rows.
 
         Returns:
-            A table of `RowResult`; behind them an `EditError` if the whole batch cannot go on. It comes at once, at the end: a table
-            whose worker crashes midway is edited again as a whole, and files that were written are written again, the same.
+            A table of `RowResult`; behind them an `EditError` if the whole batch cannot go on. It comes at once, at the end: a
+            table whose worker crashes midway is edited again as a whole, and files that were written are written again, the same.
         """
         with logged(self._output.root) if isinstance(self._output, Folder) else nullcontext():  # elsewhere Ray has the log
             return to_table(self._edited(list(from_table(table[COLUMN].to_pylist()))))
@@ -87,7 +89,7 @@ class RowsEditor:
         try:
             if self._version != sfumato.__version__:
                 raise ResourceError(
-                    f"A machine of the cluster has sfumato {sfumato.__version__}, and this one {self._version}; install the same.",
+                    f"A machine of the cluster has sfumato {sfumato.__version__}, this one {self._version}; install the same.",
                     code="ray-version",
                 )
             for group in self._groups(rows):
@@ -113,9 +115,9 @@ class RowsEditor:
             rows,
             self._engine,
             self._output,
-            read=self._station.read,
-            render=self._station.render,
-            limits=self._station.limits,
+            read=self._setup.read,
+            render=self._setup.render,
+            limits=self._setup.limits,
             same_model=self._same_model,
             began=lambda row: self._tell("begin", row.key),
         )

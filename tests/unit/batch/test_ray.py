@@ -13,16 +13,16 @@ import psutil
 import pytest
 
 from sfumato.batch.ledger import Counts
+from sfumato.batch.local import Setup
 from sfumato.batch.ray_driver import Cluster, Pool, pool_of
 from sfumato.batch.ray_engine import edit_on_ray
 from sfumato.batch.row import RowResult
 from sfumato.batch.runner import Settings, Work, run_batch
-from sfumato.batch.workers import Station
 from sfumato.errors import ResourceError
 from tests.batches import here, painting_engine, pictures_in, read, render, rows_of
 
 pytest.importorskip("ray", reason="Ray is not installed")
-STATION = Station(make_engine=painting_engine, read=read, render=render)
+SETUP = Setup(make_engine=painting_engine, read=read, render=render)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def on_ray(work: Work, *, cluster: Cluster, then: Callable[[Work], None] = lambda work: None) -> Iterator[RowResult]:
     """Edit on Ray, and do something after the second result."""
-    for number, result in enumerate(edit_on_ray(work, STATION, cluster), 1):
+    for number, result in enumerate(edit_on_ray(work, SETUP, cluster), 1):
         yield result
         if number == 2:
             then(work)
@@ -63,6 +63,26 @@ def test_a_batch_is_stopped_and_goes_on_and_outlives_its_crashes(tmp_path: Path)
     assert pictures_in(tmp_path / "out") == pictures_in(tmp_path / "alone")
     faults = json.loads((tmp_path / "out" / "summary.json").read_text())["faults"]
     assert faults == {"worker-crashed": 1, "image-missing": 1, "image-format": 1, "internal": 1}
+
+
+def test_a_machine_is_lost(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster as Machines
+
+    rows = rows_of(tmp_path / "in", 24, prompt="slow")
+    run_batch(rows, here, Settings(out=tmp_path / "alone"))
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        lost = machines.add_node(num_cpus=1)
+        execute = partial(
+            on_ray,
+            cluster=Cluster(address=machines.address, workers=2, patience=2),
+            then=lambda work: machines.remove_node(lost, allow_graceful=False),
+        )
+        counts = run_batch(rows, execute, Settings(out=tmp_path / "out"))
+    finally:
+        machines.shutdown()
+    assert counts == Counts(done=24)
+    assert pictures_in(tmp_path / "out") == pictures_in(tmp_path / "alone")
 
 
 def test_no_worker_fits() -> None:
