@@ -237,7 +237,7 @@ def _connect(cluster: Cluster) -> None:
 
     shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if cluster.address is None:
-        here: dict[str, Any] = {"num_cpus": cores(), "object_store_memory": LOCAL_STORE, "_node_ip_address": "127.0.0.1"}
+        here: dict[str, Any] = {"num_cpus": cores(), "object_store_memory": LOCAL_STORE}
         ray.init(address="local", include_dashboard=False, **here, **shared)
     else:
         try:
