@@ -82,7 +82,7 @@ class FolderRows:
             if identity in self._left_out:
                 self.skipped["folders of masks or results"] += 1
             elif identity in inside:
-                self.skipped["links to a folder that they are in"] += 1
+                self.skipped["links back to a folder that they are in"] += 1
             else:
                 yield from self._walk(folder / name, f"{below}{name}/", inside | {identity})
 
@@ -90,7 +90,7 @@ class FolderRows:
         pictures = [name for name in names if _parts(name)[1] in self._suffixes]
         stems = {_parts(name)[0] for name in pictures}
         masks = [name for name in pictures if _is_mask(name, stems)]
-        self.skipped["no pictures"] += len(names) - len(pictures)
+        self.skipped["without a picture's ending"] += len(names) - len(pictures)
         self.skipped["masks"] += len(masks)
         place, found = folder, {stem.removesuffix(MASK): paths for stem, paths in _by_stem(folder, masks).items()}
         if self.masks is not None:

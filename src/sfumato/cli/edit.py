@@ -9,28 +9,27 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
 
 from sfumato.backbones.options import LoadOptions
 from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Offline
-from sfumato.cli.capacity import Canvas, check_format, check_mask_file
 from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
 from sfumato.cli.generated import generated
 from sfumato.cli.grid import source_tile
 from sfumato.cli.options import build_request
-from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_best, write_results
+from sfumato.cli.results import FORMATS, GRID, FormatName, file_names, format_of, known_format, write_best, write_results
 from sfumato.cli.staging import check_space, staged
 from sfumato.cli.standard_input import piped
 from sfumato.errors import OptionError
+from sfumato.pictures.capacity import Canvas, check_format, check_mask_file
 from sfumato.pictures.reading import MAX_PIXELS, restore, write
 from sfumato.pictures.writing import SUFFIXES, Format
 from sfumato.request import EditRequest, EditResult
 
-FORMATS = "|".join(get_args(FormatName))
 LISTED = 12  # predictions named on the terminal
 COMPRESSED_BYTES_PER_PIXEL = 2  # of a photograph as PNG, roughly
 
@@ -237,7 +236,7 @@ def edit(
             save_mask=save_mask,
             layer=layer,
             save_steps=save_steps,
-            format=_known_format(format),
+            format=known_format(format),
             metadata=metadata,
         )
         if as_json and out == STANDARD:
@@ -269,10 +268,3 @@ def describe(summary: dict[str, Any], *, silent: bool = False) -> None:
         typer.echo(f"... and {len(pictures) - LISTED} more")
     if grid:
         typer.echo(f"{folder / GRID}  all at a glance")
-
-
-def _known_format(name: str | None) -> FormatName | None:
-    known = next((known for known in get_args(FormatName) if known == name), None)
-    if name is not None and known is None:
-        raise OptionError(f"--format {name!r} is unknown; choose {FORMATS.replace('|', ', ')}.", code="output-format")
-    return known

@@ -29,6 +29,10 @@ class Commands(TyperGroup):
             from sfumato.cli.edit import command
 
             self.add_command(command(args[0], self.commands[args[0]].help or "", args[1:]), args[0])
+        if args and args[0] == "batch":
+            from sfumato.cli import batch as module
+
+            self.add_command(module.command(self.commands["batch"].help or "", args[1:]), "batch")
         return super().resolve_command(ctx, args)
 
 
@@ -74,6 +78,11 @@ def fill() -> None:
 @app.command()
 def outpaint() -> None:
     """Extend a picture by margins; the prompt is optional."""
+
+
+@app.command()
+def batch() -> None:
+    """Edit a folder of pictures, or the rows of a manifest; an interrupted batch goes on where it was."""
 
 
 @app.command()

@@ -88,6 +88,17 @@ def own_parameters(cards: Iterable[MethodCard], shown: MethodCard | None) -> lis
     return list(made.values())
 
 
+def set_options(options: dict[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
+    """The command line's options that do not have their defaults, for requests that are made later.
+
+    Args:
+        options: All options of fields and of methods.
+        without: Fields without an option.
+    """
+    usual = {parameter.name: parameter.default for parameter in request_parameters(None, without, ())}
+    return {name: _read(name, value) for name, value in options.items() if value not in (None, [], usual.get(name))}
+
+
 def build_request(options: dict[str, Any]) -> EditRequest:
     """Make the request from the command line's options; None and empty lists keep their defaults.
 
