@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from sfumato.batch.ahead import Limits
-from sfumato.batch.local import Setup, edit_here
+from sfumato.batch.files import FileOptions
+from sfumato.batch.local import EngineOptions, Setup, edit_here, setup_of
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.runner import Settings, Work, run_batch
 from sfumato.editing.progress import Progress
@@ -104,7 +105,7 @@ def few_at_a_time(work: Work) -> Iterator[RowResult]:
 
 
 def rows_of(folder: Path, count: int, *, side: int = 48, bad: Iterable[int] = (), **options: Any) -> list[Row]:
-    """Rows with a picture each; the bad ones in turn have none, one that is damaged, or a prompt that breaks the editor."""
+    """Rows with a picture each; the bad ones in turn have none, one that is damaged, or a box outside of it."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, wrong = [], set(bad)
     for number in range(count):
@@ -119,15 +120,16 @@ def rows_of(folder: Path, count: int, *, side: int = 48, bad: Iterable[int] = ()
             Image.fromarray(pixels).save(path)
         given = {"prompt": "a ball", "seed": number, "n": 1, "box": [8, 8, 16, 16], **options}
         if kind == 2:
-            given["prompt"] = "break"
+            given["box"] = [side, side, 8, 8]
         rows.append(Row(key=path.name, options=given, pictures={"image": str(path)}, output=f"{number // 10}/{path.stem}"))
     return rows
 
 
 def pictures_in(folder: Path) -> dict[str, bytes]:
     """All results of a batch by their paths, without what says how long it took and without what is hidden."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".png", ".jpg"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found if ".sfumato" not in str(path)}
+    places = [(Path(place), names) for place, _, names in os.walk(folder) if ".sfumato" not in place]
+    found = (place / name for place, names in places for name in names if name.endswith((".png", ".jpg")))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found)}
 
 
 def killed_at_random(command: list[str], out: Path, random: np.random.Generator, *, seconds: float, most: int = 10**6) -> int:
@@ -160,10 +162,19 @@ def killed_at_random(command: list[str], out: Path, random: np.random.Generator,
         return kills
 
 
-def main(folder: str, out: str, count: str, bad: str = "") -> None:
-    """A batch of slow rows."""
-    rows = rows_of(Path(folder), int(count), bad=map(int, bad.split(",")) if bad else (), prompt="slow")
-    run_batch(rows, here, Settings(out=Path(out)))
+def with_the_model(work: Work) -> Iterator[RowResult]:
+    """Edit rows in this process with the models that they name."""
+    yield from edit_here(work, setup_of(EngineOptions(), FileOptions()))
+
+
+REAL = {"prompt": "a red ball", "model": "embedded-fast", "steps": 4, "rank": "none", "side": 64}
+
+
+def main(kind: str, folder: str, out: str, count: str, bad: str = "") -> None:
+    """A batch of slow rows, or one of real edits of tiny pictures."""
+    execute, options = (with_the_model, REAL) if kind == "real" else (here, {"prompt": "slow"})
+    wrong = [int(number) for number in bad.split(",") if number]
+    run_batch(rows_of(Path(folder), int(count), bad=wrong, **options), execute, Settings(out=Path(out)))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from sfumato.batch.output import Folder, overwriting_refused
 from sfumato.batch.results import write_results
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.stopping import stopping
+from sfumato.errors import Cancelled
 
 RECENT = 64  # rows that the present throughput is judged by
 
@@ -106,6 +107,7 @@ def run_batch(
     Raises:
         OptionError: batch-changed, batch-key, output-exists.
         ResourceError: batch-running, disk-full, output-unwritable, ledger-damaged, ledger-failed.
+        Cancelled: It was stopped before its first row.
         EditError: What `execute` raised. All that was done until then is recorded.
     """
     stop, output = threading.Event(), Folder(settings.out, settings.part)
@@ -114,7 +116,7 @@ def run_batch(
         ledger.adopt()
         refuse_overwriting = overwriting_refused(settings.out)
         counts = ledger.plan(
-            rows,
+            _until(stop, rows),
             settings.parameters,
             force=settings.force,
             whole=lambda result: all(map(output.has, result.files)),
@@ -131,6 +133,14 @@ def run_batch(
         write_results(ledger, output, settings.part, facts, parquet=settings.parquet)
         output.sweep()
         return ledger.counts()
+
+
+def _until(stop: threading.Event, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, unless the batch is stopped while they are listed."""
+    for row in rows:
+        if stop.is_set():
+            raise Cancelled("The batch was stopped before its first row.")
+        yield row
 
 
 class Meter:

@@ -41,14 +41,18 @@ def test_all_rows_are_done(tmp_path: Path) -> None:
 
 
 def test_a_bad_row_is_a_fault_and_stops_nothing(tmp_path: Path) -> None:
-    counts, _ = run(rows_of(tmp_path / "in", 9, bad=(3, 4, 5)), tmp_path / "out")
-    assert counts == Counts(done=6, failed=3)
+    rows = rows_of(tmp_path / "in", 9, bad=(3, 4, 5))
+    rows[6] = replace(rows[6], options={**rows[6].options, "prompt": "break"})
+    counts, _ = run(rows, tmp_path / "out")
+    assert counts == Counts(done=5, failed=4)
+    assert "RuntimeError: unexpected" in (tmp_path / "out" / "batch.log").read_text()
     lines = records(tmp_path / "out")
     assert [line["key"] for line in lines] == [f"{number:04}.png" for number in range(9)]
     assert {line["key"]: line["fault"]["code"] for line in lines if line["fault"]} == {
         "0003.png": "image-missing",
         "0004.png": "image-format",
-        "0005.png": "internal",
+        "0005.png": "mask-empty",
+        "0006.png": "internal",
     }
 
 
@@ -259,7 +263,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_killed_at_random_moments_and_run_again(tmp_path: Path) -> None:
-    out, arguments = tmp_path / "out", [str(tmp_path / "in"), str(tmp_path / "out"), "16", "7,8"]
+    out, arguments = tmp_path / "out", ["slow", str(tmp_path / "in"), str(tmp_path / "out"), "16", "7,8"]
     command = [sys.executable, "-m", "tests.batches", *arguments]
     kills = killed_at_random(command, out, np.random.default_rng(7), seconds=0.5, most=2)
     assert kills == 2

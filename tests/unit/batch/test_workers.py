@@ -27,7 +27,7 @@ def test_workers_make_the_same_pictures_and_outlive_their_crashes(tmp_path: Path
     assert counts == Counts(done=11, failed=4)
     assert pictures_in(tmp_path / "out") == pictures_in(tmp_path / "alone")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["faults"] == {"worker-crashed": 1, "image-missing": 1, "image-format": 1, "internal": 1}
+    assert summary["faults"] == {"worker-crashed": 1, "image-missing": 1, "image-format": 1, "mask-empty": 1}
 
 
 def test_what_every_row_would_meet_ends_the_batch(tmp_path: Path) -> None:
