@@ -17,7 +17,7 @@ from typing import Any
 
 import sfumato
 from sfumato.batch.local import Setup
-from sfumato.batch.output import Output
+from sfumato.batch.output import Place
 from sfumato.batch.ray_worker import COLUMN, Attempts, RowsEditor, from_table, to_table
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.workers import POLL_SECONDS, STOP, Ended, cores
@@ -96,7 +96,7 @@ def pool_of(cluster: Cluster, resources: Mapping[str, float]) -> Pool:
     return pool
 
 
-def main(cluster: Cluster, setup: Setup, output: Output, same_model: bool, connection: Connection, printed: Path) -> None:
+def main(cluster: Cluster, setup: Setup, output: Place, same_model: bool, connection: Connection, printed: Path) -> None:
     """Run what the process that has the ledger sends: lists of rows, an empty one at the end, or `STOP`.
 
     Args:
@@ -137,7 +137,7 @@ class _StoppedError(EOFError):
 class _Driver:
     """One connection to Ray."""
 
-    def __init__(self, cluster: Cluster, setup: Setup, output: Output, same_model: bool, connection: Connection) -> None:
+    def __init__(self, cluster: Cluster, setup: Setup, output: Place, same_model: bool, connection: Connection) -> None:
         self._cluster, self._output, self._same_model, self._connection = cluster, output, same_model, connection
         _connect(cluster)
         import ray

@@ -12,7 +12,7 @@ import sfumato
 from sfumato.batch.editing import edit_rows
 from sfumato.batch.local import Setup
 from sfumato.batch.log import logged
-from sfumato.batch.output import Folder, Output
+from sfumato.batch.output import Place
 from sfumato.batch.row import Fault, Row, RowResult
 from sfumato.batch.workers import MOST_CRASHES
 from sfumato.errors import EditError, ResourceError
@@ -67,7 +67,7 @@ class RowsEditor:
         version: Of the package in the process that has the ledger.
     """
 
-    def __init__(self, setup: Setup, output: Output, same_model: bool, threads: int, attempts: Any, version: str) -> None:
+    def __init__(self, setup: Setup, output: Place, same_model: bool, threads: int, attempts: Any, version: str) -> None:
         import torch
 
         torch.set_num_threads(threads)
@@ -82,7 +82,8 @@ class RowsEditor:
             A table of `RowResult`; behind them an `EditError` if the whole batch cannot go on. It comes at once, at the end: a
             table whose worker crashes midway is edited again as a whole, and files that were written are written again, the same.
         """
-        with logged(self._output.root) if isinstance(self._output, Folder) else nullcontext():  # elsewhere Ray has the log
+        root = self._output.root
+        with logged(root) if root.is_dir() else nullcontext():  # on another machine without a common folder, Ray has the log
             return to_table(self._edited(list(from_table(table[COLUMN].to_pylist()))))
 
     def _edited(self, rows: list[Row]) -> Iterator[RowResult | EditError]:

@@ -40,6 +40,7 @@ class Settings:
     Args:
         jobs: A folder, or a manifest's path or URL.
         out: Folder of the results.
+        store: URL of an object store for the results.
         masks: Folder of masks, by the pictures' names.
         files: How results are written.
         force: Replace files, and run rows again that are done with other parameters.
@@ -54,6 +55,7 @@ class Settings:
 
     jobs: str
     out: Path
+    store: str | None = None
     masks: Path | None = None
     files: FileOptions = field(default_factory=FileOptions)
     force: bool = False
@@ -83,6 +85,9 @@ def batch(
         str, typer.Argument(help="Folder of pictures; or .jsonl, .csv or .parquet, a row for each edit.", metavar="JOBS")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")],
+    store: Annotated[
+        str | None, typer.Option(help="Object store for the results; --out keeps the ledger and the logs.", metavar="URL")
+    ] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder of masks named like their pictures.", metavar="DIR")] = None,
     name: Annotated[
         str | None,
@@ -119,6 +124,7 @@ def batch(
         settings = Settings(
             jobs=jobs,
             out=only_folder(out),
+            store=store,
             masks=masks,
             files=files,
             force=force,
@@ -194,6 +200,7 @@ def run(rows: FolderRows | ManifestRows, settings: Settings, as_json: bool) -> b
     failures = Failures(str(table))
     given = runner.Settings(
         out=settings.out,
+        store=settings.store,
         parameters=settings.parameters(),
         force=settings.force,
         names=settings.files.naming.paths,
