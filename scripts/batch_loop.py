@@ -1,7 +1,7 @@
 """A batch against a shell loop of `sfumato edit`: `python scripts/batch_loop.py [EDITS] [TURNS]`, by default 100 and 1.
 
-Small edits of 128x128 pictures with the embedded model, one prediction each. Prints the seconds of both, from the first command to
-the last file, and their ratio; with several turns, each turn's.
+Small edits of 128x128 pictures with the embedded model, one prediction each. Prints the seconds of both, from the first command
+to the last file, and their ratio; with several turns, each turn's.
 """
 
 import subprocess
@@ -32,7 +32,7 @@ def main() -> None:
     """Measure and print."""
     edits, turns = (int(sys.argv[i]) if len(sys.argv) > i else usual for i, usual in ((1, 100), (2, 1)))
     console = Console()
-    for turn in range(turns):
+    for _ in range(turns):
         with TemporaryDirectory() as folder:
             pictures, out = Path(folder) / "in", Path(folder)
             names = [row.pictures["image"] for row in rows_of(pictures, edits, side=128)]

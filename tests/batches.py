@@ -126,10 +126,14 @@ def rows_of(folder: Path, count: int, *, side: int = 48, bad: Iterable[int] = ()
 
 
 def pictures_in(folder: Path) -> dict[str, bytes]:
-    """All results of a batch by their paths, without what says how long it took and without what is hidden."""
+    """All results of a batch and their small pictures, by their paths; without what is hidden."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths_in(folder))}
+
+
+def paths_in(folder: Path) -> list[Path]:
+    """Where they are, also while some come and go."""
     places = [(Path(place), names) for place, _, names in os.walk(folder) if ".sfumato" not in place]
-    found = (place / name for place, names in places for name in names if name.endswith((".png", ".jpg")))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found)}
+    return [place / name for place, names in places for name in names if name.endswith((".png", ".jpg"))]
 
 
 def killed_at_random(command: list[str], out: Path, random: np.random.Generator, *, seconds: float, most: int = 10**6) -> int:
@@ -147,9 +151,9 @@ def killed_at_random(command: list[str], out: Path, random: np.random.Generator,
     """
     kills = 0
     while True:
-        before = len(pictures_in(out))
+        before = len(paths_in(out))
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-        while process.poll() is None and len(pictures_in(out)) == before:
+        while process.poll() is None and len(paths_in(out)) == before:
             time.sleep(0.01)
         try:
             status = process.wait(random.uniform(0, seconds) if kills < most else None)
