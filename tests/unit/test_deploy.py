@@ -23,7 +23,9 @@ def instructions(text: str) -> list[tuple[str, str]]:
     """Instructions of a Dockerfile and their arguments, without comments and with their lines joined."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
-    return [(word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line.strip())]
+    return [
+        (word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line.strip())
+    ]
 
 
 def faults(text: str, root: Path = ROOT) -> list[str]:
@@ -103,7 +105,9 @@ def test_faults_of_a_dockerfile_are_found(before: str, after: str, fault: str) -
 
 
 def test_what_is_copied_is_not_ignored() -> None:
-    sources = [shlex.split(rest) for word, rest in instructions(DOCKERFILE.read_text()) if word == "COPY" and "--from" not in rest]
+    sources = [
+        shlex.split(rest) for word, rest in instructions(DOCKERFILE.read_text()) if word == "COPY" and "--from" not in rest
+    ]
     assert not [name for words in sources for name in words[:-1] if ignored(name)]
     assert all(map(ignored, (".git", ".env", "out", "tests")))
 
