@@ -3,8 +3,8 @@
 `killed`: rows (500, of which 20 are bad) are edited in this process by a stand-in for the model, and on a local Ray with two
 workers, one of which is killed every few seconds, at random. Results, faults and bytes must be the same.
 
-`throughput`: with the cores that OMP_NUM_THREADS says (2), turns (5) edit the same pictures (48) in this process with all cores, on
-Ray with a worker for each, and in this process again, in an order that turns round. Rows per second are counted by the times of
+`throughput`: with the cores that OMP_NUM_THREADS says (2), turns (5) edit the same pictures (48) in this process with all cores,
+on Ray with a worker for each, and in this process again, in an order that turns round. Rows per second are counted by the times of
 the written files, after the first third, when every worker has its model. Printed are the medians, and the ratio to the first of
 the same turn with its range: the last line, one against itself, shows how much of a ratio is chance.
 """
