@@ -4,9 +4,9 @@
 workers, one of which is killed every few seconds, at random. Results, faults and bytes must be the same.
 
 `throughput`: with the cores that OMP_NUM_THREADS says (2), turns (5) edit the same pictures (48) in this process with all cores,
-on Ray with a worker for each, and in this process again, in an order that turns round. Rows per second are counted by the times of
-the written files, after the first third, when every worker has its model. Printed are the medians, and the ratio to the first of
-the same turn with its range: the last line, one against itself, shows how much of a ratio is chance.
+on Ray with a worker for each, and in this process again, in an order that turns round. Rows per second are counted by the times
+of the written files, after the first third, when every worker has its model. Printed are the medians, and the ratio to the first
+of the same turn with its range: the last line, one against itself, shows how much of a ratio is chance.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -41,6 +41,17 @@ CONSOLE = Console()
 KILL_SECONDS = (2.0, 12.0)
 
 
+def workers() -> list[psutil.Process]:
+    """Ray's workers that have started: if those that start were killed as well, a slow machine would never have any."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            title = child.cmdline()[0] if child.cmdline() else ""
+            if title.startswith("ray::MapWorker") and not title.endswith("__init__"):
+                found.append(child)
+    return found
+
+
 @contextmanager
 def killing(seed: int) -> Iterator[list[int]]:
     """Kill workers of this machine's Ray at random moments inside the block."""
@@ -48,8 +59,7 @@ def killing(seed: int) -> Iterator[list[int]]:
 
     def kill() -> None:
         while not over.wait(random.uniform(*KILL_SECONDS)):
-            running = [child for child in psutil.Process().children(recursive=True) if child.name().startswith("ray::MapWorker")]
-            if running:
+            if running := workers():
                 chosen = running[random.integers(len(running))]
                 chosen.kill()
                 killed.append(chosen.pid)
