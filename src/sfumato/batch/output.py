@@ -32,6 +32,19 @@ class Output(Protocol):
         """Remove a file if it is there."""
 
 
+class Place(Output, Protocol):
+    """Interface of the place of a whole batch: `Folder`, or `sfumato.batch.object_store.ObjectStore`."""
+
+    root: Path
+    """Folder of this machine with the ledger and the logs."""
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+
+    def sweep(self) -> None:
+        """Remove what was being written when a process ended; nobody else may be writing."""
+
+
 class Folder:
     """A folder of this machine or of a network. A file is there when it is complete and on the disk, and not before.
 
@@ -43,7 +56,8 @@ class Folder:
     """
 
     def __init__(self, root: Path, part: str = "") -> None:
-        self.root, self.staging = root, root / STAGING / (part or "whole")
+        self.root = root.absolute()  # a worker may have another working directory
+        self.staging = self.root / STAGING / (part or "whole")
 
     def write(self, path: str, data: bytes) -> None:
         """See `Output.write`.
@@ -63,11 +77,11 @@ class Folder:
         self._inside(path).unlink(missing_ok=True)
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """See `Place.has`."""
         return (self.root / path).is_file()
 
     def sweep(self) -> None:
-        """Remove what was being written when a process ended; nobody else may be writing."""
+        """See `Place.sweep`."""
         shutil.rmtree(self.staging, ignore_errors=True)
         if self.staging.parent.is_dir() and not any(self.staging.parent.iterdir()):
             self.staging.parent.rmdir()
