@@ -49,9 +49,9 @@ def test_a_row_is_what_edit_makes(folder: Path, tmp_path: Path, name: str) -> No
     for index in range(2):
         made, alone = folder / "out" / f"{stem}_0{index}.{suffix}", tmp_path / f"0{index}.{suffix}"
         assert np.array_equal(np.asarray(Image.open(made)), np.asarray(Image.open(alone)))
-    layer, alone = Image.open(folder / "out" / f"{stem}_00_layer.png"), Image.open(tmp_path / "layer.png")
+    layer, layer_alone = Image.open(folder / "out" / f"{stem}_00_layer.png"), Image.open(tmp_path / "layer.png")
     assert layer.mode == "RGBA"
-    assert np.array_equal(np.asarray(layer), np.asarray(alone))
+    assert np.array_equal(np.asarray(layer), np.asarray(layer_alone))
 
 
 def test_a_photograph_stays_one(folder: Path) -> None:
