@@ -18,7 +18,7 @@ from sfumato.masks.canvas import in_pixels
 from sfumato.pictures import orientation
 from sfumato.pictures.capacity import Canvas, check_format
 from sfumato.pictures.formats import open_header
-from sfumato.pictures.reading import MAX_PIXELS, inspect, written_format
+from sfumato.pictures.reading import MAX_PIXELS, upright_size, written_format
 from sfumato.pictures.sizing import fitted
 from sfumato.request import EditRequest, by_field
 
@@ -33,21 +33,21 @@ class Header:
     """What a picture's header says.
 
     Args:
-        size: Width and height as stored.
+        upright: Width and height as people see it.
         turned_by: EXIF orientation.
         transparent: Whether it may have transparent pixels.
         image: The picture, closed.
     """
 
-    size: Size
+    upright: Size
     turned_by: int
     transparent: bool
     image: Image.Image
 
     @property
-    def upright(self) -> Size:
-        """Width and height as people see it."""
-        return orientation.stored_size(self.size, self.turned_by)
+    def size(self) -> Size:
+        """Width and height as stored."""
+        return orientation.stored_size(self.upright, self.turned_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ class Checks:
         try:
             with opened(location, what, self.max_pixels) as stream:
                 image = open_header(stream, label, self.max_pixels)
-                size, turned_by, _ = inspect(image, max_pixels=self.max_pixels, what=what)
-                return Header(size=size, turned_by=turned_by, transparent=image.has_transparency_data, image=image)
+                upright, turned_by = upright_size(image, max_pixels=self.max_pixels, what=what), orientation.orientation_of(image)
+                return Header(upright=upright, turned_by=turned_by, transparent=image.has_transparency_data, image=image)
         except EditError:
             raise
         except Exception as error:

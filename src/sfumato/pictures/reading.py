@@ -83,13 +83,13 @@ def inspect(
         return orientation.stored_size(image.size, turned_by) if by_tag else image.size, turned_by, list(notes)
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
+def upright_size(image: Image.Image, *, max_pixels: int | None = None, what: str = "image") -> tuple[int, int]:
     """Width and height, as `read` turns a picture, of one of which only the header has been read.
 
-    No pixel is decoded, whatever size the header has. Errors are those of `read`, but for its limit.
+    No pixel is decoded, whatever size the header has. Arguments and errors are those of `read`, but that None is no limit.
     """
-    with _opened(image, MAX_PIXELS, "image") as (_, label), _damage_reported(label):
-        _check_header(image, label, image.width * image.height)
+    with _opened(image, MAX_PIXELS, what) as (_, label), _damage_reported(label):
+        _check_header(image, label, image.width * image.height if max_pixels is None else max_pixels)
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow gives the size it will have upright
             return image.size
         return orientation.stored_size(image.size, orientation.orientation_of(image))
