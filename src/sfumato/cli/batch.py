@@ -226,7 +226,7 @@ def _executor(settings: Settings) -> "Execute":
         from sfumato.batch.ray_driver import Cluster
         from sfumato.batch.ray_engine import edit_on_ray
 
-        named = (settings.load.device or "").partition(":")[0]
+        named = str(settings.load.device or "").partition(":")[0]
         cluster = Cluster(address=settings.address, workers=settings.workers, gpu=named == "cuda" if named else None)
         return lambda work: edit_on_ray(work, setup, cluster)
     if workers > 1:
