@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from sfumato.batch.ahead import Limits
@@ -172,6 +173,17 @@ def with_the_model(work: Work) -> Iterator[RowResult]:
 
 
 REAL = {"prompt": "a red ball", "model": "embedded-fast", "steps": 4, "rank": "none", "side": 64}
+
+
+def ray_workers() -> list[psutil.Process]:
+    """Workers of this process's Ray that have started: if those that start were killed too, a slow machine would never have any."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            title = " ".join(child.cmdline())
+            if title.startswith("ray::MapWorker") and "__init__" not in title:
+                found.append(child)
+    return found
 
 
 def main(kind: str, folder: str, out: str, count: str, bad: str = "") -> None:
