@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -176,7 +177,7 @@ REAL = {"prompt": "a red ball", "model": "embedded-fast", "steps": 4, "rank": "n
 
 
 def ray_workers() -> list[psutil.Process]:
-    """Workers of this process's Ray that have started: if those that start were killed too, a slow machine would never have any."""
+    """Workers of this process's Ray that have started: those that start are left to it."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
