@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -43,7 +44,7 @@ class Folder:
     """
 
     def __init__(self, root: Path, part: str = "") -> None:
-        self.root, self.staging = root, root / STAGING / (part or "whole")
+        self.root, self.part, self.staging = root, part, root / STAGING / (part or "whole")
 
     def write(self, path: str, data: bytes) -> None:
         """See `Output.write`.
@@ -67,9 +68,9 @@ class Folder:
         return (self.root / path).is_file()
 
     def sweep(self) -> None:
-        """Remove what was being written when a process ended; nobody else may be writing."""
-        shutil.rmtree(self.staging, ignore_errors=True)
-        if self.staging.parent.is_dir() and not any(self.staging.parent.iterdir()):
+        """Remove what was being written when a process ended; nobody else may be writing, nor any part beside the whole."""
+        shutil.rmtree(self.staging if self.part else self.staging.parent, ignore_errors=True)
+        with suppress(OSError):  # other parts write there, or it is gone
             self.staging.parent.rmdir()
 
     def _inside(self, path: str) -> Path:
