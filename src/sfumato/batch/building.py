@@ -1,5 +1,6 @@
 """Rows from what a folder or a manifest says: defaults, validation, and keys and outputs that are not taken."""
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import blake2b
@@ -8,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sfumato.batch.locations import check_name, located, printable
+from sfumato.batch.locations import SURROGATE, check_name, located, printable
 from sfumato.batch.naming import Naming, check_output
 from sfumato.batch.row import Fault, Row
 from sfumato.editing import tasks
@@ -28,10 +29,11 @@ class RowBuilder:
     Args:
         defaults: Fields of `EditRequest` and methods' own options for all rows; pictures are relative to the current folder.
         naming: How result files are called, to tell which rows would write the same.
+        out: Where they go, to tell which rows would replace a picture that they are made from.
     """
 
-    def __init__(self, defaults: Mapping[str, Any], naming: Naming | None = None) -> None:
-        self._naming = naming or Naming()
+    def __init__(self, defaults: Mapping[str, Any], naming: Naming | None = None, out: Path | None = None) -> None:
+        self._naming, self._out = naming or Naming(), out
         self._defaults = dict(defaults)
         for name in PICTURES:
             if name in self._defaults:
@@ -42,6 +44,16 @@ class RowBuilder:
     def says_where(self) -> bool:
         """Whether the defaults say where to edit."""
         return any(self._defaults.get(name) is not None for name in (*WHERE, "expand"))
+
+    def check_defaults(self) -> None:
+        """Refuse defaults with which no row could be edited that has nothing of its own but pictures.
+
+        Raises:
+            OptionError: Such as prompt-empty.
+        """
+        options = {name: value for name, value in self._defaults.items() if name not in PICTURES}
+        pictures = _named({name: self._defaults[name] for name in PICTURES if name in self._defaults})
+        validated(options, {"image": "image", "mask": "mask", **pictures})
 
     def row(
         self,
@@ -115,8 +127,20 @@ class RowBuilder:
             number += 1
             row = Row(key=row.key, options=row.options, pictures=row.pictures, output=f"{output}-{number}")
         for path in self._naming.paths(row):
+            self._check_sources(path, row)
             self._outputs.taken(path)
         return row
+
+    def _check_sources(self, path: str, row: Row) -> None:
+        """Refuse an output that a picture of the row may be replaced by."""
+        if self._out is None:
+            return
+        target = os.path.abspath(self._out / path)
+        if any(target in (picture, os.path.splitext(picture)[0]) for picture in row.pictures.values()):
+            raise OptionError(
+                f"The output {path} would replace a picture that it is made from; name another, or another --out.",
+                code="output-invalid",
+            )
 
 
 def validated(options: Mapping[str, Any], pictures: Mapping[str, str]) -> EditRequest:
@@ -150,7 +174,7 @@ def _check_method(request: EditRequest) -> None:
 
 def _check_text(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
-        if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
+        if SURROGATE.search(str(value)):
             raise OptionError(f"{name}={value!r} is not possible: it holds bytes that are not UTF-8.")
 
 

@@ -31,6 +31,7 @@ class FolderRows:
 
     Raises:
         OptionError: option-contradiction: `masks`, and defaults that say where to edit. jobs-unreadable: it cannot be listed.
+            output-invalid: it is itself left out. The errors of `RowBuilder.check_defaults`.
     """
 
     folder: Path
@@ -49,6 +50,9 @@ class FolderRows:
         for place, option in ((self.folder, "JOBS"), (self.masks, "--masks")):
             if place is not None and not place.is_dir():
                 raise OptionError(f"{option} {place} is no folder that can be read; check the path.", code="jobs-unreadable")
+        if any(place.exists() and place.samefile(self.folder) for place in self.without):
+            raise OptionError(f"{self.folder} is also the folder of results; name another --out.", code="output-invalid")
+        self.builder.check_defaults()
         self._left_out = {_identity(place) for place in (*self.without, *filter(None, [self.masks])) if place.is_dir()}
 
     def __iter__(self) -> Iterator[Row]:

@@ -10,6 +10,8 @@ from typing import IO, Any
 from sfumato.errors import EditError, ImageError, OptionError, ResourceError
 from sfumato.pictures.reading import MAX_PIXELS, RAISE, most_bytes, open_file
 
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 LONGEST_NAME = 4096  # characters of a path or URL
 
@@ -45,9 +47,9 @@ def check_name(name: str) -> None:
     """
     if not name or len(name) > LONGEST_NAME:
         reason = f"is longer than {LONGEST_NAME} characters" if name else "is empty"
-    elif any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+    elif _CONTROL.search(name):
         reason = "holds a line break or another control character"
-    elif any("\ud800" <= letter <= "\udfff" for letter in name):
+    elif SURROGATE.search(name):
         reason = "is not UTF-8"
     else:
         return
@@ -56,6 +58,8 @@ def check_name(name: str) -> None:
 
 def printable(text: str) -> str:
     """The text with escapes in place of control characters and of bytes that are not UTF-8."""
+    if text.isprintable():
+        return text
     shown = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown)
 

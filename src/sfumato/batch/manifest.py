@@ -1,9 +1,10 @@
 """Rows from a manifest: fields of a request in each line of a JSON lines, CSV or Parquet file."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ class ManifestRows:
     Args:
         path: Of the manifest, or its URL; its ending says what it is.
         builder: Makes the rows.
+        skipped: Always empty; of a folder it counts what is no picture.
 
     Raises:
         OptionError: jobs-unreadable, jobs-invalid.
@@ -38,6 +40,7 @@ class ManifestRows:
 
     path: str
     builder: RowBuilder
+    skipped: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if os.path.splitext(self.path)[1].lower() not in READERS:

@@ -9,10 +9,10 @@ from sfumato.batch.locations import is_url
 from sfumato.batch.manifest import ManifestRows
 from sfumato.errors import OptionError
 
+Rows = FolderRows | ManifestRows
 
-def rows_of(
-    jobs: str, builder: RowBuilder, *, masks: Path | None = None, without: Collection[Path] = ()
-) -> FolderRows | ManifestRows:
+
+def rows_of(jobs: str, builder: RowBuilder, *, masks: Path | None = None, without: Collection[Path] = ()) -> Rows:
     """Rows of what JOBS names, to be iterated over once.
 
     Args:

@@ -4,19 +4,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.batch.building import RowBuilder, validated
 from sfumato.batch.files import FileOptions
-from sfumato.batch.folder import FolderRows
-from sfumato.batch.manifest import ManifestRows
 from sfumato.batch.naming import Naming
 from sfumato.batch.row import Row
 from sfumato.batch.sharding import Shard
-from sfumato.batch.sources import rows_of
 from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Json, Offline
 from sfumato.cli.destination import only_folder
 from sfumato.cli.failures import reported
@@ -25,7 +21,10 @@ from sfumato.cli.options import build_request, set_options
 from sfumato.cli.results import FORMATS, format_of, known_format
 from sfumato.errors import OptionError
 from sfumato.pictures.reading import MAX_PIXELS
-from sfumato.request import PICTURES
+
+if TYPE_CHECKING:
+    from sfumato.batch.runner import Execute
+    from sfumato.batch.sources import Rows
 
 WITHOUT = ("image",)
 SOME_FAILED = 5  # exit status
@@ -145,24 +144,21 @@ def _engine(name: str, address: str | None) -> Engine:
     return known  # type: ignore[return-value]
 
 
-def make_rows(settings: Settings, options: dict[str, Any]) -> FolderRows | ManifestRows:
+def make_rows(settings: Settings, options: dict[str, Any]) -> "Rows":
     """The rows, after what the command line says for all of them has been checked.
 
     Raises:
         OptionError: A value that is not allowed; a folder of pictures and no prompt.
     """
+    from sfumato.batch.building import RowBuilder
+    from sfumato.batch.sources import rows_of
+
     build_request({"image": "image", **options})  # names the option that is wrong
-    defaults = set_options(options, WITHOUT)
-    rows = rows_of(settings.jobs, RowBuilder(defaults, settings.files.naming), masks=settings.masks, without=(settings.out,))
-    if isinstance(rows, FolderRows):
-        if settings.out.exists() and settings.out.samefile(settings.jobs):
-            raise OptionError(f"--out {settings.out} holds the pictures themselves; name another folder.", code="output-invalid")
-        pictures = {name: name for name in ("image", "mask")}
-        validated({name: value for name, value in defaults.items() if name not in PICTURES}, pictures)
-    return rows
+    builder = RowBuilder(set_options(options, WITHOUT), settings.files.naming, settings.out)
+    return rows_of(settings.jobs, builder, masks=settings.masks, without=(settings.out,))
 
 
-def check(rows: FolderRows | ManifestRows, settings: Settings, as_json: bool) -> bool:
+def check(rows: "Rows", settings: Settings, as_json: bool) -> bool:
     """Check all rows, print what is wrong with each, and tell whether anything is."""
     from sfumato.batch.checks import Checks
     from sfumato.cli.batch_progress import show_faults
@@ -181,7 +177,7 @@ def check(rows: FolderRows | ManifestRows, settings: Settings, as_json: bool) ->
     return bool(found)
 
 
-def run(rows: FolderRows | ManifestRows, settings: Settings, as_json: bool) -> bool:
+def run(rows: "Rows", settings: Settings, as_json: bool) -> bool:
     """Run all rows that are not done, print how many are, and tell whether any failed."""
     from sfumato.batch import runner
     from sfumato.batch.results import check_parquet, named
@@ -211,7 +207,7 @@ def run(rows: FolderRows | ManifestRows, settings: Settings, as_json: bool) -> b
     return bool(counts.failed)
 
 
-def _executor(settings: Settings) -> Any:
+def _executor(settings: Settings) -> "Execute":
     """What edits the rows."""
     from sfumato.batch.local import EngineOptions, edit_here, setup_of
     from sfumato.batch.workers import edit_in_workers
@@ -235,8 +231,7 @@ def _mine(rows: Iterable[Row], settings: Settings) -> Iterable[Row]:
     return rows if settings.shard is None else settings.shard.rows(rows)
 
 
-def _tell_skipped(rows: FolderRows | ManifestRows) -> None:
-    skipped = rows.skipped if isinstance(rows, FolderRows) else {}
-    parts = [f"{count} {kind}" for kind, count in skipped.items() if count]
+def _tell_skipped(rows: "Rows") -> None:
+    parts = [f"{count} {kind}" for kind, count in rows.skipped.items() if count]
     if parts:
         typer.echo(f"note: skipped in the folder: {', '.join(parts)}", err=True)
