@@ -1,7 +1,7 @@
 """Model loading: the embedded model, a folder, a single file, a cached hub id, or a loaded diffusers pipeline.
 
 Only components are taken from a checkpoint, never code: no custom pipelines, no remote code, no safety checker, no pickles unless
-the user allows them. Nothing here uses the network except `pull`.
+the user allows them. Nothing here uses the network (`pulling` does).
 """
 
 import importlib
@@ -28,7 +28,7 @@ from sfumato.backbones.checkpoints import (
 from sfumato.backbones.families import base_pipeline, loaded_with
 from sfumato.backbones.hardware import choose_device, choose_dtype
 from sfumato.backbones.headers import read_header
-from sfumato.backbones.hub import cached_models, go_offline, locate, pull, single_file_configuration
+from sfumato.backbones.hub import cached_models, go_offline, locate, single_file_configuration
 from sfumato.backbones.lora import apply_lora
 from sfumato.backbones.pipelines import base_of, check_pipeline
 from sfumato.backbones.prediction import Marks, apply_marks, check_given, overrule, read_marks, reading, settle
@@ -48,7 +48,7 @@ OWN_FOLDERS = {
 }
 """Folders that the package itself writes, by the class in their config.json: for messages, and what loads them."""
 
-__all__ = ["cached_models", "choose_device", "choose_dtype", "from_pipe", "load", "pull"]
+__all__ = ["cached_models", "choose_device", "choose_dtype", "from_pipe", "load"]
 
 
 def load(

@@ -31,7 +31,7 @@ def pull(
 ) -> None:
     """Fetch a model into the cache, so that edits need no network."""
     with reported(debug=debug):
-        from sfumato.backbones.hub import pull as fetch
+        from sfumato.backbones.pulling import pull as fetch
 
         typer.echo(fetch(model, revision, allow_pickle=allow_pickle))
 

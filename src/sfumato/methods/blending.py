@@ -1,14 +1,17 @@
-"""What the loops of several methods share: a solver's plan, the blend, the check that numbers are still numbers."""
+"""What the loops of several methods share: a plan, their inputs, the first latents, the blend, a check of the numbers."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sfumato.backbones.base import Traits
 from sfumato.errors import BackboneError
-from sfumato.methods.base import Sampling
+from sfumato.methods.base import EditTask, Sampling
+from sfumato.noise.levels import noised
 from sfumato.noise.plan import Plan, make_plan
+from sfumato.noise.stream import NoiseStream
 
 
 def plan_steps(model: Traits, sampling: Sampling, settings: Mapping[str, Any]) -> Plan:
@@ -31,6 +34,29 @@ def plan_steps(model: Traits, sampling: Sampling, settings: Mapping[str, Any]) -
         sampling.start_sigma,
         {**settings, **sampling.settings},
     )
+
+
+def inputs(
+    task: EditTask[Any, Any], device: torch.device, noise: NoiseStream | None
+) -> tuple[Tensor, Tensor, Tensor, NoiseStream]:
+    """Source, start and mask of a task, float32 on the device, and where noise comes from: one generator per prediction."""
+    source, start, mask = (tensor.to(device).float() for tensor in (task.source, task.start, task.mask))
+    return source, start, mask, noise or NoiseStream(task.seeds, source.shape[1:], device)
+
+
+def first_latents(source: Tensor, start: Tensor, mask: Tensor, eps: Tensor, plan: Plan) -> Tensor:
+    """The latents that a run begins with: noise alone, or, if steps are skipped, noised source with the start under the mask.
+
+    Args:
+        source, start, mask: As in `EditTask`.
+        eps: Noise (B, C, h, w).
+        plan: Of the run.
+
+    Returns:
+        (B, C, h, w) at the level before the first step.
+    """
+    first = plan.run[0].before
+    return noised(blend(start, source, mask), first, eps) if plan.start else first.scale * eps
 
 
 def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:

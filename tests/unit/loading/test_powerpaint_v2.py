@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from sfumato import Editor
-from sfumato.backbones import hub, loading
+from sfumato.backbones import hub, loading, pulling
 from sfumato.backbones.attaching import kind_of
 from sfumato.backbones.brushnet import WEIGHTS
 from sfumato.backbones.capabilities import Capability
@@ -166,11 +166,11 @@ def test_a_cached_id_and_what_is_fetched_of_one(
     for folder, allowed in ((published, True), (repacked, False)):
         files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, files=files, **__: [*files, *others])
-        hub.pull("someone/v2", allow_pickle=allowed)
+        pulling.pull("someone/v2", allow_pickle=allowed)
         assert sorted(asked["allow_patterns"]) == files
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: [f"{HOME}/{WEIGHTS}", f"{HOME}/{TEXT}"])
     with pytest.raises(UnsafeCheckpoint, match=HOME):
-        hub.pull("someone/v2")
+        pulling.pull("someone/v2")
 
 
 def test_embedded_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from sfumato.backbones import loading
-from sfumato.backbones.hub import wanted_files
+from sfumato.backbones.pulling import pull, wanted_files
 from sfumato.errors import BackboneError, EditError, ModelNotFound, ResourceError, UnsafeCheckpoint
 from tests import tiny_checkpoints
 from tests.unit.loading.helpers import SD1
@@ -62,7 +61,7 @@ def test_pull_asks_the_hub_for_the_wanted_files(sd1: Path, monkeypatch: pytest.M
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(sd1 / "model_index.json"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
 
-    assert loading.pull("someone/tiny@v2") == sd1
+    assert pull("someone/tiny@v2") == sd1
     assert (asked["repository"], asked["revision"]) == ("someone/tiny", "v2")
     assert "unet/diffusion_pytorch_model.safetensors" in asked["allow_patterns"]
     assert not any("safety_checker" in name or name.endswith((".bin", ".ckpt")) for name in asked["allow_patterns"])
@@ -70,9 +69,9 @@ def test_pull_asks_the_hub_for_the_wanted_files(sd1: Path, monkeypatch: pytest.M
 
 def test_pull_offline_and_of_nonsense_says_so() -> None:
     with pytest.raises(BackboneError, match="offline"):
-        loading.pull("someone/tiny")
+        pull("someone/tiny")
     with pytest.raises(ModelNotFound, match="neither a hub id"):
-        loading.pull("nonsense")
+        pull("nonsense")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_a_failed_pull_says_what_to_do(
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
 
     with pytest.raises(kind, match=sentence):
-        loading.pull("someone/tiny")
+        pull("someone/tiny")
 
 
 def test_pull_of_a_single_file_fetches_its_configuration(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +104,6 @@ def test_pull_of_a_single_file_fetches_its_configuration(sd1: Path, tmp_path: Pa
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
 
-    loading.pull(str(file))
+    pull(str(file))
 
     assert asked == [(SD1, {"allow_patterns": ["*.json", "*/*.json", "*/*.txt"]})]

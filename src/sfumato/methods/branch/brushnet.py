@@ -21,7 +21,7 @@ from torch import Tensor
 from sfumato.backbones.base import Backbone, Traits
 from sfumato.denoising.base import Model, Pair
 from sfumato.methods.base import EditInputs, EditTask, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.blending import blend, check_finite, first_latents, inputs, plan_steps
 from sfumato.methods.branch.options import BranchOptions
 from sfumato.methods.conditioning import brushnet_channels, text_pair
 from sfumato.noise.levels import noised
@@ -89,10 +89,9 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
         BackboneError: numerics.
     """
     options, solver, steps = task.options, Solver(task.plan), task.plan.run
-    source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
-    eps, first = noise.draw(), steps[0].before
-    x = noised(blend(start, source, mask), first, eps) if task.plan.start else first.scale * eps
+    source, start, mask, noise = inputs(task, model.traits.device, noise)
+    eps = noise.draw()
+    x = first_latents(source, start, mask, eps, task.plan)
     base = model.without_branch()
 
     for done, step in enumerate(steps):

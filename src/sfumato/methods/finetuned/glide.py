@@ -25,7 +25,7 @@ from sfumato.backbones.cascade import UPSCALING
 from sfumato.denoising.base import Model
 from sfumato.denoising.guidance import ClassifierFree
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.blending import blend, check_finite, inputs
 from sfumato.methods.conditioning import text_pair
 from sfumato.noise.chain import Chain
 from sfumato.noise.stream import NoiseStream
@@ -101,8 +101,7 @@ def run(model: Model, task: EditTask[Options, Chains], watch: Watch, noise: Nois
     """
     base, upsampler = task.plan.base, task.plan.upsampler
     total = base.steps + upsampler.steps
-    source, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.mask))
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
+    source, _, mask, noise = inputs(task, model.traits.device, noise)
     known, keep = reduced(source), kept(mask)
     small = noise.shaped(known.shape[1:])
     y = denoised(

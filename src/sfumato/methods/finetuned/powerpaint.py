@@ -22,7 +22,7 @@ from sfumato.backbones.base import Backbone, Text
 from sfumato.denoising.base import Model, Pair
 from sfumato.masks.schedules import mask_schedule
 from sfumato.methods.base import EditInputs, EditTask, Preset, Watch
-from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.blending import blend, check_finite, inputs
 from sfumato.methods.conditioning import textless
 from sfumato.methods.finetuned.options import AS_DIFFUSERS, InpaintingOptions, plan_inpainting
 from sfumato.methods.task_prompts import TaskOptions, task_states
@@ -90,9 +90,8 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
         BackboneError: numerics.
     """
     options, solver, steps = task.options, Solver(task.plan), task.plan.run
-    source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))
+    source, start, mask, noise = inputs(task, model.traits.device, noise)
     masks = mask_schedule([mask] * len(steps))  # soft masks; of a hard one this is the mask itself
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
     eps = noise.draw()
     x = options.first(source, start, masks[0], eps, task.plan)
 

@@ -23,9 +23,8 @@ from sfumato.denoising.base import Model, Pair
 from sfumato.masks.latent import dilate
 from sfumato.masks.precision import ROUGHEST, is_box
 from sfumato.methods.base import EditInputs, EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.blending import blend, check_finite, first_latents, inputs, plan_steps
 from sfumato.methods.conditioning import smartbrush_channels, text_pair
-from sfumato.noise.levels import noised
 from sfumato.noise.plan import Plan
 from sfumato.noise.solvers import Solver
 from sfumato.noise.stream import NoiseStream
@@ -86,10 +85,9 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
         BackboneError: numerics.
     """
     options, solver, steps = task.options, Solver(task.plan), task.plan.run
-    source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
-    eps, first = noise.draw(), steps[0].before
-    x = noised(blend(start, source, mask), first, eps) if task.plan.start else first.scale * eps
+    source, start, mask, noise = inputs(task, model.traits.device, noise)
+    eps = noise.draw()
+    x = first_latents(source, start, mask, eps, task.plan)
     free = mask.expand(len(x), -1, -1, -1)  # what is drawn; all else is the source
     rough = _is_rough(model, len(x)) if options.predicted_mask else torch.zeros(len(x), dtype=torch.bool, device=x.device)
 

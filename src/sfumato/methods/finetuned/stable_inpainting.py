@@ -21,7 +21,7 @@ from sfumato.backbones.base import Backbone
 from sfumato.denoising.base import Model, Pair
 from sfumato.masks.schedules import mask_schedule
 from sfumato.methods.base import EditInputs, EditTask, Preset, Watch, option
-from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.blending import blend, check_finite, inputs
 from sfumato.methods.conditioning import text_pair
 from sfumato.methods.finetuned.options import AS_DIFFUSERS, InpaintingOptions, plan_inpainting
 from sfumato.noise.levels import noised
@@ -106,9 +106,8 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
     """
     options, solver = task.options, Solver(task.plan)
     steps, half = task.plan.run, len(task.plan.steps) / 2
-    source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))
+    source, start, mask, noise = inputs(task, model.traits.device, noise)
     masks = mask_schedule([mask] * len(steps))  # soft masks; of a hard one this is the mask itself
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
     eps = noise.draw()
     early, late = _freecond(model, options)
     x = options.first(source, start, masks[0], eps, task.plan)

@@ -25,7 +25,7 @@ from torch import Tensor
 from sfumato.backbones.base import Backbone, Conditions, Redirection, Traits
 from sfumato.denoising.base import Model, Pair
 from sfumato.methods.base import EditInputs, EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.blending import blend, check_finite, inputs, plan_steps
 from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import noised
 from sfumato.noise.plan import Plan
@@ -107,8 +107,7 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
         BackboneError: numerics.
     """
     options, solver, steps = task.options, Solver(task.plan), task.plan.run
-    source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
+    source, start, mask, noise = inputs(task, model.traits.device, noise)
     eps = noise.draw()
     x = noised(blend(start, source, mask), steps[0].before, eps)
     suppressed = round(options.similarity_steps * len(steps))

@@ -25,7 +25,7 @@ from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
 from sfumato.masks.schedules import mask_schedule, shrink_schedule
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.blending import blend, check_finite, inputs, plan_steps
 from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import CLEAN, Level, noised
 from sfumato.noise.plan import Plan, Step
@@ -194,10 +194,10 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
     """
     options, solver = task.options, Solver(task.plan)
     steps = task.plan.run
-    source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))  # z_init, m
+    source, start, mask, noise = inputs(task, model.traits.device, noise)  # z_init, its fill, m
     masks = shrink_schedule(mask, len(steps), options.dilation_kernels) if task.shrink else [mask] * len(steps)
     masks = mask_schedule(masks)  # soft masks; of a hard one this is the mask itself
-    background = _Background(source, noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device), options)
+    background = _Background(source, noise, options)
     latents = background.start(blend(start, source, masks[0]), steps[0].before)  # z_k ~ noise(z_init, k)
 
     for done, (step, m) in enumerate(zip(steps, masks, strict=True), 1):  # t from k to 0

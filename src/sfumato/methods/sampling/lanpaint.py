@@ -17,7 +17,7 @@ from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite, plan_steps
+from sfumato.methods.blending import blend, check_finite, inputs, plan_steps
 from sfumato.methods.conditioning import text_pair
 from sfumato.noise.levels import Level, noised
 from sfumato.noise.plan import Plan, Step
@@ -83,8 +83,7 @@ def run(model: Model, task: EditTask[Options, Plan], watch: Watch, noise: NoiseS
         BackboneError: numerics.
     """
     steps, solver = task.plan.run, Solver(task.plan)
-    source, start, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.start, task.mask))
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
+    source, start, mask, noise = inputs(task, model.traits.device, noise)
     eps = noise.draw()  # of the source at every level
     x = noised(blend(start, source, mask), steps[0].before, eps)
 

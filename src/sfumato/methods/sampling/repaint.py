@@ -16,7 +16,7 @@ from torch import Tensor
 from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
-from sfumato.methods.blending import blend, check_finite
+from sfumato.methods.blending import blend, check_finite, inputs
 from sfumato.methods.conditioning import text_pair
 from sfumato.noise.chain import Chain
 from sfumato.noise.levels import noised
@@ -95,8 +95,7 @@ def run(model: Model, task: EditTask[Options, Chain], watch: Watch, noise: Noise
     options, chain = task.options, task.plan
     jumps = (chain.steps, options.jump_length, options.jump_resamples)
     total, done = model_calls(*jumps), 0
-    source, mask = (tensor.to(model.traits.device).float() for tensor in (task.source, task.mask))
-    noise = noise or NoiseStream(task.seeds, source.shape[1:], model.traits.device)
+    source, _, mask, noise = inputs(task, model.traits.device, noise)
     x = noise.draw()  # x_T
 
     for t, after in pairwise(level_path(*jumps)):
