@@ -37,6 +37,8 @@ def of_batch(error: BaseException) -> EditError | None:
     """The error that ends the whole batch, if writing another row would fail in the same way; None if it is the row's own."""
     if isinstance(error, EditError) and error.code == "disk-full":
         return _full()
+    if isinstance(error, EditError) and error.code == "store-unwritable":
+        return error
     number = error.errno if isinstance(error, OSError) else getattr(error.__cause__, "errno", None)
     if number in FULL:
         return _full()

@@ -33,6 +33,19 @@ class Output(Protocol):
         """Remove a file if it is there."""
 
 
+class Place(Output, Protocol):
+    """Interface of the place of a whole batch: `Folder`, or `sfumato.batch.object_store.ObjectStore`."""
+
+    root: Path
+    """Folder of this machine with the ledger and the logs."""
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+
+    def sweep(self) -> None:
+        """Remove what was being written when a process ended; nobody else may be writing."""
+
+
 class Folder:
     """A folder of this machine or of a network. A file is there when it is complete and on the disk, and not before.
 
@@ -44,7 +57,8 @@ class Folder:
     """
 
     def __init__(self, root: Path, part: str = "") -> None:
-        self.root, self.part, self.staging = root, part, root / STAGING / (part or "whole")
+        self.root, self.part = root.absolute(), part  # a worker may have another working directory
+        self.staging = self.root / STAGING / (part or "whole")
 
     def write(self, path: str, data: bytes) -> None:
         """See `Output.write`.
@@ -64,11 +78,11 @@ class Folder:
         self._inside(path).unlink(missing_ok=True)
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """See `Place.has`."""
         return (self.root / path).is_file()
 
     def sweep(self) -> None:
-        """Remove what was being written when a process ended; nobody else may be writing, nor any part beside the whole."""
+        """See `Place.sweep`; beside the whole batch no part may be writing."""
         shutil.rmtree(self.staging if self.part else self.staging.parent, ignore_errors=True)
         with suppress(OSError):  # other parts write there, or it is gone
             self.staging.parent.rmdir()

@@ -11,7 +11,8 @@ from typing import Any
 from sfumato.batch.ahead import grouped
 from sfumato.batch.ledger import Counts, Ledger
 from sfumato.batch.log import logged
-from sfumato.batch.output import Folder, overwriting_refused
+from sfumato.batch.object_store import ObjectStore
+from sfumato.batch.output import Folder, Place, overwriting_refused
 from sfumato.batch.results import write_results
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.stopping import stopping
@@ -32,7 +33,7 @@ class Work:
     """
 
     rows: Iterable[Row]
-    output: Folder
+    output: Place
     stop: threading.Event
     same_model: bool
 
@@ -68,6 +69,7 @@ class Settings:
 
     Args:
         out: Output folder, with the ledger in it.
+        store: URL of an object store that gets all files in its place, but for the ledger and the logs.
         parameters: What all results depend on besides their rows, as JSON values.
         force: Run rows again that are done with other parameters.
         names: Paths of what a row writes, below `out` and without endings: files there that are not the batch's are not replaced
@@ -77,6 +79,7 @@ class Settings:
     """
 
     out: Path
+    store: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
     names: Callable[[Row], Iterable[str]] = lambda row: [row.output]
@@ -110,7 +113,7 @@ def run_batch(
         Cancelled: It was stopped before its first row.
         EditError: What `execute` raised. All that was done until then is recorded.
     """
-    stop, output = threading.Event(), Folder(settings.out, settings.part)
+    stop, output = threading.Event(), _place_of(settings)
     with stopping(stop), Ledger(settings.out, settings.part) as ledger, logged(settings.out):
         output.sweep()
         ledger.adopt()
@@ -133,6 +136,12 @@ def run_batch(
         write_results(ledger, output, settings.part, facts, parquet=settings.parquet)
         output.sweep()
         return ledger.counts()
+
+
+def _place_of(settings: Settings) -> Place:
+    if settings.store is not None:
+        return ObjectStore(settings.store, settings.out)
+    return Folder(settings.out, settings.part)
 
 
 def _until(stop: threading.Event, rows: Iterable[Row]) -> Iterator[Row]:

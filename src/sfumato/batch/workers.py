@@ -14,7 +14,7 @@ from typing import Any
 
 from sfumato.batch.local import Setup, edit_here
 from sfumato.batch.log import logged
-from sfumato.batch.output import Folder
+from sfumato.batch.output import Place
 from sfumato.batch.row import Fault, Row, RowResult
 from sfumato.batch.runner import Work
 from sfumato.errors import EditError, ResourceError
@@ -206,7 +206,7 @@ def _crash(status: int | None) -> Fault:
     return Fault(code="worker-crashed", message=message)
 
 
-def _main(setup: Setup, connection: Connection, output: Folder, same_model: bool, threads: int) -> None:
+def _main(setup: Setup, connection: Connection, output: Place, same_model: bool, threads: int) -> None:
     """What a worker process does."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the process that has the ledger answers them, and says when to stop
         if hasattr(signal, name):

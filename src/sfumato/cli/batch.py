@@ -39,6 +39,7 @@ class Settings:
     Args:
         jobs: A folder, or a manifest's path or URL.
         out: Folder of the results.
+        store: URL of an object store for the results.
         masks: Folder of masks, by the pictures' names.
         files: How results are written.
         force: Replace files, and run rows again that are done with other parameters.
@@ -53,6 +54,7 @@ class Settings:
 
     jobs: str
     out: Path
+    store: str | None = None
     masks: Path | None = None
     files: FileOptions = field(default_factory=FileOptions)
     force: bool = False
@@ -82,6 +84,9 @@ def batch(
         str, typer.Argument(help="Folder of pictures; or .jsonl, .csv or .parquet, a row for each edit.", metavar="JOBS")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")],
+    store: Annotated[
+        str | None, typer.Option(help="Object store for the results; --out keeps the ledger and the logs.", metavar="URL")
+    ] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder of masks named like their pictures.", metavar="DIR")] = None,
     name: Annotated[
         str | None,
@@ -118,6 +123,7 @@ def batch(
         settings = Settings(
             jobs=jobs,
             out=only_folder(out),
+            store=store,
             masks=masks,
             files=files,
             force=force,
@@ -190,6 +196,7 @@ def run(rows: "Rows", settings: Settings, as_json: bool) -> bool:
     failures = Failures(str(table))
     given = runner.Settings(
         out=settings.out,
+        store=settings.store,
         parameters=settings.parameters(),
         force=settings.force,
         names=settings.files.naming.paths,
@@ -218,7 +225,8 @@ def _executor(settings: Settings) -> "Execute":
         from sfumato.batch.ray_driver import Cluster
         from sfumato.batch.ray_engine import edit_on_ray
 
-        cluster = Cluster(address=settings.address, workers=settings.workers)
+        named = str(settings.load.device or "").partition(":")[0]
+        cluster = Cluster(address=settings.address, workers=settings.workers, gpu=named == "cuda" if named else None)
         return lambda work: edit_on_ray(work, setup, cluster)
     if workers > 1:
         return lambda work: edit_in_workers(work, setup, workers)

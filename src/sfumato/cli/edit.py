@@ -200,7 +200,7 @@ def command(name: str, summary: str, arguments: Sequence[str] = ()) -> Any:
         summary: First line of the help.
         arguments: Arguments of the call, after the name.
     """
-    task = {"task": name} if name in WITHOUT else {}
+    task: dict[str, Any] = {"task": name} if name in WITHOUT else {}
     return generated(name, partial(edit, **task), summary, arguments, without=WITHOUT.get(name, ()))
 
 

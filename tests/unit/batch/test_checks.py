@@ -26,7 +26,7 @@ def check(tmp_path: Path) -> Check:
             Image.new(mode if name == "image" else "L", size).save(pictures[name], exif=exif)
         options = {"prompt": "a ball", **{name: value for name, value in given.items() if name != "turned"}}
         fault = Checks(files=files or FileOptions()).fault(Row(key="a", options=options, pictures=pictures, output="a"))
-        return fault and fault.code
+        return fault.code if fault else None
 
     return find
 

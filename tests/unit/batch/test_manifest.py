@@ -29,7 +29,7 @@ def jsonl(folder: Path, *rows: object) -> Path:
 
 
 def codes(rows: Iterable[Row]) -> list[str | None]:
-    return [row.fault and row.fault.code for row in rows]
+    return [row.fault.code if row.fault else None for row in rows]
 
 
 GIVEN = {"image": "in/a.png", "mask": "m.png", "prompt": "a ball", "n": 2, "box": None, "guard": False, "guidance_scale": 2.5}
