@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from sfumato.batch.naming import LAYER, Naming
 from sfumato.batch.row import Row
 from sfumato.editing.stored import to_text
@@ -47,9 +49,10 @@ def files_of(row: Row, outcome: Outcome, options: FileOptions | None = None) -> 
     """
     assert outcome.result is not None
     options, result = options or FileOptions(), outcome.result
-    source = row.pictures["image"]
-    file_format = options.format or written_format(result.request.image) or "PNG"
-    suffix, stored = suffix_of(source, file_format), _with_paths(result, row)
+    source = result.request.image
+    kept = written_format(source) if isinstance(source, Image.Image) else None
+    file_format = options.format or kept or "PNG"
+    suffix, stored = suffix_of(row.pictures["image"], file_format), _with_paths(result, row)
     layers = one_by_one(result.layers) if options.naming.layer else iter(())
     for index, image in enumerate(one_by_one(result.images)):
         if index == 0:

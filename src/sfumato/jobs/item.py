@@ -1,5 +1,6 @@
 """An edit as picklable data: validated options, and pictures as bytes."""
 
+import hashlib
 import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from PIL import Image
 from sfumato.errors import ImageError, ResourceError
 from sfumato.masks.canvas import in_pixels
 from sfumato.pictures.formats import UPLOADED, open_header
+from sfumato.pictures.strips import FILE_SHA256
 from sfumato.request import EditRequest, by_field
 
 # Fields that may differ within a batch. Some of them change the batch key (see `PreparedWindow.key`), which is compared later.
@@ -62,7 +64,10 @@ class Item:
             ImageError, MaskError: A picture cannot be read.
             ValidationError: The fields contradict each other.
         """
-        return self._checked.with_pictures({name: open_picture(data, name, self.formats) for name, data in self.pictures.items()})
+        opened = {name: open_picture(data, name, self.formats) for name, data in self.pictures.items()}
+        for name, picture in opened.items():
+            picture.info[FILE_SHA256] = hashlib.sha256(self.pictures[name]).hexdigest()  # a replay has the file
+        return self._checked.with_pictures(opened)
 
     @cached_property
     def _checked(self) -> EditRequest:

@@ -76,7 +76,8 @@ def states(course: AdapterTraining, told: Told) -> Tensor:
     tokens, fit = told
     text: Any = course.teacher.text
     words = text.get_input_embeddings().weight
-    table = torch.cat([words, *(course.adapter.learned[token] for token in PLACEHOLDERS)])
+    known = words[: len(course.teacher.tokenizer)]  # the table may have spare rows
+    table = torch.cat([known, *(course.adapter.learned[token] for token in PLACEHOLDERS)])
     (name,) = (name for name, weight in text.named_parameters() if weight is words)
 
     def encoded(ids: Tensor) -> Tensor:

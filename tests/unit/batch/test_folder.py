@@ -66,7 +66,7 @@ def test_a_mask_beside_its_picture_is_no_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", [{"box": "1,1,4,4"}, {"expand": "8"}, {"mask": "one.png"}])
-def test_one_place_for_all_goes_before_masks_beside(tmp_path: Path, where: dict[str, str]) -> None:
+def test_one_place_for_all_goes_before_masks_beside(tmp_path: Path, where: dict[str, Any]) -> None:
     folder = made(tmp_path / "in", "a.jpg", "a_mask.png")
     (row,) = rows(folder, task="outpaint" if "expand" in where else "edit", **where)
     assert row.key == "a.jpg"

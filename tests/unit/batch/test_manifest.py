@@ -29,7 +29,7 @@ def jsonl(folder: Path, *rows: object) -> Path:
 
 
 def codes(rows: Iterable[Row]) -> list[str | None]:
-    return [row.fault and row.fault.code for row in rows]
+    return [row.fault.code if row.fault else None for row in rows]
 
 
 GIVEN = {"image": "in/a.png", "mask": "m.png", "prompt": "a ball", "n": 2, "box": None, "guard": False, "guidance_scale": 2.5}
@@ -210,7 +210,9 @@ def test_a_row_does_not_replace_its_own_picture(tmp_path: Path) -> None:
 def test_pictures_and_manifest_at_a_url(picture_file: Path) -> None:
     files = fsspec.filesystem("memory")
     files.pipe("/batch/in/a.png", picture_file.read_bytes())
-    files.pipe("/batch/jobs.jsonl", b'{"image": "in/a.png", "task": "remove"}\n{"image": "memory://batch/no.png", "task": "remove"}')
+    files.pipe(
+        "/batch/jobs.jsonl", b'{"image": "in/a.png", "task": "remove"}\n{"image": "memory://batch/no.png", "task": "remove"}'
+    )
     found, missing = read("memory://batch/jobs.jsonl")
     assert found.pictures["image"] == "memory://batch/in/a.png"
     assert item_of(found).pictures["image"] == picture_file.read_bytes()
