@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import ResourceError
+from sfumato.jobs.locking import hold
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -45,7 +46,13 @@ class Store:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.results.mkdir(mode=0o700, exist_ok=True)
-            self._held = _hold(folder / "lock")
+            self._held = hold(
+                folder / "lock",
+                ResourceError(
+                    f"Another server keeps its results in {folder}; stop it, or choose another folder with --data.",
+                    code="data-in-use",
+                ),
+            )
             self._db = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False, isolation_level=None)
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
             self._db.row_factory = sqlite3.Row
@@ -200,25 +207,3 @@ def _values(row: sqlite3.Row) -> dict[str, Any]:
     for name in ("error", "result"):
         values[name] = values[name] and json.loads(values[name])
     return values
-
-
-def _hold(path: Path) -> int:
-    """Lock a folder against other servers until this process ends.
-
-    Raises:
-        ResourceError: data-in-use.
-    """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        import fcntl
-    except ImportError:  # Windows: SQLite's own locks have to do
-        return descriptor
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ResourceError(
-            f"Another server keeps its results in {path.parent}; stop it, or choose another folder with --data.",
-            code="data-in-use",
-        ) from error
-    return descriptor
