@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,21 +35,10 @@ from sfumato.batch.ray_engine import edit_on_ray
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.runner import Settings, Work, run_batch
 from sfumato.batch.workers import cores
-from tests.batches import painting_engine, pictures_in, read, render, rows_of
+from tests.batches import painting_engine, pictures_in, ray_workers, read, render, rows_of
 
 CONSOLE = Console()
 KILL_SECONDS = (2.0, 12.0)
-
-
-def workers() -> list[psutil.Process]:
-    """Ray's workers that have started: if those that start were killed as well, a slow machine would never have any."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            title = child.cmdline()[0] if child.cmdline() else ""
-            if title.startswith("ray::MapWorker") and not title.endswith("__init__"):
-                found.append(child)
-    return found
 
 
 @contextmanager
@@ -59,7 +48,7 @@ def killing(seed: int) -> Iterator[list[int]]:
 
     def kill() -> None:
         while not over.wait(random.uniform(*KILL_SECONDS)):
-            if running := workers():
+            if running := ray_workers():
                 chosen = running[random.integers(len(running))]
                 chosen.kill()
                 killed.append(chosen.pid)

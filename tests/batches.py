@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from sfumato.batch.ahead import Limits
@@ -172,6 +174,17 @@ def with_the_model(work: Work) -> Iterator[RowResult]:
 
 
 REAL = {"prompt": "a red ball", "model": "embedded-fast", "steps": 4, "rank": "none", "side": 64}
+
+
+def ray_workers() -> list[psutil.Process]:
+    """Workers of this process's Ray that have started: those that start are left to it."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            title = " ".join(child.cmdline())
+            if title.startswith("ray::MapWorker") and "__init__" not in title:
+                found.append(child)
+    return found
 
 
 def main(kind: str, folder: str, out: str, count: str, bad: str = "") -> None:

@@ -60,11 +60,11 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, part: str = "") -> None:
-        self.folder, self.path = folder, folder / f"{NAME}{part and '.'}{part}.sqlite"
+        self.folder, self.part, self.path = folder, part, folder / f"{NAME}{part and '.'}{part}.sqlite"
         self._lock, self._held = threading.Lock(), list[int]()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._hold(part)
+            self._hold()
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             with self._failures_reported():
                 self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {SCHEMA}")
@@ -168,14 +168,26 @@ class Ledger:
             return int(self._db.execute(f"{query} AND position IS NOT NULL").fetchone()[0])
 
     def adopt(self) -> None:
-        """Take over what other parts of the batch in this folder have done, so that it is not done twice."""
+        """Take over what other parts of the batch in this folder have done, so that it is not done twice.
+
+        Parts of the same number of parts have other rows, so those that run at the same time are left alone.
+
+        Raises:
+            ResourceError: batch-running: a part of another number of parts runs, and may have the same rows.
+        """
         for other in sorted(self.folder.glob(f"{NAME}*.sqlite")):
-            if other != self.path:
-                try:
-                    with self._lock:
-                        self._adopt(other)
-                except sqlite3.Error as error:
-                    log.warning("what %s holds is not taken over: %s", other, error)
+            part = other.name.removeprefix(f"{NAME}.").removesuffix("sqlite").rstrip(".")
+            if other == self.path or (part and _split(part) == _split(self.part)):
+                continue
+            held = [self._hold_file(other.with_suffix(".lock"))] if part and self.part else []
+            try:
+                with self._lock:
+                    self._adopt(other)
+            except sqlite3.Error as error:
+                log.warning("what %s holds is not taken over: %s", other, error)
+            finally:
+                for descriptor in held:
+                    os.close(descriptor)
 
     def _adopt(self, other: Path) -> None:
         self._db.execute("ATTACH ? AS other", (str(other),))
@@ -188,14 +200,14 @@ class Ledger:
         finally:
             self._db.execute("DETACH other")
 
-    def _hold(self, part: str) -> None:
-        running = ResourceError(
-            f"Another process works on the batch in {self.folder}; wait for it, stop it, or choose another --out.",
-            code="batch-running",
-        )
-        self._held.append(hold(self.folder / f"{NAME}.lock", running, shared=bool(part)))
-        if part:
-            self._held.append(hold(self.folder / f"{NAME}.{part}.lock", running))
+    def _hold(self) -> None:
+        self._held.append(self._hold_file(self.folder / f"{NAME}.lock", shared=bool(self.part)))
+        if self.part:
+            self._held.append(self._hold_file(self.path.with_suffix(".lock")))
+
+    def _hold_file(self, path: Path, shared: bool = False) -> int:
+        message = f"Another process works on the batch in {self.folder}; wait for it, stop it, or choose another --out."
+        return hold(path, ResourceError(message, code="batch-running"), shared=shared)
 
     def _release(self) -> None:
         while self._held:
@@ -245,3 +257,8 @@ class Ledger:
                 raise ResourceError(message, code="ledger-damaged") from error
             message = f"{self.path} cannot be used ({text}); look after its disk, then run the same command again."
             raise ResourceError(message, code="ledger-failed") from error
+
+
+def _split(part: str) -> str:
+    """Into how many parts the batch of a part is split."""
+    return part.partition("-of-")[2]

@@ -75,6 +75,8 @@ def _engine(options: EngineOptions) -> LocalEngine:
 
 
 def _editor(options: EngineOptions, model: str) -> Edits:
+    from sfumato.backbones.hushing import hush_libraries
     from sfumato.editor import Editor
 
+    hush_libraries()  # many rows are watched as one
     return Editor(model, ranker=options.ranker, max_pixels=options.max_pixels, **vars(options.load))

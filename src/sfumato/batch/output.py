@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -56,7 +57,7 @@ class Folder:
     """
 
     def __init__(self, root: Path, part: str = "") -> None:
-        self.root = root.absolute()  # a worker may have another working directory
+        self.root, self.part = root.absolute(), part  # a worker may have another working directory
         self.staging = self.root / STAGING / (part or "whole")
 
     def write(self, path: str, data: bytes) -> None:
@@ -81,9 +82,9 @@ class Folder:
         return (self.root / path).is_file()
 
     def sweep(self) -> None:
-        """See `Place.sweep`."""
-        shutil.rmtree(self.staging, ignore_errors=True)
-        if self.staging.parent.is_dir() and not any(self.staging.parent.iterdir()):
+        """See `Place.sweep`; beside the whole batch no part may be writing."""
+        shutil.rmtree(self.staging if self.part else self.staging.parent, ignore_errors=True)
+        with suppress(OSError):  # other parts write there, or it is gone
             self.staging.parent.rmdir()
 
     def _inside(self, path: str) -> Path:

@@ -146,7 +146,7 @@ class _Driver:
         self._pool = pool_of(cluster, ray.cluster_resources())
         self._setup = setup
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._attempts = ray.remote(num_cpus=0, scheduling_strategy=node)(Attempts).remote()
+        self._attempts = ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=node).remote()
 
     def run(self) -> None:
         """Ask for rows and run them, until there are none."""

@@ -51,15 +51,10 @@ def record(row: Row, result: RowResult | None) -> dict[str, Any]:
 
 
 def summary(ledger: Ledger, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts, faults by code, the seconds that the rows took, and versions."""
+    """Counts, faults by code, and versions."""
     from sfumato.editing.facts import versions  # loads torch
 
-    faults: Counter[str] = Counter()
-    seconds = 0.0
-    for _, result in ledger.results():
-        if result is not None:
-            seconds += result.seconds
-            faults.update([result.fault.code] if result.fault else [])
+    faults = Counter(result.fault.code for _, result in ledger.results() if result is not None and result.fault is not None)
     counts = ledger.counts()
     return {
         "total": counts.total,
@@ -67,7 +62,6 @@ def summary(ledger: Ledger, facts: Mapping[str, Any]) -> dict[str, Any]:
         "failed": counts.failed,
         "waiting": counts.waiting,
         "faults": dict(faults.most_common()),
-        "row_seconds": round(seconds, 3),
         "versions": versions(),
         **facts,
     }

@@ -128,7 +128,7 @@ def run_batch(
         meter = Meter(counts)
         on_progress(meter.progress())
         work = Work(rows=grouped(ledger.waiting()), output=output, stop=stop, same_model=ledger.models() == 1)
-        for result in execute(work):
+        for result in execute(work) if counts.waiting else ():
             for path in ledger.finish(result):
                 output.remove(path)
             on_progress(meter.ended(result))

@@ -218,7 +218,6 @@ def _executor(settings: Settings) -> "Execute":
     """What edits the rows."""
     from sfumato.batch.local import EngineOptions, edit_here, setup_of
     from sfumato.batch.workers import edit_in_workers
-    from sfumato.cli.progress import hush_libraries
 
     engine = EngineOptions(load=settings.load, ranker=settings.ranker, max_pixels=settings.max_pixels)
     setup, workers = setup_of(engine, settings.files), settings.workers or 1
@@ -231,7 +230,6 @@ def _executor(settings: Settings) -> "Execute":
         return lambda work: edit_on_ray(work, setup, cluster)
     if workers > 1:
         return lambda work: edit_in_workers(work, setup, workers)
-    hush_libraries()
     return lambda work: edit_here(work, setup)
 
 

@@ -156,7 +156,8 @@ def _send(path: Path) -> None:
 
 def make(request: EditRequest, settings: Settings, save_steps: Path | None = None) -> EditResult:
     """Run a request with a progress bar; writes no file but the animation of its steps."""
-    from sfumato.cli.progress import hush_libraries, progress_bar
+    from sfumato.backbones.hushing import hush_libraries
+    from sfumato.cli.progress import progress_bar
 
     hush_libraries()
     from sfumato.editor import Editor

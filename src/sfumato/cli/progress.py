@@ -49,13 +49,3 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     minutes, left = divmod(whole, 60)
     return f"{minutes}:{left:02} min" if minutes < 100 else f"{minutes // 60}:{minutes % 60:02} h"
-
-
-def hush_libraries() -> None:
-    """Keep the notices and bars of diffusers and transformers off the terminal, where ours are."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()

@@ -51,7 +51,7 @@ def test_a_bad_row_is_a_fault_and_stops_nothing(tmp_path: Path) -> None:
     assert {line["key"]: line["fault"]["code"] for line in lines if line["fault"]} == {
         "0003.png": "image-missing",
         "0004.png": "image-format",
-        "0005.png": "mask-empty",
+        "0005.png": "mask-box",
         "0006.png": "internal",
     }
 
@@ -149,6 +149,39 @@ def test_parts_share_a_folder_and_the_whole_takes_over_what_they_did(tmp_path: P
     assert counts == Counts(done=5)
     assert len(seen) == 1
     assert [line["state"] for line in records(out)] == ["done"] * 5
+
+
+def test_parts_of_another_number_take_over_what_is_done_and_never_run_at_the_same_time(tmp_path: Path) -> None:
+    rows, out = rows_of(tmp_path / "in", 4), tmp_path / "out"
+    run(rows[:2], out, part="1-of-2")
+    with Ledger(out, "2-of-2"), pytest.raises(ResourceError, match="Another process"):
+        run(rows[:3], out, part="1-of-3")
+    counts, seen = run(rows[:3], out, part="1-of-3")
+    assert counts == Counts(done=3)
+    assert [each.result.key for each in seen if each.result] == ["0002.png"]
+
+
+def test_with_nothing_to_do_nobody_is_asked(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "in", 2)
+    run(rows, tmp_path / "out")
+
+    def nobody(work: Work) -> Iterator[RowResult]:
+        raise AssertionError(work)
+
+    assert run(rows, tmp_path / "out", nobody)[0] == Counts(done=2)
+
+
+def test_a_stop_while_rows_are_listed(tmp_path: Path) -> None:
+    def listed() -> Iterator[Row]:
+        for number, row in enumerate(rows_of(tmp_path / "in", 4)):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield row
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(listed(), here, Settings(out=tmp_path / "out"))
+    with Ledger(tmp_path / "out") as ledger:
+        assert ledger.counts() == Counts()
 
 
 def test_a_missing_model_ends_a_batch_that_needs_no_other(tmp_path: Path) -> None:
