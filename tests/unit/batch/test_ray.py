@@ -48,10 +48,12 @@ def machines_of_two() -> Any:
     """A cluster of two nodes with a core each."""
     from ray.cluster_utils import Cluster as Machines
 
+    machines = Machines()
     try:
-        machines = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        machines.add_node(num_cpus=1, include_dashboard=False)
         return machines, machines.add_node(num_cpus=1)
-    except Exception as error:  # Ray's own class for a start that takes longer than 30 seconds
+    except Exception as error:  # of no class in particular when a start takes longer than 30 seconds
+        machines.shutdown()
         pytest.skip(f"Ray's nodes do not start here: {error}")
 
 
