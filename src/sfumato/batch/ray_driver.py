@@ -23,6 +23,7 @@ from sfumato.batch.row import Row, RowResult
 from sfumato.batch.workers import POLL_SECONDS, STOP, Ended, cores
 from sfumato.errors import EditError, ResourceError
 
+PRINTED = "ray.log"
 LOCAL_STORE = 100 * 2**20  # bytes of a local cluster's object store, which holds paths: near the least that Ray accepts
 ROWS_AT_ONCE = 8  # that a worker is handed at a time: as many as may share a batch, see `sfumato.jobs.engine.SHARED`
 ROWS_IN_HAND = 2_000  # for each worker: after so many the pool is started anew, and no more are in memory
@@ -237,18 +238,18 @@ def _connect(cluster: Cluster) -> None:
 
     shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if cluster.address is None:
-        here: dict[str, Any] = {"num_cpus": cores(), "object_store_memory": LOCAL_STORE}
-        ray.init(address="local", include_dashboard=False, **here, **shared)
+        where = f"Ray does not start on this machine; {PRINTED} beside the ledger has why."
+        shared |= {"address": "local", "num_cpus": cores(), "object_store_memory": LOCAL_STORE, "include_dashboard": False}
     else:
-        try:
-            ray.init(address=cluster.address, **shared)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            log.exception("no connection")
-            raise ResourceError(
-                f"No Ray cluster answers at {cluster.address}; start one with ray start --head, or leave "
-                "--address out to run here.",
-                code="ray-unreachable",
-            ) from error
+        where = (
+            f"No Ray cluster answers at {cluster.address}; start one with ray start --head, or leave --address out to run here."
+        )
+        shared["address"] = cluster.address
+    try:
+        ray.init(**shared)
+    except Exception as error:  # of every class, and of none in particular when a start takes too long
+        log.exception("no connection")
+        raise ResourceError(where, code="ray-unreachable") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 

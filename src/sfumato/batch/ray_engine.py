@@ -7,13 +7,11 @@ from importlib.util import find_spec
 from itertools import islice
 
 from sfumato.batch.local import Setup
-from sfumato.batch.ray_driver import Again, Cluster, More, main
+from sfumato.batch.ray_driver import PRINTED, Again, Cluster, More, main
 from sfumato.batch.row import Row, RowResult
 from sfumato.batch.runner import Work
 from sfumato.batch.workers import GRACE_SECONDS, MOST_CRASHES, POLL_SECONDS, STOP, Ended
 from sfumato.errors import ResourceError
-
-PRINTED = "ray.log"
 
 
 def edit_on_ray(work: Work, setup: Setup, cluster: Cluster) -> Iterator[RowResult]:
