@@ -23,7 +23,10 @@ def check(tmp_path: Path) -> Check:
         for name, size in sizes.items():
             picture, exif = Image.new(mode if name == "image" else "L", size), Image.Exif()
             exif[0x0112] = given.get("turned", 1)
-            picture.save(pictures[name], **({"exif": exif} if name == "image" and "turned" in given else {}))
+            if name == "image" and "turned" in given:
+                picture.save(pictures[name], exif=exif)
+            else:
+                picture.save(pictures[name])
         options = {"prompt": "a ball", **{name: value for name, value in given.items() if name != "turned"}}
         fault = Checks(files=files or FileOptions()).fault(Row(key="a", options=options, pictures=pictures, output="a"))
         return fault.code if fault else None
