@@ -18,13 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from branches import ABLATIONS
 from numpy.typing import NDArray
 from rich import print
 from torch import Tensor
 
 from sfumato.backbones.base import Conditions, Text
-from sfumato.backbones.brushnet import BrushNet
+from sfumato.backbones.brushnet import ABLATIONS, BrushNet
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.metrics.statistics import estimate, paired_difference
 from sfumato.training import brushnet

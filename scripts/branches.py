@@ -12,7 +12,7 @@ from rich import print
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato.backbones.base import Conditions, Control, Extra, Text
-from sfumato.backbones.brushnet import BrushNet
+from sfumato.backbones.brushnet import ABLATIONS, BrushNet
 from sfumato.backbones.controlnet import born
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.text import MAX_TOKENS
@@ -30,13 +30,6 @@ SDXL: dict[str, Any] = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
-}
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "as published": {},
-    "encoder and middle alone": {"injection": "encoder"},
-    "skip connections alone": {"injection": "skips"},
-    "with attention": {"attention": True},
-    "no mask": {"mask_channel": False},
 }
 TOKENS = 77  # of CLIP
 FACTOR = 8  # pixels a latent cell

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sfumato import Editor
-from sfumato.backbones import hub, loading
+from sfumato.backbones import hub, loading, pulling
 from sfumato.backbones.checkpoints import folder_family
 from sfumato.cli.main import app
 from sfumato.errors import BackboneError, ResourceError, UnsafeCheckpoint, Unsupported
@@ -114,7 +114,7 @@ def test_pull_takes_the_parts(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     asked: dict[str, Any] = {}
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: [*files, *others])
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda _, **given: asked.update(given) or str(home))
-    loading.pull("someone/kolors")
+    pulling.pull("someone/kolors")
     assert asked["allow_patterns"] == sorted(files)
 
 

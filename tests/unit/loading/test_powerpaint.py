@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sfumato.backbones import loading
+from sfumato.backbones import loading, pulling
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.checkpoints import POWERPAINT_FILES, folder_family
 from sfumato.backbones.single_file import REPOSITORIES
@@ -100,7 +100,7 @@ def test_pull_takes_the_two_files_and_what_belongs_to_them(monkeypatch: pytest.M
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **options: taken.update({name: options["allow_patterns"]}) or "there"
     )
-    assert loading.pull("JunhaoZhuang/PowerPaint-v1") == Path("there")
+    assert pulling.pull("JunhaoZhuang/PowerPaint-v1") == Path("there")
     assert taken["JunhaoZhuang/PowerPaint-v1"] == list(POWERPAINT_FILES)
     assert BASE in taken
 
