@@ -219,6 +219,12 @@ def serve(
         list[str] | None, typer.Option(help="Web origin whose pages may call this server.", metavar="URL")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that keeps the results.", metavar="DIR")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="PostgreSQL for the jobs, by default SQLite in the folder; SFUMATO_DATABASE does it too.", metavar="URL"
+        ),
+    ] = None,
     device: Devices = None,
     dtype: Dtype = None,
     vae: Annotated[str | None, typer.Option(help="Autoencoder in place of the model's own.", metavar="FILE|FOLDER")] = None,
@@ -266,6 +272,7 @@ def serve(
             model_alias or (),
             token or (),
             data,
+            database,
             limits,
             host=host,
             port=port,

@@ -17,6 +17,7 @@ def run(
     aliases: Sequence[str],
     tokens: Sequence[str],
     data: Path | None,
+    database: str | None,
     limits: dict[str, Any],
     **options: Any,
 ) -> None:
@@ -27,6 +28,7 @@ def run(
         aliases: Further names of them for OpenAI's API, each ALIAS=MODEL.
         tokens: Secrets; SFUMATO_TOKEN by default, so that none need be seen in the list of processes.
         data: Folder of the results; the user's own by default.
+        database: Address of a PostgreSQL database; SFUMATO_DATABASE by default, as it may hold a password.
         limits: Those of `sfumato.server.settings.Limits` that are not the default.
         options: Further fields of `sfumato.server.settings.Settings`.
 
@@ -58,6 +60,7 @@ def run(
         aliases=_pairs(aliases),
         tokens=tuple(tokens) or ((environment,) if environment else ()),
         data=data or data_folder(),
+        database=database or os.environ.get("SFUMATO_DATABASE") or None,
         limits=Limits.of(**{name: value for name, value in limits.items() if value is not None}),
         **options,
     )

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from sfumato.errors import EditError
 from sfumato.server import failures, mask_api, native_api, openai_api, pages, schema, webui_api, webui_lists
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import JobQueue
+from sfumato.server.leases import BEAT_SECONDS
 from sfumato.server.metrics import Metrics
 from sfumato.server.security import SecurityMiddleware
 from sfumato.server.service import JobService
@@ -41,7 +42,7 @@ class AppState:
     metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
-        self.store = Store(self.settings.data)
+        self.store = Store(self.settings.data, self.settings.database)
         self.queue = JobQueue(self.store, self.settings.limits, self.metrics)
         self.workers = [Worker(self.queue, self.settings, device, self.make_editor) for device in self.settings.devices]
         self.service = JobService(settings=self.settings, queue=self.queue, store=self.store)
@@ -97,11 +98,14 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app_state.start()
-        purging = asyncio.create_task(_purge(app_state))
+        tasks = [asyncio.create_task(_repeat(app_state.queue.ledger.purge, PURGE_SECONDS))]
+        if app_state.store.shared:
+            tasks.append(asyncio.create_task(_repeat(app_state.queue.beat, BEAT_SECONDS)))
         try:
             yield
         finally:
-            purging.cancel()
+            for task in tasks:
+                task.cancel()
             await to_thread.run_sync(app_state.close)
 
     app = FastAPI(
@@ -127,13 +131,14 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
     return app
 
 
-async def _purge(app_state: AppState) -> None:
+async def _repeat(work: Callable[[], None], seconds: float) -> None:
+    """Do something that writes to disk again and again, whatever becomes of it."""
     while True:
         try:
-            await to_thread.run_sync(app_state.queue.ledger.purge)
+            await to_thread.run_sync(work)
         except Exception:
-            log.exception("purging failed")
-        await asyncio.sleep(PURGE_SECONDS)
+            log.exception("%s failed", work.__name__)
+        await asyncio.sleep(seconds)
 
 
 def _answer_failures(app: FastAPI) -> None:

@@ -67,6 +67,8 @@ class Settings:
 
     Args:
         data: Folder of the results; made when missing, readable by its owner alone.
+        database: Address of a PostgreSQL database for the jobs, which servers may share together with the folder; by default they
+            are kept in SQLite in the folder, for this server alone.
         models: Models that requests may name; the first is the default.
         aliases: Further names of those models for OpenAI's API, whose clients may insist on one: alias to model.
         devices: One worker each; None is the best device present.
@@ -83,6 +85,7 @@ class Settings:
     """
 
     data: Path
+    database: str | None = None
     models: tuple[str, ...] = ("embedded",)
     aliases: dict[str, str] = field(default_factory=dict)
     devices: tuple[str | None, ...] = (None,)
