@@ -238,6 +238,13 @@ def serve(
     control_model: Annotated[
         list[str] | None, typer.Option(help="ControlNet for requests' control pictures.", metavar="FILE|FOLDER|ID")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where edits run: in this process, or on Ray Serve.", metavar="local|ray")
+    ] = "local",
+    address: Annotated[str | None, typer.Option(help="Ray cluster; by default Ray is started here.", metavar="ADDRESS")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Replicas on Ray; by default one per GPU, or one.")] = None,
+    min_replicas: Annotated[int | None, typer.Option(min=1, help="Fewest replicas, as many as there is work for.")] = None,
+    max_replicas: Annotated[int | None, typer.Option(min=1, help="Most replicas, as many as there is work for.")] = None,
     share: Annotated[
         int | None, typer.Option(min=1, help="Most jobs in one batch; by default 8 on a GPU and 1 on a CPU.")
     ] = None,
@@ -255,7 +262,7 @@ def serve(
 ) -> None:
     """Serve the web page and the HTTP APIs."""
     with reported(debug=debug, signals=False):  # the server has its own way to stop
-        from sfumato.cli.serve import run
+        from sfumato.cli.serve import cluster_of, run
 
         limits = {
             "queue": queue,
@@ -274,6 +281,7 @@ def serve(
             data,
             database,
             limits,
+            cluster_of(engine, address=address, replicas=replicas, min_replicas=min_replicas, max_replicas=max_replicas),
             host=host,
             port=port,
             insecure=insecure,

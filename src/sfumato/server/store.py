@@ -207,12 +207,11 @@ class Store:
 
 
 def _unusable(folder: Path, error: Exception, shared: bool) -> ResourceError:
-    if shared and isinstance(error, sa.exc.SQLAlchemyError):  # what it says may hold addresses, but only the operator reads it
+    reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+    if shared and isinstance(error, sa.exc.SQLAlchemyError):
         return ResourceError(
-            f"The database cannot be used ({getattr(error, 'orig', None) or error}); look after it, or give another with --database.",
-            code="database-unusable",
+            f"The database cannot be used ({reason}); look after it, or give another with --database.", code="database-unusable"
         )
-    reason = getattr(error, "orig", None) or error
     return ResourceError(
         f"The folder {folder} cannot be used for results ({reason}); choose another with --data.", code="data-unwritable"
     )
