@@ -47,7 +47,7 @@ class RayCluster:
     def __init__(self, settings: Settings, make_editor: MakeEditor) -> None:
         assert settings.cluster is not None
         self._cluster = settings.cluster
-        self._own = _connect(self._cluster)
+        self._own = connect(self._cluster)
         self._gpus = 0 if (settings.devices[0] or "").startswith("cpu") else int(ray.cluster_resources().get("GPU", 0))
         self.replicas = self._cluster.max_replicas or self._cluster.replicas or max(1, self._gpus)
         self.share = settings.share or (SHARED if self._gpus else 1)
@@ -130,7 +130,7 @@ class RayCluster:
             ray.shutdown()
 
 
-def _connect(cluster: Cluster) -> bool:
+def connect(cluster: Cluster) -> bool:
     """Connect to Ray, or start one on this machine; whether this server started it.
 
     Raises:
