@@ -3,6 +3,7 @@
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from sfumato.errors import ResourceError
 from sfumato.server.database import check_url
-from tests.server import pictures
+from tests.server import pictures, ray_stub
 from tests.server import postgresql as postgres
 from tests.server.page import PATIENCE, hold
 from tests.server.stub import serving, settings_for
@@ -66,6 +68,18 @@ def database(postgresql: str) -> Iterator[str]:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     yield postgresql.replace("/postgres?", f"/{name}?")
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A real Ray on this machine, for all tests."""
+    pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'sfumato[ray]'")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(ray_stub.local_ray())
+        except ResourceError as error:
+            pytest.skip(error.message)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from sfumato.server.failures import Refused
 from sfumato.server.jobs import JobQueue
 from sfumato.server.leases import BEAT_SECONDS
 from sfumato.server.metrics import Metrics
+from sfumato.server.ray_environment import secure_ray
 from sfumato.server.security import SecurityMiddleware
 from sfumato.server.service import JobService
 from sfumato.server.settings import Settings
@@ -117,6 +118,7 @@ def connected(settings: Settings, make_editor: MakeEditor) -> "RayCluster | None
     """
     if settings.cluster is None:
         return None
+    secure_ray(own=settings.cluster.address is None)
     try:
         from sfumato.server.cluster import RayCluster
     except ModuleNotFoundError as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import secrets
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -136,12 +134,9 @@ def connect(cluster: Cluster) -> bool:
     Raises:
         ResourceError: ray-unavailable.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         options: dict[str, Any] = {"address": cluster.address}
         if cluster.address is None:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # others on this network cannot use what listens for the replicas
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             options = {"address": "local", "include_dashboard": False}
         try:
             ray.init(logging_level=logging.WARNING, namespace=APPLICATION, **options)
