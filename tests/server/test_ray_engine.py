@@ -1,4 +1,4 @@
-"""The engine that sends items to replicas, with replicas that are only played: what is tried again, what is not, and for how long."""
+"""The engine that sends items to replicas, which are only played here: what is tried again, how often, and what is not."""
 
 import threading
 from collections.abc import Iterator

@@ -71,7 +71,7 @@ class RayCluster:
         deployment = serve.deployment(
             Replica,
             name="Replica",
-            max_ongoing_requests=self.share,
+            max_ongoing_requests=self.share + 1,  # and one for what else is asked of it, as previews
             graceful_shutdown_timeout_s=self._settings.limits.job_seconds,
             ray_actor_options=self._resources(),
             logging_config=QUIET,

@@ -26,7 +26,7 @@ log = logging.getLogger("sfumato.server")
 TRIES = 3  # replicas that an item may lose: an edit gives the same pictures on each
 POLL_SECONDS = 0.5  # between two questions whether an item that is not heard of is still wanted
 WATCH_SECONDS = WATCHED_SECONDS / 2  # between two requests for previews
-ANSWER_SECONDS = 2.0  # that such a request may take
+ANSWER_SECONDS = 0.5  # that such a request may take
 
 
 class RayEngine:
