@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.backbones.prediction import check_given
 from sfumato.errors import OptionError
 
 MEBIBYTE = 2**20
@@ -151,7 +150,10 @@ class Settings:
                 raise OptionError(
                     "On Ray each replica takes its own device: give one --device at most.", code="option-contradiction"
                 )
-        check_given(self.prediction_type)
+        if self.prediction_type is not None:
+            from sfumato.backbones.prediction import check_given
+
+            check_given(self.prediction_type)
         if not is_loopback(self.host) and not self.tokens and not self.insecure:
             raise OptionError(
                 f"Listening on {self.host} lets other machines in: give a --token, or --insecure if they all may use it.",
