@@ -73,7 +73,7 @@ def test_progress_previews_and_cancelling(client: httpx.Client) -> None:
             client.delete(f"/v1/jobs/{job_id}")
     assert data["state"] == "cancelled"
     assert seen == sorted(seen)
-    assert len(set(seen)) > 3
+    assert len(set(seen)) >= 2
 
 
 def test_partial_pictures(client: httpx.Client) -> None:
