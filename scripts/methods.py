@@ -55,6 +55,8 @@ STRIPS: dict[str, dict[str, Any]] = {
     "stable-inpainting": {"prompt": "a red ball", "method": "stable-inpainting"},
     "brushnet": {"prompt": "a red ball", "method": "brushnet"},
     "controlnet-inpainting": {"prompt": "a red ball", "method": "controlnet-inpainting"},
+    "powerpaint": {"prompt": "", "method": "powerpaint", "task": "remove"},
+    "powerpaint-v2": {"prompt": "a red ball", "method": "powerpaint-v2", "task": "shape"},
     "smartbrush": {"prompt": "a red ball", "method": "smartbrush", "model": "embedded-smartbrush"},
     "attentive-eraser": {
         "prompt": "",

@@ -61,7 +61,7 @@ def run(settings: Settings) -> None:
 
     only_folder(settings.out)
     settings, variants = _choose(settings)
-    from sfumato.cli.progress import hush_libraries
+    from sfumato.backbones.hushing import hush_libraries
 
     hush_libraries()
     loading = runner.Loading(options=settings.load)

@@ -1,39 +1,36 @@
 """`sfumato edit` and the commands of other tasks: run one request and write its predictions."""
 
-import inspect
 import json
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
 
 from sfumato.backbones.options import LoadOptions
 from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Offline
-from sfumato.cli.capacity import Canvas, check_format, check_mask_file
 from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
+from sfumato.cli.generated import generated
 from sfumato.cli.grid import source_tile
-from sfumato.cli.options import Grouped, build_request, method_named, own_parameters, request_parameters
-from sfumato.cli.results import GRID, FormatName, file_names, format_of, write_best, write_results
+from sfumato.cli.options import build_request
+from sfumato.cli.results import FORMATS, GRID, FormatName, file_names, format_of, known_format, write_best, write_results
 from sfumato.cli.staging import check_space, staged
 from sfumato.cli.standard_input import piped
 from sfumato.errors import OptionError
-from sfumato.methods import registry
+from sfumato.pictures.capacity import Canvas, check_format, check_mask_file
 from sfumato.pictures.reading import MAX_PIXELS, restore, write
 from sfumato.pictures.writing import SUFFIXES, Format
 from sfumato.request import EditRequest, EditResult
 
-FORMATS = "|".join(get_args(FormatName))
 LISTED = 12  # predictions named on the terminal
-HELP_WIDTH = 76  # of lines below the options
 COMPRESSED_BYTES_PER_PIXEL = 2  # of a photograph as PNG, roughly
 
 
@@ -159,7 +156,8 @@ def _send(path: Path) -> None:
 
 def make(request: EditRequest, settings: Settings, save_steps: Path | None = None) -> EditResult:
     """Run a request with a progress bar; writes no file but the animation of its steps."""
-    from sfumato.cli.progress import hush_libraries, progress_bar
+    from sfumato.backbones.hushing import hush_libraries
+    from sfumato.cli.progress import progress_bar
 
     hush_libraries()
     from sfumato.editor import Editor
@@ -197,38 +195,13 @@ WITHOUT = {
 def command(name: str, summary: str, arguments: Sequence[str] = ()) -> Any:
     """The command `edit` or that of another task, with one option per field of `EditRequest` besides its own.
 
-    The methods' own options are added only if an unknown flag is given or a method's help is requested, since that imports torch.
-
     Args:
         name: "edit", or one of `WITHOUT`.
         summary: First line of the help.
         arguments: Arguments of the call, after the name.
     """
-    card, without = method_named(arguments) if "--help" in arguments else None, WITHOUT.get(name, ())
-    made = _made(name, summary, request_parameters(card, without))
-    known = {"--help", "--", *(flag for parameter in made.params for flag in (*parameter.opts, *parameter.secondary_opts))}
-    if any(word.startswith("--") and word.partition("=")[0] not in known for word in arguments):
-        return _made(name, summary, [*request_parameters(card, without), *own_parameters(registry.CARDS, card)])
-    if card is None:
-        return made
-    return _made(name, summary, [*request_parameters(card, without), *own_parameters([card], card)])
-
-
-def _made(name: str, summary: str, parameters: list[inspect.Parameter]) -> Any:
-    own = [given for given in inspect.signature(edit).parameters.values() if given.kind is inspect.Parameter.KEYWORD_ONLY]
-
     task: dict[str, Any] = {"task": name} if name in WITHOUT else {}
-
-    def callback(**options: Any) -> None:
-        edit(**options, **task)
-
-    vars(callback)["__signature__"] = inspect.Signature([*parameters, *own])
-    application = typer.Typer(add_completion=False, rich_markup_mode=None)
-    names = ", ".join(card.name for card in registry.CARDS)
-    own_help = f"Methods have options of their own: sfumato {name} --method NAME --help, where NAME is one of {names}."
-    epilog = "\b\n" + textwrap.fill(own_help, HELP_WIDTH, break_on_hyphens=False)  # wrapped here: click would break names
-    application.command(name, cls=Grouped, help=summary, epilog=epilog)(callback)
-    return typer.main.get_command(application)
+    return generated(name, partial(edit, **task), summary, arguments, without=WITHOUT.get(name, ()))
 
 
 def edit(
@@ -264,7 +237,7 @@ def edit(
             save_mask=save_mask,
             layer=layer,
             save_steps=save_steps,
-            format=_known_format(format),
+            format=known_format(format),
             metadata=metadata,
         )
         if as_json and out == STANDARD:
@@ -296,10 +269,3 @@ def describe(summary: dict[str, Any], *, silent: bool = False) -> None:
         typer.echo(f"... and {len(pictures) - LISTED} more")
     if grid:
         typer.echo(f"{folder / GRID}  all at a glance")
-
-
-def _known_format(name: str | None) -> FormatName | None:
-    known = next((known for known in get_args(FormatName) if known == name), None)
-    if name is not None and known is None:
-        raise OptionError(f"--format {name!r} is unknown; choose {FORMATS.replace('|', ', ')}.", code="output-format")
-    return known

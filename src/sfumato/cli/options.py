@@ -51,7 +51,9 @@ def method_named(arguments: Sequence[str]) -> MethodCard | None:
     return next((card for card in registry.CARDS if card.name == named), None)
 
 
-def request_parameters(shown: MethodCard | None, without: Collection[str] = ()) -> list[inspect.Parameter]:
+def request_parameters(
+    shown: MethodCard | None, without: Collection[str] = (), positional: Collection[str] = ARGUMENTS
+) -> list[inspect.Parameter]:
     """One keyword parameter per field of `EditRequest`, annotated for typer.
 
     Values stay strings; pydantic parses and validates them in `build_request`.
@@ -59,11 +61,15 @@ def request_parameters(shown: MethodCard | None, without: Collection[str] = ()) 
     Args:
         shown: The method of `--help`: fields that it does not use are hidden.
         without: Fields without an option.
+        positional: Fields that are arguments.
     """
     unused = set() if shown is None else registry.method_fields() - set(shown.uses)
     fields = {name: EditRequest.model_fields[name] for name in EditRequest.shared_fields() if name not in without}
     defaults = {name: field.default for name, field in fields.items()} | {"method": None}  # one that the model chooses
-    return [_parameter(name, field, defaults[name], hidden=name in unused) for name, field in fields.items()]
+    return [
+        _argument(name, field) if name in positional else _parameter(name, field, defaults[name], hidden=name in unused)
+        for name, field in fields.items()
+    ]
 
 
 def own_parameters(cards: Iterable[MethodCard], shown: MethodCard | None) -> list[inspect.Parameter]:
@@ -80,6 +86,17 @@ def own_parameters(cards: Iterable[MethodCard], shown: MethodCard | None) -> lis
         for name, field in card.load().Options.exposed().items():
             made.setdefault(name, _parameter(name, field, None, hidden=card is not shown, panel=card.title))
     return list(made.values())
+
+
+def set_options(options: dict[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
+    """The command line's options that do not have their defaults, for requests that are made later.
+
+    Args:
+        options: All options of fields and of methods.
+        without: Fields without an option.
+    """
+    usual = {parameter.name: parameter.default for parameter in request_parameters(None, without, ())}
+    return {name: _read(name, value) for name, value in options.items() if value not in (None, [], usual.get(name))}
 
 
 def build_request(options: dict[str, Any]) -> EditRequest:
@@ -110,18 +127,18 @@ class Grouped(TyperCommand):
                 formatter.write_dl(sections[title])
 
 
+def _argument(name: str, field: FieldInfo) -> inspect.Parameter:
+    info = typer.Argument(help=field.description, metavar=name.upper())
+    kind, default = (str, inspect.Parameter.empty) if field.is_required() else (str | None, None)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
 def _parameter(name: str, field: FieldInfo, default: Any, *, hidden: bool, panel: str | None = None) -> inspect.Parameter:
     about: dict[str, Any] = {"help": field.description, "hidden": hidden, "rich_help_panel": panel}
     annotation: Any = str | None
-    if name in ARGUMENTS:
-        if field.is_required():
-            annotation, default = str, inspect.Parameter.empty
-        else:
-            default = None
-        info: Any = typer.Argument(help=field.description, metavar=name.upper())
-    elif _alternatives(field.annotation) == [bool]:
+    if _alternatives(field.annotation) == [bool]:
         annotation = bool if default is not None else bool | None
-        info = typer.Option(f"{flag_of(name)}/--no-{name.replace('_', '-')}", **about)
+        info: Any = typer.Option(f"{flag_of(name)}/--no-{name.replace('_', '-')}", **about)
     else:
         if get_origin(field.annotation) is tuple and Ellipsis in get_args(field.annotation):
             annotation = list[str] | None

@@ -36,22 +36,16 @@ def progress_bar() -> Iterator[Callable[["EditProgress"], None] | None]:
 
         def show(progress: "EditProgress") -> None:
             now = meter(progress)
-            left = "" if now.seconds_left is None else f"about {_duration(now.seconds_left)} left"
+            left = "" if now.seconds_left is None else f"about {duration(now.seconds_left)} left"
             bar.update(task, completed=now.fraction, left=left, description=f"{now.stage} {now.step}/{now.total}")
 
         yield show
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "40 s", "3:05 min", "2:10 h"."""
     whole = round(seconds)
-    return f"{whole} s" if whole < 100 else f"{whole // 60}:{whole % 60:02} min"
-
-
-def hush_libraries() -> None:
-    """Keep the notices and bars of diffusers and transformers off the terminal, where ours are."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    if whole < 100:
+        return f"{whole} s"
+    minutes, left = divmod(whole, 60)
+    return f"{minutes}:{left:02} min" if minutes < 100 else f"{minutes // 60}:{minutes % 60:02} h"

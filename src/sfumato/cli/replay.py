@@ -13,10 +13,10 @@ import typer
 from sfumato.backbones.options import LoadOptions
 from sfumato.cli.destination import STANDARD, destination
 from sfumato.cli.edit import Settings, make
-from sfumato.cli.results import SUFFIX_OF
 from sfumato.cli.staging import staged
 from sfumato.editing.stored import Stored, from_text, request_of
 from sfumato.errors import ImageError, OptionError
+from sfumato.pictures.encoding import SUFFIX_OF
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.reading import MAX_PIXELS, Picture, read, read_metadata, write
 from sfumato.pictures.sizing import fitted

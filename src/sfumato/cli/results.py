@@ -3,27 +3,40 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
 from sfumato.cli.grid import draw_grid, tile, tile_size
 from sfumato.cli.staging import RECORD
 from sfumato.editing.stored import VERSION, to_text
-from sfumato.pictures.encoding import losses
+from sfumato.errors import OptionError
+from sfumato.pictures.encoding import SUFFIX_OF, losses
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.reading import Format, write
 from sfumato.pictures.writing import METADATA_KEY
 from sfumato.request import EditResult, one_by_one
 
 FormatName = Literal["png", "jpeg", "webp", "tiff"]
-SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
+FORMATS = "|".join(get_args(FormatName))
 GRID = "grid.png"
 
 
 def format_of(name: str) -> Format:
     """The format of a `FormatName`."""
     return next(known for known in SUFFIX_OF if known == name.upper())
+
+
+def known_format(name: str | None) -> FormatName | None:
+    """What --format was given.
+
+    Raises:
+        OptionError: output-format.
+    """
+    known = next((known for known in get_args(FormatName) if known == name), None)
+    if name is not None and known is None:
+        raise OptionError(f"--format {name!r} is unknown; choose {FORMATS.replace('|', ', ')}.", code="output-format")
+    return known
 
 
 def prediction_names(n: int, file_format: Format) -> list[str]:

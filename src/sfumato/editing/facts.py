@@ -21,7 +21,7 @@ def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str,
     """Values that a replay compares, see `EditResult.facts`. Device and dtype are the editor's."""
     backbone, parts = edit.backbone, [window.inputs for window in edit.windows]
     return {
-        "versions": {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}},
+        "versions": versions(),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
         "prediction_type": backbone.traits.prediction,
@@ -31,6 +31,11 @@ def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str,
         "windows": [list(part.window.box) for part in parts],
         **parts[0].hashes,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that the pixels depend on."""
+    return {"sfumato": sfumato.__version__, **{name: version(name) for name in LIBRARIES}}
 
 
 def background_notes(request: EditRequest) -> list[str]:

@@ -80,7 +80,7 @@ class Inputs:
 
 
 def sha256(source: ImageSource) -> str:
-    """SHA-256 of a file's bytes, or of the pixels of a picture in memory."""
+    """SHA-256 of a file's bytes, or of the pixels of a picture in memory that comes from none."""
     if isinstance(source, Image.Image):
         return strips.sha256(source)
     digest = hashlib.sha256()

@@ -1,5 +1,6 @@
 """An edit as picklable data: validated options, and pictures as bytes."""
 
+import hashlib
 import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from PIL import Image
 from sfumato.errors import ImageError, ResourceError
 from sfumato.masks.canvas import in_pixels
 from sfumato.pictures.formats import UPLOADED, open_header
+from sfumato.pictures.strips import FILE_SHA256
 from sfumato.request import EditRequest, by_field
 
 # Fields that may differ within a batch. Some of them change the batch key (see `PreparedWindow.key`), which is compared later.
@@ -33,12 +35,14 @@ class Item:
         pictures: Their bytes by the names of `EditRequest.pictures`: "image", and what else is given.
         partials: Number of whole pictures to report while it runs.
         id: Unique, random.
+        formats: Names of the formats that the pictures may have; strangers' have fewer than those of this machine.
     """
 
     options: dict[str, Any]
     pictures: dict[str, bytes]
     partials: int = 0
     id: str = field(default_factory=lambda: secrets.token_hex(12))
+    formats: tuple[str, ...] = UPLOADED
 
     @property
     def size(self) -> int:
@@ -62,7 +66,10 @@ class Item:
             ImageError, MaskError: A picture cannot be read.
             ValidationError: The fields contradict each other.
         """
-        return self._checked.with_pictures({name: open_picture(data, name) for name, data in self.pictures.items()})
+        opened = {name: open_picture(data, name, self.formats) for name, data in self.pictures.items()}
+        for name, picture in opened.items():
+            picture.info[FILE_SHA256] = hashlib.sha256(self.pictures[name]).hexdigest()  # a replay has the file
+        return self._checked.with_pictures(opened)
 
     @cached_property
     def _checked(self) -> EditRequest:
@@ -71,7 +78,7 @@ class Item:
 
     def pixels(self) -> int:
         """Pixels of the image, by its header, or of the result if that is larger."""
-        size, request = open_picture(self.pictures["image"], "image").size, self._checked
+        size, request = open_picture(self.pictures["image"], "image", self.formats).size, self._checked
         left, top, right, bottom = (0, 0, 0, 0) if request.expand is None else in_pixels(request.expand, size)
         width, height = request.size or (left + size[0] + right, top + size[1] + bottom)
         return max(size[0] * size[1], width * height)
@@ -85,13 +92,13 @@ class Item:
         return mine == yours and self.pictures.keys() - {"mask"} == other.pictures.keys() - {"mask"}
 
 
-def open_picture(data: bytes, what: str) -> Image.Image:
-    """A picture of which only the header has been read; of the formats accepted as uploads.
+def open_picture(data: bytes, what: str, formats: tuple[str, ...] = UPLOADED) -> Image.Image:
+    """A picture of which only the header has been read; of these formats, AVIF and HEIC.
 
     Raises:
         ImageError: image-format, image-depth, image-damaged or extra-missing.
     """
     try:
-        return open_header(BytesIO(data), f"The {what}", formats=UPLOADED)
+        return open_header(BytesIO(data), f"The {what}", formats=formats)
     except ResourceError as error:
         raise ImageError(error.message, code=error.code) from error

@@ -22,6 +22,7 @@ SUFFIXES: dict[str, Format] = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
 _QUALITY: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},

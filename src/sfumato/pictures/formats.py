@@ -68,6 +68,13 @@ def _stated_bits(prefix: bytes) -> int | None:
     return None
 
 
+def suffixes() -> frozenset[str]:
+    """Endings of the files that are read, in small letters with their dot."""
+    Image.init()
+    by_pillow = {suffix for suffix, name in Image.registered_extensions().items() if name in (*READ, "AVIF", "MPO")}
+    return frozenset(by_pillow | {".heic", ".heif"})
+
+
 def damaged(label: str, error: Exception) -> ImageError:
     """The error about a file that cannot be decoded completely."""
     return ImageError(f"{label} is damaged or cut short ({error}); give an intact file.", code="image-damaged")

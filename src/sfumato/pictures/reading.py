@@ -29,12 +29,14 @@ __all__ = [
     "Pixels",
     "inspect",
     "load",
+    "open_file",
     "read",
     "read_metadata",
     "restore",
     "upright_size",
     "write",
     "write_animation",
+    "written_format",
 ]
 
 MAX_PIXELS = 130_000_000  # the sensors of cameras that are sold have up to 102 million
@@ -107,7 +109,7 @@ def _opened(source: Path | Image.Image, max_pixels: int, what: str) -> Iterator[
 @contextmanager
 def _open_picture(path: Path, label: str, max_pixels: int) -> Iterator[Image.Image]:
     """Identify a file by its first bytes and read its header; no pixel is decoded."""
-    with _open_file(path, label, max_pixels) as stream:
+    with open_file(path, label, max_pixels) as stream:
         yield open_header(stream, label, max_pixels)
 
 
@@ -119,7 +121,17 @@ def most_bytes(max_pixels: int) -> int:
     return 8 * max_pixels + 2**24
 
 
-def _open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
+def open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
+    """A picture's file.
+
+    Args:
+        path: Of the file.
+        label: What the messages call it.
+        max_pixels: Refuse files of more bytes than such a picture can have.
+
+    Raises:
+        ImageError: image-missing, image-unreadable (folder, no permission), image-format (empty) or image-too-large.
+    """
     try:
         if not path.exists():
             raise ImageError(f"{label} does not exist; check the path.", code="image-missing")
@@ -172,7 +184,9 @@ def _decode(image: Image.Image, label: str, name: str, max_pixels: int, what: st
         samples = split(plain, label)
     if not managed:
         rgb, alpha = as_rgb(samples)
-        return Picture(rgb=rgb, alpha=alpha, mode=image.mode, format=_written(image), icc=None, name=name, orientation=turned_by)
+        return Picture(
+            rgb=rgb, alpha=alpha, mode=image.mode, format=written_format(image), icc=None, name=name, orientation=turned_by
+        )
     return _managed(image, upright, samples, name, turned_by, notes)
 
 
@@ -190,7 +204,7 @@ def _managed(image: Image.Image, upright: Image.Image, samples: Samples, name: s
         rgb=rgb,
         alpha=alpha,
         mode=image.mode,
-        format=_written(image),
+        format=written_format(image),
         icc=icc,
         name=name,
         samples=samples if grey or wide or space is not None else None,
@@ -226,7 +240,7 @@ def _left_out(image: Image.Image) -> list[str]:
 
 def _further_notes(image: Image.Image, icc: bytes | None, alpha: Pixels | None) -> list[str]:
     notes = _left_out(image)
-    if image.format is not None and _written(image) is None:
+    if image.format is not None and written_format(image) is None:
         notes.append(
             f"The image is {image.format}, which is not written: the results are PNG unless another format is asked for."
         )
@@ -240,7 +254,7 @@ def _further_notes(image: Image.Image, icc: bytes | None, alpha: Pixels | None) 
     return notes
 
 
-def _written(image: Image.Image) -> Format | None:
+def written_format(image: Image.Image) -> Format | None:
     """The format of the source if we can write it."""
     file_format = "JPEG" if image.format == "MPO" else image.format
     return next((known for known in SUFFIXES.values() if known == file_format), None)

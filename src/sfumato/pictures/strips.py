@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 STRIP_PIXELS = 2**20
+FILE_SHA256 = "file_sha256"  # key of `info` under which the digest of the file stands that a picture in memory was opened from
 
 
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
@@ -46,7 +47,9 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def sha256(image: Image.Image) -> str:
-    """Digest of mode, size and `image.tobytes()`."""
+    """Digest of the file that the picture was opened from, if `info` has it; else of mode, size and `image.tobytes()`."""
+    if FILE_SHA256 in image.info:
+        return str(image.info[FILE_SHA256])
     digest = hashlib.sha256(f"{image.mode}{image.size}".encode())
     for _, part in strips(image):
         digest.update(part.tobytes())

@@ -15,7 +15,18 @@ from sfumato.errors import OptionError, ResourceError
 from sfumato.pictures.encoding import SUFFIXES, Format, encode, losses
 from sfumato.pictures.metadata import OWN_KEY, Metadata
 
-__all__ = ["ANIMATED", "METADATA_KEY", "SUFFIXES", "Format", "save", "write", "write_animation", "write_text"]
+__all__ = [
+    "ANIMATED",
+    "METADATA_KEY",
+    "SUFFIXES",
+    "Format",
+    "encoded",
+    "save",
+    "write",
+    "write_animation",
+    "write_bytes",
+    "write_text",
+]
 
 Name = TypeVar("Name", bound=str)
 
@@ -53,7 +64,7 @@ def write(
     """
     _refuse_existing(path, overwrite)
     chosen = format or _format_of(path, SUFFIXES)
-    _replace(path, _encode(image, path, chosen, icc, metadata or {}, keep))
+    write_bytes(encoded(image, path, chosen, icc, metadata or {}, keep), path)
 
 
 def save(image: Image.Image, path: Path | str, *, overwrite: bool = False) -> None:
@@ -95,7 +106,7 @@ def write_animation(
     durations = [milliseconds] * (len(frames) - 1) + [hold]
     buffer = BytesIO()
     frames[0].save(buffer, chosen, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    _replace(path, buffer.getvalue())
+    write_bytes(buffer.getvalue(), path)
 
 
 def write_text(text: str, path: Path) -> None:
@@ -104,7 +115,7 @@ def write_text(text: str, path: Path) -> None:
     Raises:
         ResourceError: As `write`.
     """
-    _replace(path, text.encode("utf-8"))
+    write_bytes(text.encode("utf-8"), path)
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:
@@ -119,9 +130,23 @@ def _format_of(path: Path, suffixes: Mapping[str, Name]) -> Name:
     return suffixes[path.suffix.lower()]
 
 
-def _encode(
-    image: Image.Image, path: Path, format: Format, icc: bytes | None, stored: dict[str, str], keep: Metadata | None
+def encoded(
+    image: Image.Image,
+    path: Path | str,
+    format: Format,
+    icc: bytes | None = None,
+    stored: dict[str, str] | None = None,
+    keep: Metadata | None = None,
 ) -> bytes:
+    """A picture's bytes in a file format.
+
+    Args:
+        image, format, icc, stored, keep: As in `sfumato.pictures.encoding.encode`.
+        path: For the messages.
+
+    Raises:
+        OptionError: output-format: it cannot hold this picture.
+    """
     if format == "JPEG" and image.has_transparency_data:
         raise OptionError(f"{path} cannot keep the transparency as JPEG; write PNG or WebP.", code="output-format")
     try:
@@ -130,8 +155,18 @@ def _encode(
         raise OptionError(f"{path} cannot be written as {format} ({error}); write PNG.", code="output-format") from error
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+def write_bytes(data: bytes, path: Path, *, temporary: Path | None = None) -> None:
+    """Write or replace a file so that it is complete or as it was, whenever the process or the machine ends.
+
+    Args:
+        data: Its content.
+        path: The file.
+        temporary: Where it is written first, on the same disk; by default a hidden file beside it.
+
+    Raises:
+        ResourceError: As `write`.
+    """
+    temporary = temporary or path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as stream:
             stream.write(data)

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sfumato.errors import ResourceError
+from sfumato.jobs.locking import hold
 from sfumato.server.database import JOBS, SECRETS, clock, connect
 from sfumato.server.leases import LIVE, Leases
 
@@ -43,7 +44,7 @@ class Store:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.results.mkdir(mode=0o700, exist_ok=True)
             if not self.shared:
-                self._held = _hold(folder / "lock")
+                self._held = hold(folder / "lock", _in_use(folder))
             self.engine = connect(database, folder)
             self.key = self._secret("results")
             self.leases = Leases(self.engine)
@@ -217,23 +218,7 @@ def _unusable(folder: Path, error: Exception, shared: bool) -> ResourceError:
     )
 
 
-def _hold(path: Path) -> int:
-    """Lock a folder against other servers until this process ends.
-
-    Raises:
-        ResourceError: data-in-use.
-    """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        import fcntl
-    except ImportError:  # Windows: SQLite's own locks have to do
-        return descriptor
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ResourceError(
-            f"Another server keeps its results in {path.parent}; stop it, or choose another folder with --data.",
-            code="data-in-use",
-        ) from error
-    return descriptor
+def _in_use(folder: Path) -> ResourceError:
+    return ResourceError(
+        f"Another server keeps its results in {folder}; stop it, or choose another folder with --data.", code="data-in-use"
+    )

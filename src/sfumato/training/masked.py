@@ -166,8 +166,10 @@ class MaskedBatches:
 
     def told(self, samples: Sequence[Sample]) -> Any:
         """What is told of samples, on the device."""
-        told = self.tell(samples, self.tokenizer)
-        return tuple(part.to(self.device) for part in told) if isinstance(told, tuple) else told.to(self.device)
+        return self._moved(self.tell(samples, self.tokenizer))
+
+    def _moved(self, told: Any) -> Any:
+        return tuple(map(self._moved, told)) if isinstance(told, tuple) else told.to(self.device)
 
 
 def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:

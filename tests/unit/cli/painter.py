@@ -18,8 +18,8 @@ class Painter:
     calls: list[EditRequest]
     failure: BaseException | None
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings = settings
+    def __init__(self, model: str = "embedded", **settings: Any) -> None:
+        self.settings = {"model": model, **settings}
 
     def edit(self, request: EditRequest, *, on_progress: Any = None, save_steps: Path | None = None) -> EditResult:
         Painter.calls.append(request)

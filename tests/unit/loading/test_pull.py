@@ -6,8 +6,8 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-
 from sfumato.backbones.pulling import pull, wanted_files
+
 from sfumato.errors import BackboneError, EditError, ModelNotFound, ResourceError, UnsafeCheckpoint
 from tests import tiny_checkpoints
 from tests.unit.loading.helpers import SD1

@@ -1,0 +1,48 @@
+"""Worker processes: the same pictures, and what becomes of the rows of those that crash."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sfumato.batch import workers
+from sfumato.batch.ledger import Counts
+from sfumato.batch.row import RowResult
+from sfumato.batch.runner import Settings, Work, run_batch
+from sfumato.batch.workers import cores, edit_in_workers
+from sfumato.errors import ModelNotFound
+from tests.batches import SETUP, here, pictures_in, rows_of
+
+
+def one(work: Work) -> Iterator[RowResult]:
+    yield from edit_in_workers(work, SETUP, 1)
+
+
+def two(work: Work) -> Iterator[RowResult]:
+    yield from edit_in_workers(work, SETUP, 2)
+
+
+def test_workers_make_the_same_pictures_and_outlive_their_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MOST_CRASHES", 2)
+    rows = rows_of(tmp_path / "in", 14, bad=(3, 4, 5))
+    run_batch(rows, here, Settings(out=tmp_path / "alone"))
+    deadly = replace(rows[0], key="deadly", options={**rows[0].options, "prompt": "die"}, output="deadly")
+    counts = run_batch([deadly, *rows], two, Settings(out=tmp_path / "out"))
+    assert counts == Counts(done=11, failed=4)
+    assert pictures_in(tmp_path / "out") == pictures_in(tmp_path / "alone")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["faults"] == {"worker-crashed": 1, "image-missing": 1, "image-format": 1, "mask-box": 1}
+
+
+def test_what_every_row_would_meet_ends_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="absent"):
+        run_batch(rows_of(tmp_path / "in", 3, model="absent"), one, Settings(out=tmp_path / "out"))
+
+
+def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert cores() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert cores() >= 1
