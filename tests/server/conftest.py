@@ -1,15 +1,21 @@
 """One server for all tests of a module that do not change how it is set up, and a browser for the page's tests."""
 
+import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
-from tests.server import pictures
+from sfumato.errors import ResourceError
+from sfumato.server.database import check_url
+from tests.server import pictures, ray_stub
+from tests.server import postgresql as postgres
 from tests.server.page import PATIENCE, hold
 from tests.server.stub import serving, settings_for
 
@@ -40,6 +46,40 @@ def client(server: str) -> Iterator[httpx.Client]:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """Address of a database of a real PostgreSQL, started for the tests."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'sfumato[postgresql]'")
+    binaries = postgres.folder_of_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with postgres.cluster(binaries) as address:
+        yield address
+
+
+@pytest.fixture
+def database(postgresql: str) -> Iterator[str]:
+    """Address of an empty database."""
+    name = f"test_{secrets.token_hex(6)}"
+    engine = sa.create_engine(check_url(postgresql), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield postgresql.replace("/postgres?", f"/{name}?")
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A real Ray on this machine, for all tests."""
+    pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'sfumato[ray]'")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(ray_stub.local_ray())
+        except ResourceError as error:
+            pytest.skip(error.message)
+        yield
 
 
 @pytest.fixture(scope="module")

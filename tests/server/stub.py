@@ -73,7 +73,9 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
 
 
 @contextmanager
-def serving(settings: Settings, make_editor: Callable[[str, str | None], Any] | None = None) -> Iterator[str]:
+def serving(
+    settings: Settings, make_editor: Callable[[str, str | None], Any] | None = None, *, patience: float = 20.0
+) -> Iterator[str]:
     """The real server on a free port of loopback, in a thread; gives its address."""
     app = create_app(settings, make_editor or (lambda model, device: StubEditor(model)))
     ports: list[int] = []
@@ -86,7 +88,7 @@ def serving(settings: Settings, make_editor: Callable[[str, str | None], Any] | 
         address = f"http://127.0.0.1:{ports[0]}"
         try:
             with httpx.Client(base_url=address, timeout=30, verify=False) as client:
-                until(lambda: client.get("/readyz").status_code == 200)
+                until(lambda: client.get("/readyz").status_code == 200, patience)
             yield address
         finally:
             server.should_exit = True

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from sfumato.errors import EditError
 from sfumato.jobs.item import Item
@@ -21,8 +22,15 @@ from tests.server.stub import StubEditor, finished, serving, settings_for, until
 
 CALLS = ("add", "start", "save", "finish", "get", "list", "path", "remove", "purge")
 OF_A_JOB = ("start", "save", "finish")
+
+
+def sqlite_error(message: str) -> OperationalError:
+    """As SQLAlchemy raises it."""
+    return OperationalError("SELECT 'secret'", (), sqlite3.OperationalError(message))
+
+
 ERRORS = (
-    sqlite3.OperationalError("database or disk is full"),
+    sqlite_error("database or disk is full"),
     OSError(28, "No space left on device", "/secret/folder"),
     SystemExit(3),
 )
@@ -89,7 +97,7 @@ def test_each_single_call_fails_once(client: httpx.Client, monkeypatch: pytest.M
                 calls.append(name)
                 now = len(calls) - 1 == number
             if now:
-                raise sqlite3.OperationalError("disk I/O error")
+                raise sqlite_error("disk I/O error")
             return original(self, *args, **options)
 
         return call
@@ -147,10 +155,11 @@ def test_a_database_that_is_really_full(data: Path) -> None:
     """SQLite's own error, by a limit on its pages; results are made room for, and all goes on."""
     app_state = AppState(settings_for(data), lambda model, device: StubEditor(model))
     app_state.start()
-    queue, database = app_state.queue, app_state.store._db
+    queue, engine = app_state.queue, app_state.store.engine
     until(app_state.workers[0].ready.is_set)
-    pages = database.execute("PRAGMA page_count").fetchone()[0]
-    database.execute(f"PRAGMA max_page_count = {pages}")
+    with engine.connect() as connection:  # the only one
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     refused: list[EditError] = []
     jobs: list[Job] = []
     while not refused and len(jobs) < 300:
@@ -164,7 +173,8 @@ def test_a_database_that_is_really_full(data: Path) -> None:
     assert refused or jobs[-1].state == "failed"
     assert problem is not None
     assert "full" in problem.message
-    database.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 1000}")
     until(lambda: app_state.problem() is None, 5)
     last = Job(owner="me", kind="job", submission=submission())
     queue.submit(last)

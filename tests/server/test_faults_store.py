@@ -4,17 +4,17 @@ import errno
 import json
 import os
 import shutil
-import sqlite3
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from sfumato.errors import ResourceError
 from sfumato.server import app as application
 from sfumato.server.store import Store
 from tests.server.stub import finished, serving, settings_for, until
-from tests.server.test_faults import ERRORS, OF_A_JOB, broken, send
+from tests.server.test_faults import ERRORS, OF_A_JOB, broken, send, sqlite_error
 
 
 def test_purging_goes_on_after_a_failure_and_without_jobs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,12 +43,12 @@ def test_purging_passes_over_what_cannot_be_removed(data: Path, monkeypatch: pyt
 
     def remove(self: Store, job_id: str) -> None:
         if job_id == "b":
-            raise sqlite3.OperationalError("database is locked")
+            raise sqlite_error("database is locked")
         original(self, job_id)
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "remove", remove)
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(OperationalError):
             store.purge(0, 0)
     assert [path.name for path in (data / "results").iterdir()] == ["b"]
     assert store.purge(0, 0) == 1
@@ -62,11 +62,13 @@ def test_files_are_freed_even_when_the_database_is_full(data: Path) -> None:
     store.add("a", "me", 0.0)
     store.save("a", [("0.png", b"x")])
     store.finish("a", "succeeded", 1.0, size=1)
-    store._db.execute("PRAGMA query_only = ON")
-    with pytest.raises(sqlite3.OperationalError):
+    with store.engine.connect() as connection:  # the only one
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+    with pytest.raises(OperationalError):
         store.purge(0, 0)
     assert list((data / "results").iterdir()) == []
-    store._db.execute("PRAGMA query_only = OFF")
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only = OFF")
     assert store.purge(0, 0) == 1
     store.close()
 

@@ -17,7 +17,9 @@ def run(
     aliases: Sequence[str],
     tokens: Sequence[str],
     data: Path | None,
+    database: str | None,
     limits: dict[str, Any],
+    cluster: dict[str, Any] | None,
     **options: Any,
 ) -> None:
     """Serve until a signal comes.
@@ -27,7 +29,9 @@ def run(
         aliases: Further names of them for OpenAI's API, each ALIAS=MODEL.
         tokens: Secrets; SFUMATO_TOKEN by default, so that none need be seen in the list of processes.
         data: Folder of the results; the user's own by default.
+        database: Address of a PostgreSQL database; SFUMATO_DATABASE by default, as it may hold a password.
         limits: Those of `sfumato.server.settings.Limits` that are not the default.
+        cluster: Fields of `sfumato.server.settings.Cluster`, if edits run on one.
         options: Further fields of `sfumato.server.settings.Settings`.
 
     Raises:
@@ -36,7 +40,7 @@ def run(
     """
     try:
         from sfumato.server.run import serve
-        from sfumato.server.settings import Limits, Settings
+        from sfumato.server.settings import Cluster, Limits, Settings
     except ModuleNotFoundError as error:
         raise ResourceError(
             f"The server needs further packages ({error.name}); install them with: pip install 'sfumato[server]'",
@@ -58,13 +62,31 @@ def run(
         aliases=_pairs(aliases),
         tokens=tuple(tokens) or ((environment,) if environment else ()),
         data=data or data_folder(),
+        database=database or os.environ.get("SFUMATO_DATABASE") or None,
         limits=Limits.of(**{name: value for name, value in limits.items() if value is not None}),
+        cluster=None if cluster is None else Cluster(**cluster),
         **options,
     )
     settings.check()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("sfumato.server").setLevel(logging.INFO)
     serve(settings, lambda address: _say(address, bool(settings.tokens)))
+
+
+def cluster_of(engine: str, **given: Any) -> dict[str, Any] | None:
+    """What was said about the cluster, or None if edits run in this process.
+
+    Raises:
+        OptionError: option-engine, option-contradiction.
+    """
+    if engine not in ("local", "ray"):
+        raise OptionError(f"--engine {engine} is unknown; choose local or ray.", code="option-engine")
+    if engine == "ray":
+        return given
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if names:
+        raise OptionError(f"{', '.join(names)} means replicas on Ray: add --engine ray.", code="option-contradiction")
+    return None
 
 
 def _pairs(aliases: Sequence[str]) -> dict[str, str]:

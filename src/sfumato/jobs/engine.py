@@ -59,6 +59,13 @@ class Stages(Protocol):
 class Engine(Protocol):
     """Interface of engines: they run items in this process or elsewhere."""
 
+    def load(self, model: str) -> None:
+        """Make a model ready for its first item.
+
+        Raises:
+            EditError: It cannot be loaded.
+        """
+
     def run(self, items: Sequence[Item], listener: Listener, join: Join) -> Iterator[Outcome]:
         """Run the first item, together with others that can share its batches.
 
@@ -139,20 +146,29 @@ class LocalEngine:
         Raises:
             BackboneError: See `sfumato.Editor`.
         """
-        if model not in self._editors:
-            self._editors[model] = self._make_editor(model)
-        return self._editors[model]
+        editor = self._editors.get(model)
+        if editor is None:
+            editor = self._editors[model] = self._make_editor(model)
+        return editor
+
+    def load(self, model: str) -> None:
+        """See `Engine.load`."""
+        self.editor(model)
+
+    def unload(self, model: str) -> None:
+        """Let go of a model; it is loaded again when an item needs it."""
+        self._editors.pop(model, None)
 
     def run(self, items: Sequence[Item], listener: Listener, join: Join = lambda item: True) -> Iterator[Outcome]:
         """See `Engine.run`."""
         first, *others = items
-        editor = _attempt(first, self.editor, first.model)
+        editor = attempt(first, self.editor, first.model)
         if isinstance(editor, Outcome):
             yield editor
         elif others and isinstance(editor, Stages) and self._most(editor) > 1:
             yield from self._together(editor, first, others, listener, join)
         else:
-            result = _attempt(first, self._alone, editor, first, listener)
+            result = attempt(first, self._alone, editor, first, listener)
             yield result if isinstance(result, Outcome) else Outcome(id=first.id, result=result)
 
     def _most(self, editor: Stages) -> int:
@@ -164,7 +180,7 @@ class LocalEngine:
 
     def _together(self, editor: Stages, first: Item, others: Sequence[Item], listener: Listener, join: Join) -> Iterator[Outcome]:
         """Run an item with those that can join it. Each is finished separately, and its pictures are then freed."""
-        lead = _attempt(first, self._prepare, editor, first, listener)
+        lead = attempt(first, self._prepare, editor, first, listener)
         if isinstance(lead, Outcome):
             yield lead
             return
@@ -172,8 +188,10 @@ class LocalEngine:
         shared, made = len(group), self._sampled(editor, group)
         while group:
             member = group.pop(0)
-            result = _attempt(member.item, _finish, editor, member, made.pop(member.item.id, None))
-            yield result if isinstance(result, Outcome) else Outcome(id=member.item.id, result=result, shared=shared)
+            result = attempt(member.item, _finish, editor, member, made.pop(member.item.id, None))
+            if not isinstance(result, Outcome):
+                result = Outcome(id=member.item.id, result=result, shared=shared, lead=member is lead)
+            yield result
 
     def _prepare(self, editor: Stages, item: Item, listener: Listener, silent: bool = False) -> _Member:
         request = item.request()
@@ -191,10 +209,10 @@ class LocalEngine:
                 return
             if item.n > room or not item.resembles(lead.item) or self._keys.get(item.id, keys) != keys:
                 continue
-            size = _attempt(item, item.pixels)
+            size = attempt(item, item.pixels)
             if isinstance(size, Outcome) or size > pixels:
                 continue
-            member = _attempt(item, self._prepare, editor, item, listener, True)
+            member = attempt(item, self._prepare, editor, item, listener, True)
             if isinstance(member, Outcome):  # it fails again, and is reported, when its turn comes
                 continue
             self._remember(item, member.edit.keys)
@@ -244,7 +262,7 @@ def _finish(editor: Stages, member: _Member, made: list[Latents] | None) -> Edit
     return editor.finish(member.edit, editor.sample(member.edit.samples) if made is None else made)
 
 
-def _attempt(item: Item, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Outcome:
+def attempt(item: Item, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Outcome:
     """Result of the work, or the item's outcome if it failed, with the traceback dropped so that its tensors are freed.
 
     SystemExit and the like are caught too: a library that raises them must not end the worker.

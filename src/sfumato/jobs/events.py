@@ -42,6 +42,11 @@ class Wanted(NamedTuple):
     partial: bool = False
 
 
+def partial_due(event: Event, shown: int, wanted: int) -> bool:
+    """Whether it is time for the next whole picture of an item, of which there are to be `wanted`, spread over its steps."""
+    return shown < wanted and event.step / max(1, event.total) >= (shown + 1) / (wanted + 1)
+
+
 class Listener(Protocol):
     """Interface for following items."""
 
@@ -61,12 +66,14 @@ class Outcome:
         result: The predictions; whole pictures are composed on access.
         error: Why it failed. The code is "internal" if the request is not at fault.
         shared: Number of items in its batches, itself included.
+        lead: Whether it is the one that the others joined.
     """
 
     id: str
     result: EditResult | None = None
     error: EditError | None = None
     shared: int = 1
+    lead: bool = True
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Names and bytes of the result's files, lazily: predictions as PNG with their stored request, and the mask."""

@@ -33,12 +33,14 @@ class Item:
     Args:
         options: Fields of `EditRequest` without its pictures, and the method's own options; validated JSON values.
         pictures: Their bytes by the names of `EditRequest.pictures`: "image", and what else is given.
+        partials: Number of whole pictures to report while it runs.
         id: Unique, random.
         formats: Names of the formats that the pictures may have; strangers' have fewer than those of this machine.
     """
 
     options: dict[str, Any]
     pictures: dict[str, bytes]
+    partials: int = 0
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     formats: tuple[str, ...] = UPLOADED
 

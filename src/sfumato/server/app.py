@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -16,16 +17,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import sfumato
-from sfumato.errors import EditError
+from sfumato.errors import EditError, ResourceError
+from sfumato.jobs.engine import Engine, LocalEngine
 from sfumato.server import failures, mask_api, native_api, openai_api, pages, schema, webui_api, webui_lists
 from sfumato.server.failures import Refused
 from sfumato.server.jobs import JobQueue
+from sfumato.server.leases import BEAT_SECONDS
 from sfumato.server.metrics import Metrics
+from sfumato.server.ray_environment import secure_ray
 from sfumato.server.security import SecurityMiddleware
 from sfumato.server.service import JobService
 from sfumato.server.settings import Settings
 from sfumato.server.store import Store
 from sfumato.server.worker import MakeEditor, Worker, editor_maker
+
+if TYPE_CHECKING:
+    from sfumato.server.cluster import RayCluster
 
 log = logging.getLogger("sfumato.server")
 
@@ -41,10 +48,27 @@ class AppState:
     metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
-        self.store = Store(self.settings.data)
+        self.store = Store(self.settings.data, self.settings.database)
         self.queue = JobQueue(self.store, self.settings.limits, self.metrics)
-        self.workers = [Worker(self.queue, self.settings, device, self.make_editor) for device in self.settings.devices]
+        try:
+            self.cluster = connected(self.settings, self.make_editor)
+        except BaseException:
+            self.store.close()
+            raise
+        self.workers = [Worker(self.queue, self.settings, engine, name) for name, engine in self._engines()]
         self.service = JobService(settings=self.settings, queue=self.queue, store=self.store)
+
+    def _engines(self) -> Iterator[tuple[str, Engine]]:
+        """An engine per device; or on a cluster the same for as many workers as replicas run jobs at once."""
+        if self.cluster is not None:
+            yield from ((f"ray-{i}", self.cluster.engine) for i in range(self.cluster.replicas * self.cluster.share))
+            return
+        for device in self.settings.devices:
+            yield device or "default", self._local(device)
+
+    def _local(self, device: str | None) -> LocalEngine:
+        settings = self.settings
+        return LocalEngine(lambda model: self.make_editor(model, device), pixels=settings.limits.pixels, share=settings.share)
 
     def start(self) -> None:
         """Start the workers, which load the default model and wait for jobs."""
@@ -62,6 +86,9 @@ class AppState:
         failed = next((worker.problem for worker in self.workers if worker.problem is not None), None)
         if failed is not None:
             return Refused(failed.message, code=failed.code, status=503)
+        absent = None if self.cluster is None else self.cluster.problem()
+        if absent is not None:
+            return absent
         return self.queue.ledger.problem()
 
     def drain(self) -> None:
@@ -78,7 +105,28 @@ class AppState:
         self.drain()
         for worker in self.workers:
             worker.join(self.settings.limits.shutdown_seconds)
+        if self.cluster is not None:
+            self.cluster.close()
         self.store.close()
+
+
+def connected(settings: Settings, make_editor: MakeEditor) -> "RayCluster | None":
+    """The Ray cluster that edits run on, if they do.
+
+    Raises:
+        ResourceError: extra-missing, ray-unavailable.
+    """
+    if settings.cluster is None:
+        return None
+    secure_ray(own=settings.cluster.address is None)
+    try:
+        from sfumato.server.cluster import RayCluster
+    except ModuleNotFoundError as error:
+        raise ResourceError(
+            f'--engine ray needs further packages ({error.name}); install them with: pip install "sfumato[ray]"',
+            code="extra-missing",
+        ) from error
+    return RayCluster(settings, make_editor)
 
 
 def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> FastAPI:
@@ -97,11 +145,14 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app_state.start()
-        purging = asyncio.create_task(_purge(app_state))
+        tasks = [asyncio.create_task(_repeat(app_state.queue.ledger.purge, PURGE_SECONDS))]
+        if app_state.store.shared:
+            tasks.append(asyncio.create_task(_repeat(app_state.queue.beat, BEAT_SECONDS)))
         try:
             yield
         finally:
-            purging.cancel()
+            for task in tasks:
+                task.cancel()
             await to_thread.run_sync(app_state.close)
 
     app = FastAPI(
@@ -127,13 +178,14 @@ def create_app(settings: Settings, make_editor: MakeEditor | None = None) -> Fas
     return app
 
 
-async def _purge(app_state: AppState) -> None:
+async def _repeat(work: Callable[[], None], seconds: float) -> None:
+    """Do something that writes to disk again and again, whatever becomes of it."""
     while True:
         try:
-            await to_thread.run_sync(app_state.queue.ledger.purge)
+            await to_thread.run_sync(work)
         except Exception:
-            log.exception("purging failed")
-        await asyncio.sleep(PURGE_SECONDS)
+            log.exception("%s failed", work.__name__)
+        await asyncio.sleep(seconds)
 
 
 def _answer_failures(app: FastAPI) -> None:

@@ -32,13 +32,11 @@ class Job:
         kind: API that it was sent to.
         submission: The validated request; None once the job is done.
         ends: Estimated end on the monotonic clock; None before anything was measured.
-        partials_wanted: Number of partial pictures to make.
     """
 
     owner: str
     kind: Kind
     submission: Item | None
-    partials_wanted: int = 0
     id: str = ""
     created: float = field(default_factory=time.time)
     started: float | None = None
@@ -57,9 +55,11 @@ class Job:
     images: Sequence[Image.Image] = ()
     stop: threading.Event = field(default_factory=threading.Event)
     watched_until: float = 0.0
+    partials_wanted: int = field(init=False)
     _watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.partials_wanted = 0 if self.submission is None else self.submission.partials
         self.id = self.id or (secrets.token_hex(12) if self.submission is None else self.submission.id)
 
     @property

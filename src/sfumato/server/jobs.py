@@ -132,6 +132,12 @@ class JobQueue:
         if waited:
             self.finish(job, "cancelled")
 
+    def beat(self) -> None:
+        """Renew this server's lease on its jobs, and cancel those that a client cancelled by way of another server."""
+        jobs = dict(self._live)
+        for job_id in self.ledger.beat(list(jobs)):
+            self.cancel(jobs[job_id])
+
     def finish(self, job: Job, state: State, *, error: EditError | None = None, size: int = 0) -> None:
         """Record how a job ended, then notify its watchers, even if recording fails."""
         now = time.time()

@@ -5,9 +5,11 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from sqlalchemy.exc import DBAPIError
 
 from sfumato.errors import EditError
 from sfumato.server.job import Job, State
@@ -128,6 +130,21 @@ class Ledger:
         """
         return self._call("path", lambda: self.store.path(job_id, name))
 
+    def beat(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """See `Store.beat`; none if the database does not answer."""
+        try:
+            return self._call("beat", lambda: self.store.beat(job_ids))
+        except EditError:
+            return ()
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job of another server.
+
+        Raises:
+            StoreFailed: It was not cancelled.
+        """
+        self._call("cancel", lambda: self.store.cancel(job_id))
+
     def remove(self, job_id: str) -> None:
         """Forget a job and its results.
 
@@ -158,7 +175,9 @@ class Ledger:
         if not failing:
             return None
         reasons = ", ".join(f"{name}: {reason}" for name, (reason, _) in failing.items())
-        return StoreFailed(f"Results cannot be kept at the moment ({reasons}); look after the disk of the data folder.")
+        return StoreFailed(
+            f"Results cannot be kept at the moment ({reasons}); look after the database and the disk of the data folder."
+        )
 
     def _ask_again(self, name: str, again: Callable[[], object]) -> None:
         try:
@@ -243,11 +262,11 @@ def _row(job: Job, state: State, finished: float, error: EditError | None, size:
 
 
 def _reason(error: BaseException) -> str:
-    """The public part of an error: no paths."""
+    """The public part of an error: neither paths nor addresses."""
     if isinstance(error, EditError):
         return error.message.rstrip(".")
-    if isinstance(error, sqlite3.Error):
-        return str(error) or type(error).__name__
+    if isinstance(error, DBAPIError):  # what a server of a database says may hold its address
+        return str(error.orig) if isinstance(error.orig, sqlite3.Error) else type(error.orig).__name__
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__

@@ -18,6 +18,7 @@ from sfumato.editing.tasks import usual_method
 from sfumato.methods.registry import CARDS, method_fields, options_schema
 from sfumato.server.failures import Refused
 from sfumato.server.job import Job
+from sfumato.server.leases import LIVE
 from sfumato.server.security import sign
 from sfumato.server.service import JobService, JobServiceDep
 from sfumato.server.submission import JobRequest, accept
@@ -26,6 +27,7 @@ from sfumato.server.views import Deleted, Info, JobList, JobView, MethodInfo, li
 
 JobId = Annotated[str, Path(description="As given when the job was made.", pattern="^[0-9a-f]{24}$")]
 HEARTBEAT_SECONDS = 15.0
+POLL_SECONDS = 1.0  # between two looks at a job of another server
 BODY = {
     "required": True,
     "content": {
@@ -138,12 +140,17 @@ async def events(service: JobServiceDep, request: Request, job_id: JobId) -> Res
     """`job` events hold the job, `preview` events a JPEG as base64; the stream ends with the job that is over."""
     job = service.queue.find(job_id, request.state.owner)
     view = await find_job(service, job_id, request.state.owner)
-    stream = _follow(service, job) if job else _once(view)
+    stream = _follow(service, job) if job else _poll(service, view, request.state.owner)
     return StreamingResponse(stream, media_type="text/event-stream")
 
 
-async def _once(view: JobView) -> AsyncIterator[str]:
+async def _poll(service: JobService, view: JobView, owner: str) -> AsyncIterator[str]:
+    """A job that is over, or one of another server, of which the database knows the state alone."""
     yield event("job", view.model_dump_json())
+    while view.state in LIVE:
+        await asyncio.sleep(POLL_SECONDS)
+        view = await find_job(service, view.id, owner)
+        yield event("job", view.model_dump_json())
 
 
 async def _follow(service: JobService, job: Job) -> AsyncIterator[str]:
@@ -165,7 +172,10 @@ async def delete(service: JobServiceDep, request: Request, job_id: JobId) -> Del
     if job is not None:
         await service.cancel(job)
         return Deleted(id=job_id, outcome="cancelled")
-    await find_job(service, job_id, request.state.owner)
+    view = await find_job(service, job_id, request.state.owner)
+    if view.state in LIVE:  # on another server
+        await to_thread.run_sync(service.queue.ledger.cancel, job_id)
+        return Deleted(id=job_id, outcome="cancelled")
     await to_thread.run_sync(service.queue.ledger.remove, job_id)
     return Deleted(id=job_id, outcome="removed")
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
@@ -49,7 +49,7 @@ class JobService:
             Refused: queue-full or shutting-down.
         """
         await to_thread.run_sync(check_pictures, given, self.settings.limits, self.settings.control_models, limiter=self.decoding)
-        job = Job(owner=request.state.owner, kind=kind, submission=given, partials_wanted=partials)
+        job = Job(owner=request.state.owner, kind=kind, submission=replace(given, partials=partials))
         await to_thread.run_sync(self.queue.submit, job)
         return job
 

@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.backbones.prediction import check_given
 from sfumato.errors import OptionError
 
 MEBIBYTE = 2**20
@@ -62,14 +61,44 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where edits run, if not in this process: in replicas on Ray Serve.
+
+    Args:
+        address: Of a Ray cluster; one is started on this machine if None.
+        replicas: How many; by default one per GPU, or one.
+        min_replicas, max_replicas: As many as there is work for, within these; instead of `replicas`.
+    """
+
+    address: str | None = None
+    replicas: int | None = None
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+
+    def check(self) -> None:
+        """Refuse numbers that contradict each other.
+
+        Raises:
+            OptionError: option-contradiction.
+        """
+        if self.replicas is not None and (self.min_replicas is not None or self.max_replicas is not None):
+            raise OptionError("Give --replicas, or --min-replicas and --max-replicas, not both.", code="option-contradiction")
+        if self.min_replicas is not None and (self.max_replicas is None or self.max_replicas < self.min_replicas):
+            raise OptionError("--min-replicas needs a --max-replicas that is not smaller.", code="option-contradiction")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The operator's choices.
 
     Args:
         data: Folder of the results; made when missing, readable by its owner alone.
+        database: Address of a PostgreSQL database for the jobs, which servers may share together with the folder; by default they
+            are kept in SQLite in the folder, for this server alone.
         models: Models that requests may name; the first is the default.
         aliases: Further names of those models for OpenAI's API, whose clients may insist on one: alias to model.
         devices: One worker each; None is the best device present.
+        cluster: Edits run on Ray Serve; in this process if None.
         share: Most jobs that are sampled in one batch; by default 8 on an accelerator, and 1, which is none, on a CPU.
         load: How models are loaded; each worker's device takes the place of its own.
         vae, prediction_type, branch: As in `sfumato.Editor`, of the only model.
@@ -83,9 +112,11 @@ class Settings:
     """
 
     data: Path
+    database: str | None = None
     models: tuple[str, ...] = ("embedded",)
     aliases: dict[str, str] = field(default_factory=dict)
     devices: tuple[str | None, ...] = (None,)
+    cluster: Cluster | None = None
     share: int | None = None
     load: LoadOptions = field(default_factory=LoadOptions)
     vae: str | None = None
@@ -113,7 +144,16 @@ class Settings:
                 f"{len(self.models)} are served: give one --model.",
                 code="option-contradiction",
             )
-        check_given(self.prediction_type)
+        if self.cluster is not None:
+            self.cluster.check()
+            if len(self.devices) > 1:
+                raise OptionError(
+                    "On Ray each replica takes its own device: give one --device at most.", code="option-contradiction"
+                )
+        if self.prediction_type is not None:
+            from sfumato.backbones.prediction import check_given
+
+            check_given(self.prediction_type)
         if not is_loopback(self.host) and not self.tokens and not self.insecure:
             raise OptionError(
                 f"Listening on {self.host} lets other machines in: give a --token, or --insecure if they all may use it.",

@@ -2,14 +2,16 @@
 
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from sfumato.errors import OUT_OF_MEMORY, Cancelled, EditError, ResourceError, is_out_of_memory
-from sfumato.jobs.engine import Edits, LocalEngine
-from sfumato.jobs.events import Event, Outcome, Wanted
+from sfumato.jobs.engine import Edits, Engine
+from sfumato.jobs.events import Event, Outcome, Wanted, partial_due
 from sfumato.jobs.item import Item
 from sfumato.server.failures import Refused
 from sfumato.server.job import Job
@@ -28,7 +30,15 @@ MakeEditor = Callable[[str, str | None], Edits]
 
 
 def editor_maker(settings: Settings) -> MakeEditor:
-    """A function that loads an editor, given a model's name and a device."""
+    """A function that loads an editor, given a model's name and a device; it may be sent to another process."""
+    load = settings.load
+    options: dict[str, Any] = {
+        "vae": settings.vae,
+        "prediction_type": settings.prediction_type,
+        "branch": settings.branch,
+        "control_model": settings.control_models,
+        "max_pixels": settings.limits.pixels,
+    }
 
     def make(model: str, device: str | None) -> Edits:
         from transformers.utils import logging as transformers_logging
@@ -36,15 +46,7 @@ def editor_maker(settings: Settings) -> MakeEditor:
         transformers_logging.disable_progress_bar()  # a server's terminal is not watched
         from sfumato.editor import Editor
 
-        return Editor(
-            model=model,
-            vae=settings.vae,
-            prediction_type=settings.prediction_type,
-            branch=settings.branch,
-            control_model=settings.control_models,
-            max_pixels=settings.limits.pixels,
-            **vars(replace(settings.load, device=device)),
-        )
+        return Editor(model=model, **options, **vars(replace(load, device=device)))
 
     return make
 
@@ -56,22 +58,21 @@ class Worker(threading.Thread):
 
     Args:
         queue: Queue to take jobs from.
-        settings: Models, limits and devices.
-        device: Device that this worker uses; None takes the fastest.
-        make_editor: Loads a model.
+        settings: Models and limits.
+        engine: Runs the jobs.
+        name: For the log.
     """
 
-    def __init__(self, queue: JobQueue, settings: Settings, device: str | None, make_editor: MakeEditor) -> None:
-        super().__init__(name=f"sfumato-worker-{device or 'default'}", daemon=True)
-        self.queue, self.settings = queue, settings
-        self.engine = LocalEngine(self._load(make_editor, device), pixels=settings.limits.pixels, share=settings.share)
+    def __init__(self, queue: JobQueue, settings: Settings, engine: Engine, name: str) -> None:
+        super().__init__(name=f"sfumato-worker-{name}", daemon=True)
+        self.queue, self.settings, self.engine = queue, settings, engine
         self.ready = threading.Event()
         self.problem: EditError | None = None
 
     def run(self) -> None:
         """Load the default model, then run jobs until the queue closes."""
         try:
-            self.engine.editor(self.settings.models[0])
+            self.engine.load(self.settings.models[0])
         except EditError as error:
             self.problem = error
             log.error("the model %s is not available: %s", self.settings.models[0], error.message)
@@ -81,15 +82,6 @@ class Worker(threading.Thread):
         self.ready.set()
         while self._turn():
             pass
-
-    def _load(self, make_editor: MakeEditor, device: str | None) -> Callable[[str], Edits]:
-        def load(model: str) -> Edits:
-            editor = make_editor(model, device)
-            if model == self.settings.models[0]:
-                self.problem = None
-            return editor
-
-        return load
 
     def _turn(self) -> bool:
         """Take a job and run it; False when the queue closes. Errors are logged and never end the thread."""
@@ -133,8 +125,10 @@ class Worker(threading.Thread):
             return joins
 
         for outcome in self.engine.run(items, listeners, join):
+            if outcome.result is not None and outcome.result.request.model == self.settings.models[0]:
+                self.problem = None
             self._conclude(running[outcome.id], outcome)
-            if outcome.id == job.id:
+            if outcome.lead:
                 self.queue.metrics.batch_jobs.observe(outcome.shared)
 
     def _conclude(self, job: Job, outcome: Outcome) -> None:
@@ -218,8 +212,7 @@ class Listener:
                 code="deadline",
                 status=504,
             )
-        share, shown = event.step / max(1, event.total), len(job.partials)
-        partial = shown < job.partials_wanted and share >= (shown + 1) / (job.partials_wanted + 1)
+        partial = partial_due(event, len(job.partials), job.partials_wanted)
         return Wanted(preview=time.monotonic() < job.watched_until, partial=partial)
 
     def __call__(self, event: Event) -> None:
@@ -228,7 +221,7 @@ class Listener:
         job.stage, job.step, job.total = event.stage, event.step, event.total
         job.fraction = max(job.fraction, DRAWN * event.fraction)
         job.ends = None if event.seconds_left is None else time.monotonic() + event.seconds_left
-        if event.partial is not None:
+        if event.partial is not None and len(job.partials) < job.partials_wanted:  # a replica that was lost had made some
             job.partials.append(event.partial)
         if event.preview is not None:
             job.preview = event.preview
@@ -239,7 +232,6 @@ class Listener:
 def _free_memory() -> None:
     """Free the memory of a failed job for the next one."""
     gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # a server whose edits run elsewhere has not loaded it
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

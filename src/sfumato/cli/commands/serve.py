@@ -29,6 +29,12 @@ def serve(
         list[str] | None, typer.Option(help="Web origin whose pages may call this server.", metavar="URL")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that keeps the results.", metavar="DIR")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="PostgreSQL for the jobs, by default SQLite in the folder; SFUMATO_DATABASE does it too.", metavar="URL"
+        ),
+    ] = None,
     device: Devices = None,
     dtype: Dtype = None,
     vae: Annotated[str | None, typer.Option(help="Autoencoder in place of the model's own.", metavar="FILE|FOLDER")] = None,
@@ -42,6 +48,13 @@ def serve(
     control_model: Annotated[
         list[str] | None, typer.Option(help="ControlNet for requests' control pictures.", metavar="FILE|FOLDER|ID")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where edits run: in this process, or on Ray Serve.", metavar="local|ray")
+    ] = "local",
+    address: Annotated[str | None, typer.Option(help="Ray cluster; by default Ray is started here.", metavar="ADDRESS")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Replicas on Ray; by default one per GPU, or one.")] = None,
+    min_replicas: Annotated[int | None, typer.Option(min=1, help="Fewest replicas, as many as there is work for.")] = None,
+    max_replicas: Annotated[int | None, typer.Option(min=1, help="Most replicas, as many as there is work for.")] = None,
     share: Annotated[
         int | None, typer.Option(min=1, help="Most jobs in one batch; by default 8 on a GPU and 1 on a CPU.")
     ] = None,
@@ -59,7 +72,7 @@ def serve(
 ) -> None:
     """Serve the web page and the HTTP APIs."""
     with reported(debug=debug, signals=False):  # the server has its own way to stop
-        from sfumato.cli.serve import run
+        from sfumato.cli.serve import cluster_of, run
 
         limits = {
             "queue": queue,
@@ -76,7 +89,9 @@ def serve(
             model_alias or (),
             token or (),
             data,
+            database,
             limits,
+            cluster_of(engine, address=address, replicas=replicas, min_replicas=min_replicas, max_replicas=max_replicas),
             host=host,
             port=port,
             insecure=insecure,
