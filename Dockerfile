@@ -7,14 +7,14 @@
 
 FROM python:3.12.12-slim-bookworm AS build
 ARG DEVICE=cpu
-# PyTorch's own index has builds for CPUs, which are a tenth of the size; those on PyPI bring CUDA.
-ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
+# Index of PyTorch's builds for CPUs, which are a tenth of the size; those on PyPI bring CUDA, and run on CPUs too.
+ARG CPU_INDEX=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/sfumato
 COPY constraints.txt /src/
 # Apart from the package, so that a change of its code leaves this layer as it is.
 RUN case "$DEVICE" in \
-      cpu) /opt/sfumato/bin/pip install --constraint /src/constraints.txt --index-url "$CPU_INDEX" torch ;; \
+      cpu) /opt/sfumato/bin/pip install --constraint /src/constraints.txt ${CPU_INDEX:+--index-url "$CPU_INDEX"} torch ;; \
       cuda) /opt/sfumato/bin/pip install --constraint /src/constraints.txt torch ;; \
       *) echo "DEVICE is cpu or cuda" >&2; exit 1 ;; \
     esac
