@@ -69,14 +69,13 @@ class RayCluster:
     def _deploy(self) -> DeploymentHandle:
         """Start the replicas, or replace those that are there one after the other, each when it has ended its edits."""
         deployment = serve.deployment(
-            Replica,
             name="Replica",
             max_ongoing_requests=self.share + 1,  # and one for what else is asked of it, as previews
             graceful_shutdown_timeout_s=self._settings.limits.job_seconds,
             ray_actor_options=self._resources(),
             logging_config=QUIET,
             **self._scale(),
-        )
+        )(Replica)
         application = deployment.bind(self._settings, self._make_editor, self._fingerprint())
         return serve.run(application, name=APPLICATION, route_prefix=None, logging_config=QUIET)
 
@@ -116,7 +115,8 @@ class RayCluster:
         except Exception as error:
             log.error("Ray does not answer", exc_info=error)
             found = None
-        running = 0 if found is None else sum(each.replica_states.get("RUNNING", 0) for each in found.deployments.values())
+        states = [] if found is None else [each.replica_states for each in found.deployments.values()]
+        running = sum(count for counts in states for state, count in counts.items() if state == "RUNNING")
         if running:
             return None
         return Refused("No replica runs at the moment; edits wait for one.", code="no-replica", status=503, retry_after=5)

@@ -33,7 +33,9 @@ class Replica:
         fingerprint: Of what these replicas are, so that another server knows whether they are what it wants.
     """
 
-    async def __init__(self, settings: Settings, make_editor: MakeEditor, fingerprint: str) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, settings: Settings, make_editor: MakeEditor, fingerprint: str
+    ) -> None:
         self._fingerprint = fingerprint
         self._engine = LocalEngine(
             lambda model: make_editor(model, settings.devices[0]), pixels=settings.limits.pixels, share=settings.share
@@ -50,7 +52,11 @@ class Replica:
             await self._model(item.model)
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[Event | Outcome] = asyncio.Queue()
-        entry = self._dispatcher.submit(item, lambda what: loop.call_soon_threadsafe(told.put_nowait, what) and None)
+
+        def tell(what: Event | Outcome) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, what)
+
+        entry = self._dispatcher.submit(item, tell)
         try:
             while True:
                 what = await told.get()
