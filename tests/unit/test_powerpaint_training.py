@@ -98,10 +98,13 @@ def test_long_captions_are_cut_and_never_the_vectors() -> None:
     assert (tokens >= rows(TOKENIZER)).sum(-1).tolist() == [[VECTORS, VECTORS]]
 
 
-def test_words_begin_as_one_word(course: Any) -> None:
-    table = course.teacher.text.get_input_embeddings().weight
-    for token in PLACEHOLDERS:
-        assert torch.equal(course.adapter.learned[token], table[TOKENIZER.convert_tokens_to_ids("a")].expand(VECTORS, -1))
+def test_words_begin_apart_and_always_the_same(course: Any) -> None:
+    words = torch.cat([course.adapter.learned[token] for token in PLACEHOLDERS]).float()
+    again = torch.cat(list(words_at_first(course.teacher).values())).float()
+    assert torch.equal(words, again)
+    table = course.teacher.text.get_input_embeddings().weight.float()
+    apart = torch.pdist(table).median()  # as words are
+    assert (torch.pdist(words) > 0.7 * apart).all()
 
 
 def test_states_are_those_of_editing(course: Any, tmp_path: Path) -> None:

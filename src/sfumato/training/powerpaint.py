@@ -3,7 +3,8 @@
 An inpainting adapter is trained further, together with four vectors for each of the words `P_ctxt`, `P_shape` and `P_obj`, which
 the frozen text encoder reads. A thing to be drawn is told by `P_obj`; one whose outline was dilated by the mixture of `P_shape`
 and `P_ctxt` in which the outline's share of the mask is the weight of `P_shape`; all else by `P_ctxt`. Gradients reach the first
-of the two mixed prompts alone, as in the authors' code.
+of the two mixed prompts alone, as in the authors' code. There all vectors begin as one word's; at our few samples they would
+still be alike at the end, and the tasks too, so here they begin as random ones.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,6 @@ from sfumato.training.masked_lessons import Lesson
 from sfumato.training.mixture import TASKS, Sample
 
 VECTORS = 4  # of each word: the captions are short, and so is what the text encoder reads
-FIRST_WORD = "a"  # whose vector all begin as, as published
 TOLD_AS = {"object": "edit", "shape": "shape"}  # tasks of samples by those of edits; all others continue the surroundings
 SHARED = "fill"
 NOTHING = TaskPrompts.same(Around(), Around())  # of samples whose caption was dropped
@@ -41,9 +41,13 @@ Told = tuple[Tensor, Tensor]
 
 
 def words_at_first(teacher: Teacher) -> dict[str, Tensor]:
-    """The vectors (VECTORS, width) of each word before training."""
-    vector = teacher.text.get_input_embeddings().weight[teacher.tokenizer.convert_tokens_to_ids(FIRST_WORD)]
-    return {token: vector.detach().repeat(VECTORS, 1) for token in PLACEHOLDERS}
+    """The vectors (VECTORS, width) of each word before training: random, as far apart as words are, and always the same."""
+    table = teacher.text.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
+    return {
+        token: torch.randn(VECTORS, table.shape[1], generator=generator).to(table) * table.detach().std()
+        for token in PLACEHOLDERS
+    }
 
 
 def said_of(sample: Sample) -> TaskPrompts:
