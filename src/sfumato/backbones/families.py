@@ -93,7 +93,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
             "powerpaint-v2": "embedded-powerpaint-v2",
             "controlnet-inpainting": "embedded-controlnet",
         },
-        prefers={"edit": "stable-inpainting"},
+        prefers={"edit": "stable-inpainting", "shape": "powerpaint"},
     ),
     FamilyCard(
         name="embedded-fast",
