@@ -171,6 +171,15 @@ def test_with_nothing_to_do_nobody_is_asked(tmp_path: Path) -> None:
     assert run(rows, tmp_path / "out", nobody)[0] == Counts(done=2)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a shell's foreground: in its background a process ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_stop_while_rows_are_listed(tmp_path: Path) -> None:
     def listed() -> Iterator[Row]:
         for number, row in enumerate(rows_of(tmp_path / "in", 4)):
