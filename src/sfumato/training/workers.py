@@ -31,7 +31,9 @@ def _start_worker(rank: int, workers: int, meeting: str, function: Callable[...,
         Path(f"{meeting}.{rank}").write_text(json.dumps(failure), encoding="utf-8")
         raise
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()  # its threads, left to the end of the process, now and then abort it
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads now and then abort a process that ends as others do
 
 
 def spawn(function: Callable[..., None], arguments: tuple[Any, ...], workers: int, folder: Path) -> None:
