@@ -1,6 +1,6 @@
 # make demo   install into .venv, edit the bundled pictures, say where the results are
 # make serve  install into .venv, serve the web page and the HTTP APIs
-# make test   install into .venv, run the tests
+# make test   install into .venv, run the tests but for the few that take longest (pytest -m slow)
 # make lint   install into .venv, check style and types
 #
 # Needs Python 3.10 to 3.13 and make. Packages are installed once; later runs need no network.
@@ -21,7 +21,7 @@ serve: $(INSTALLED)
 	$(BIN)/sfumato serve
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

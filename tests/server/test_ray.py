@@ -134,6 +134,7 @@ def vars_of(settings: Any) -> dict[str, Any]:
     return {"cluster": settings.cluster, "limits": vars(settings.limits)}
 
 
+@pytest.mark.slow
 def test_compatible_jobs_share_a_batch_of_the_real_model(local_ray: None, tmp_path: Path) -> None:
     """Their pictures are those of this process."""
     fields = {"model": "embedded-fast", "n": 1, "rank": "none", "seed": 3}

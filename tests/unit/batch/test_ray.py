@@ -82,6 +82,7 @@ def test_a_batch_is_stopped_and_goes_on_and_outlives_its_crashes(tmp_path: Path)
     assert faults == {**expected, "worker-crashed": 1}
 
 
+@pytest.mark.slow
 def test_a_machine_is_lost(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "in", 24, prompt="slow")
     run_batch(rows, here, Settings(out=tmp_path / "alone"))
