@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo serve test lint clean
+.PHONY: demo serve test test-unit test-whole lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/sfumato demo --out demo-out --force
@@ -20,8 +20,15 @@ demo: $(INSTALLED)
 serve: $(INSTALLED)
 	$(BIN)/sfumato serve
 
+# In two halves at once, a thread each: small networks hardly gain from a second one.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(MAKE) --jobs 2 test-unit test-whole
+
+test-unit: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" tests/unit
+
+test-whole: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" --ignore tests/unit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
