@@ -15,6 +15,7 @@ from sfumato.pictures.encoding import Format, encode, losses
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.picture import put_back
 from sfumato.pictures.reading import read, read_metadata, write
+from sfumato.pictures.strips import FILE_SHA256, sha256
 
 RGB = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6" dc:title="T"/></x:xmpmeta>'
@@ -180,3 +181,13 @@ def test_an_iptc_block_is_not_kept_and_it_is_said(tmp_path: Path) -> None:
 def test_broken_blocks_are_no_reason_to_refuse(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=b"Exif\0\0nonsense")
     assert read(tmp_path / "a.png").metadata.exif is None
+
+
+def test_a_file_cannot_say_its_own_digest(tmp_path: Path) -> None:
+    """The digest of the file that a picture was opened from stands in `info`, beside what the file itself says."""
+    said = PngImagePlugin.PngInfo()
+    said.add_text(FILE_SHA256, "0" * 64)
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png", pnginfo=said)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert "0" * 64 in "".join(map(str, opened.info.values()))
+        assert sha256(opened) == sha256(Image.new("RGB", (4, 4), "red"))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 STRIP_PIXELS = 2**20
-FILE_SHA256 = "file_sha256"  # key of `info` under which the digest of the file stands that a picture in memory was opened from
+FILE_SHA256 = "sfumato\0sha256"  # key of `info`: digest of the file that a picture was opened from; keys in files hold no NUL
 
 
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
