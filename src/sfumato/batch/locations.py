@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sfumato.errors import EditError, ImageError, OptionError, ResourceError
-from sfumato.pictures.reading import MAX_PIXELS, RAISE, most_bytes, open_file
+from sfumato.pictures.files import RAISE, most_bytes, open_file
+from sfumato.pictures.reading import MAX_PIXELS
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

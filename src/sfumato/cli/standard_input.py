@@ -11,7 +11,7 @@ import typer
 
 from sfumato.cli.destination import STANDARD
 from sfumato.errors import EditError, ImageError, OptionError
-from sfumato.pictures.reading import RAISE, most_bytes
+from sfumato.pictures.files import RAISE, most_bytes
 from sfumato.request import EditRequest
 
 BLOCK = 2**20

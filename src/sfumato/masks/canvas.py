@@ -12,8 +12,8 @@ from PIL import Image
 from sfumato.errors import ImageError, OptionError
 from sfumato.masks.margins import Margin
 from sfumato.masks.reading import Box, Mask, SoftMask
+from sfumato.pictures.files import RAISE
 from sfumato.pictures.picture import Picture
-from sfumato.pictures.reading import RAISE
 from sfumato.pictures.samples import Pixels, narrow
 from sfumato.pictures.transparency import visible
 

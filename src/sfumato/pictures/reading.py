@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
@@ -15,6 +14,7 @@ from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 from sfumato.errors import ImageError, ResourceError
 from sfumato.pictures import colour, deep, orientation
 from sfumato.pictures.encoding import SUFFIXES, Format
+from sfumato.pictures.files import RAISE, open_file
 from sfumato.pictures.formats import BITS, damaged, open_header
 from sfumato.pictures.metadata import OWN_PREFIX, read_source
 from sfumato.pictures.modes import CONVERTED, as_rgb, split
@@ -29,7 +29,6 @@ __all__ = [
     "Pixels",
     "inspect",
     "load",
-    "open_file",
     "read",
     "read_metadata",
     "restore",
@@ -40,7 +39,6 @@ __all__ = [
 ]
 
 MAX_PIXELS = 130_000_000  # the sensors of cameras that are sold have up to 102 million
-RAISE = "--max-pixels of the command line and of sfumato serve, max_pixels in Python"  # how to have larger pictures
 IPTC = 0x0404  # among the blocks that Photoshop writes into a JPEG
 GAMMA = 0.45455  # in a PNG: what sRGB's curve comes nearest to
 
@@ -111,45 +109,6 @@ def _open_picture(path: Path, label: str, max_pixels: int) -> Iterator[Image.Ima
     """Identify a file by its first bytes and read its header; no pixel is decoded."""
     with open_file(path, label, max_pixels) as stream:
         yield open_header(stream, label, max_pixels)
-
-
-def most_bytes(max_pixels: int) -> int:
-    """Size of the largest file that is read.
-
-    Eight bytes hold a pixel of four 16-bit channels uncompressed; the rest is room for profiles and previews.
-    """
-    return 8 * max_pixels + 2**24
-
-
-def open_file(path: Path, label: str, max_pixels: int) -> IO[bytes]:
-    """A picture's file.
-
-    Args:
-        path: Of the file.
-        label: What the messages call it.
-        max_pixels: Refuse files of more bytes than such a picture can have.
-
-    Raises:
-        ImageError: image-missing, image-unreadable (folder, no permission), image-format (empty) or image-too-large.
-    """
-    try:
-        if not path.exists():
-            raise ImageError(f"{label} does not exist; check the path.", code="image-missing")
-        if not path.is_file():
-            raise ImageError(f"{label} is not a file; give the path of a picture.", code="image-unreadable")
-        size = path.stat().st_size
-        if size == 0:
-            raise ImageError(f"{label} is an empty file; give another one.", code="image-format")
-        if size > most_bytes(max_pixels):
-            raise ImageError(
-                f"{label} has {size} bytes, more than {max_pixels} pixels can fill; "
-                f"make it smaller, or raise the limit: {RAISE}.",
-                code="image-too-large",
-            )
-        return path.open("rb")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{label} cannot be opened ({reason}); check its permissions.", code="image-unreadable") from error
 
 
 @contextmanager
