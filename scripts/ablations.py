@@ -23,7 +23,7 @@ from rich import print
 from torch import Tensor
 
 from sfumato.backbones.base import Conditions, Text
-from sfumato.backbones.brushnet import ABLATIONS, BrushNet
+from sfumato.backbones.brushnet import BrushNet
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.metrics.statistics import estimate, paired_difference
 from sfumato.training import brushnet
@@ -96,7 +96,7 @@ def measured(name: str, scenes: Path, samples: int, count: int) -> tuple[list[fl
     """Errors of a variant at birth, which are the frozen denoiser's, and when it is trained."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
-        trial = Trial(ABLATIONS[name], scenes, Path(folder))
+        trial = Trial(brushnet.ABLATIONS[name], scenes, Path(folder))
         before = trial.errors(count)
         trial.train(samples)
         return before, trial.errors(count)
@@ -110,7 +110,7 @@ def main(
     """Train and measure all variants."""
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         work = partial(measured, scenes=scenes, samples=samples, count=count)
-        results = dict(zip(ABLATIONS, pool.map(work, ABLATIONS), strict=True))
+        results = dict(zip(brushnet.ABLATIONS, pool.map(work, brushnet.ABLATIONS), strict=True))
     (name, (before, published)), *others = results.items()
     print(f"{samples} samples each; error in the holes of {count} held-out samples")
     print(f"denoiser alone  {estimate(before).value:.4f}")

@@ -12,10 +12,11 @@ from rich import print
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato.backbones.base import Conditions, Control, Extra, Text
-from sfumato.backbones.brushnet import ABLATIONS, BrushNet
+from sfumato.backbones.brushnet import BrushNet
 from sfumato.backbones.controlnet import born
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.embedded.text import MAX_TOKENS
+from sfumato.training.brushnet import ABLATIONS
 
 SD1: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SDXL: dict[str, Any] = {

@@ -25,7 +25,7 @@ from sfumato.training.adapting import frozen
 from sfumato.training.denoiser import make_scheduler, velocity_loss
 from sfumato.training.mixture import TASKS, Picture, Sample, draw_sample
 from sfumato.training.muon import split
-from sfumato.training.powerpaint import VECTORS, rows, said_of, states, tell, texts, words_at_first
+from sfumato.training.powerpaint import VECTORS, said_of, states, table_rows, tell, texts, words_at_first
 from tests import tiny_models
 
 CPU, COUNT = torch.device("cpu"), 6
@@ -78,7 +78,7 @@ def test_tokens_are_words_then_vectors() -> None:
     assert fit.tolist() == [1, 0.25, 1, 1, 1, 1]
     start, end = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
     words = TOKENIZER("a yellow ball", add_special_tokens=False).input_ids
-    first = {token: rows(TOKENIZER) + VECTORS * i for i, token in enumerate(PLACEHOLDERS)}
+    first = {token: table_rows(TOKENIZER) + VECTORS * i for i, token in enumerate(PLACEHOLDERS)}
 
     def begins(row: torch.Tensor, words: list[int], token: str | None) -> bool:
         run = [] if token is None else list(range(first[token], first[token] + VECTORS))
@@ -95,7 +95,7 @@ def test_tokens_are_words_then_vectors() -> None:
 
 def test_long_captions_are_cut_and_never_the_vectors() -> None:
     tokens, _ = tell([sample("object", "a yellow ball " * 12)], TOKENIZER)
-    assert (tokens >= rows(TOKENIZER)).sum(-1).tolist() == [[VECTORS, VECTORS]]
+    assert (tokens >= table_rows(TOKENIZER)).sum(-1).tolist() == [[VECTORS, VECTORS]]
 
 
 def test_words_begin_apart_and_always_the_same(course: Any) -> None:

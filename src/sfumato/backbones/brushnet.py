@@ -37,13 +37,6 @@ BranchT = TypeVar("BranchT", bound="BrushNet")
 CLASS_NAME = "BrushNetModel"  # in config.json
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 VARIANTS = ("injection", "attention", "mask_channel")  # further arguments, of which published configurations have none
-ABLATIONS: dict[str, dict[str, Any]] = {  # those of the paper, as further arguments
-    "as published": {},
-    "encoder and middle alone": {"injection": "encoder"},
-    "skip connections alone": {"injection": "skips"},
-    "with attention": {"attention": True},
-    "no mask": {"mask_channel": False},
-}
 TEXTS = ("pytorch_model", "model")  # names of a text encoder's weights beside a branch's
 
 

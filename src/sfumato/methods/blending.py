@@ -39,7 +39,16 @@ def plan_steps(model: Traits, sampling: Sampling, settings: Mapping[str, Any]) -
 def inputs(
     task: EditTask[Any, Any], device: torch.device, noise: NoiseStream | None
 ) -> tuple[Tensor, Tensor, Tensor, NoiseStream]:
-    """Source, start and mask of a task, float32 on the device, and where noise comes from: one generator per prediction."""
+    """What a loop begins with.
+
+    Args:
+        task: The batch.
+        device: Of the model.
+        noise: Where noise comes from; by default one generator per prediction, seeded with `task.seeds`.
+
+    Returns:
+        Source and start (1|B, C, h, w) and mask (1|B, 1, h, w), float32 on the device; and the noise.
+    """
     source, start, mask = (tensor.to(device).float() for tensor in (task.source, task.start, task.mask))
     return source, start, mask, noise or NoiseStream(task.seeds, source.shape[1:], device)
 

@@ -5,6 +5,7 @@ of that copy; its first convolution and its zero convolutions are kept whole.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,14 @@ from sfumato.backbones.unet import added_conditions
 from sfumato.methods.conditioning import brushnet_channels
 from sfumato.training.adapting import Adapted, with_class_name
 from sfumato.training.masked_lessons import Course, Lesson, beside
+
+ABLATIONS: dict[str, dict[str, Any]] = {  # those of the paper, as further arguments
+    "as published": {},
+    "encoder and middle alone": {"injection": "encoder"},
+    "skip connections alone": {"injection": "skips"},
+    "with attention": {"attention": True},
+    "no mask": {"mask_channel": False},
+}
 
 ADAPTED = Adapted(
     describe=with_class_name(CLASS_NAME),

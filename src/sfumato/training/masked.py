@@ -166,10 +166,10 @@ class MaskedBatches:
 
     def told(self, samples: Sequence[Sample]) -> Any:
         """What is told of samples, on the device."""
-        return self._moved(self.tell(samples, self.tokenizer))
+        return self._on_device(self.tell(samples, self.tokenizer))
 
-    def _moved(self, told: Any) -> Any:
-        return tuple(map(self._moved, told)) if isinstance(told, tuple) else told.to(self.device)
+    def _on_device(self, told: Any) -> Any:
+        return tuple(map(self._on_device, told)) if isinstance(told, tuple) else told.to(self.device)
 
 
 def loss_weights(mask: Tensor, untold: Tensor, side: int) -> Tensor:

@@ -61,15 +61,15 @@ def tell(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerFast) -> Told:
 
     def numbers(around: Around, caption: str) -> list[int]:
         tokens = splice(tokenizer, MAX_TOKENS, around, [Span(caption)], blank)
-        ids = [tokenizer.bos_token_id, *(_number(token, rows(tokenizer)) for token in tokens), tokenizer.eos_token_id]
+        ids = [tokenizer.bos_token_id, *(_number(token, table_rows(tokenizer)) for token in tokens), tokenizer.eos_token_id]
         return ids + [tokenizer.pad_token_id] * (MAX_TOKENS - len(ids))
 
     pairs = [[numbers(around, sample.caption) for around in (said.a, said.b)] for sample in samples for said in [said_of(sample)]]
     return torch.tensor(pairs), torch.tensor([sample.fit for sample in samples])
 
 
-def rows(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Of the table of words: more than there are words, since one that is held out leaves its number free."""
+def table_rows(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Number of rows of the table of words: more than there are words, since one that is held out leaves its number free."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
@@ -85,7 +85,7 @@ def states(course: AdapterTraining, told: Told) -> Tensor:
     tokens, fit = told
     text: Any = course.teacher.text
     words = text.get_input_embeddings().weight
-    table = torch.cat([words[: rows(course.teacher.tokenizer)], *(course.adapter.learned[token] for token in PLACEHOLDERS)])
+    table = torch.cat([words[: table_rows(course.teacher.tokenizer)], *(course.adapter.learned[token] for token in PLACEHOLDERS)])
     (name,) = (name for name, weight in text.named_parameters() if weight is words)
 
     def encoded(ids: Tensor) -> Tensor:
