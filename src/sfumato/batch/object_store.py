@@ -22,6 +22,7 @@ class ObjectStore:
 
     def __init__(self, url: str, root: Path) -> None:
         self.url, self.root = url.rstrip("/"), root.absolute()
+        self.name = self.url
         if url.partition("://")[0] not in KINDS:
             raise OptionError(
                 f"--store {url} is no object store ({'://, '.join(KINDS[:-1])}://); mount it, and name the folder with --out.",
@@ -55,6 +56,14 @@ class ObjectStore:
         """Whether there is such an object."""
         files, target = self._at(path)
         return bool(files.exists(target))
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what is below one of its folders."""
+        files, target = self._at(folder)
+        try:
+            return [path.rstrip("/").rpartition("/")[2] for path in files.ls(target.rstrip("/"), detail=False)]
+        except FileNotFoundError:
+            return []
 
     def sweep(self) -> None:
         """Do nothing: what was not written whole is not there."""

@@ -38,9 +38,14 @@ class Place(Output, Protocol):
 
     root: Path
     """Folder of this machine with the ledger and the logs."""
+    name: str
+    """What messages call it."""
 
     def has(self, path: str) -> bool:
         """Whether there is such a file."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what is in one of its folders, "" for the place itself; none if it is not there."""
 
     def sweep(self) -> None:
         """Remove what was being written when a process ended; nobody else may be writing."""
@@ -58,6 +63,7 @@ class Folder:
 
     def __init__(self, root: Path, part: str = "") -> None:
         self.root, self.part = root.absolute(), part  # a worker may have another working directory
+        self.name = str(root)
         self.staging = self.root / STAGING / (part or "whole")
 
     def write(self, path: str, data: bytes) -> None:
@@ -81,6 +87,13 @@ class Folder:
         """See `Place.has`."""
         return (self.root / path).is_file()
 
+    def names(self, folder: str) -> list[str]:
+        """See `Place.names`."""
+        try:
+            return os.listdir(self.root / folder)
+        except FileNotFoundError:
+            return []
+
     def sweep(self) -> None:
         """See `Place.sweep`; beside the whole batch no part may be writing."""
         shutil.rmtree(self.staging if self.part else self.staging.parent, ignore_errors=True)
@@ -94,27 +107,24 @@ class Folder:
         return target
 
 
-def overwriting_refused(root: Path) -> Callable[[Iterable[str]], None]:
-    """A function that refuses to write over files that are in a folder, whatever their endings.
+def overwriting_refused(place: Place) -> Callable[[Iterable[str]], None]:
+    """A function that refuses to write over files that are in a place, whatever their endings.
 
-    It is called with the paths of files to be written, below the folder and without their endings, and raises OptionError,
+    It is called with the paths of files to be written, below the place and without their endings, and raises OptionError,
     output-exists.
     """
 
     @lru_cache(maxsize=4)  # rows come folder by folder
-    def stems(folder: Path) -> dict[str, str]:
-        try:
-            return {os.path.splitext(name)[0]: name for name in os.listdir(folder)}
-        except FileNotFoundError:
-            return {}
+    def stems(folder: str) -> dict[str, str]:
+        return {os.path.splitext(name)[0]: name for name in place.names(folder)}
 
     def check(paths: Iterable[str]) -> None:
         for path in paths:
-            target = root / path
-            if found := stems(target.parent).get(target.name):
+            folder, slash, name = path.rpartition("/")
+            if found := stems(folder).get(name):
                 raise OptionError(
-                    f"{target.parent / found} is there already and not from this batch; pass --force to replace such files, or "
-                    "choose another --out.",
+                    f"{place.name}/{folder}{slash}{found} is there already and not from this batch; pass --force to replace such "
+                    "files, or choose another place for the results.",
                     code="output-exists",
                 )
 

@@ -117,7 +117,7 @@ def run_batch(
     with stopping(stop), Ledger(settings.out, settings.part) as ledger, logged(settings.out):
         output.sweep()
         ledger.adopt()
-        refuse_overwriting = overwriting_refused(settings.out)
+        refuse_overwriting = overwriting_refused(output)
         counts = ledger.plan(
             _until(stop, rows),
             settings.parameters,

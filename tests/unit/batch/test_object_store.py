@@ -36,6 +36,17 @@ def test_the_same_pictures(tmp_path: Path) -> None:
     assert files.exists(lost)
 
 
+def test_objects_of_others_are_not_replaced(tmp_path: Path) -> None:
+    rows, files = rows_of(tmp_path / "in", 2), fsspec.filesystem("memory")
+    theirs = f"/bucket/results/{rows[1].output}.jpg"
+    files.pipe_file(theirs, b"theirs")
+    with pytest.raises(OptionError, match=rf"{URL}/.*jpg is there already") as caught:
+        run_batch(rows, here, Settings(out=tmp_path / "out", store=URL))
+    assert caught.value.code == "output-exists"
+    assert list(files.store) == [theirs]
+    assert run_batch(rows, here, Settings(out=tmp_path / "out", store=URL, force=True)) == Counts(done=2)
+
+
 def test_what_cannot_be_written_ends_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object, *given: object) -> None:
         raise PermissionError("no rights")
