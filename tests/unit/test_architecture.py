@@ -11,7 +11,7 @@ from sfumato.backbones.families import FAMILIES
 PACKAGE = Path(sfumato.__file__).parent
 # The embedded model's trainers, their command and the names that users type for it are its own.
 OWN = ("backbones", "training", "embedded", "examples")
-TRAINER = "cli/train.py"
+TRAINER = "cli/train_parts.py"
 
 
 @pytest.mark.parametrize("name", sorted(card.name for card in FAMILIES if not card.name.startswith("embedded")))

@@ -24,11 +24,11 @@ from sfumato.training.masked_lessons import Lesson
 from sfumato.training.stable_diffusion import (
     CheckpointTraining,
     Way,
-    check_base,
     denoising_loss,
     encode_pictures,
     recompute,
 )
+from sfumato.training.trainable import check_base
 from tests import tiny_models
 from tests.tiny_checkpoints import single_file
 

@@ -15,7 +15,7 @@ from sfumato.backbones import hub
 from sfumato.backbones.base import Conditions, Text
 from sfumato.backbones.brushnet import BrushNet
 from sfumato.backbones.loading import load
-from sfumato.cli.train import CARDS
+from sfumato.cli.train_parts import CARDS
 from sfumato.embedded.adapter import FILE, Adapter, base_digest, grown
 from sfumato.training import brushnet, powerpaint_v2
 from sfumato.training.adapting import frozen

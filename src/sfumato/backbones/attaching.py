@@ -18,7 +18,7 @@ from sfumato.errors import Unsupported
 from sfumato.text.clip import Encoder
 
 MODULES = {
-    Capability.BRUSHNET: "sfumato.backbones.brushnet",
+    Capability.BRUSHNET: "sfumato.backbones.brushnet_files",
     Capability.POWERPAINT_V2: "sfumato.backbones.powerpaint_v2",
     Capability.CONTROLNET: "sfumato.backbones.controlnet",
 }

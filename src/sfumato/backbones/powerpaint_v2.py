@@ -17,7 +17,8 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sfumato.backbones.autoencoder import freeze
-from sfumato.backbones.brushnet import BrushNet, load_adapter, load_published
+from sfumato.backbones.brushnet import BrushNet
+from sfumato.backbones.brushnet_files import load_adapter, load_published
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.checkpoints import PICKLE_SUFFIXES, POWERPAINT_V2, POWERPAINT_V2_TEXT, check_file
 from sfumato.backbones.embedded import task_text

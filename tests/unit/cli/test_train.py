@@ -14,7 +14,7 @@ from sfumato import Editor
 from sfumato.backbones.hub import WEIGHTS
 from sfumato.backbones.loading import load
 from sfumato.cli.main import app
-from sfumato.cli.train import PARTS
+from sfumato.cli.train_parts import PARTS
 from sfumato.embedded import adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.embedded.world.split import OTHERS

@@ -14,7 +14,8 @@ from torch.func import functional_call
 
 from sfumato.backbones.base import Conditions, Control, Text
 from sfumato.backbones.branches import Residuals, adding, places
-from sfumato.backbones.brushnet import WEIGHTS, BrushNet, load
+from sfumato.backbones.brushnet import WEIGHTS, BrushNet
+from sfumato.backbones.brushnet_files import load
 from sfumato.embedded import adapter
 from sfumato.errors import BackboneError, UnsafeCheckpoint, Unsupported
 from tests.tiny_branches import base_unet, brushnet, tiny_brushnet
@@ -261,7 +262,7 @@ def test_branch_of_another_base(
     ours: dict[str, Any], theirs: dict[str, Any], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_brushnet(tmp_path, base_unet(**theirs))
-    monkeypatch.delattr("sfumato.backbones.brushnet.load_file")  # told by the header alone
+    monkeypatch.delattr("sfumato.backbones.brushnet_files.load_file")  # told by the header alone
     with pytest.raises(Unsupported, match=f"another base.*{found}"):
         loaded(tmp_path, base_unet(**ours))
 

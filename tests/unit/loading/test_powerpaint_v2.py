@@ -79,7 +79,7 @@ def test_the_texts_vectors_are_the_files(sd1: Path, published: Path) -> None:
 
 
 def test_the_text_encoders_pickle_only_when_allowed(sd1: Path, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("sfumato.backbones.brushnet.load_file")  # told before the branch is read
+    monkeypatch.delattr("sfumato.backbones.brushnet_files.load_file")  # told before the branch is read
     with pytest.raises(UnsafeCheckpoint, match=f"{TEXT}' is a pickle"):
         beside(sd1, published)
 
