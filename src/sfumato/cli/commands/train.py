@@ -58,8 +58,9 @@ def train(
 ) -> None:
     """Make the embedded model, or fine-tune it or a Stable Diffusion checkpoint on your own pictures."""
     with reported(debug=debug, stopped="stopped; --resume goes on from the last checkpoint."):
-        from sfumato.cli.train import Settings, run
+        from sfumato.cli.train import run
         from sfumato.cli.train_checkpoint import Checkpoint
+        from sfumato.cli.train_parts import Settings
 
         checkpoint = Checkpoint(
             model=model,

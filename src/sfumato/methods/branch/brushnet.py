@@ -11,7 +11,7 @@ As published the loop is plain sampling from pure noise: what surrounds the hole
 put around the decoded picture with a blurred edge (`background="blurred"`). By default the noised source is also put around the
 latents after every step, as in Blended Latent Diffusion (arXiv:2206.02779): the base then continues the true surroundings.
 
-The network: `backbones/brushnet.py`; its loading: `backbones/brushnet_files.py`. What it adds, and where: `backbones/branches.py`.
+The network: `backbones/brushnet.py`, loaded by `brushnet_files.py`. What it adds, and where: `backbones/branches.py`.
 """
 
 from functools import partial
