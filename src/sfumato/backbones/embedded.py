@@ -21,7 +21,7 @@ from sfumato.embedded import WINDOW, adapter
 from sfumato.embedded.autoencoder import PatchAutoencoder
 from sfumato.text.clip import Encoder
 from sfumato.text.limits import TextReader
-from sfumato.text.powerpaint import PLACEHOLDERS, PLAIN, TaskText, TaskWords, as_embeddings
+from sfumato.text.powerpaint import PLACEHOLDERS, PLAIN, PLAIN_BASE, TaskText, TaskWords, as_embeddings
 
 FAMILIES = {"FlowMatchEulerDiscreteScheduler": "embedded-flow", "LCMScheduler": "embedded-fast"}  # others: "embedded"
 GRAIN_SEED = 0  # one for every picture, as of the grain of one camera
@@ -82,7 +82,7 @@ def task_text(change: Path, encoder: Encoder) -> TaskText | None:
     learned = adapter.learned(change)
     if not set(PLACEHOLDERS) <= learned.keys():
         return None
-    return TaskText(encoder, TaskWords(embeddings=as_embeddings(learned, change), prompts=PLAIN))
+    return TaskText(encoder, TaskWords(embeddings=as_embeddings(learned, change), prompts=PLAIN, base=PLAIN_BASE))
 
 
 def from_folder(folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, base: Path | None = None) -> Backbone:

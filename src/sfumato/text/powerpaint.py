@@ -98,6 +98,9 @@ V2_BASE: Mapping[str, Around] = {
 }
 """What v2's base is told around the user's prompt; its negative prompt is the user's own."""
 
+PLAIN_BASE: Mapping[str, Around] = {task: Around(after=" empty" if around.after else "") for task, around in V2_BASE.items()}
+"""The same in the one word that a model with few words has for it."""
+
 
 def placeholder_first(prompts: Mapping[str, TaskPrompts]) -> dict[str, TaskPrompts]:
     """The same prompts with the placeholder at their beginning, as the authors' later training (branch `dev`) has it."""

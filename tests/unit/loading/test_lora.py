@@ -109,9 +109,8 @@ def test_a_kohya_file_changes_unet_and_text_encoder_by_its_alpha(sd1: Path, tmp_
 
     change = torch.full((32, 32), 0.5 * 0.5 * 2)  # scale, alpha / rank, and the product of two rows of ones
     pairs = [(model.denoiser.unet, plain.denoiser.unet, LAYER)]
-    pairs += [
-        (model._text.text_encoder, plain._text.text_encoder, f"encoder.layers.0.self_attn.{part}_proj") for part in ("q", "out")
-    ]
+    texts = [each.text_encoder._pipe.text_encoder for each in (model, plain)]
+    pairs += [(*texts, f"encoder.layers.0.self_attn.{part}_proj") for part in ("q", "out")]
     for changed, before, layer in pairs:
         name = next(name for name, _ in before.named_modules() if name.endswith(layer))
         torch.testing.assert_close(changed.get_submodule(name).weight - before.get_submodule(name).weight, change)
