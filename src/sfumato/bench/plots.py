@@ -89,6 +89,17 @@ def legend(labels: Sequence[str]) -> str:
     return f'<p class="legend">{"".join(keys)}</p>'
 
 
+def standalone(plot: str, title: str) -> str:
+    """A plot as a file of its own, on white, with its title below."""
+    style = (
+        "svg{font:11px system-ui,sans-serif;background:#fff}.grid{stroke:#d5d5d5}"
+        ".line{stroke:#1a1a1a;fill:none;stroke-width:1.3}.dash{stroke:#6a6a6a;stroke-dasharray:5 4}"
+    )
+    head = '<svg xmlns="http://www.w3.org/2000/svg" '
+    body = plot.removeprefix("<svg ").removesuffix("</svg>")
+    return f"{head}{body}<style>{style}</style>{_text(LEFT, HEIGHT - 1, title, 'start')}</svg>\n"
+
+
 def _frame(width: float, title: str) -> list[str]:
     return [
         f'<svg viewBox="0 0 {width:.0f} {HEIGHT}" width="{width:.0f}" height="{HEIGHT}" role="img" aria-label="{escape(title)}">'
