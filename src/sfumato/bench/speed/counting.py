@@ -1,6 +1,6 @@
 """Counted calls and FLOPs of whole edits at the size of Stable Diffusion 1.5: ours, diffusers' and the official script's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,19 +63,22 @@ EDITS: dict[str, tuple[str, int, Callable[[Parts], Edit]]] = {  # title, channel
 }
 
 
-def count(names: tuple[str, ...] = tuple(EDITS)) -> list[Counted]:
+def ledger_of(name: str, parts: Parts) -> Ledger:
+    """The calls of one of EDITS on these parts."""
+    edit = EDITS[name][2](parts)
+    with recorded(parts.networks) as ledger:
+        edit()
+    return ledger
+
+
+def count(names: Sequence[str] = tuple(EDITS)) -> list[Counted]:
     """Count edits on stand-ins, with FLOPs from networks on the meta device: no weights, seconds."""
-    parts: dict[int, Parts] = {}
-    tables: dict[int, FlopTable] = {}
+    parts = {channels: stand_ins(SIDE, channels) for channels in {EDITS[name][1] for name in names}}
+    tables = {channels: FlopTable(on_meta(SIDE, channels).networks) for channels in parts}
     counted = []
     for name in names:
-        title, channels, make = EDITS[name]
-        if channels not in parts:
-            parts[channels] = stand_ins(SIDE, channels)
-            tables[channels] = FlopTable(on_meta(SIDE, channels).networks)
-        edit = make(parts[channels])
-        with recorded(parts[channels].networks) as ledger:
-            edit()
+        title, channels, _ = EDITS[name]
+        ledger = ledger_of(name, parts[channels])
         counted.append(Counted(name=name, title=title, calls=ledger.counts, flops=tables[channels].of(ledger)))
     return counted
 
