@@ -58,8 +58,8 @@ def bars(
     return "".join([*parts, "</svg>"])
 
 
-def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str, y_name: str) -> str:
-    """Points with intervals: label, x, y. The x axis begins at 0; the y axis spans the data."""
+def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str, y_name: str, *, named: bool = False) -> str:
+    """Points with intervals: label, x, y; with the labels beside them if `named`. Both axes begin at 0."""
     width = 460
     x_top = _ceiling([x for _, x, _ in points], None)
     y_top = _ceiling([y for _, _, y in points], None)
@@ -80,6 +80,9 @@ def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str,
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="6" fill="{colour(i)}">'
             f"<title>{escape(label)}: {x.value:.3g} {escape(x_name)}, {y.value:.3g}</title></circle>"
         )
+        if named:
+            right = cx > width / 2
+            parts.append(_text(cx - 9 if right else cx + 9, cy - 5, label, "end" if right else "start"))
     return "".join([*parts, "</svg>"])
 
 

@@ -30,9 +30,7 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def estimate(
-    values: Sequence[float], seed: int = 0, draws: int = DRAWS, statistic: Callable[..., Any] = np.mean
-) -> Estimate:
+def estimate(values: Sequence[float], seed: int = 0, draws: int = DRAWS, statistic: Callable[..., Any] = np.mean) -> Estimate:
     """Mean of one value per example, and the percentile interval of the means of examples drawn again with replacement.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sfumato.bench.speed.edits import EQUAL, OFFICIAL, Edit, Pictures, diffusers, ours
+from sfumato.bench.speed.edits import DISTILLED, EQUAL, OFFICIAL, Edit, Pictures, diffusers, ours
 from sfumato.bench.speed.ledger import FlopTable, Ledger, networks_of, recorded
 from sfumato.bench.speed.modules import Parts, on_meta, stand_ins
 from sfumato.editor import Editor
@@ -59,7 +59,12 @@ EDITS: dict[str, tuple[str, int, Callable[[Parts], Edit]]] = {  # title, channel
     "ours-paste": ("sfumato, defaults, background=paste", 4, lambda parts: _own(parts, background="paste")),
     "ours-9": ("sfumato, 9 channels, defaults", 9, lambda parts: _own(parts, method="stable-inpainting")),
     "ours-20": ("sfumato, DDIM, 20 steps, all of them run", 4, lambda parts: _own(parts, steps=20, **EQUAL)),
-    "ours-dpm": ("sfumato, DPM-Solver++, 20 steps", 4, lambda parts: _own(parts, steps=20, scheduler="dpm++")),
+    "ours-dpm": (
+        "sfumato, DPM-Solver++, 20 steps, background=paste",
+        4,
+        lambda parts: _own(parts, steps=20, scheduler="dpm++", background="paste"),
+    ),
+    "ours-lcm": ("sfumato, a model distilled to 4 steps", 4, lambda parts: _own(parts, **DISTILLED)),
 }
 
 

@@ -74,3 +74,4 @@ def _ddim() -> dict[str, Any]:
 # Keyword arguments of `ours`: the official script's schedule (text_editing_SD2.py), on whatever model; and others.
 OFFICIAL = {"preset": "official-sd2", "background": "none"}
 EQUAL = {"scheduler": "ddim", "start_fraction": 0.0, "background": "paste"}  # as much work as diffusers' at equal steps
+DISTILLED = {"scheduler": "lcm", "steps": 4, "guidance_scale": 1.0, "start_fraction": 0.0, "background": "paste"}

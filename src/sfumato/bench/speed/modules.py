@@ -1,4 +1,4 @@
-"""Networks of the size of Stable Diffusion 1.5 without its weights: on the meta device, random, or stand-ins that compute nothing."""
+"""Networks of the size of Stable Diffusion 1.5 without its weights: on the meta device, random, or computing nothing."""
 
 import math
 from collections.abc import Mapping

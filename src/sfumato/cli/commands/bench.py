@@ -93,7 +93,11 @@ def _refuse_options(context: typer.Context, command: str) -> None:
     Raises:
         OptionError: option-contradiction.
     """
-    given = [p.opts[0] for p in context.command.params if getattr(context.get_parameter_source(p.name or ""), "name", "") == "COMMANDLINE"]
+    given = [
+        p.opts[0]
+        for p in context.command.params
+        if getattr(context.get_parameter_source(p.name or ""), "name", "") == "COMMANDLINE"
+    ]
     if given:
         raise OptionError(
             f"{', '.join(given)} before '{command}' would have no effect; options of bench {command} stand behind it.",

@@ -19,7 +19,7 @@ def speed(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Steps of edits with equal steps.", metavar="INT")] = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="For the rounds of each row.", metavar="FLOAT")] = None,
-    out: Out = Path("speed-out"),
+    out: Out = Path("bench-speed"),
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
