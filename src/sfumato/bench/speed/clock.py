@@ -71,7 +71,8 @@ def interleave(
         fewest: Rounds at least, whatever the clock says.
         warm: Runs of each before the first round, which choose kernels and count for nothing.
     """
-    start, rounds = time.perf_counter(), []
+    start = time.perf_counter()
+    rounds: list[Round] = []
     for _ in range(warm):
         base()
         other()
