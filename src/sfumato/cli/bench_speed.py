@@ -1,7 +1,6 @@
 """`sfumato bench speed`: measures what edits cost."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -30,12 +29,12 @@ def run(
     chosen = measuring.tier(tier)
     measuring.check_rows(rows)
     report.read(out)  # what cannot be added to is refused before anything is measured
-    size = replace(chosen.size, side=side or chosen.size.side, steps=steps or chosen.size.steps)
+    budget = chosen.seconds if seconds is None else seconds
     made = []
     with Console(stderr=True).status("") as status:
         for name in rows or chosen.names:
             status.update(name)
-            made += measuring.measure(name, size, chosen.seconds if seconds is None else seconds)
+            made += measuring.measure(name, chosen.size_of(name, side, steps), budget)
             report.write(made, out)
     if as_json:
         for record in made:

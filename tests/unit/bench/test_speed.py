@@ -180,6 +180,12 @@ def test_rows_run(name: str) -> None:
     assert pair.most or pair.least
 
 
+def test_sizes_of_a_tier() -> None:
+    local = measuring.tier("local")
+    assert [local.size_of(name, None, None).side for name in ("tuned", "defaults")] == [256, 128]
+    assert local.size_of("defaults", 512, 7) == rows.Size(side=512, steps=7)
+
+
 def test_a_bound_in_seconds() -> None:
     pair = rows.Pair(base=int, other=int, about="", most_seconds=1.0)
     found: Comparison = compare(_rounds([1.0] * 3, [0.9] * 3))

@@ -1,8 +1,8 @@
 """The measurement of the chosen rows of all three ledgers, as records for lines of JSON."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,11 +26,18 @@ class Tier:
         size: Of the compared edits.
         seconds: For the rounds of each row.
         names: Rows.
+        sides: Other sides of the picture, by row: 50 steps in float32 are slow.
     """
 
     size: Size
     seconds: float
     names: tuple[str, ...]
+    sides: Mapping[str, int] = field(default_factory=lambda: {"defaults": 128})
+
+    def size_of(self, name: str, side: int | None, steps: int | None) -> Size:
+        """Size of a row, unless one is given."""
+        side = side or self.sides.get(name, self.size.side)
+        return replace(self.size, side=side, steps=steps or self.size.steps)
 
 
 TIERS = {

@@ -24,7 +24,7 @@ def speed(
     debug: Debug = False,
 ) -> None:
     """Measure speed: calls and FLOPs counted, own overhead, and ratios of times against diffusers and bare forward passes."""
-    with reported(as_json, debug):
+    with reported(as_json, debug, "stopped; the rows that were finished are kept."):
         from sfumato.cli.bench_speed import run
 
         run(tier=tier, rows=tuple(row or ()), side=side, steps=steps, seconds=seconds, out=out, as_json=as_json)
