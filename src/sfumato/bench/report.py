@@ -190,10 +190,11 @@ def precision_against_time(rows: Rows, *, named: bool = False) -> str:
         for row in rows
     }
     tasks = dict.fromkeys(row["task"] for row in rows)
-    points = [
-        (label, *(_mean([values.get((task, *key, metric)) for task in tasks]) for metric in ("seconds", "precision_first")))
-        for key, label in labels_of(rows).items()
-    ]
+
+    def mean(key: tuple[str, str], metric: str) -> Value | None:
+        return _mean([values.get((task, *key, metric)) for task in tasks])
+
+    points = [(label, mean(key, "seconds"), mean(key, "precision_first")) for key, label in labels_of(rows).items()]
     drawn = [(label, x, y) for label, x, y in points if x and y]
     return scatter(drawn, AGAINST_TIME, "seconds per edit", "precision, first", named=named) if drawn else ""
 

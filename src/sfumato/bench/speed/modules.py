@@ -40,6 +40,8 @@ SCHEDULER: dict[str, Any] = {
     "skip_prk_steps": True,
     "steps_offset": 1,
 }
+Changes = Mapping[str, dict[str, Any]]
+UNCHANGED: Changes = {}
 BLOCK = 1_000_003  # random numbers that weights are tiled with; prime, so that no two rows of a matrix are equal
 
 
@@ -74,7 +76,7 @@ class Parts:
         return self.pipe(StableDiffusionInpaintPipeline, scheduler)
 
 
-def on_meta(side: int = 512, channels: int = 4, **changes: Mapping[str, Any]) -> Parts:
+def on_meta(side: int = 512, channels: int = 4, changes: Changes = UNCHANGED) -> Parts:
     """Networks without weights, to count with.
 
     Args:
@@ -92,13 +94,13 @@ def on_meta(side: int = 512, channels: int = 4, **changes: Mapping[str, Any]) ->
         )
 
 
-def random(dtype: torch.dtype, side: int = 512, channels: int = 4, **changes: Mapping[str, Any]) -> Parts:
+def random(dtype: torch.dtype, side: int = 512, channels: int = 4, changes: Changes = UNCHANGED) -> Parts:
     """Networks with random weights, the same on every call; arguments as of `on_meta`.
 
     Raises:
         BackboneError: numerics, if what they compute is not finite.
     """
-    parts = on_meta(side, channels, **changes)
+    parts = on_meta(side, channels, changes)
     for module in (parts.unet, parts.vae, parts.text_encoder):
         nn.Module.to(module, dtype)
         _fill(module)

@@ -32,7 +32,7 @@ class Size:
 
     def parts(self, dtype: torch.dtype | None = None, channels: int = 4) -> Parts:
         """Random networks, by default in the number format that this CPU is fastest in."""
-        return random(dtype or choose_dtype(choose_device("cpu")), self.side, channels, **self.changes)
+        return random(dtype or choose_dtype(choose_device("cpu")), self.side, channels, self.changes)
 
 
 @dataclass(frozen=True, kw_only=True)
