@@ -170,8 +170,8 @@ class PreparedWindow:
         )
 
     def _key(self, sampling: Sampling) -> Hashable:
-        """What must be equal within a batch; all else may differ by row. Methods guided by CLIP never share a batch."""
-        if self.edit.guide is not None:
+        """What must be equal within a batch; all else may differ by row. Guided by CLIP, or in region mode, an edit is alone."""
+        if self.edit.guide is not None or self.request.region:
             return id(self)
         settings = {name: value for name, value in vars(sampling).items() if name != "settings"} | dict(sampling.settings)
         return (
@@ -185,6 +185,11 @@ class PreparedWindow:
             _shapes(self.pair.unconditional),
             _shapes(self.pair.conditional),
         )
+
+    def note(self, note: str) -> None:
+        """Add a note, once."""
+        if note not in self.notes:
+            self.notes.append(note)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) of this window to pixels; decoders that can, see what surrounds the edit."""

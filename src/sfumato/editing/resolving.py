@@ -11,6 +11,7 @@ from sfumato.backbones.families import able, family
 from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
 from sfumato.editing.prompts import read_texts
+from sfumato.editing.regional import check_region
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import DRAWING, TEXT_FIELDS, MethodCard, MethodOptions, Preset
 from sfumato.methods.registry import CARDS, fields_of, method_fields, runs_on
@@ -91,6 +92,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     if card.guided and options.clip_model is None:
         options = options.updated({"clip_model": known.clip})
     brought, set_by_preset = tasks.defaults(request, traits, card), dict(preset.defaults)
+    check_region(request, backbone.denoiser, card, options)
     values = _family_values(traits) | {"preset": name}
     values |= set_by_preset | brought if request.preset is None else brought | set_by_preset
     if "start_fraction" in brought:  # the same setting in other units

@@ -1,0 +1,343 @@
+"""Region mode: what it costs and what it changes.
+
+- `python scripts/region.py flops`: FLOPs of stock networks at their published sizes, counted without computing anything.
+- `python scripts/region.py quality [EXAMPLES] [SIDE] [FOLDER]`: the embedded model on rendered scenes of SIDE pixels, masks of
+  5, 10, 25 and 50 % of the picture: counted FLOPs of the denoiser, PSNR under the mask against the dense edit of the same seed,
+  seams, the greatest difference outside the mask, and precision by the judge. FOLDER keeps the pictures: source, dense, region.
+- `python scripts/region.py clock [ROUNDS]`: seconds of the denoiser, dense, first and later edit in turn, and dense again as a
+  null test, on a UNet of Stable Diffusion 1.5's size with random weights.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sfumato import Editor
+from sfumato.accel.base import Grade
+from sfumato.accel.region.area import Area, area_around
+from sfumato.accel.region.tokens import TokenFeatures
+from sfumato.accel.region.unet import UNetFeatures
+from sfumato.backbones.base import Conditions, Denoiser, Output
+from sfumato.backbones.flow_families import Flux, StableDiffusion3
+from sfumato.editing.regional import MARGIN
+from sfumato.embedded.judge import Judge
+from sfumato.embedded.world.scene import random_scene
+from sfumato.embedded.world.shapes import KINDS
+from sfumato.embedded.world.split import LEARNED
+from sfumato.embedded.world.surfaces import COLOURS
+from sfumato.metrics.border import seam_ratio
+from sfumato.metrics.fidelity import greatest_error, psnr
+from sfumato.metrics.precision import matches
+
+SHARES = (0.05, 0.10, 0.25, 0.50)
+SEED = 20_261
+console = Console(soft_wrap=True)
+
+
+def square(share: float, side: int, at: tuple[float, float] = (0.5, 0.5)) -> NDArray[np.uint8]:
+    """A square mask of a share of (side, side), its centre at `at` or as near as the picture allows."""
+    length = round(side * share**0.5)
+    top, left = (min(max(round(place * side - length / 2), 0), side - length) for place in at)
+    mask = np.zeros((side, side), np.uint8)
+    mask[top : top + length, left : left + length] = 1
+    return mask
+
+
+def latent_mask(share: float, side: int) -> Tensor:
+    """The same on (1, 1, side, side) latents."""
+    return torch.from_numpy(square(share, side))[None, None].float()
+
+
+def flops(call: Callable[[], Any]) -> int:
+    """FLOPs of a call; a multiplication and an addition are two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return int(counter.get_total_flops())
+
+
+@dataclass(frozen=True)
+class Passes:
+    """FLOPs of one pass: of everything, of everything while features are kept, and of the region."""
+
+    whole: int
+    fill: int
+    region: int
+
+    def row(self, name: str, share: float, computed: float) -> str:
+        """A row of the table: shares of the dense edit, with guidance (two passes a step) and without."""
+        guided = (self.fill + 2 * self.region) / (2 * self.whole)
+        return (
+            f"| {name} | {share:.0%} | {computed:.0%} | {self.whole / 1e9:.0f} | {self.region / 1e9:.0f} | "
+            f"{self.whole / self.region:.1f} | {guided:.2f} | {self.region / self.whole:.2f} |"
+        )
+
+
+def unet_passes(unet: Any, area: Area, channels: int, given: dict[str, Any]) -> Passes:
+    """Of a UNet on the meta device, one row."""
+    features, x, time_ = UNetFeatures(unet, area), torch.empty(1, channels, *area.size, device="meta"), torch.tensor(500.0)
+    whole = flops(lambda: unet(x, time_, **given))
+    with features.recording() as kept:
+        fill = flops(lambda: unet(x, time_, **given))
+    with features.replaying(kept, None):
+        region = flops(lambda: unet(features.cropped(x), time_, **given))
+    return Passes(whole, fill, region)
+
+
+def count_unets() -> None:
+    """Stable Diffusion 1.5 and XL."""
+    from diffusers import UNet2DConditionModel  # noqa: PLC0415, as slow as the classes below
+
+    with torch.device("meta"):
+        small = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        large = UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+        added = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}
+        models = {
+            "Stable Diffusion 1.5, 512x512": (small, 64, {"encoder_hidden_states": torch.empty(1, 77, 768)}),
+            "Stable Diffusion XL, 1024x1024": (
+                large,
+                128,
+                {"encoder_hidden_states": torch.empty(1, 77, 2048), "added_cond_kwargs": added},
+            ),
+        }
+    for name, (unet, side, given) in models.items():
+        for share in SHARES:
+            area = area_around(latent_mask(share, side), MARGIN, UNetFeatures.multiple(unet))
+            console.print(unet_passes(unet, area, 4, given).row(name, share, area.share))
+
+
+def count_transformers() -> None:
+    """Stable Diffusion 3.5 medium's and FLUX.1's sizes."""
+    from diffusers import FluxTransformer2DModel, SD3Transformer2DModel  # noqa: PLC0415
+
+    with torch.device("meta"):
+        flux = FluxTransformer2DModel(guidance_embeds=True)
+        sd3 = SD3Transformer2DModel(
+            sample_size=128,
+            num_layers=24,
+            num_attention_heads=24,
+            attention_head_dim=64,
+            caption_projection_dim=1536,
+            pooled_projection_dim=2048,
+            pos_embed_max_size=384,
+            dual_attention_layers=tuple(range(13)),
+            qk_norm="rms_norm",
+        )
+        calls: dict[str, tuple[Any, Any, Callable[[], Any]]] = {
+            "FLUX.1 [dev], 1024x1024, 512 words": (
+                flux,
+                Flux.sites,
+                lambda: flux(
+                    hidden_states=torch.empty(1, 4096, 64, device="meta"),
+                    encoder_hidden_states=torch.empty(1, 512, 4096, device="meta"),
+                    pooled_projections=torch.empty(1, 768, device="meta"),
+                    timestep=torch.empty(1, device="meta"),
+                    guidance=torch.empty(1, device="meta"),
+                    img_ids=torch.empty(4096, 3, device="meta"),
+                    txt_ids=torch.empty(512, 3, device="meta"),
+                ),
+            ),
+            "Stable Diffusion 3.5 medium, 1024x1024, 333 words": (
+                sd3,
+                StableDiffusion3.sites,
+                lambda: sd3(
+                    hidden_states=torch.empty(1, 16, 128, 128, device="meta"),
+                    encoder_hidden_states=torch.empty(1, 333, 4096, device="meta"),
+                    pooled_projections=torch.empty(1, 2048, device="meta"),
+                    timestep=torch.empty(1, device="meta"),
+                ),
+            ),
+        }
+    for name, (network, sites, call) in calls.items():
+        for share in SHARES:
+            features = TokenFeatures(network, sites, latent_mask(share, 128))
+            whole = flops(call)
+            with features.recording() as kept:
+                fill = flops(call)
+            with features.replaying(kept, None):
+                region = flops(call)
+            console.print(Passes(whole, fill, region).row(name, share, features.share))
+
+
+class Counting:
+    """Accelerator that counts the denoiser's FLOPs."""
+
+    grade = Grade.EXACT
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    @contextmanager
+    def attached(self, denoiser: Denoiser) -> Iterator[Denoiser]:
+        """See `Accelerator.attached`."""
+        counting = self
+
+        class Counted:
+            traits = denoiser.traits
+
+            def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+                with FlopCounterMode(display=False) as counter:
+                    made = denoiser(x, timestep, given)
+                counting.total += counter.get_total_flops()
+                return made
+
+        yield Counted()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One edit, dense and in region mode."""
+
+    first: float
+    later: float
+    fit: float
+    outside: float
+    seams: tuple[float, float]
+    right: tuple[bool, bool]
+
+
+def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, folder: Path | None) -> Compared:
+    """One scene: something is painted under a square mask."""
+    rng = np.random.default_rng([SEED, number])
+    source, _ = random_scene(rng, LEARNED).render(side)
+    mask = square(share, side, tuple(rng.uniform(0.2, 0.8, 2)))
+    wanted = {"colour": str(rng.choice(list(COLOURS))), "kind": str(rng.choice(list(KINDS)))}
+    fields = {"image": Image.fromarray(source), "mask": Image.fromarray(mask * np.uint8(255)), "window": "whole", "n": 1}
+    fields |= {"prompt": f"a {wanted['colour']} {wanted['kind']}", "seed": number, "rank": "none", "background": "paste"}
+
+    def edited(region: bool) -> tuple[NDArray[np.uint8], int]:
+        counting = Counting()
+        editor.accelerators = (counting,)
+        made = editor.edit(**fields, region=region).images[0]
+        return np.asarray(made), counting.total
+
+    editor.features.clear()
+    (dense, whole), (region, first), (_, later) = edited(False), edited(True), edited(True)
+    inside = mask.astype(bool)
+    if folder is not None:
+        strip = np.concatenate([source, dense, region], 1)
+        Image.fromarray(strip).save(folder / f"{round(100 * share):02d}-{number:03d}.png")
+    readings = judge.read(np.stack([dense, region]), np.stack([inside] * 2))
+    fit = psnr(region, dense, inside)
+    assert fit is not None
+    return Compared(
+        first / whole,
+        later / whole,
+        fit,
+        greatest_error(region, source, ~inside),
+        (seam_ratio(dense, source, inside), seam_ratio(region, source, inside)),
+        (matches(readings[0], wanted), matches(readings[1], wanted)),
+    )
+
+
+def quality(examples: int, side: int, folder: Path | None) -> None:
+    """Print the table of the embedded model."""
+    editor, judge = Editor(method="blended-latent-diffusion"), Judge.load()
+    denoiser: Any = editor.backbone.denoiser
+    denoiser.traits = replace(denoiser.traits, resolution=side)
+    console.print(f"\nembedded model, {side}x{side} pixels, {examples} scenes each\n")
+    console.print("| mask | first / dense | later / dense | PSNR under the mask: median, least | outside | seam | precision |")
+    console.print("| --- | --- | --- | --- | --- | --- | --- |")
+    for share in SHARES:
+        made = [compare(editor, judge, share, number, side, folder) for number in range(examples)]
+        fits = [each.fit for each in made]
+        seams, right = (np.mean([getattr(each, name) for each in made], 0) for name in ("seams", "right"))
+        console.print(
+            f"| {share:.0%} | {np.mean([each.first for each in made]):.2f} | {np.mean([each.later for each in made]):.2f} | "
+            f"{np.median(fits):.1f}, {min(fits):.1f} | {max(each.outside for each in made):.0f} | "
+            f"{seams[0]:.2f} -> {seams[1]:.2f} | {right[0]:.2f} -> {right[1]:.2f} |"
+        )
+
+
+def tiled(unet: Any) -> Any:
+    """A network made on the meta device, filled with one seeded block of random weights over and over."""
+    unet = unet.to_empty(device="cpu")
+    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0))
+    for weight in unet.parameters():
+        repeated = block.repeat(-(-weight.numel() // len(block)))[: weight.numel()].view_as(weight)
+        weight.data.copy_(repeated / max(1, weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.02 * repeated)
+    return unet
+
+
+def clock(rounds: int) -> None:
+    """Seconds of one guided step, in turn; the first two rounds warm up."""
+    from diffusers import UNet2DConditionModel  # noqa: PLC0415
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    unet = tiled(unet).to(torch.bfloat16, memory_format=torch.channels_last).eval()
+    generator = torch.Generator().manual_seed(1)
+    x, states = torch.randn(1, 4, 64, 64, generator=generator), torch.randn(2, 77, 768, generator=generator)
+    x, states = x.bfloat16().to(memory_format=torch.channels_last), states.bfloat16()
+    rows = torch.zeros(2, dtype=torch.long)
+
+    def whole(count: int = 2) -> Tensor:
+        made: Tensor = unet(x.expand(count, -1, -1, -1), 500, states[:count]).sample
+        return made
+
+    assert whole().isfinite().all()
+    console.print("| mask | null test | first / dense | later / dense |\n| --- | --- | --- | --- |")
+    for share in SHARES:
+        features = UNetFeatures(unet, area_around(latent_mask(share, 64), MARGIN, 8))
+        ratios = []
+        for _ in range(rounds + 2):
+            before = time.perf_counter()
+            whole()
+            dense = time.perf_counter()
+            with features.recording() as kept:
+                whole(1)
+            filled = time.perf_counter()
+            with features.replaying(kept, rows):
+                unet(features.cropped(x).expand(2, -1, -1, -1), 500, states)
+            done = time.perf_counter()
+            whole()
+            again = time.perf_counter() - done
+            base = dense - before
+            ratios.append((again / base, (done - dense) / base, (done - filled) / base))
+        null, first, later = np.median(ratios[2:], 0)
+        console.print(f"| {share:.0%} | {null:.2f} | {first:.2f} | {later:.2f} |")
+
+
+def main() -> None:
+    """Run what the command line names."""
+    what, given = sys.argv[1], sys.argv[2:]
+    with torch.inference_mode():
+        if what == "flops":
+            console.print("| network | mask | computed | whole, GFLOP | region, GFLOP | fewer | first / dense | later / dense |")
+            console.print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+            count_unets()
+            count_transformers()
+        elif what == "clock":
+            clock(int(given[0]) if given else 15)
+        else:
+            folder = Path(given[2]) if len(given) > 2 else None
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            quality(int(given[0]) if given else 16, int(given[1]) if len(given) > 1 else 512, folder)
+
+
+if __name__ == "__main__":
+    main()
