@@ -125,7 +125,7 @@ def count_unets() -> None:
         }
     for name, (unet, side, given) in models.items():
         for share in SHARES:
-            area = area_around(latent_mask(share, side), MARGIN, UNetFeatures.multiple(unet))
+            area = area_around(latent_mask(share, side), MARGIN)
             console.print(unet_passes(unet, area, 4, given).row(name, share, area.share))
 
 
@@ -301,7 +301,7 @@ def clock(rounds: int) -> None:
     assert whole().isfinite().all()
     console.print("| mask | null test | first / dense | later / dense |\n| --- | --- | --- | --- |")
     for share in SHARES:
-        features = UNetFeatures(unet, area_around(latent_mask(share, 64), MARGIN, 8))
+        features = UNetFeatures(unet, area_around(latent_mask(share, 64), MARGIN))
         ratios = []
         for _ in range(rounds + 2):
             before = time.perf_counter()

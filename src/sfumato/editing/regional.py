@@ -81,7 +81,7 @@ def _features(denoiser: Denoiser, task: EditTask[Any, Any]) -> tuple[Features, f
     """The network's features, the share of it that is computed, and what that is a share of."""
     mask = task.options.widest(task.mask, task.shrink)
     if isinstance(denoiser, UNet):
-        area = area_around(mask, MARGIN, UNetFeatures.multiple(denoiser.unet))
+        area = area_around(mask, MARGIN)
         return UNetFeatures(denoiser.unet, area), area.share, "latents"
     assert isinstance(denoiser, FlowTransformer)
     assert denoiser.sites is not None

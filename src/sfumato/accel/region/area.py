@@ -12,7 +12,7 @@ class Area:
     """A rectangle of latent cells: rows `top` to `bottom`, columns `left` to `right`, the ends excluded.
 
     Args:
-        top, bottom, left, right: Its sides; multiples of the network's factor, or the latents' own ends.
+        top, bottom, left, right: Its sides.
         size: (h, w) of the latents.
     """
 
@@ -42,27 +42,28 @@ class Area:
         while area.size != size:
             if area.size[0] < size[0] or area.size == (1, 1):
                 raise ValueError(f"A map of {size} cells is none of the halves of {self.size}.")
-            height, width = area.size
-            area = Area(
-                area.top // 2, -(-area.bottom // 2), area.left // 2, -(-area.right // 2), (-(-height // 2), -(-width // 2))
-            )
+            area = area.halved()
         return area
 
+    def halved(self) -> "Area":
+        """The cells of a map of half the size that it touches."""
+        height, width = self.size
+        size = -(-height // 2), -(-width // 2)
+        return Area(self.top // 2, -(-self.bottom // 2), self.left // 2, -(-self.right // 2), size)
 
-def area_around(mask: Tensor, margin: int, multiple: int) -> Area:
+
+def area_around(mask: Tensor, margin: int) -> Area:
     """The smallest area that holds the mask with a margin around it.
 
     Args:
         mask: (1|B, 1, h, w), above 0 where anything may change.
         margin: Cells around it, cut at the latents' ends.
-        multiple: Of which the sides are multiples, but for those at the latents' ends.
     """
     height, width = mask.shape[-2:]
     inside = dilate((mask > 0).float(), 2 * margin + 1).amax((0, 1)) > 0
 
-    def side(line: Tensor, length: int) -> tuple[int, int]:
+    def side(line: Tensor) -> tuple[int, int]:
         places = line.nonzero().flatten()
-        first, last = int(places[0]), int(places[-1]) + 1
-        return first // multiple * multiple, min(-(-last // multiple) * multiple, length)
+        return int(places[0]), int(places[-1]) + 1
 
-    return Area(*side(inside.any(1), height), *side(inside.any(0), width), (height, width))
+    return Area(*side(inside.any(1)), *side(inside.any(0)), (height, width))

@@ -3,7 +3,8 @@
 The network is run on the window alone. What its layers would read from outside the window is kept from a pass of the whole
 source at the same noise level:
 
-- 3x3 convolutions: the ring of cells around the window, instead of padding with zeros;
+- 3x3 convolutions: the ring of cells around the window, instead of padding with zeros. A map of half the size holds the cells
+  that the window touches;
 - self-attention: keys and values of the places outside (queries come from the window), so that the context stays global;
 - group normalisation: count, mean and sum of squared deviations outside, joined with those of the window (Chan, Golub and
   LeVeque, 1979), so that the statistics are those of the whole map.
@@ -48,11 +49,6 @@ class UNetFeatures:
         """See `Features`."""
         return weakref.ref(self.unet), self.area
 
-    @staticmethod
-    def multiple(unet: Any) -> int:
-        """Of which the window's sides must be multiples: the factor by which the network reduces its maps."""
-        return 2 ** (len(unet.config.block_out_channels) - 1)
-
     def cropped(self, x: Tensor) -> Tensor:
         """The window of (B, C, h, w)."""
         return self.area.of(x)
@@ -83,7 +79,7 @@ class UNetFeatures:
             kept: What `recording` gave.
             rows: For each row of the pass, its row in `kept`; None if they are the same.
         """
-        mode = _Replaying(kept, rows)
+        mode = _Replaying(self.area, kept, rows)
         with self._attending(mode), mode:
             yield
 
@@ -140,6 +136,8 @@ class _Layers(TorchFunctionMode):
             given = _Convolution(*args, **kwargs)
             if given.weight.shape[2:] != (1, 1):
                 return self.convolution(given, _ring(given))
+        elif func is F.interpolate:
+            return self.enlarged(*args, **kwargs)
         elif func is F.group_norm:
             return self.normalisation(_Normalisation(*args, **kwargs))
         elif func is F.scaled_dot_product_attention and self.attends_itself:
@@ -149,6 +147,10 @@ class _Layers(TorchFunctionMode):
 
     def convolution(self, given: _Convolution, ring: int) -> Tensor:
         """A convolution that reads `ring` cells around each."""
+        raise NotImplementedError
+
+    def enlarged(self, x: Tensor, *given: Any, **options: Any) -> Tensor:
+        """A map of twice the size, each cell repeated."""
         raise NotImplementedError
 
     def normalisation(self, given: _Normalisation) -> Tensor:
@@ -175,6 +177,17 @@ def _ring(given: _Convolution) -> int:
     return sizes[0] // 2
 
 
+def _strides(given: _Convolution) -> bool:
+    """Whether a convolution halves the map."""
+    return tuple(torch.nn.modules.utils._pair(given.stride)) == (2, 2)
+
+
+def _edges(here: Area, given: _Convolution, ring: int) -> tuple[int, int]:
+    """Cells that a convolution reads above the window and to its left: one more where it halves from an odd cell."""
+    strides = _strides(given)
+    return ring + (here.top % 2 if strides else 0), ring + (here.left % 2 if strides else 0)
+
+
 class _Recording(_Layers):
     """Keeps what each layer reads outside the window."""
 
@@ -186,10 +199,16 @@ class _Recording(_Layers):
 
     def convolution(self, given: _Convolution, ring: int) -> Tensor:
         x, here = given.x, self.area.at((given.x.shape[-2], given.x.shape[-1]))
-        around = F.pad(x, (ring,) * 4)[..., here.top : here.bottom + 2 * ring, here.left : here.right + 2 * ring]
-        parts = around[..., :ring, :], around[..., -ring:, :], around[..., ring:-ring, :ring], around[..., ring:-ring, -ring:]
+        above, before = _edges(here, given, ring)
+        around = F.pad(x, (ring,) * 4)
+        around = around[..., here.top + ring - above : here.bottom + 2 * ring, here.left + ring - before : here.right + 2 * ring]
+        inside = around[..., above:-ring, :]
+        parts = around[..., :above, :], around[..., -ring:, :], inside[..., :before], inside[..., -ring:]
         self.kept.append(tuple(part.contiguous() for part in parts))
         return F.conv2d(*given)
+
+    def enlarged(self, x: Tensor, *given: Any, **options: Any) -> Tensor:
+        return F.interpolate(x, *given, **options)
 
     def normalisation(self, given: _Normalisation) -> Tensor:
         x = given.x
@@ -220,20 +239,30 @@ class _Recording(_Layers):
 class _Replaying(_Layers):
     """Joins to each layer's input what was kept."""
 
-    def __init__(self, kept: Sequence[Kept], rows: Tensor | None) -> None:
+    def __init__(self, area: Area, kept: Sequence[Kept], rows: Tensor | None) -> None:
         super().__init__()
         self._kept, self._rows = iter(kept), rows
+        self._maps = [area]  # the window on the maps of each size, down to the current one
 
     def _next(self) -> Kept:
         kept = next(self._kept)
         return kept if self._rows is None else tuple(part[self._rows] for part in kept)
 
     def convolution(self, given: _Convolution, ring: int) -> Tensor:
-        x = F.pad(given.x, (ring,) * 4)
-        top, bottom, left, right = self._next()
-        x[..., :ring, :], x[..., -ring:, :] = top, bottom
-        x[..., ring:-ring, :ring], x[..., ring:-ring, -ring:] = left, right
+        here = self._maps[-1]
+        above, before = _edges(here, given, ring)
+        x = F.pad(given.x, (before, ring, above, ring))
+        inside = x[..., above:-ring, :]
+        x[..., :above, :], x[..., -ring:, :], inside[..., :before], inside[..., -ring:] = self._next()
+        if _strides(given):
+            self._maps.append(here.halved())
         return F.conv2d(*given._replace(x=x, padding=0))
+
+    def enlarged(self, x: Tensor, *given: Any, **options: Any) -> Tensor:
+        smaller, here = self._maps.pop(), self._maps[-1]
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        top, left = here.top - 2 * smaller.top, here.left - 2 * smaller.left
+        return x[..., top : top + here.shape[0], left : left + here.shape[1]]
 
     def normalisation(self, given: _Normalisation) -> Tensor:
         mean, deviation, count = self._next()
