@@ -202,9 +202,7 @@ def test_only_the_mask_changes_and_little_by_region_mode(editor: Editor, fields:
     assert not np.array_equal(made, dense)
 
 
-def test_an_area_of_everything_is_the_dense_edit(
-    editor: Editor, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_area_of_everything_is_the_dense_edit(editor: Editor, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regional, "MARGIN", 16)
     monkeypatch.setattr(regional, "MOST", 1.0)
     dense, made = (editor.edit(**fields, region=region).images for region in (False, True))
