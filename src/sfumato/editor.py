@@ -185,6 +185,7 @@ class Editor:
             if (backbone := self._held.get(choice)) is not self.backbone:
                 self.backbone = backbone
                 self.scorers.forget()
+                self.features.clear()
             card = tasks.choose_method(request, backbone.traits, named)
             request = request.model_copy(update={"method": card.name})
             resolved = resolve(request, backbone, card, allow_pickle=self._held.options.allow_pickle)

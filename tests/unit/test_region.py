@@ -183,14 +183,14 @@ def test_a_later_edit_pays_the_area_alone(editor: Editor, fields: dict[str, Any]
     other, _ = calls(editor, {**fields, "region": True, "prompt": "a blue cube"})
     another, _ = calls(editor, {**fields, "region": True, "seed": 5})
     negative, _ = calls(editor, {**fields, "region": True, "negative_prompt": "green"})  # the features are of that branch
-    whole, area = (2, 4, 16, 16), (4, 4, 7, 7)  # the mask's 3x3 cells and 2 around them
+    whole, area = (2, 4, 32, 32), (4, 4, 10, 10)  # the mask's 6x6 cells and 2 around them
     runs = len(first) // 2
     assert first == [whole, area] * runs
     assert later == other == [area] * runs
     assert another == negative == first
     assert all(np.array_equal(one, two) for one, two in zip(made.images, again.images, strict=True))
     assert made.request.region
-    assert any("Region mode computed 19% of the latents" in note for note in made.notes)
+    assert any("Region mode computed 10% of the latents" in note for note in made.notes)
 
 
 def test_only_the_mask_changes_and_little_by_region_mode(editor: Editor, fields: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ def test_only_the_mask_changes_and_little_by_region_mode(editor: Editor, fields:
 
 
 def test_an_area_of_everything_is_the_dense_edit(editor: Editor, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regional, "MARGIN", 16)
+    monkeypatch.setattr(regional, "MARGIN", 32)
     monkeypatch.setattr(regional, "MOST", 1.0)
     dense, made = (editor.edit(**fields, region=region).images for region in (False, True))
     for one, two in zip(dense, made, strict=True):
@@ -213,7 +213,7 @@ def test_an_area_of_everything_is_the_dense_edit(editor: Editor, fields: dict[st
 def test_a_large_area_is_computed_densely_with_a_note(editor: Editor, fields: dict[str, Any]) -> None:
     large = {**fields, "box": (2, 2, 26, 26)}
     seen, made = calls(editor, {**large, "region": True})
-    assert set(seen) == {(4, 4, 16, 16)}
+    assert set(seen) == {(4, 4, 32, 32)}
     assert any("Region mode was not used" in note for note in made.notes)
     assert np.array_equal(made.images[0], editor.edit(**large).images[0])
 
