@@ -37,6 +37,7 @@ from sfumato.embedded.world.surfaces import COLOURS
 from sfumato.metrics.border import seam_ratio
 from sfumato.metrics.fidelity import greatest_error, psnr
 from sfumato.metrics.precision import matches
+from sfumato.request import make_request
 
 SHARES = (0.05, 0.10, 0.25, 0.50)
 SEED = 20_261
@@ -95,8 +96,14 @@ def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, 
     source, _ = random_scene(rng, LEARNED).render(side)
     mask = square(share, side, tuple(rng.uniform(0.2, 0.8, 2)))
     wanted = {"colour": str(rng.choice(list(COLOURS))), "kind": str(rng.choice(list(KINDS)))}
-    fields = {"image": Image.fromarray(source), "mask": Image.fromarray(mask * np.uint8(255)), "window": "whole", "n": 1}
+    fields: dict[str, Any] = {
+        "image": Image.fromarray(source),
+        "mask": Image.fromarray(mask * np.uint8(255)),
+        "window": "whole",
+        "n": 1,
+    }
     fields |= {"prompt": f"a {wanted['colour']} {wanted['kind']}", "seed": number, "rank": "none", "background": "paste"}
+    fields["method"] = "blended-latent-diffusion"  # the embedded model's own would be the one that it was trained for
 
     def edited(region: bool) -> tuple[NDArray[np.uint8], int]:
         counting = Counting()
@@ -125,7 +132,9 @@ def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, 
 
 def quality(examples: int, side: int, folder: Path | None) -> None:
     """Print the table of the embedded model."""
-    editor, judge = Editor(method="blended-latent-diffusion"), Judge.load()
+    editor, judge = Editor(), Judge.load()
+    fields = {"image": Image.new("RGB", (side, side)), "box": (0, 0, 64, 64), "prompt": "a ball"}
+    editor.prepare(make_request({**fields, "method": "blended-latent-diffusion"}))  # loads the model
     denoiser: Any = editor.backbone.denoiser
     denoiser.traits = replace(denoiser.traits, resolution=side)
     console.print(f"\nembedded model, {side}x{side} pixels, {examples} scenes each\n")

@@ -81,7 +81,7 @@ def count_unets() -> None:
             projection_class_embeddings_input_dim=2816,
         )
         added = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}
-        models = {
+        models: dict[str, tuple[Any, int, dict[str, Any]]] = {
             "Stable Diffusion 1.5, 512x512": (small, 64, {"encoder_hidden_states": torch.empty(1, 77, 768)}),
             "Stable Diffusion XL, 1024x1024": (
                 large,
@@ -111,7 +111,7 @@ def count_transformers() -> None:
             qk_norm="rms_norm",
         )
         calls: dict[str, tuple[Any, Any, Callable[[], Any]]] = {
-            "FLUX.1 [dev], 1024x1024, 512 words": (
+            "FLUX.1 dev, 1024x1024, 512 words": (
                 flux,
                 Flux.sites,
                 lambda: flux(
