@@ -31,7 +31,6 @@ from sfumato.backbones.base import Conditions, Denoiser, Output
 from sfumato.editing.regional import MARGIN
 from sfumato.embedded.judge import Judge
 from sfumato.embedded.world.scene import random_scene
-from sfumato.embedded.world.shapes import KINDS
 from sfumato.embedded.world.split import LEARNED
 from sfumato.embedded.world.surfaces import COLOURS
 from sfumato.metrics.border import seam_ratio
@@ -95,7 +94,7 @@ def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, 
     rng = np.random.default_rng([SEED, number])
     source, _ = random_scene(rng, LEARNED).render(side)
     mask = square(share, side, tuple(rng.uniform(0.2, 0.8, 2)))
-    wanted = {"colour": str(rng.choice(list(COLOURS))), "kind": str(rng.choice(list(KINDS)))}
+    wanted = {"colour": str(rng.choice(list(COLOURS))), "kind": str(rng.choice(LEARNED.kinds))}
     fields: dict[str, Any] = {
         "image": Image.fromarray(source),
         "mask": Image.fromarray(mask * np.uint8(255)),
