@@ -14,13 +14,16 @@ import resource
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
 from rich.console import Console
 
-from sfumato import examples
+from sfumato import Editor, EditRequest, examples
+from sfumato.cli.grid import source_tile
+from sfumato.cli.results import format_of, write_results
 
 SMALL, SIZES = 0.25, (12.0, 24.0, 48.0, 61.0)
 STAGES = ("prepare", "sample", "finish", "write")
@@ -37,10 +40,6 @@ def camera_picture(path: Path, megapixels: float) -> tuple[int, int]:
 
 def one_edit(source: Path, small: Path, n: int, file_format: str) -> None:
     """Edit the small picture and then the other one; print the seconds by stage and the largest resident set as JSON."""
-    from sfumato import Editor, EditRequest
-    from sfumato.cli.grid import source_tile
-    from sfumato.cli.results import format_of, write_results
-
     editor = Editor(model="embedded-fast", max_pixels=10**9)
     for path in (small, source):
         width, height = Image.open(path).size
@@ -57,8 +56,8 @@ def one_edit(source: Path, small: Path, n: int, file_format: str) -> None:
             clock.append(time.process_time())
             write_results(Path(folder), result, tile, format_of(file_format), metadata=True)
             clock.append(time.process_time())
-    seconds = dict(zip(STAGES, (after - before for before, after in zip(clock, clock[1:], strict=False)), strict=True))
-    print(json.dumps({**seconds, "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    seconds = dict(zip(STAGES, (after - before for before, after in pairwise(clock)), strict=True))
+    sys.stdout.write(json.dumps({**seconds, "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}) + "\n")
 
 
 def measured(source: Path, small: Path, n: int, file_format: str) -> dict[str, float]:

@@ -21,7 +21,6 @@ from sfumato.pictures.strips import to_image
 from sfumato.pictures.tiff import encode_tiff, read_by_tifffile
 
 
-
 class DeepImage(Image.Image):
     """A picture of 16 bits per channel, of mode LA, RGB or RGBA.
 

@@ -1,7 +1,7 @@
 """Writer of PNG files from samples: of 16 bits, for which Pillow has no modes, and of large pictures, which it writes slowly.
 
-Rows are filtered by "sub" and deflated as runs (zlib's Z_RLE), band by band (https://www.w3.org/TR/png-3/, sections 9 and 10). The
-bands do not refer to each other, so those in which an edit changed nothing are packed once for all its predictions.
+Rows are filtered by "sub" and deflated as runs (zlib's Z_RLE), band by band (https://www.w3.org/TR/png-3/, sections 9 and 10).
+The bands do not refer to each other, so those in which an edit changed nothing are packed once for all its predictions.
 """
 
 import struct
@@ -81,7 +81,7 @@ def encode_image(image: Image.Image, info: dict[Any, Any], params: dict[str, Any
 
 
 def _encode(rows: Rows, shape: tuple[int, ...], bits: int, info: dict[Any, Any], params: dict[str, Any]) -> bytes:
-    """Pillow writes what goes with the pixels, text, profile and the like, into a PNG of one pixel, whose chunks are taken over."""
+    """Pillow writes what goes with the pixels (text, profile) into a PNG of one pixel, whose chunks are taken over."""
     height, width, channels = shape
     small = Image.new(MODES[channels], (1, 1))
     small.info = {key: value for key, value in info.items() if key != SOURCE}
@@ -120,7 +120,9 @@ def _filtered(rows: Samples) -> Pixels:
     """Rows as big-endian bytes, each byte less the one of the pixel to the left, after the filter's number."""
     height, width, channels = rows.shape
     step = rows.itemsize * channels
-    plain = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder(">"), copy=False)).view(np.uint8).reshape(height, width * step)
+    plain = (
+        np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder(">"), copy=False)).view(np.uint8).reshape(height, width * step)
+    )
     result = np.empty((height, 1 + width * step), np.uint8)
     result[:, 0] = 1
     result[:, 1 : 1 + step] = plain[:, :step]
