@@ -46,7 +46,7 @@ class Encodings:
 def digest(tensor: Tensor) -> Hashable:
     """Shape, type and SHA-256 of a tensor's values."""
     values = tensor.detach().cpu().contiguous().flatten()
-    return tuple(tensor.shape), tensor.dtype, hashlib.sha256(memoryview(values.view(dtype=uint8).numpy())).digest()
+    return tuple(tensor.shape), tensor.dtype, hashlib.sha256(values.view(dtype=uint8).numpy().data).digest()
 
 
 def version(module: nn.Module) -> int:

@@ -120,7 +120,7 @@ def prepare(
     read_in = read_given(request, max_pixels)
     picture, area = read_in.picture, read_in.area
     mask = hard(area.change)
-    backdrop = request.invert_mask and np.count_nonzero(mask) > BACKDROP * mask.size
+    backdrop = request.invert_mask and bool(np.count_nonzero(mask) > BACKDROP * mask.size)
     # A background is edited in one window, even if the objects before it divide its mask.
     choose = one_window if backdrop else choose_windows
     shown = canvas.with_context(mask, read_in.original) if read_in.original and request.window == "auto" else mask

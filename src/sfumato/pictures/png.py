@@ -105,8 +105,8 @@ def _pack(band: Samples, level: int | None) -> _Packed:
     raw = _filtered(band)
     strategy = zlib.Z_RLE if level is None else zlib.Z_DEFAULT_STRATEGY
     deflate = zlib.compressobj(1 if level is None else int(level), zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
-    data = deflate.compress(raw) + deflate.flush(zlib.Z_FULL_FLUSH)
-    return _Packed(_chunk(b"IDAT", data), zlib.adler32(raw), raw.size)
+    data = deflate.compress(raw.data) + deflate.flush(zlib.Z_FULL_FLUSH)
+    return _Packed(_chunk(b"IDAT", data), zlib.adler32(raw.data), raw.size)
 
 
 def _joined(checksum: int, band: _Packed) -> int:
