@@ -75,7 +75,7 @@ class UNet:
         given = expand(given, len(x))
         assert given.text is not None
         x = x.to(self.traits.device, self.traits.dtype).contiguous(memory_format=torch.channels_last)
-        time = torch.tensor(timestep, dtype=torch.float32, device=self.traits.device)
+        time = torch.full((), timestep, dtype=torch.float32, device=self.traits.device)
         controls = zip(self.branches, given.controls, strict=False)
         added = [_residuals(branch, x, time, given, control) for branch, control in controls if control is not None]
         residuals = [each for each in added if each is not None]
