@@ -205,6 +205,7 @@ class Editor:
                 edit = self.prepare(plain, on_progress=on_progress, keep_frames=keep_frames)
                 edit.windows[0].notes.append(tasks.THIN)
                 return edit
+            edit.rank = self.scorers.rank
             edit.guide = self.scorers.guide(resolved) if card.guided else None
             edit.windows = [
                 PreparedWindow(edit, card.load(), with_background(resolved, part.seam_informative), part, i, len(parts))
@@ -243,7 +244,9 @@ class Editor:
         with edit.clock.stage("rank"):
             edit.on_progress(Progress(stage="rank", step=0, total=1))
             scores = self.scorers.rank(edit, request, windows, notes)
+        scores = scores[: request.n]
         order = [score.index for score in scores] if scores else list(range(request.n))
+        kept = edit.windows[0].kept
         if save_steps is not None:
             write_animation(animation(edit, windows, request), save_steps)
         edit.on_progress(Progress(stage="rank", step=1, total=1))
@@ -253,7 +256,7 @@ class Editor:
         return EditResult(
             images=Composed(partial(put_back, parts, request=request), chosen, size),
             layers=Composed(partial(layer, parts), chosen, size),
-            seeds=[request.seed + i for i in order],
+            seeds=[request.seed + kept[i] for i in order],
             scores=[score.as_dict() for score in scores],
             timings=edit.clock.seconds,
             request=request.model_copy(update={"size": request.size and size}),

@@ -76,6 +76,20 @@ def _drawn(seed: int) -> int:
     return secrets.randbelow(SEEDS_DRAWN) if seed == RANDOM_SEED else seed
 
 
+def _ordered(ratios: tuple[float, float]) -> tuple[float, float]:
+    if ratios[0] > ratios[1]:
+        raise PydanticCustomError("interval_reversed", "the lower level comes first, as in 0.3,5")
+    return ratios
+
+
+Interval = Annotated[
+    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]],
+    BeforeValidator(_one_or_several, json_schema_input_type=tuple[float, float] | str),
+    AfterValidator(_ordered),
+]
+"""Two numbers, the lower one first; also read from text, as "0.3,5"."""
+
+
 Seed = Annotated[int, AfterValidator(_drawn)]
 """A seed. -1 is replaced by a random one at validation, so that every stored or returned request has a reproducible seed."""
 
@@ -186,6 +200,12 @@ class EditRequest(WithOptions):
         None, ge=1, le=1000, description="Denoising steps of the full schedule; start_fraction skips some of them."
     )
     guidance_scale: float | None = Field(None, ge=0, le=50, description="Classifier-free guidance scale; 1 is no guidance.")
+    guidance_interval: Interval | None = Field(
+        None, description="Noise-to-signal ratios between which there is guidance, as 0.3,5; it costs nothing elsewhere."
+    )
+    step_cache: int | None = Field(
+        None, ge=1, le=10, description="Compute a UNet's deeper levels in every N-th step only; 1 computes all in each."
+    )
     guidance_embedding: float | None = Field(
         None, ge=0, le=50, description="Embedded guidance scale, for guidance-distilled models such as FLUX.1-dev."
     )
@@ -197,6 +217,16 @@ class EditRequest(WithOptions):
     )
     start_sigma: float | None = Field(None, gt=0, description="Noise-to-signal ratio to start at, in place of start_fraction.")
     n: int = Field(4, ge=1, le=1024, description="Number of predictions.")
+    candidates: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Predictions to begin with, of which the best n are kept: half are dropped after 40 % of the steps, and half of "
+        "the rest after 70 %.",
+    )
+    fast: bool = Field(
+        False, description="Settings that cost less and nearly keep the quality; what you set yourself goes first."
+    )
     seed: Seed = Field(0, ge=RANDOM_SEED, lt=MOST_SEED, description="Prediction i uses seed + i; -1 takes a random seed.")
     batch_size: int | None = Field(None, ge=1, description="Predictions sampled at once; halved when memory runs out.")
     window: Literal["auto", "whole"] | Box = Field(
