@@ -24,6 +24,7 @@ from sfumato.editing.progress import Listener, Meter, Progress
 from sfumato.editing.resolving import resolve, with_background
 from sfumato.editing.sampling import Latents, sample
 from sfumato.editing.scoring import Scorers
+from sfumato.editing.speed import speed_notes
 from sfumato.errors import OptionError
 from sfumato.methods import registry
 from sfumato.pictures.reading import MAX_PIXELS
@@ -172,6 +173,11 @@ class Editor:
         names_controls, given = "control_model" in request.model_fields_set, request
         request = self._held.own.complete(request, self.method)
         tasks.check_controls(request, names_controls)
+        if keep_frames and (request.candidates or 0) > request.n:
+            raise OptionError(
+                "save_steps shows the first prediction, which may be dropped as a candidate; leave one of them out.",
+                code="option-contradiction",
+            )
         clock, meter = Clock(), Meter()
         listener = meter.wrapping(on_progress)
         with clock.stage("load"):
@@ -265,6 +271,7 @@ class Editor:
                 *size_notes(request.size, size),
                 *edit.backbone.notes,
                 *notes,
+                *speed_notes(edit),
                 *text_notes(edit, request),
                 *background_notes(request),
             ],
