@@ -173,7 +173,7 @@ class EditRequest(WithOptions):
         "auto", description="Part of the image given to the model: auto (around the mask; far islands apart), whole, or x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
-    background: Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "none"] | None = Field(
+    background: Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "decoder-local", "none"] | None = Field(
         None, description="Background reconstruction after decoding."
     )
     keep_unmasked: bool = Field(True, description="Put the source's own pixels back outside the mask.")

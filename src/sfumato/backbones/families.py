@@ -95,6 +95,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
             "powerpaint-v2": "embedded-powerpaint-v2",
             "controlnet-inpainting": "embedded-controlnet",
         },
+        fast={name: {"scheduler": "dpm++", "steps": 8} for name in ("stable-inpainting", "blended-latent-diffusion")},
         prefers={"edit": "stable-inpainting", "shape": "powerpaint"},
     ),
     FamilyCard(
