@@ -64,9 +64,10 @@ def test_the_outermost_level_of_the_same_input_is_the_whole_network(changes: dic
     x, time, states = noise(2), torch.tensor(500.0), given(2).text.states  # type: ignore[union-attr]
     with torch.no_grad(), catching(network) as caught:
         whole = network(x, time, encoder_hidden_states=states).sample
-        assert torch.equal(outermost(network, x, time, states, None, caught[0]), whole)
-        assert not torch.equal(outermost(network, x, time, states, None, caught[0] + 1), whole)
-    assert len(caught) == 1
+    (features,) = caught
+    with torch.no_grad():
+        assert torch.equal(outermost(network, x, time, states, None, features), whole)
+        assert not torch.equal(outermost(network, x, time, states, None, features + 1), whole)
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
