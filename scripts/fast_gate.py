@@ -1,9 +1,9 @@
-"""Gate of approximate levers, against the exact edit of the same examples and seeds: `python scripts/fast_gate.py [NAME:KEY=VALUE,...]`.
+"""Gate of approximate settings, against the exact edits of the same seeds: `python scripts/fast_gate.py [NAME:KEY=VALUE,...]`.
 
 Prints one Markdown table. A variant passes if text match and precision move less than between two sets of seeds of the exact edit
 (their paired difference is within the widest of the two 95 % intervals), its seam is no steeper beyond noise, and no pixel changes
-outside the mask. PSNR and SSIM inside the mask, against the exact prediction of the same seed, say how far the pictures are from
-it. "rows" are rows of a batch that the denoiser is given, a step of the cache counted as one; FLOPs are counted by torch.
+outside the mask. PSNR and SSIM inside the mask, against the exact prediction of the same seed, say how far the pictures are
+from it. "rows" are rows of a batch that the denoiser is given, a step of the cache counted as one; FLOPs are counted by torch.
 `--regret` adds what early rejection loses: the score of the best of all candidates less that of the best one kept.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +25,6 @@ from sfumato.metrics.fidelity import greatest_error, psnr
 from sfumato.metrics.precision import matches, read_predictions
 from sfumato.metrics.statistics import paired_difference
 from sfumato.metrics.text_match import text_match
-from PIL import Image
 
 EXACT = "exact:method=stable-inpainting"
 FAST = "fast:method=stable-inpainting,fast=true"
@@ -46,7 +46,15 @@ def ssim(first: np.ndarray, second: np.ndarray, inside: np.ndarray) -> float:
 def edit(editor: Editor, case: Example, variant: Variant, seed: int, **changes: Any) -> Any:
     """One prediction, unranked, of the example."""
     mask = Image.fromarray((case.mask > 0).astype(np.uint8) * 255)
-    fields = {"n": 1, "rank": "none", **case.fields, **variant.fields, "model": variant.model, "method": variant.method, **changes}
+    fields = {
+        "n": 1,
+        "rank": "none",
+        **case.fields,
+        **variant.fields,
+        "model": variant.model,
+        "method": variant.method,
+        **changes,
+    }
     return editor.edit(image=Image.fromarray(case.image), mask=mask, prompt=case.prompt, seed=seed, **fields)
 
 
@@ -118,11 +126,15 @@ def main() -> None:
             found["other seeds"] = [measured(instruments, case, picture) for case, picture in zip(cases, again, strict=True)]
             if given.regret:
                 lost = np.array([regret(editor, case, variant, seed, given.regret) for seed, case in enumerate(cases)])
-                console.print(f"Regret of {given.regret} candidates: {lost[:, 0].mean():.4f}, of a spread {lost[:, 1].mean():.4f}.")
+                console.print(
+                    f"Regret of {given.regret} candidates: {lost[:, 0].mean():.4f}, of a spread {lost[:, 1].mean():.4f}."
+                )
         else:
             for row, case, picture, same in zip(found[variant.name], cases, made, exact, strict=True):
                 row["psnr"], row["ssim"] = psnr(picture, same, case.mask > 0) or 0.0, ssim(picture, same, case.mask > 0)
-    console.print("| variant | GFLOP | fewer than official | PSNR, dB | SSIM | text match | precision | seam | outside | passes |")
+    console.print(
+        "| variant | GFLOP | fewer than official | PSNR, dB | SSIM | text match | precision | seam | outside | passes |"
+    )
     console.print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, rows in found.items():
         cost = flops.get(name, flops["exact"])

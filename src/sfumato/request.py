@@ -161,8 +161,8 @@ class EditRequest(WithOptions):
         None,
         ge=1,
         le=1024,
-        description="Predictions to begin with, of which the best n are kept: half are dropped after 40 % of the steps, and half of "
-        "the rest after 70 %.",
+        description="Predictions to begin with, of which the best n are kept: half are dropped after 40 % of the steps, and half "
+        "of the rest after 70 %.",
     )
     fast: bool = Field(
         False, description="Settings that cost less and nearly keep the quality; what you set yourself goes first."
@@ -173,9 +173,9 @@ class EditRequest(WithOptions):
         "auto", description="Part of the image given to the model: auto (around the mask; far islands apart), whole, or x,y,w,h."
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
-    background: Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "decoder-local", "none"] | None = Field(
-        None, description="Background reconstruction after decoding."
-    )
+    background: (
+        Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "decoder-local", "none"] | None
+    ) = Field(None, description="Background reconstruction after decoding.")
     keep_unmasked: bool = Field(True, description="Put the source's own pixels back outside the mask.")
     rank: Literal["both", "region", "whole", "none"] = Field(
         "both", description="Score that orders predictions: region (similarity to the prompt), whole (coherence), both, or none."

@@ -71,7 +71,6 @@ def test_the_outermost_level_of_the_same_input_is_the_whole_network(changes: dic
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-
 def cached(unet: UNet, interval: int, rows: LiveRows, inputs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
     """Outputs of several steps, and how often the deeper levels were computed."""
     full: list[int] = []
@@ -87,7 +86,10 @@ def test_a_cache_of_interval_1_changes_nothing(unet: UNet) -> None:
     inputs = [noise(2, i) for i in range(3)]
     made, full = cached(unet, 1, LiveRows(2), inputs)
     assert full == 3
-    assert all(torch.equal(own, unet(x, 900.0 - 100 * i, given()).prediction) for i, (own, x) in enumerate(zip(made, inputs, strict=True)))
+    assert all(
+        torch.equal(own, unet(x, 900.0 - 100 * i, given()).prediction)
+        for i, (own, x) in enumerate(zip(made, inputs, strict=True))
+    )
 
 
 def test_a_cache_computes_the_deeper_levels_in_every_nth_step(unet: UNet) -> None:
@@ -128,10 +130,10 @@ def test_a_cache_needs_a_plain_unet(unet: UNet) -> None:
         traits = replace(TRAITS, name="a transformer")
 
     with pytest.raises(Unsupported, match="a transformer is no UNet"):
-        check(Other())  # type: ignore[arg-type]
+        check(2, Other())  # type: ignore[arg-type]
     branched = UNet(unet.unet, TRAITS, [object()])  # type: ignore[list-item]
     with pytest.raises(Unsupported, match="ControlNet"):
-        check(branched)
+        check(2, branched)
 
 
 class Counting:
@@ -155,7 +157,8 @@ def step(ratio: float) -> Step:
 
 def test_outside_the_interval_one_branch_runs() -> None:
     pair = Pair(
-        unconditional=Conditions(text=Text(states=torch.zeros(1, 2, 2))), conditional=Conditions(text=Text(states=torch.ones(1, 2, 2)))
+        unconditional=Conditions(text=Text(states=torch.zeros(1, 2, 2))),
+        conditional=Conditions(text=Text(states=torch.ones(1, 2, 2))),
     )
     denoiser, guidance, x = Counting(), ClassifierFree(scale=3.0, interval=(0.5, 4.0)), noise(2)
     outputs = [guidance(denoiser, pair, x, step(ratio)).prediction for ratio in (5.0, 4.0, 0.5, 0.4)]
@@ -256,6 +259,6 @@ def test_what_cannot_be_is_refused(editor: Editor, photo: Any, fields: dict[str,
 
 
 def test_steps_of_candidates_cannot_be_saved(editor: Editor, photo: Any, tmp_path: Path) -> None:
+    request = make_request({**FIELDS, "image": photo, "n": 1, "candidates": 2})
     with pytest.raises(OptionError, match="save_steps"):
-        request = make_request({**FIELDS, "image": photo, "n": 1, "candidates": 2})
         editor.edit(request, save_steps=tmp_path / "steps.gif")

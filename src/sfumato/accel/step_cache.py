@@ -39,7 +39,7 @@ class StepCache:
     @contextmanager
     def attached(self, denoiser: Denoiser) -> Iterator[Denoiser]:
         """See `Accelerator.attached`."""
-        check(denoiser)
+        check(self.interval, denoiser)
         assert isinstance(denoiser, UNet)
         yield _Cached(denoiser, self)
 
@@ -82,13 +82,21 @@ class _Cached:
         return made
 
 
-def check(denoiser: Denoiser) -> None:
-    """Refuse a denoiser that is no plain UNet, or has a branch.
+def check(interval: int, denoiser: Denoiser) -> None:
+    """Refuse a denoiser that is no plain UNet, or has a branch, if not all steps are to be computed in full.
+
+    Args:
+        interval: As of `StepCache`.
+        denoiser: What it would be attached to.
 
     Raises:
         Unsupported: Says what can be used instead.
     """
+    if interval == 1:
+        return
     if type(denoiser) is not UNet:
-        raise Unsupported(f"{denoiser.traits.name} is no UNet of Stable Diffusion, whose deeper levels step_cache keeps; leave it out.")
+        raise Unsupported(
+            f"{denoiser.traits.name} is no UNet of Stable Diffusion, whose deeper levels step_cache keeps; leave it out."
+        )
     if denoiser.branches:
         raise Unsupported("step_cache does not keep what a BrushNet or ControlNet adds to the model; leave one of them out.")

@@ -113,7 +113,7 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
     ),
     "decoder-local": BackgroundCard(
         module="sfumato.background.decoder_local",
-        description="Solves the paper's objective place by place, for what the decoder's last layer makes of each pixel's features.",
+        description="Solves the paper's objective exactly place by place, for the decoder's last layer.",
         cost="one decoding and many tiny linear systems per prediction",
         steps=3.0,
     ),

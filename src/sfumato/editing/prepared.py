@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions, Control, Seen
+from sfumato.backbones.base import Backbone, Control, Seen
 from sfumato.background.registry import Watch
-from sfumato.denoising.base import Pair, join
+from sfumato.denoising.base import Pair, join, shapes_of
 from sfumato.denoising.guidance import EVERYWHERE, ClassifierFree, guidance_of
 from sfumato.editing.choice import Choice
 from sfumato.editing.encoding import Encoder
@@ -146,9 +146,7 @@ class PreparedWindow:
         self.count: int = max(request.n, request.candidates or 0)  # predictions that begin
         self.rejects = self.count > request.n and count == 1  # in several windows, the same ones would have to be dropped
         self.kept = list(range(self.count))  # those that were finished, by their seeds
-        self.guidance: ClassifierFree = guidance_of(
-            backbone.traits, self.guidance_scale, request.guidance_interval or EVERYWHERE
-        )
+        self.guidance: ClassifierFree = guidance_of(backbone.traits, self.guidance_scale, request.guidance_interval or EVERYWHERE)
         self.key = self._key(sampling)
         self.limit = request.batch_size or max(1, FIRST_BATCH_CELLS // (self.cells[0] * self.cells[1]))  # per batch
         self.shown = 0  # in previews, of those of a batch
@@ -201,8 +199,8 @@ class PreparedWindow:
             self.shrink,
             self.guidance,
             self.request.step_cache,
-            _shapes(self.pair.unconditional),
-            _shapes(self.pair.conditional),
+            shapes_of(self.pair.unconditional),
+            shapes_of(self.pair.conditional),
         )
 
     def rejection(self) -> Rejection:
@@ -291,17 +289,3 @@ def _controls(inputs: Inputs, request: EditRequest, device: torch.device) -> tup
         Control(image=image.to(device), scale=torch.full((1,), scale, device=device))
         for image, scale in zip(inputs.controls, scales, strict=True)
     )
-
-
-def _shapes(conditions: Conditions) -> Hashable:
-    """Shapes of all tensors of a condition."""
-    text = conditions.text
-    pooled = None if text is None or text.pooled is None else tuple(text.pooled.shape)
-    channels = None if conditions.channels is None else tuple(conditions.channels.shape)
-    extras = tuple((extra.value, tuple(tensor.shape)) for extra, tensor in conditions.extras.items())
-    controls = tuple(
-        each and (tuple(each.image.shape), each.guess, None if each.states is None else tuple(each.states.shape))
-        for each in conditions.controls
-    )
-    redirected = conditions.redirection is not None
-    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls, redirected

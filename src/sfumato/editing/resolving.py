@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sfumato.accel import step_cache
 from sfumato.backbones.base import Backbone, Extra, Traits
 from sfumato.backbones.capabilities import ALONE, BRANCHES, TRAINED, Capability
-from sfumato.backbones.families import able, family
+from sfumato.backbones.families import FamilyCard, able, family
 from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
 from sfumato.editing.prompts import read_texts
@@ -103,17 +103,14 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
         values |= {"fill": "original", **_scribble_start(traits)}
     if request.start_fraction is not None:  # the user's value overrides a default in other units
         values.pop("start_sigma", None)
-    fast = _fast_values(known.fast, card, known.title) if request.fast else {}
-    if request.preset is not None:  # a preset that the request names goes first
-        fast = {name: value for name, value in fast.items() if name not in set_by_preset}
+    fast = _fast_values(request, known, card, {} if request.preset is None else set_by_preset)
     values |= fast
     unknown = method_fields() - set(card.uses)
     filled = {name: value for name, value in values.items() if getattr(request, name) is None and name not in unknown}
     own = {option: value for option in options.exposed() if (value := getattr(options, option)) is not None}
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update={**filled, "options": own})
-    if (request.step_cache or 1) > 1:
-        step_cache.check(backbone.denoiser)
+    step_cache.check(request.step_cache or 1, backbone.denoiser)
     given = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
     said = tasks.prompts_of(request.task, backbone, card)
     texts = read_texts(given, guard, backbone, said=said, allow_pickle=allow_pickle)
@@ -122,17 +119,25 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     return Resolved(request=request, options=options, texts=texts, fast=fast)
 
 
-def _fast_values(known: Mapping[str, Mapping[str, Any]], card: MethodCard, family_title: str) -> Mapping[str, Any]:
-    """What `fast` sets for a method, of what there is for the model's family.
+def _fast_values(request: EditRequest, known: FamilyCard, card: MethodCard, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `fast` sets for a method, of what there is for the model's family; a preset that the request names goes first.
+
+    Args:
+        request: The edit.
+        known: The family.
+        card: The method.
+        chosen: What that preset sets.
 
     Raises:
         OptionError: fast-unsupported.
     """
-    if card.name in known:
-        return known[card.name]
-    methods = f"only for {', '.join(known)}" if known else "for no method"
+    if not request.fast:
+        return {}
+    if card.name in known.fast:
+        return {name: value for name, value in known.fast[card.name].items() if name not in chosen}
+    methods = f"only for {', '.join(known.fast)}" if known.fast else "for no method"
     raise OptionError(
-        f"fast is there {methods} on {family_title}, not for {card.name}: set steps, scheduler, guidance_interval or "
+        f"fast is there {methods} on {known.title}, not for {card.name}: set steps, scheduler, guidance_interval or "
         "step_cache yourself.",
         code="fast-unsupported",
     )

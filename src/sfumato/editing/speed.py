@@ -17,8 +17,8 @@ def speed_notes(edit: Prepared) -> list[str]:
     first = edit.windows[0]
     if first.count > request.n and not first.rejects:
         notes.append(
-            f"The mask's islands lie in {len(edit.windows)} windows, so no candidate was dropped early: all were finished, and the "
-            "best kept."
+            f"The mask's islands lie in {len(edit.windows)} windows, so no candidate was dropped early: all were finished, and "
+            "the best kept."
         )
     return list(dict.fromkeys(notes))
 
