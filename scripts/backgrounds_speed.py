@@ -1,8 +1,8 @@
 """Cost and quality of the backgrounds that fit something, beside the paper's: `python scripts/backgrounds_speed.py`.
 
 Prints one Markdown table. FLOPs are counted (torch's FlopCounterMode), on the embedded autoencoder and, without weights, on
-Stable Diffusion's at 512 pixels; products and convolutions count, factorisations do not. "outside" is the error outside the mask before
-the source's pixels are put back, "seam" the steepness of the border afterwards, both the mean of two examples and two seeds.
+Stable Diffusion's at 512 pixels; products and convolutions count, factorisations do not. "outside" is the error outside the mask
+before the source's pixels are put back, "seam" the steepness of the border afterwards, both the mean of two examples and seeds.
 `--rounds N` measures the processor's time, too: N interleaved rounds, in each of which the reference is run twice.
 """
 

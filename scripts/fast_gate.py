@@ -1,9 +1,9 @@
 """Gate of approximate settings, against the exact edits of the same seeds: `python scripts/fast_gate.py [NAME:KEY=VALUE,...]`.
 
-Prints one Markdown table. A variant passes if text match and precision move less than between two sets of seeds of the exact edit
-(their paired difference is within the widest of the two 95 % intervals), its seam is no steeper beyond noise, and no pixel changes
-outside the mask. PSNR and SSIM inside the mask, against the exact prediction of the same seed, say how far the pictures are
-from it. "rows" are rows of a batch that the denoiser is given, a step of the cache counted as one; FLOPs are counted by torch.
+Prints one Markdown table. A variant passes if text match, precision and seam get worse by less than what lies between two sets of
+seeds of the exact edit (the further end of the 95 % interval of their paired difference), and no pixel changes outside the mask.
+PSNR and SSIM inside the mask, against the exact prediction of the same seed, say how far the pictures are from it. FLOPs of the
+first example are counted by torch.
 `--regret` adds what early rejection loses: the score of the best of all candidates less that of the best one kept.
 """
 

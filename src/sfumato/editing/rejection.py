@@ -1,8 +1,8 @@
 """Early rejection of candidates: predictions that begin, of which the best go on.
 
 Ours, after prediction ranking of Blended Latent Diffusion (arXiv:2206.02779): the clean pictures that the model predicts on the
-way are ranked as finished ones are. Half of the candidates are dropped after 40 % of the steps, and half of the rest after 70 %, but
-never more than leave as many as are wanted: of eight, for one, it takes 5/8 of the calls.
+way are ranked as finished ones are. Half of the candidates are dropped after 40 % of the steps, and half of the rest after 70 %,
+but never so many that fewer are left than wanted: eight candidates for one take 5/8 of the rows.
 """
 
 import math
