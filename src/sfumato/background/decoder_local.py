@@ -13,8 +13,8 @@ from sfumato.background.registry import Watch
 
 RIDGE = 1e-6
 """Ridge penalty, as a fraction of the mean eigenvalue of each tile's normal equations; without a unit. See `decoder_solve`."""
-PIXELS_PER_UNKNOWN = 4.0
-"""Area of a tile, per unknown of it and colour. Its window weights them, which leaves about a quarter to count."""
+PIXELS_PER_UNKNOWN = 1.5
+"""Area of a tile, per unknown of it and colour: the smaller, the nearer to the source outside the mask, and to pasting it."""
 
 
 def reconstruct(
