@@ -25,6 +25,7 @@ from sfumato.editing.progress import Listener, Meter, Progress
 from sfumato.editing.resolving import resolve, with_background
 from sfumato.editing.sampling import Latents, sample
 from sfumato.editing.scoring import Scorers
+from sfumato.editing.speed import speed_notes
 from sfumato.errors import OptionError
 from sfumato.methods import registry
 from sfumato.pictures.reading import MAX_PIXELS
@@ -174,6 +175,11 @@ class Editor:
         names_controls, given = "control_model" in request.model_fields_set, request
         request = self._held.own.complete(request, self.method)
         tasks.check_controls(request, names_controls)
+        if keep_frames and (request.candidates or 0) > request.n:
+            raise OptionError(
+                "save_steps shows the first prediction, which may be dropped as a candidate; leave one of them out.",
+                code="option-contradiction",
+            )
         clock, meter = Clock(), Meter()
         listener = meter.wrapping(on_progress)
         with clock.stage("load"):
@@ -208,6 +214,7 @@ class Editor:
                 edit = self.prepare(plain, on_progress=on_progress, keep_frames=keep_frames)
                 edit.windows[0].notes.append(tasks.THIN)
                 return edit
+            edit.rank = self.scorers.rank
             edit.guide = self.scorers.guide(resolved) if card.guided else None
             edit.windows = [
                 PreparedWindow(edit, card.load(), with_background(resolved, part.seam_informative), part, i, len(parts))
@@ -246,7 +253,9 @@ class Editor:
         with edit.clock.stage("rank"):
             edit.on_progress(Progress(stage="rank", step=0, total=1))
             scores = self.scorers.rank(edit, request, windows, notes)
+        scores = scores[: request.n]
         order = [score.index for score in scores] if scores else list(range(request.n))
+        kept = edit.windows[0].kept
         if save_steps is not None:
             write_animation(animation(edit, windows, request), save_steps)
         edit.on_progress(Progress(stage="rank", step=1, total=1))
@@ -256,7 +265,7 @@ class Editor:
         return EditResult(
             images=Composed(partial(put_back, parts, request=request), chosen, size),
             layers=Composed(partial(layer, parts), chosen, size),
-            seeds=[request.seed + i for i in order],
+            seeds=[request.seed + kept[i] for i in order],
             scores=[score.as_dict() for score in scores],
             timings=edit.clock.seconds,
             request=request.model_copy(update={"size": request.size and size}),
@@ -265,6 +274,7 @@ class Editor:
                 *size_notes(request.size, size),
                 *edit.backbone.notes,
                 *notes,
+                *speed_notes(edit),
                 *text_notes(edit, request),
                 *background_notes(request),
             ],

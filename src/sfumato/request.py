@@ -1,16 +1,12 @@
 """The request and the result of an edit, shared by Python, command line, HTTP and web page."""
 
-import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from PIL import Image
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -25,6 +21,7 @@ from sfumato.errors import OptionError
 from sfumato.masks.margins import Margins
 from sfumato.methods.base import Task
 from sfumato.methods.own_options import WithOptions
+from sfumato.values import MOST_SEED, RANDOM_SEED, Box, Interval, Scales, Seed, Size
 
 
 def _name_image(value: "Path | Image.Image") -> str:
@@ -35,49 +32,6 @@ ImageSource = Annotated[
     Path | Image.Image, PlainSerializer(_name_image, return_type=str), WithJsonSchema({"type": "string", "format": "path"})
 ]
 T = TypeVar("T")
-
-
-def _one_or_several(value: Any) -> Any:
-    """A single value as a tuple of one; text with commas as its parts."""
-    if isinstance(value, str) and "," in value:
-        return tuple(value.split(","))
-    return value if value is None or (isinstance(value, Sequence) and not isinstance(value, str)) else (value,)
-
-
-Scales = Annotated[
-    tuple[Annotated[float, Field(ge=0, le=2)], ...],
-    BeforeValidator(_one_or_several, json_schema_input_type=float | tuple[float, ...] | str),
-]
-"""One number or several; also read from text, as "0.8,0.5"."""
-_BETWEEN = re.compile("[,xX*\u00d7]")  # separators of whole numbers in a size or a box
-
-
-def _numbers(value: Any) -> Any:
-    """A string of whole numbers as a list of strings; any other value unchanged, for pydantic to check."""
-    parts = _BETWEEN.split(value.strip("[]() ")) if isinstance(value, str) else []
-    return parts if len(parts) > 1 and all(part.strip().lstrip("-").isdigit() for part in parts) else value
-
-
-_Text = Annotated[str, Field(pattern=r"^[\s\d,xX*\u00d7()\[\]-]+$")]
-Box = Annotated[
-    tuple[int, int, int, int],
-    BeforeValidator(_numbers, json_schema_input_type=tuple[int, int, int, int] | _Text),
-]
-"""x, y, width and height; also read from text, as "40,60,120,120"."""
-Size = Annotated[tuple[int, int], BeforeValidator(_numbers, json_schema_input_type=tuple[int, int] | _Text)]
-"""Width and height; also read from text, as "512x512"."""
-
-RANDOM_SEED = -1
-SEEDS_DRAWN = 2**32
-MOST_SEED = 2**63 - 1024
-
-
-def _drawn(seed: int) -> int:
-    return secrets.randbelow(SEEDS_DRAWN) if seed == RANDOM_SEED else seed
-
-
-Seed = Annotated[int, AfterValidator(_drawn)]
-"""A seed. -1 is replaced by a random one at validation, so that every stored or returned request has a reproducible seed."""
 
 
 PICTURES = ("image", "mask", "scribble", "control")
@@ -186,6 +140,12 @@ class EditRequest(WithOptions):
         None, ge=1, le=1000, description="Denoising steps of the full schedule; start_fraction skips some of them."
     )
     guidance_scale: float | None = Field(None, ge=0, le=50, description="Classifier-free guidance scale; 1 is no guidance.")
+    guidance_interval: Interval | None = Field(
+        None, description="Noise-to-signal ratios between which there is guidance, as 0.3,5; it costs nothing elsewhere."
+    )
+    step_cache: int | None = Field(
+        None, ge=1, le=10, description="Compute a UNet's deeper levels in every N-th step only; 1 computes all in each."
+    )
     guidance_embedding: float | None = Field(
         None, ge=0, le=50, description="Embedded guidance scale, for guidance-distilled models such as FLUX.1-dev."
     )
@@ -197,6 +157,16 @@ class EditRequest(WithOptions):
     )
     start_sigma: float | None = Field(None, gt=0, description="Noise-to-signal ratio to start at, in place of start_fraction.")
     n: int = Field(4, ge=1, le=1024, description="Number of predictions.")
+    candidates: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Predictions to begin with, of which the best n are kept: half are dropped after 40 % of the steps, and half "
+        "of the rest after 70 %.",
+    )
+    fast: bool = Field(
+        False, description="Settings that cost less and nearly keep the quality; what you set yourself goes first."
+    )
     seed: Seed = Field(0, ge=RANDOM_SEED, lt=MOST_SEED, description="Prediction i uses seed + i; -1 takes a random seed.")
     batch_size: int | None = Field(None, ge=1, description="Predictions sampled at once; halved when memory runs out.")
     window: Literal["auto", "whole"] | Box = Field(
@@ -208,9 +178,9 @@ class EditRequest(WithOptions):
         "mask is a small part of the window, most of all when a picture is edited again. Approximate.",
     )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
-    background: Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "none"] | None = Field(
-        None, description="Background reconstruction after decoding."
-    )
+    background: (
+        Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "decoder-local", "none"] | None
+    ) = Field(None, description="Background reconstruction after decoding.")
     keep_unmasked: bool = Field(True, description="Put the source's own pixels back outside the mask.")
     rank: Literal["both", "region", "whole", "none"] = Field(
         "both", description="Score that orders predictions: region (similarity to the prompt), whole (coherence), both, or none."

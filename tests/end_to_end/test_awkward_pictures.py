@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import Editor, EditRequest
-from sfumato.request import Box
+from sfumato.values import Box
 
 
 @pytest.fixture(scope="module")

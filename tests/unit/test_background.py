@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sfumato.backbones.autoencoder import seen_by
 from sfumato.backbones.base import Seen
+from sfumato.background.decoder_local import reconstruct as solve_locally
 from sfumato.background.decoder_solve import reconstruct as solve
 from sfumato.background.fitting import weighted_error
 from sfumato.background.poisson import reconstruct as poisson
@@ -141,7 +142,7 @@ def test_weights_are_as_found_and_result_is_clean(name: str, dtype: torch.dtype,
     assert not any(module._forward_hooks for module in vae.modules())
 
 
-@pytest.mark.parametrize("name", ["latents", "decoder", "decoder-solve"])
+@pytest.mark.parametrize("name", ["latents", "decoder", "decoder-solve", "decoder-local"])
 def test_cancelling_leaves_the_weights(name: str, case: Case) -> None:
     vae = case.autoencoder.vae
     before = {key: value.clone() for key, value in vae.state_dict().items()}
@@ -155,13 +156,13 @@ def test_cancelling_leaves_the_weights(name: str, case: Case) -> None:
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
-@pytest.mark.parametrize("name", ["latents", "decoder", "decoder-solve"])
+@pytest.mark.parametrize("name", ["latents", "decoder", "decoder-solve", "decoder-local"])
 def test_fitting_lowers_the_papers_objective(name: str, case: Case) -> None:
     assert case.error(BACKGROUNDS[name].load()(*case.arguments())) < case.error(case.decoded)
 
 
 @pytest.mark.parametrize("kind", ["asymmetric", "seeing"])
-@pytest.mark.parametrize("name", ["latents", "decoder", "decoder-solve"])
+@pytest.mark.parametrize("name", ["latents", "decoder", "decoder-solve", "decoder-local"])
 def test_fitting_begins_with_what_the_decoder_saw(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfumato.background.fitting.STEPS", 3)
     case = make(kind)
@@ -183,7 +184,7 @@ def test_objective_is_the_papers() -> None:
 def test_predictions_are_fitted_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfumato.background.fitting.STEPS", 3)
     both = make("patch", n=2)
-    for name in ("latents", "decoder", "decoder-solve"):
+    for name in ("latents", "decoder", "decoder-solve", "decoder-local"):
         run = BACKGROUNDS[name].load()
         alone = run(both.autoencoder, both.latents[1:], both.decoded[1:], both.source, both.mask)
         torch.testing.assert_close(run(*both.arguments())[1:], alone)
@@ -312,3 +313,24 @@ def test_seam_ratio_forgives_what_the_source_has() -> None:
     mask[4:12, 4:12] = True
     assert seam_ratio(source, source, mask) == 1
     assert seam_ratio(source, source, np.ones_like(mask)) == 1
+
+
+def test_solving_locally_is_nearer_to_the_objective(case: Case) -> None:
+    assert case.error(solve_locally(*case.arguments())) < case.error(solve(*case.arguments()))
+
+
+def test_solving_locally_leaves_a_perfect_picture_alone() -> None:
+    case = make("patch")
+    assert case.decoded.abs().max() < 1  # it was not clamped
+    case.source = case.decoded.clone()
+    torch.testing.assert_close(solve_locally(*case.arguments()), case.decoded, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["decoder-solve", "decoder-local"])
+def test_closed_forms_copy_no_decoder_and_decode_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make("kl", n=2)
+    calls: list[int] = []
+    case.autoencoder.vae.decoder.register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr("sfumato.background.fitting.copy.deepcopy", lambda *_: pytest.fail("the decoder was copied"))
+    BACKGROUNDS[name].load()(*case.arguments())
+    assert len(calls) == 2  # one for each prediction

@@ -25,7 +25,7 @@ LAYERS = (  # from the user's side to the ground: a part imports from its own la
     ("denoising",),
     ("backbones",),
     ("masks", "noise", "embedded", "text"),
-    ("pictures",),
+    ("pictures", "values"),
     ("errors", "__init__"),
 )
 HEIGHT = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

@@ -12,6 +12,7 @@ from sfumato.backbones.base import Conditions, Control, Extra, Output, Traits, e
 from sfumato.backbones.branches import Branch, Residuals, adding, spread
 from sfumato.backbones.capabilities import Capability, Layout
 from sfumato.backbones.checkpoints import check_layout
+from sfumato.backbones.deep_features import outermost
 from sfumato.backbones.families import family as family_card
 from sfumato.backbones.prediction import read_prediction
 from sfumato.backbones.redirecting import redirecting
@@ -72,25 +73,50 @@ class UNet:
     @torch.no_grad()
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         """See `Denoiser`."""
-        given = expand(given, len(x))
+        x, time, given = self._placed(x, timestep, given)
         assert given.text is not None
-        x = x.to(self.traits.device, self.traits.dtype).contiguous(memory_format=torch.channels_last)
-        time = torch.full((), timestep, dtype=torch.float32, device=self.traits.device)
         controls = zip(self.branches, given.controls, strict=False)
         added = [_residuals(branch, x, time, given, control) for branch, control in controls if control is not None]
         residuals = [each for each in added if each is not None]
-        if given.channels is not None:
-            x = torch.cat([x, given.channels.to(x)], dim=1)
         with adding(self.unet, residuals) as further, redirecting(self.unet, given.redirection):
             output = self.unet(
-                x.contiguous(memory_format=torch.channels_last),
+                _with_channels(x, given),
                 time,
                 encoder_hidden_states=given.text.states,
                 added_cond_kwargs=added_conditions(given),
                 **further,
-            ).sample.float()
-        prediction, mask = output[:, : self.traits.latent_channels], output[:, self.traits.latent_channels :]
+            ).sample
+        return self._output(output)
+
+    @torch.no_grad()
+    def outermost(self, x: Tensor, timestep: float, given: Conditions, features: Tensor) -> Output:
+        """`__call__` with the features of the deeper levels given, without branches; see `backbones.deep_features`.
+
+        Args:
+            x, timestep, given: As of `__call__`.
+            features: (B, C, h, w) caught by `deep_features.catching` in an earlier call.
+        """
+        x, time, given = self._placed(x, timestep, given)
+        assert given.text is not None
+        added = added_conditions(given)
+        return self._output(outermost(self.unet, _with_channels(x, given), time, given.text.states, added, features))
+
+    def _placed(self, x: Tensor, timestep: float, given: Conditions) -> tuple[Tensor, Tensor, Conditions]:
+        """Latents and timestep as the network takes them, and the conditions of every row."""
+        device = self.traits.device
+        x = x.to(device, self.traits.dtype).contiguous(memory_format=torch.channels_last)
+        return x, torch.full((), timestep, dtype=torch.float32, device=device), expand(given, len(x))
+
+    def _output(self, made: Tensor) -> Output:
+        channels = self.traits.latent_channels
+        prediction, mask = made.float().split((channels, made.shape[1] - channels), dim=1)
         return Output(prediction, mask=mask if mask.shape[1] else None)
+
+
+def _with_channels(x: Tensor, given: Conditions) -> Tensor:
+    """The network's input: the latents, and behind them what inpainting models read."""
+    x = x if given.channels is None else torch.cat([x, given.channels.to(x)], dim=1)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _residuals(branch: Branch, x: Tensor, time: Tensor, given: Conditions, control: Control) -> Residuals | None:

@@ -1,15 +1,13 @@
 """Background reconstruction in closed form, over the decoder's last convolution."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.backbones.base import Autoencoder, Seen
-from sfumato.background.fitting import KEEP_WEIGHT, decode, private_autoencoder, trainable_inputs
+from sfumato.background.features import features, last_convolution, whole
+from sfumato.background.fitting import KEEP_WEIGHT, trainable_inputs
 from sfumato.background.registry import Watch
-from sfumato.errors import Unsupported
 
 RIDGE = 1e-6
 """Ridge penalty on the change of the weights, as a fraction of the mean eigenvalue of the normal equations; without a unit.
@@ -37,46 +35,19 @@ def reconstruct(
     """
     results = []
     with torch.inference_mode(False), torch.no_grad():
-        private = private_autoencoder(autoencoder.vae)
-        convolution = _last_convolution(private)
+        vae = whole(autoencoder.vae)
+        convolution = last_convolution(vae, "decoder-solve")
         latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
         seen = Seen(pixels=source, mask=mask)
         weight = mask + KEEP_WEIGHT * (1 - mask)
         for i in range(len(latents)):
-            features, picture = _features(autoencoder, private, convolution, latents[i : i + 1], seen)
+            inputs, picture = features(autoencoder, vae, convolution, latents[i : i + 1], seen)
             target = decoded[i : i + 1] * mask + source * (1 - mask)
-            kernel, bias = _solve(features, target - picture, weight, convolution)
-            results.append(picture + F.conv2d(features, kernel, bias, padding=convolution.padding))
+            kernel, bias = _solve(inputs, target - picture, weight, convolution)
+            results.append(picture + F.conv2d(inputs, kernel, bias, padding=convolution.padding))
             if watch is not None:
                 watch(i + 1, len(latents))
     return torch.cat(results).clamp(-1, 1)
-
-
-def _last_convolution(private: Any) -> nn.Conv2d:
-    convolution = getattr(private.decoder, "conv_out", None)
-    plain = isinstance(convolution, nn.Conv2d) and (
-        (convolution.stride, convolution.dilation, convolution.groups) == ((1, 1), (1, 1), 1)
-        and convolution.padding_mode == "zeros"
-        and convolution.padding == tuple(side // 2 for side in convolution.kernel_size)
-    )
-    if not plain:
-        raise Unsupported(
-            f"decoder-solve needs an autoencoder whose decoder ends in a plain convolution named conv_out, but "
-            f"{type(private).__name__} has none; use the background 'decoder' or 'poisson'."
-        )
-    assert isinstance(convolution, nn.Conv2d)
-    return convolution
-
-
-def _features(
-    autoencoder: Autoencoder, private: Any, convolution: nn.Conv2d, latents: Tensor, seen: Seen
-) -> tuple[Tensor, Tensor]:
-    """What enters the last convolution, (1, C, H, W), and the decoded picture, (1, 3, H, W)."""
-    caught: list[Tensor] = []
-    hook = convolution.register_forward_hook(lambda module, inputs, output: caught.append(inputs[0]))
-    picture = decode(autoencoder, private, latents, seen)
-    hook.remove()
-    return caught[0], picture
 
 
 def _solve(features: Tensor, residual: Tensor, weight: Tensor, convolution: nn.Conv2d) -> tuple[Tensor, Tensor]:

@@ -46,11 +46,11 @@ def private_autoencoder(vae: Any) -> Any:
 
 
 def decode(autoencoder: Autoencoder, private: Any, latents: Tensor, seen: Seen) -> Tensor:
-    """Scaled latents (B, C, h, w) to pixels (B, 3, H, W), not clamped, with gradients, by a private autoencoder.
+    """Scaled latents (B, C, h, w) to pixels (B, 3, H, W), not clamped, by a module in its own dtype, with gradients if on.
 
     Its decoder sees the picture, if it can, as it did when the prediction was decoded.
     """
-    code = autoencoder.unscale(latents).float()
+    code = autoencoder.unscale(latents).to(next(private.parameters()).dtype)
     sample: Tensor = private.decode(code, **seen_by(private, seen, code)).sample
     return sample
 

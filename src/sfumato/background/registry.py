@@ -108,8 +108,14 @@ BACKGROUNDS: dict[str, BackgroundCard] = {
     "decoder-solve": BackgroundCard(
         module="sfumato.background.decoder_solve",
         description="Solves the paper's objective exactly for the decoder's last convolution.",
-        cost="one decoding and one small linear system per prediction, and a float32 copy of the decoder",
+        cost="one decoding and one small linear system per prediction",
         steps=10.0,
+    ),
+    "decoder-local": BackgroundCard(
+        module="sfumato.background.decoder_local",
+        description="Solves the paper's objective exactly place by place, for the decoder's last layer.",
+        cost="one decoding and many tiny linear systems per prediction",
+        steps=3.0,
     ),
     "none": BackgroundCard(
         module="sfumato.background.none",

@@ -15,7 +15,8 @@ from sfumato.batch.row import Fault, Row
 from sfumato.editing import tasks
 from sfumato.errors import EditError, OptionError
 from sfumato.methods import registry
-from sfumato.request import PICTURES, RANDOM_SEED, SEEDS_DRAWN, SEVERAL, EditRequest, by_field, refusal
+from sfumato.request import PICTURES, SEVERAL, EditRequest, by_field, refusal
+from sfumato.values import RANDOM_SEED, SEEDS_DRAWN
 
 WHERE = ("mask", "box")
 """Fields that say where to edit: a row that has one does without the defaults of both."""

@@ -18,7 +18,7 @@ from sfumato.errors import OptionError
 from sfumato.masks.canvas import with_plain_margins
 from sfumato.masks.reading import Mask
 from sfumato.metrics.shape import changed
-from sfumato.request import Box
+from sfumato.values import Box
 
 SEED = 104_729  # of the benchmark's scenes; nothing is trained on them
 SIZE = 128

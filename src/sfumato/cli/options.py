@@ -31,6 +31,7 @@ _METAVARS = {
     "embedding": "FILE[:TOKEN]",
     "control": "FILE",
     "control_scale": "NUMBER",
+    "guidance_interval": "LOW,HIGH",
     "branch": "FILE|FOLDER|ID",
     "control_model": "FILE|FOLDER|ID",
 }

@@ -1,6 +1,6 @@
 """Interface between sampling loops and models: a denoiser with conditions and guidance bound to it."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -96,3 +96,17 @@ def _joined(same: Sequence[Control | None]) -> Control | None:
     image, scale = (torch.cat([getattr(each, name) for each in same]) for name in ("image", "scale"))
     states = None if same[0].states is None else torch.cat([each.states for each in same if each and each.states is not None])
     return replace(same[0], image=image, scale=scale, states=states)
+
+
+def shapes_of(conditions: Conditions) -> Hashable:
+    """Shapes of all tensors of a condition."""
+    text = conditions.text
+    pooled = None if text is None or text.pooled is None else tuple(text.pooled.shape)
+    channels = None if conditions.channels is None else tuple(conditions.channels.shape)
+    extras = tuple((extra.value, tuple(tensor.shape)) for extra, tensor in conditions.extras.items())
+    controls = tuple(
+        each and (tuple(each.image.shape), each.guess, None if each.states is None else tuple(each.states.shape))
+        for each in conditions.controls
+    )
+    redirected = conditions.redirection is not None
+    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls, redirected

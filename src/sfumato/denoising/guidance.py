@@ -11,6 +11,8 @@ from sfumato.backbones.packing import pack, unpack
 from sfumato.denoising.base import Pair, stack
 from sfumato.noise.plan import Step
 
+EVERYWHERE = (0.0, math.inf)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierFree:
@@ -23,15 +25,19 @@ class ClassifierFree:
     """
 
     scale: float
-    interval: tuple[float, float] = (0.0, math.inf)
+    interval: tuple[float, float] = EVERYWHERE
 
     def __call__(self, denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> Output:
         """See `sfumato.denoising.base.Guidance`."""
-        low, high = self.interval
-        if self.scale == 1.0 or not low <= step.before.ratio <= high:
+        if not self.acts(step):
             return denoiser(x, step.timestep, pair.conditional)
         conditional, unconditional = _both_branches(denoiser, pair, x, step)
         return replace(conditional, prediction=self.combine(conditional.prediction, unconditional.prediction))
+
+    def acts(self, step: Step) -> bool:
+        """Whether both branches are run in this step."""
+        low, high = self.interval
+        return self.scale != 1.0 and low <= step.before.ratio <= high
 
     def combine(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
         """unconditional + scale (conditional - unconditional), each (B, C, h, w)."""
@@ -60,6 +66,7 @@ def _both_branches(denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> tup
     return conditional, unconditional
 
 
-def guidance_of(traits: Traits, scale: float) -> ClassifierFree:
-    """The guidance that a model is sampled with."""
-    return NormPreserving(scale=scale) if traits.keeps_norm else ClassifierFree(scale=scale)
+def guidance_of(traits: Traits, scale: float, interval: tuple[float, float] = EVERYWHERE) -> ClassifierFree:
+    """The guidance that a model is sampled with; scale and interval as in `ClassifierFree`."""
+    kind = NormPreserving if traits.keeps_norm else ClassifierFree
+    return kind(scale=scale, interval=interval)

@@ -8,7 +8,8 @@ from PIL import Image
 from sfumato.errors import MaskError
 from sfumato.pictures import orientation
 from sfumato.pictures.reading import Picture, inspect, load
-from sfumato.request import Box, EditRequest
+from sfumato.request import EditRequest
+from sfumato.values import Box
 
 Source = Path | Image.Image
 

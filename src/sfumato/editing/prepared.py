@@ -6,23 +6,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.backbones.base import Backbone, Conditions, Control, Seen
+from sfumato.backbones.base import Backbone, Control, Seen
 from sfumato.background.registry import Watch
-from sfumato.denoising.base import Pair, join
+from sfumato.denoising.base import Pair, join, shapes_of
+from sfumato.denoising.guidance import EVERYWHERE, ClassifierFree, guidance_of
 from sfumato.editing.choice import Choice
 from sfumato.editing.encoding import Encoder
 from sfumato.editing.preparing import Inputs
 from sfumato.editing.progress import Listener, Progress
+from sfumato.editing.rejection import Rejection
 from sfumato.editing.resolving import Resolved
 from sfumato.masks.latent import blurred
 from sfumato.methods.base import EditInputs, Guide, Method, MethodCard, Sampling
 from sfumato.pictures.tensors import to_uint8
+from sfumato.ranking import Score
 from sfumato.request import EditRequest
 
+Rank = Callable[["Prepared", EditRequest, list[np.ndarray], list[str]], list[Score]]
 FIRST_BATCH_CELLS = 65_536  # latent cells per batch to begin with: 16 predictions of 512x512
 
 
@@ -64,6 +69,7 @@ class Prepared:
         on_progress: Called with every event of all stages; an error that it raises ends the edit.
         clock: Records the seconds of each stage.
         guide: For methods that are guided by CLIP.
+        rank: How predictions are ordered (`Scorers.rank`), for candidates that are dropped early.
         keeps_frames: Whether to keep the first prediction's clean estimate of every step, for an animation.
         windows: One, or several if the mask's islands lie far apart.
         failure: Error of this edit's listener, which ended it while the others in its batch went on.
@@ -75,6 +81,7 @@ class Prepared:
     on_progress: Listener
     clock: Clock
     guide: Guide | None = None
+    rank: "Rank | None" = None
     keeps_frames: bool = False
     windows: list["PreparedWindow"] = field(default_factory=list)
     failure: Exception | None = None
@@ -83,6 +90,7 @@ class Prepared:
     def samples(self) -> list["Sample"]:
         """All predictions, window by window, in the order of their seeds."""
         first, n = self.resolved.request.seed, self.resolved.request.n
+        n = max(n, self.resolved.request.candidates or n)
         return [Sample(window, seed) for window in self.windows for seed in range(first, first + n)]
 
     @property
@@ -135,8 +143,13 @@ class PreparedWindow:
             settings=backbone.traits.schedule(self.cells, request.steps),
         )
         self.plan = method.plan(backbone.traits, sampling, resolved.options)
+        self.count: int = max(request.n, request.candidates or 0)  # predictions that begin
+        self.rejects = self.count > request.n and count == 1  # in several windows, the same ones would have to be dropped
+        self.kept = list(range(self.count))  # those that were finished, by their seeds
+        self.guidance: ClassifierFree = guidance_of(backbone.traits, self.guidance_scale, request.guidance_interval or EVERYWHERE)
         self.key = self._key(sampling)
         self.limit = request.batch_size or max(1, FIRST_BATCH_CELLS // (self.cells[0] * self.cells[1]))  # per batch
+        self.shown = 0  # in previews, of those of a batch
         self.done = 0  # predictions sampled
         self.notes: list[str] = []
         if edit.resolved.request.background == "matte" != request.background:
@@ -149,7 +162,7 @@ class PreparedWindow:
     @property
     def batch_size(self) -> int:
         """Predictions of this edit per batch; halved when memory runs out."""
-        return min(self.request.n, self.limit)
+        return min(self.count, self.limit)
 
     def pair_of(self, seeds: tuple[int, ...]) -> Pair:
         """Conditions of the predictions with these seeds, with leading dimension 1 if they are the same for all.
@@ -170,8 +183,11 @@ class PreparedWindow:
         )
 
     def _key(self, sampling: Sampling) -> Hashable:
-        """What must be equal within a batch; all else may differ by row. Guided by CLIP, or in region mode, an edit is alone."""
-        if self.edit.guide is not None or self.request.region:
+        """What must be equal within a batch; all else may differ by row.
+
+        Methods guided by CLIP never share a batch, nor do edits in region mode, nor candidates, of which all are in one.
+        """
+        if self.edit.guide is not None or self.request.region or self.rejects:
             return id(self)
         settings = {name: value for name, value in vars(sampling).items() if name != "settings"} | dict(sampling.settings)
         return (
@@ -181,9 +197,10 @@ class PreparedWindow:
             tuple(sorted(settings.items())),
             self.cells,
             self.shrink,
-            self.guidance_scale,
-            _shapes(self.pair.unconditional),
-            _shapes(self.pair.conditional),
+            self.guidance,
+            self.request.step_cache,
+            shapes_of(self.pair.unconditional),
+            shapes_of(self.pair.conditional),
         )
 
     def note(self, note: str) -> None:
@@ -191,25 +208,36 @@ class PreparedWindow:
         if note not in self.notes:
             self.notes.append(note)
 
+    def rejection(self) -> Rejection:
+        """The candidates at the beginning of a run, ranked as the finished predictions will be."""
+        edit, inputs = self.edit, self.inputs
+        assert edit.rank is not None
+
+        def order(pictures: np.ndarray) -> list[int]:
+            assert edit.rank is not None
+            return [score.index for score in edit.rank(edit, self.request, [pictures], [])]
+
+        return Rejection(self.count, self.request.n, self.decode, inputs.pixels, inputs.mask_pixels, order)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) of this window to pixels; decoders that can, see what surrounds the edit."""
         return self.edit.backbone.autoencoder.decode(latents, self.seen)
 
     def watching(self, rows: int) -> Callable[[int, int, Tensor], None]:
         """A step callback for a batch with the next `rows` predictions of this window; it takes their clean latents alone."""
-        done, n = self.done, self.request.n
+        done, n = self.done, self.count
 
         def watch(step: int, total: int, clean: Tensor) -> None:
             if self.edit.keeps_frames and done == 0:
                 self.frames = [*self.frames[: step - 1], clean[:1]]
-            batches = -(-n // self.batch_size)
+            batches, shown = 1 if self.rejects else -(-n // self.batch_size), self.shown
             self.on_progress(
                 Progress(
                     stage="denoise",
                     step=done // self.batch_size * total + step,
                     total=batches * total,
                     share=(done + rows * step / total) / n,
-                    preview=lambda: Image.fromarray(to_uint8(self.decode(clean[:1])[0])),
+                    preview=lambda: Image.fromarray(to_uint8(self.decode(clean[shown : shown + 1])[0])),
                     window=self.inputs.window,
                     inputs=self.inputs,
                 )
@@ -219,7 +247,7 @@ class PreparedWindow:
 
     def watching_background(self, done: int, rows: int) -> Watch:
         """A step callback for the background of predictions `done` to `done + rows`, which reports progress over all of them."""
-        n = self.request.n
+        n = len(self.kept)
 
         def watch(step: int, total: int) -> None:
             each = total // rows
@@ -266,17 +294,3 @@ def _controls(inputs: Inputs, request: EditRequest, device: torch.device) -> tup
         Control(image=image.to(device), scale=torch.full((1,), scale, device=device))
         for image, scale in zip(inputs.controls, scales, strict=True)
     )
-
-
-def _shapes(conditions: Conditions) -> Hashable:
-    """Shapes of all tensors of a condition."""
-    text = conditions.text
-    pooled = None if text is None or text.pooled is None else tuple(text.pooled.shape)
-    channels = None if conditions.channels is None else tuple(conditions.channels.shape)
-    extras = tuple((extra.value, tuple(tensor.shape)) for extra, tensor in conditions.extras.items())
-    controls = tuple(
-        each and (tuple(each.image.shape), each.guess, None if each.states is None else tuple(each.states.shape))
-        for each in conditions.controls
-    )
-    redirected = conditions.redirection is not None
-    return None if text is None else tuple(text.states.shape), pooled, channels, extras, controls, redirected

@@ -27,7 +27,8 @@ from sfumato.pictures import strips
 from sfumato.pictures.orientation import UPRIGHT
 from sfumato.pictures.reading import Picture
 from sfumato.pictures.tensors import to_tensor
-from sfumato.request import Box, EditRequest, ImageSource
+from sfumato.request import EditRequest, ImageSource
+from sfumato.values import Box
 
 NARROW = 5  # cells; masks of fewer are narrow
 ROWS = 256  # rows of a large mask processed at once

@@ -13,7 +13,8 @@ from sfumato.masks.reading import AnyMask, Area, grow_mask, hard, is_full, read_
 from sfumato.masks.window import bounding_box, resize, resize_soft_mask
 from sfumato.pictures.reading import MAX_PIXELS, Picture, read
 from sfumato.pictures.sizing import fitted
-from sfumato.request import Box, EditRequest, ImageSource
+from sfumato.request import EditRequest, ImageSource
+from sfumato.values import Box
 
 SHADOW, MOST_SHADOW = 0.05, 16  # growth of the mask by remove: fraction of the square root of its area; most pixels
 

@@ -30,7 +30,8 @@ def check_region(request: EditRequest, denoiser: Denoiser, card: MethodCard, opt
         card, options: Its method.
 
     Raises:
-        OptionError: option-contradiction: the method does not know the latents outside the mask before the run.
+        OptionError: option-contradiction: the method does not know the latents outside the mask before the run, or other options
+            change its calls.
         Unsupported: It is not written for the model, or for control pictures.
     """
     if not request.region:
@@ -40,6 +41,10 @@ def check_region(request: EditRequest, denoiser: Denoiser, card: MethodCard, opt
             f"region needs the noise around the mask to be fixed before the run, which {card.name} with these options does not "
             "do: use the method blended-latent-diffusion with its default preset, or leave region out.",
             code="option-contradiction",
+        )
+    if (request.step_cache or 1) > 1 or request.candidates:
+        raise OptionError(
+            "region goes with neither step_cache nor candidates: leave them out, or leave region out.", code="option-contradiction"
         )
     if request.control:
         raise Unsupported("region computes no control pictures: leave them out, or leave region out.")

@@ -1,13 +1,15 @@
 """Resolution of a request: defaults, by task, preset and model, for all fields that are None."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from sfumato.accel import step_cache
 from sfumato.backbones.base import Backbone, Extra, Traits
 from sfumato.backbones.capabilities import ALONE, BRANCHES, TRAINED, Capability
-from sfumato.backbones.families import able, family
+from sfumato.backbones.families import FamilyCard, able, family
 from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
 from sfumato.editing.prompts import read_texts
@@ -37,11 +39,13 @@ class Resolved:
         request: With all defaults filled in.
         options: The method's `Options`: the preset's, overridden by the request's.
         texts: The prompts for the model.
+        fast: What `fast` set.
     """
 
     request: EditRequest
     options: Any
     texts: Texts
+    fast: Mapping[str, Any] = field(default_factory=dict)
 
 
 def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow_pickle: bool = False) -> Resolved:
@@ -101,15 +105,44 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
         values |= {"fill": "original", **_scribble_start(traits)}
     if request.start_fraction is not None:  # the user's value overrides a default in other units
         values.pop("start_sigma", None)
+    fast = _fast_values(request, known, card, {} if request.preset is None else set_by_preset)
+    values |= fast
     unknown = method_fields() - set(card.uses)
-    filled = {field: value for field, value in values.items() if getattr(request, field) is None and field not in unknown}
+    filled = {name: value for name, value in values.items() if getattr(request, name) is None and name not in unknown}
     own = {option: value for option in options.exposed() if (value := getattr(options, option)) is not None}
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update={**filled, "options": own})
+    step_cache.check(request.step_cache or 1, backbone.denoiser)
     given = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
     said = tasks.prompts_of(request.task, backbone, card)
     texts = read_texts(given, guard, backbone, said=said, allow_pickle=allow_pickle)
-    return Resolved(request=request.model_copy(update={"clip_skip": texts.clip_skip}), options=options, texts=texts)
+    request = request.model_copy(update={"clip_skip": texts.clip_skip})
+    fast = {name: value for name, value in fast.items() if name in filled}
+    return Resolved(request=request, options=options, texts=texts, fast=fast)
+
+
+def _fast_values(request: EditRequest, known: FamilyCard, card: MethodCard, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `fast` sets for a method, of what there is for the model's family; a preset that the request names goes first.
+
+    Args:
+        request: The edit.
+        known: The family.
+        card: The method.
+        chosen: What that preset sets.
+
+    Raises:
+        OptionError: fast-unsupported.
+    """
+    if not request.fast:
+        return {}
+    if card.name in known.fast:
+        return {name: value for name, value in known.fast[card.name].items() if name not in chosen}
+    methods = f"only for {', '.join(known.fast)}" if known.fast else "for no method"
+    raise OptionError(
+        f"fast is there {methods} on {known.title}, not for {card.name}: set steps, scheduler, guidance_interval or "
+        "step_cache yourself.",
+        code="fast-unsupported",
+    )
 
 
 def _scribble_start(traits: Traits) -> dict[str, Any]:
@@ -151,6 +184,16 @@ def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> No
         raise Unsupported(f"{traits.name} reads no text, so {name} would do nothing; leave it out.")
     if "guidance_embedding" in given and Extra.GUIDANCE not in traits.extras:
         raise Unsupported(f"{traits.name} has no guidance embedding; use guidance_scale.")
+    if request.candidates is not None and request.candidates < request.n:
+        raise OptionError(
+            f"{request.candidates} candidates are fewer than the {request.n} predictions wanted: raise candidates, or lower n.",
+            code="option-contradiction",
+        )
+    if (request.candidates or 0) > request.n and request.rank == "none":
+        raise OptionError(
+            "Candidates are dropped by their rank, and rank is none: name another, or leave candidates out.",
+            code="option-contradiction",
+        )
     if request.background not in (None, "paste", "blurred", "poisson", "matte", "none") and not traits.can(Capability.DECODER):
         raise Unsupported(
             f"background={request.background} needs an image decoder, which {traits.name} has not; use matte or poisson."

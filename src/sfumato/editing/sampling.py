@@ -13,13 +13,14 @@ from sfumato.accel.base import Accelerator, attached
 from sfumato.accel.batch_invariance import BatchInvariance
 from sfumato.accel.region.store import FeatureStore
 from sfumato.accel.rows import LiveRows
+from sfumato.accel.step_cache import StepCache
 from sfumato.backbones.base import expand
 from sfumato.denoising.base import Model, Pair, join
-from sfumato.denoising.guidance import guidance_of
 from sfumato.editing.memory import halve, if_it_fits
 from sfumato.editing.prepared import PreparedWindow, Sample
 from sfumato.editing.progress import Listener, Progress
 from sfumato.editing.regional import region_of
+from sfumato.editing.rejection import Rejection
 from sfumato.editing.scoring import average_scores
 from sfumato.errors import is_out_of_memory
 from sfumato.methods.base import EditTask, Watch
@@ -69,7 +70,7 @@ def sample(
         left = group
         while left := [each for each in left if each.window.edit.failure is None]:
             size = min(len(left), *(each.window.limit for each in left))
-            batch = left[:size]
+            batch = left if left[0].window.rejects else left[:size]
             try:
                 made = if_it_fits(_batch, batch, accelerators, store)
             except Exception as error:
@@ -80,7 +81,7 @@ def sample(
             if made is None:
                 halve(size, list(dict.fromkeys(each.window for each in batch)))
                 continue
-            left = left[size:]
+            left = left[len(batch) :]
             yield from made
 
 
@@ -89,17 +90,23 @@ def _batch(batch: Sequence[Sample], accelerators: Sequence[Accelerator], store: 
     shares = [(window, tuple(each.seed for each in own)) for window, own in groupby(batch, key=lambda each: each.window)]
     window = batch[0].window
     backbone = window.edit.backbone
-    rows = LiveRows(len(batch))
-    exact = [BatchInvariance()] if BatchInvariance.applies(backbone.traits) else []
+    rows = LiveRows(len(batch), window.limit)
+    rejection = window.rejection() if window.rejects else None
+    ours: list[Accelerator] = [StepCache(step_cache, rows)] if (step_cache := window.request.step_cache or 1) > 1 else []
+    ours += [BatchInvariance()] if BatchInvariance.applies(backbone.traits) else []
     with torch.inference_mode():
         with _timed(shares, "encode"):
             task, pair = _task(shares), _pair(shares)
             regional, note = region_of(backbone.denoiser, task, pair, rows, store) if window.request.region else ([], None)
         if note is not None:
             window.note(note)
-        with _timed(shares, "denoise"), attached(backbone.denoiser, [*exact, *accelerators, *regional, rows]) as denoiser:
-            model = Model(denoiser=denoiser, pair=pair, guidance=guidance_of(backbone.traits, window.guidance_scale))
-            latents = window.method.run(model, task, _watch(shares, rows), None)
+        with _timed(shares, "denoise"), attached(backbone.denoiser, [*ours, *accelerators, *regional, rows]) as denoiser:
+            model = Model(denoiser=denoiser, pair=pair, guidance=window.guidance)
+            latents = window.method.run(model, task, _watch(shares, rows, rejection), None)
+    if rejection is not None:
+        window.kept, shares = rejection.kept, [(window, tuple(batch[i].seed for i in rejection.kept))]
+        window.notes += rejection.notes
+        latents = latents[rejection.kept]
     made, start = [], 0
     for window, seeds in shares:
         if window.edit.failure is None:
@@ -154,8 +161,11 @@ def _pair(shares: Shares) -> Pair:
     )
 
 
-def _watch(shares: Shares, rows: LiveRows) -> Watch:
-    """A step callback that calls each edit with its own rows, and drops those of an edit whose listener raises."""
+def _watch(shares: Shares, rows: LiveRows, rejection: Rejection | None = None) -> Watch:
+    """A step callback that calls each edit with its own rows, and drops those of an edit whose listener raises.
+
+    Rejected candidates are dropped, too.
+    """
     starts = [sum(len(seeds) for _, seeds in shares[:i]) for i in range(len(shares))]
     parts = [
         (window.edit, slice(start, start + len(seeds)), window.watching(len(seeds)))
@@ -175,5 +185,8 @@ def _watch(shares: Shares, rows: LiveRows) -> Watch:
                 rows.drop(own)
                 if not rows.live.any():
                     raise
+        if rejection is not None:
+            rows.drop(rejection.drop(step, total, clean))
+            shares[0][0].shown = rejection.best
 
     return watch

@@ -25,7 +25,7 @@ DRAWING: tuple[Task, ...] = ("edit", "shape")
 """Tasks that draw what the prompt says, and so need one; the others continue the surroundings."""
 
 # Fields of EditRequest that several methods use, and some do not.
-TEXT_FIELDS = ("negative_prompt", "guidance_scale", "guidance_embedding")
+TEXT_FIELDS = ("negative_prompt", "guidance_scale", "guidance_interval", "guidance_embedding")
 START_FIELDS = ("fill", "scribble", "start_fraction", "start_sigma")
 
 

@@ -35,7 +35,7 @@ CARDS: tuple[MethodCard, ...] = (
         paper="Avrahami, Fried, Lischinski: Blended Latent Diffusion, SIGGRAPH 2023, arXiv:2206.02779",
         module="sfumato.methods.sampling.blended_latent_diffusion",
         needs=frozenset({Capability.TEXT, Capability.LATENTS}),
-        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "shrink", "soft_mask"),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "step_cache", "shrink", "soft_mask"),
         tasks=_TASKS,
     ),
     MethodCard(
@@ -90,7 +90,7 @@ CARDS: tuple[MethodCard, ...] = (
         "ECCV 2024, arXiv:2312.03594",
         module="sfumato.methods.finetuned.powerpaint",
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.POWERPAINT}),
-        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "soft_mask"),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "step_cache", "soft_mask"),
         tasks=_TOLD,
     ),
     MethodCard(
@@ -101,7 +101,7 @@ CARDS: tuple[MethodCard, ...] = (
         "section 4.5; the checkpoints of RunwayML, Stability AI and diffusers",
         module="sfumato.methods.finetuned.stable_inpainting",
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.INPAINTING}),
-        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "soft_mask"),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "step_cache", "soft_mask"),
         tasks=_TRAINED,
     ),
     MethodCard(
@@ -111,7 +111,7 @@ CARDS: tuple[MethodCard, ...] = (
         paper="Xie et al.: SmartBrush, Text and Shape Guided Object Inpainting with Diffusion Model, CVPR 2023, arXiv:2212.05034",
         module="sfumato.methods.finetuned.smartbrush",
         needs=frozenset({Capability.TEXT, Capability.LATENTS, Capability.CHAIN, Capability.SMARTBRUSH}),
-        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler"),
+        uses=(*TEXT_FIELDS, *START_FIELDS, "scheduler", "step_cache"),
         tasks={"edit": _EDIT, "shape": _EDIT},
     ),
     MethodCard(

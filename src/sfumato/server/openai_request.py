@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 from pydantic import Field, create_model
 
 from sfumato.jobs.item import Item, open_picture
-from sfumato.request import MOST_SEED, PICTURES, RANDOM_SEED, Seed, Size
+from sfumato.request import PICTURES
 from sfumato.server.failures import Refused
 from sfumato.server.openai_pictures import check_output, from_markup, pictures_of, refused
 from sfumato.server.settings import Settings
 from sfumato.server.submission import JobOptions, Sent, check_sizes, submission, validated
 from sfumato.server.uploads import Form
+from sfumato.values import MOST_SEED, RANDOM_SEED, Seed, Size
 
 STEPS = {"low": 12, "high": 60, "xhigh": 100, "max": 150}  # other qualities: the model's own default
 RECONSTRUCTIONS = tuple(

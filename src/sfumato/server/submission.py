@@ -153,7 +153,7 @@ def _unknown(name: str, known: tuple[str, ...]) -> Refused:
 
 
 def _check_limits(options: dict[str, Any], limits: Limits) -> None:
-    most = {"n": limits.predictions, "steps": limits.steps, "batch_size": limits.predictions}
+    most = dict.fromkeys(("n", "candidates", "batch_size"), limits.predictions) | {"steps": limits.steps}
     for name, limit in most.items():
         if (options.get(name) or 0) > limit:
             raise Refused(
