@@ -141,6 +141,18 @@ def nothing_fits(model: str, sizes: Sizes, free: Free, dtype: str, quantization:
     )
 
 
+def needs_tiles(pixels: int, width: int, itemsize: int, free: int) -> bool:
+    """Whether an autoencoder cannot work on a picture as a whole, by the estimate above.
+
+    Args:
+        pixels: Of the picture.
+        width: Channels of the autoencoder at full resolution.
+        itemsize: Bytes of a number.
+        free: Free bytes of its device.
+    """
+    return PIXEL_TENSORS * width * pixels * itemsize > free
+
+
 def gigabytes(count: int) -> str:
     """Bytes for people: GB of 10^9 bytes, as cards are sold."""
     return f"{count / 1e9:.2f} GB" if count < 1e9 else f"{count / 1e9:.1f} GB"

@@ -53,7 +53,7 @@ def examine(model: str, sizes: Sizes, free: Free, device: str, dtype: str) -> di
         _row(sizes, free, mode, name, dtype)
         for name in formats
         for mode in memory.modes(sizes, _quantization(name))
-        if not (free.is_cpu and (mode != "full" or name == "nf4"))
+        if not (free.is_cpu and mode != "full") and (name != "nf4" or device.startswith("cuda"))
     ]
     best = next((row for row in _preferred(rows, dtype) if row["fits"]), None)
     return {
@@ -71,7 +71,7 @@ def examine(model: str, sizes: Sizes, free: Free, device: str, dtype: str) -> di
             for network in sizes.networks
         ],
         "settings": rows,
-        "command": None if best is None else _command(model, best, dtype),
+        "command": None if best is None else _command(model, best),
         "estimated": ESTIMATE.format(side=sizes.side),
     }
 
@@ -104,7 +104,7 @@ def _preferred(rows: list[dict[str, Any]], dtype: str) -> list[dict[str, Any]]:
     return sorted(usual, key=lambda row: (row["memory"] == "sequential", row["quantization"] is not None))
 
 
-def _command(model: str, row: dict[str, Any], dtype: str) -> str:
+def _command(model: str, row: dict[str, Any]) -> str:
     packed = [] if row["quantization"] is None else ["--quantization", row["quantization"]]
     placed = [] if row["memory"] == "full" else ["--memory", row["memory"]]
     return shlex.join(["sfumato", "edit", "photo.png", "--mask", "mask.png", "--prompt", "...", "--model", model, *placed, *packed])
