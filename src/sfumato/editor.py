@@ -50,8 +50,8 @@ class Editor:
             by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
         branch: BrushNet or inpainting ControlNet beside the model: a folder, a .safetensors file, or a hub id that is cached.
         control_model: ControlNets for control pictures, each as `branch`.
-        memory: Where the weights are kept: "full" (on the device), "offload" (there one network at a time), "sequential" (one layer
-            at a time), or "auto", the first of them that fits. The pictures are the same.
+        memory: Where the weights are kept: "full" (on the device), "offload" (there one network at a time), "sequential" (one
+            layer at a time), or "auto", the first of them that fits. The pictures are the same.
         quantization: Weights of linear layers in "int8", "fp8" or "nf4"; approximate.
 
     Raises:

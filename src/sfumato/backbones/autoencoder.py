@@ -83,7 +83,7 @@ class LatentAutoencoder:
 
     @contextmanager
     def _tiled_if_needed(self, pixels: int) -> Iterator[None]:
-        """For pictures of so many pixels: in overlapping tiles if one does not fit into free memory. Approximate, so a note says it."""
+        """In overlapping tiles if a picture of so many pixels does not fit into free memory; approximate, so a note says it."""
         if hasattr(self.vae, "_hf_hook"):
             self.vae._hf_hook.pre_forward(self.vae)  # other networks leave the device: see `placing`
         can = hasattr(self.vae, "use_tiling") and hasattr(self.vae, "tiled_decode")
@@ -91,7 +91,7 @@ class LatentAutoencoder:
             yield
             return
         note = (
-            f"The window was encoded or decoded in overlapping tiles, as {round(pixels / 1e6, 1)} megapixels at once would not fit "
+            f"The window was encoded or decoded in overlapping tiles, as {round(pixels / 1e6, 1)} megapixels at once do not fit "
             "into free memory: pixels differ slightly from those of the whole."
         )
         if note not in self.notes:

@@ -16,7 +16,10 @@ from sfumato.errors import BackboneError, ModelNotFound, ResourceError, Unsuppor
 
 PART = "transformer"
 BASES = (  # tensors under the names of a model's authors that tell it apart, and where its other parts are
-    (("double_blocks.0.img_attn.qkv.weight", "guidance_in.in_layer.weight", "vector_in.in_layer.weight"), "black-forest-labs/FLUX.1-dev"),
+    (
+        ("double_blocks.0.img_attn.qkv.weight", "guidance_in.in_layer.weight", "vector_in.in_layer.weight"),
+        "black-forest-labs/FLUX.1-dev",
+    ),
     (("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight"), "black-forest-labs/FLUX.1-schnell"),
     (("joint_blocks.37.x_block.attn.qkv.weight",), "stabilityai/stable-diffusion-3.5-large"),
     (("joint_blocks.0.x_block.attn2.qkv.weight",), "stabilityai/stable-diffusion-3.5-medium"),
@@ -34,7 +37,9 @@ def check_package() -> None:
         ResourceError: extra-missing.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise ResourceError('GGUF files need the package gguf; install it with: pip install "sfumato[gguf]"', code="extra-missing")
+        raise ResourceError(
+            'GGUF files need the package gguf; install it with: pip install "sfumato[gguf]"', code="extra-missing"
+        )
 
 
 def read_gguf(path: Path) -> tuple[Header, int]:
@@ -83,8 +88,8 @@ def base_of(path: Path, name: str) -> Path:
     base = next((base for tensors, base in BASES if bare.issuperset(tensors)), None)
     if base is None:
         raise Unsupported(
-            f"'{name}' holds a transformer, and which model's it is its tensors do not say: put it into the transformer folder of "
-            "that model in diffusers' format."
+            f"'{name}' holds a transformer, and which model's it is its tensors do not say: put it into the transformer folder "
+            "of that model in diffusers' format."
         )
     try:
         return cached_snapshot(base)

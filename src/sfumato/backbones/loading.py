@@ -137,7 +137,9 @@ def _own(what: str, read: Callable[..., "Backbone"], source: Path, given: Given)
     _take_no_parts(what, given)
     backbone = reading(read(source, name=given.model, device=given.device, dtype=given.dtype), given.prediction_type)
     if given.memory in {"offload", "sequential"}:
-        backbone.loading_notes.append(f"{what} is small, so all of it is on the device: --memory {given.memory} was not followed.")
+        backbone.loading_notes.append(
+            f"{what} is small, so all of it is on the device: --memory {given.memory} was not followed."
+        )
     return backbone
 
 

@@ -55,9 +55,7 @@ def check_choices(memory: str, quantization: str | None) -> None:
     if memory not in CHOICES:
         raise OptionError(f"Memory '{memory}' is unknown; choose from {', '.join(CHOICES)}.", code="option-memory")
     if quantization is not None and quantization not in BITS:
-        raise OptionError(
-            f"Quantization '{quantization}' is unknown; choose from {', '.join(BITS)}.", code="option-quantization"
-        )
+        raise OptionError(f"Quantization '{quantization}' is unknown; choose from {', '.join(BITS)}.", code="option-quantization")
     if memory == "sequential" and quantization is not None:
         raise OptionError(
             f"Weights in {quantization} are not moved layer by layer: leave --quantization out, or use --memory offload.",

@@ -166,5 +166,3 @@ def _other_vae(given: Given, folder: Path) -> Any:
     assert given.vae
     config = read_json(folder / "vae" / "config.json")
     return load_vae(given.vae, given.model, config, given.dtype, allow_pickle=given.allow_pickle)
-
-

@@ -32,9 +32,7 @@ class Placement:
     notes: list[str] = field(default_factory=list)
 
 
-def decide(
-    model: str, source: Path, asked: str, quantization: str | None, device: torch.device, dtype: torch.dtype
-) -> Placement:
+def decide(model: str, source: Path, asked: str, quantization: str | None, device: torch.device, dtype: torch.dtype) -> Placement:
     """Decide where a model's weights are kept, from its headers.
 
     Args:

@@ -66,4 +66,6 @@ def pipeline_config(quantization: str, dtype: torch.dtype, parts: Iterable[tuple
 
 def note(quantization: str) -> str:
     """What a user is told of packed weights."""
-    return f"The weights are in {quantization} ({PACKAGES[quantization]}), so the pictures differ from those of the model as it is."
+    return (
+        f"The weights are in {quantization} ({PACKAGES[quantization]}), so the pictures differ from those of the model as it is."
+    )

@@ -15,7 +15,15 @@ Role = Literal["text encoder", "denoiser", "autoencoder"]
 Shapes = Mapping[str, tuple[int, ...]]
 ROLES: tuple[Role, ...] = ("text encoder", "denoiser", "autoencoder")  # in the order of an edit
 _ROLE: Mapping[str, Role] = {"unet": "denoiser", "transformer": "denoiser", "vae": "autoencoder", "vqvae": "autoencoder"}
-_TABLES = ("embed_tokens", "token_embedding", "position_embedding", "word_embeddings", "relative_attention_bias", "shared", "lm_head")
+_TABLES = (
+    "embed_tokens",
+    "token_embedding",
+    "position_embedding",
+    "word_embeddings",
+    "relative_attention_bias",
+    "shared",
+    "lm_head",
+)
 _STEMS = ("diffusion_pytorch_model", "model")  # of diffusers' and of transformers' files
 _FACTOR, _SIDE = 8, 1024  # pixels a latent cell, and native side, of models whose files do not say
 _SINGLE_SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}

@@ -99,7 +99,7 @@ def _format(name: str, dtype: str) -> tuple[int, str | None]:
 
 
 def _preferred(rows: list[dict[str, Any]], dtype: str) -> list[dict[str, Any]]:
-    """The settings of the device's usual dtype, best first: exact weights before packed ones, but packed before layer by layer."""
+    """The settings of the usual dtype, best first: exact weights before packed ones, but these before layer by layer."""
     usual = [row for row in rows if row["dtype"] == dtype]
     return sorted(usual, key=lambda row: (row["memory"] == "sequential", row["quantization"] is not None))
 
@@ -107,7 +107,9 @@ def _preferred(rows: list[dict[str, Any]], dtype: str) -> list[dict[str, Any]]:
 def _command(model: str, row: dict[str, Any]) -> str:
     packed = [] if row["quantization"] is None else ["--quantization", row["quantization"]]
     placed = [] if row["memory"] == "full" else ["--memory", row["memory"]]
-    return shlex.join(["sfumato", "edit", "photo.png", "--mask", "mask.png", "--prompt", "...", "--model", model, *placed, *packed])
+    return shlex.join(
+        ["sfumato", "edit", "photo.png", "--mask", "mask.png", "--prompt", "...", "--model", model, *placed, *packed]
+    )
 
 
 def _show(findings: dict[str, Any]) -> None:

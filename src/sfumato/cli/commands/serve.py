@@ -101,9 +101,7 @@ def serve(
             origins=tuple(allow_origin or ()),
             devices=tuple(device or (None,)),
             share=share,
-            load=LoadOptions(
-                dtype=dtype, offline=offline, allow_pickle=allow_pickle, memory=memory, quantization=quantization
-            ),
+            load=LoadOptions(dtype=dtype, offline=offline, allow_pickle=allow_pickle, memory=memory, quantization=quantization),
             vae=vae,
             prediction_type=prediction_type,
             branch=branch,
