@@ -81,8 +81,8 @@ def locate(model: str) -> Path:
     looks_like_file = path.suffix in {".safetensors", ".gguf", *PICKLE_SUFFIXES}
     if looks_like_file or not HUB_ID.fullmatch(model):
         raise ModelNotFound(
-            f"There is no model '{model}'; give 'embedded', a folder in diffusers' format, a .safetensors or .gguf file, or a hub "
-            "id (OWNER/NAME)."
+            f"There is no model '{model}'; give 'embedded', a folder in diffusers' format, a .safetensors or .gguf file, or a "
+            "hub id (OWNER/NAME)."
         )
     return cached_snapshot(model)
 

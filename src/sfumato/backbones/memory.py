@@ -88,20 +88,21 @@ def need(sizes: Sizes, mode: Mode, itemsize: int, quantization: str | None = Non
 
     In all of them the autoencoder, which is small, stays on the device.
     """
-    whole = {network.name: weight_bytes(network, itemsize, quantization) for network in sizes.networks}
-    work = {network.name: activation_bytes(network, itemsize, sizes.side) for network in sizes.networks}
-    total, peak = sum(whole.values()), max(work.values(), default=0)
+    whole = [weight_bytes(network, itemsize, quantization) for network in sizes.networks]
+    work = [activation_bytes(network, itemsize, sizes.side) for network in sizes.networks]
+    total, peak = sum(whole), max(work, default=0)
     if is_cpu:
         return Need(device=total + peak + RESERVE, main=total + peak + RESERVE)
     if mode == "full":
         return Need(device=total + peak + RESERVE, main=total)
-    decoder = sum(whole[network.name] for network in sizes.networks if network.role == "autoencoder")
-    turns = [
-        (0 if network.role == "autoencoder" else whole[network.name] if mode == "offload" else network.largest * itemsize)
-        + work[network.name]
-        for network in sizes.networks
-    ]
-    return Need(device=decoder + max(turns, default=0) + RESERVE, main=total)
+    stays = turn = 0
+    for network, weights, activations in zip(sizes.networks, whole, work, strict=True):
+        if network.role == "autoencoder":
+            stays, moved = stays + weights, 0
+        else:
+            moved = weights if mode == "offload" else network.largest * itemsize
+        turn = max(turn, moved + activations)
+    return Need(device=stays + turn + RESERVE, main=total)
 
 
 def modes(sizes: Sizes, quantization: str | None) -> tuple[Mode, ...]:
