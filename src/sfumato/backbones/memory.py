@@ -129,9 +129,9 @@ def nothing_fits(model: str, sizes: Sizes, free: Free, dtype: str, quantization:
     short_of_main = least.device <= free.device
     wanted, there = (least.main, free.main) if short_of_main else (least.device, free.device)
     place = "main memory" if short_of_main or free.is_cpu else "memory of the device"
-    smaller = [
-        f"--dtype {name}" for name in ("bfloat16",) if itemsize == 4 and choose(sizes, free, ITEMSIZE[name], quantization)
-    ] + [f"--quantization {name}" for name in BITS if quantization is None and choose(sizes, free, itemsize, name)]
+    smaller = ["--dtype bfloat16"] if itemsize == 4 and choose(sizes, free, 2, quantization) else []
+    packed = [name for name in BITS if quantization is None and not (free.is_cpu and name == "nf4")]
+    smaller += [f"--quantization {name}" for name in packed if choose(sizes, free, itemsize, name)]
     advice = f"use {' or '.join(smaller)}" if smaller else "close other programs or use a smaller model"
     return ResourceError(
         f"'{model}' needs at least {gigabytes(wanted)} of {place} in {quantization or dtype}, and {gigabytes(there)} are free: "

@@ -207,7 +207,7 @@ def test_packed_weights_edit(quantization: str, flux: Path) -> None:
 
     denoiser: Any = editor.backbone.denoiser
     kinds = {
-        type(module.weight.data).__name__ for module in denoiser.transformer.modules() if isinstance(module, torch.nn.Linear)
+        type(module.weight).__name__ for module in denoiser.transformer.modules() if isinstance(module, torch.nn.Linear)
     }
     assert any(kind in kinds for kind in ("Int8Tensor", "Float8Tensor"))
     assert result.facts["quantization"] == quantization
@@ -235,11 +235,11 @@ def test_large_windows_are_decoded_in_tiles(sd1: Path, monkeypatch: pytest.Monke
 
 def test_doctor_says_what_fits(sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfumato.cli.fitting.free_bytes", lambda device: Free(device=GIB, main=GIB, is_cpu=True))
-    found = json.loads(CliRunner().invoke(app, ["doctor", "--model", str(sd1), "--device", "cpu", "--json"]).output)
+    found = json.loads(CliRunner().invoke(app, ["doctor", "--model", str(sd1), "--device", "cpu", "--json"]).stdout)
 
     (unet,) = (each for each in found["networks"] if each["role"] == "denoiser")
     assert unet["bytes"]["float32"] == 4 * unet["elements"] == 2 * unet["bytes"]["bfloat16"]
     assert found["side"] == 128
     assert all(row["fits"] and row["memory"] == "full" for row in found["settings"])
     assert found["command"].endswith(f"--model {sd1}")
-    assert "estimate" in CliRunner().invoke(app, ["doctor", "--model", str(sd1), "--device", "cpu"]).output
+    assert "estimate" in CliRunner().invoke(app, ["doctor", "--model", str(sd1), "--device", "cpu"]).stdout
