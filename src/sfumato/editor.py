@@ -55,8 +55,7 @@ class Editor:
         quantization: Weights of linear layers in "int8", "fp8" or "nf4"; approximate.
 
     Raises:
-        BackboneError: The model is absent, unsafe or not supported.
-        ResourceError: It does not fit in any way.
+        BackboneError, ResourceError: The model is absent, unsafe or not supported; it fits in no way.
         OptionError: An unknown method, device, dtype, prediction type, memory or quantization.
     """
 
@@ -91,8 +90,7 @@ class Editor:
             quantization=quantization,
         )
         own = Choice(model, tuple(lora), vae, prediction_type, branch, tuple(control_model))
-        held = Held(own, options)
-        self._hold(held, chosen_device, chosen_dtype, method, ranker, max_pixels)
+        self._hold(Held(own, options), chosen_device, chosen_dtype, method, ranker, max_pixels)
 
     @classmethod
     def from_pipe(

@@ -206,9 +206,7 @@ def test_packed_weights_edit(quantization: str, flux: Path) -> None:
     result = editor.edit(image=photo, box=(16, 16, 32, 32), prompt="a ball", steps=2, n=1, rank="none")
 
     denoiser: Any = editor.backbone.denoiser
-    kinds = {
-        type(module.weight).__name__ for module in denoiser.transformer.modules() if isinstance(module, torch.nn.Linear)
-    }
+    kinds = {type(module.weight).__name__ for module in denoiser.transformer.modules() if isinstance(module, torch.nn.Linear)}
     assert any(kind in kinds for kind in ("Int8Tensor", "Float8Tensor"))
     assert result.facts["quantization"] == quantization
     assert any(quantization in note for note in result.notes)
