@@ -38,7 +38,7 @@ class Editor:
     """Edits pictures with one loaded model.
 
     Args:
-        model: "embedded", a hub id that is cached, a diffusers folder, or a .safetensors file.
+        model: "embedded", a hub id that is cached, a diffusers folder, or a .safetensors or .gguf file.
         method: Name of the method used when an edit does not name one.
         device: "cpu", "cuda", "cuda:N" or "mps"; the fastest one present by default.
         dtype: "float32", "bfloat16" or "float16"; by default the fastest that is accurate on the device.
@@ -52,10 +52,13 @@ class Editor:
             by default the embedded one for the embedded model, and ViT-B/16 if it is cached for others.
         branch: BrushNet or inpainting ControlNet beside the model: a folder, a .safetensors file, or a hub id that is cached.
         control_model: ControlNets for control pictures, each as `branch`.
+        memory: Where the weights are kept: "full" (on the device), "offload" (there one network at a time), "sequential" (one
+            layer at a time), or "auto", the first of them that fits. The pictures are the same.
+        quantization: Weights of linear layers in "int8", "fp8" or "nf4"; approximate.
 
     Raises:
-        BackboneError: The model is absent, unsafe or not supported.
-        OptionError: An unknown method, device, dtype or prediction type.
+        BackboneError, ResourceError: The model is absent, unsafe or not supported; it fits in no way.
+        OptionError: An unknown method, device, dtype, prediction type, memory or quantization.
     """
 
     def __init__(
@@ -74,14 +77,22 @@ class Editor:
         prediction_type: str | None = None,
         branch: str | None = None,
         control_model: tuple[str, ...] = (),
+        memory: str = "auto",
+        quantization: str | None = None,
     ) -> None:
         registry.get(method)
         chosen_device = loading.choose_device(device)
         chosen_dtype = loading.choose_dtype(chosen_device, dtype)
-        options = LoadOptions(device=chosen_device, dtype=chosen_dtype, offline=offline, allow_pickle=allow_pickle)
+        options = LoadOptions(
+            device=chosen_device,
+            dtype=chosen_dtype,
+            offline=offline,
+            allow_pickle=allow_pickle,
+            memory=memory,
+            quantization=quantization,
+        )
         own = Choice(model, tuple(lora), vae, prediction_type, branch, tuple(control_model))
-        held = Held(own, options)
-        self._hold(held, chosen_device, chosen_dtype, method, ranker, max_pixels)
+        self._hold(Held(own, options), chosen_device, chosen_dtype, method, ranker, max_pixels)
 
     @classmethod
     def from_pipe(
@@ -278,7 +289,7 @@ class Editor:
                 *text_notes(edit, request),
                 *background_notes(request),
             ],
-            facts=facts(edit, self.device, self.dtype),
+            facts=facts(edit, self.device, self.dtype, self._held.options.quantization),
         )
 
 

@@ -1,7 +1,8 @@
 """Autoencoder of latent models, and the scaling of its latents."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from sfumato.backbones.base import Seen
 from sfumato.backbones.encodings import Encodings, digest, version
 from sfumato.backbones.finite import check_decoded, check_latents, is_finite
+from sfumato.backbones.hardware import free_memory
+from sfumato.backbones.memory import needs_tiles
 from sfumato.errors import Unsupported
 
 
@@ -42,6 +45,7 @@ class LatentAutoencoder:
         self.latent_channels = int(getattr(vae.config, "latent_channels", None) or vae.config.z_dim)
         halvings = getattr(vae.config, "temperal_downsample", None) or vae.config.block_out_channels[1:]
         self.factor = 2 ** len(halvings)
+        self._width = int(getattr(vae.config, "base_dim", None) or vae.config.block_out_channels[0])
         self._shift, self._scale = _normalisation(vae.config, self.latent_channels, name)
 
     @torch.no_grad()
@@ -64,7 +68,8 @@ class LatentAutoencoder:
             generator.set_state(start)
             return encoded.latent_dist.sample(generator).float()
 
-        return self._scaled(self._finite(encode, "encoding"))
+        with self._tiled_if_needed(pixels.shape[-2] * pixels.shape[-1]):
+            return self._scaled(self._finite(encode, "encoding"))
 
     def _encoded(self, pixels: Tensor) -> Any:
         """What the module makes of pixels. Of a single picture its posterior is kept, from which every sample is drawn."""
@@ -84,7 +89,30 @@ class LatentAutoencoder:
             BackboneError: numerics: latents or pixels are not finite.
         """
         check_latents(latents, self.name)
-        return self._finite(lambda: self._each_decoded(latents, seen), "decoding").clamp(-1.0, 1.0)
+        pixels = latents.shape[-2] * latents.shape[-1] * self.factor**2
+        with self._tiled_if_needed(pixels):
+            return self._finite(lambda: self._each_decoded(latents, seen), "decoding").clamp(-1.0, 1.0)
+
+    @contextmanager
+    def _tiled_if_needed(self, pixels: int) -> Iterator[None]:
+        """In overlapping tiles if a picture of so many pixels does not fit into free memory; approximate, so a note says it."""
+        if hasattr(self.vae, "_hf_hook"):
+            self.vae._hf_hook.pre_forward(self.vae)  # other networks leave the device: see `placing`
+        can = hasattr(self.vae, "use_tiling") and hasattr(self.vae, "tiled_decode")
+        if not can or not needs_tiles(pixels, self._width, self.vae.dtype.itemsize, free_memory(self.device)):
+            yield
+            return
+        note = (
+            f"The window was encoded or decoded in overlapping tiles, as {round(pixels / 1e6, 1)} megapixels at once do not fit "
+            "into free memory: pixels differ slightly from those of the whole."
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+        self.vae.enable_tiling()
+        try:
+            yield
+        finally:
+            self.vae.disable_tiling()
 
     def _each_decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
         """On a CPU one by one, each in memory of its own: it costs the same, and rounding may depend on the batch there."""

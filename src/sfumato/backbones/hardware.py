@@ -60,3 +60,22 @@ def _cpu_multiplies_bfloat16() -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def free_memory(device: "torch.device") -> int:
+    """Bytes that can be allocated on a device now, what torch holds in reserve included; of a CPU the machine's free memory."""
+    import torch
+
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return free_main_memory()
+
+
+def free_main_memory() -> int:
+    """Bytes of main memory that are free or can be freed without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)

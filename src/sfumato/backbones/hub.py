@@ -78,11 +78,11 @@ def locate(model: str) -> Path:
     path = Path(model).expanduser()
     if path.exists():
         return path
-    looks_like_file = path.suffix in {".safetensors", *PICKLE_SUFFIXES}
+    looks_like_file = path.suffix in {".safetensors", ".gguf", *PICKLE_SUFFIXES}
     if looks_like_file or not HUB_ID.fullmatch(model):
         raise ModelNotFound(
-            f"There is no model '{model}'; give 'embedded', a folder in diffusers' format, a .safetensors file, or a hub id "
-            "(OWNER/NAME)."
+            f"There is no model '{model}'; give 'embedded', a folder in diffusers' format, a .safetensors or .gguf file, or a "
+            "hub id (OWNER/NAME)."
         )
     return cached_snapshot(model)
 

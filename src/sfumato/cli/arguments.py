@@ -15,6 +15,10 @@ Devices = Annotated[
 ]
 StoredDevice = Annotated[str | None, typer.Option(help="By default the one it was made on.", metavar="NAME")]
 Dtype = Annotated[str | None, typer.Option(help="By default the fastest accurate one.", metavar="float32|bfloat16|float16")]
+Memory = Annotated[
+    str, typer.Option(help="Weights on the device: all, a network or a layer at a time.", metavar="auto|full|offload|sequential")
+]
+Quantization = Annotated[str | None, typer.Option(help="Weights in fewer bits; approximate.", metavar="int8|fp8|nf4")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled checkpoints too.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")]

@@ -13,7 +13,7 @@ from sfumato.batch.files import FileOptions
 from sfumato.batch.naming import Naming
 from sfumato.batch.row import Row
 from sfumato.batch.sharding import Shard
-from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Json, Offline
+from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Json, Memory, Offline, Quantization
 from sfumato.cli.destination import only_folder
 from sfumato.cli.failures import reported
 from sfumato.cli.generated import generated
@@ -70,7 +70,8 @@ class Settings:
     def parameters(self) -> dict[str, Any]:
         """What results depend on besides their rows."""
         files = {"name": self.files.naming.pattern, "layer": self.files.naming.layer, "format": self.files.format}
-        return {**files, "metadata": self.files.metadata, "dtype": self.load.dtype, "ranker": self.ranker}
+        packed = {} if self.load.quantization is None else {"quantization": self.load.quantization}
+        return {**files, "metadata": self.files.metadata, "dtype": self.load.dtype, "ranker": self.ranker, **packed}
 
 
 def command(summary: str, arguments: Sequence[str] = ()) -> Any:
@@ -106,6 +107,8 @@ def batch(
     address: Annotated[str | None, typer.Option(help="Ray cluster to run on.", metavar="HOST:PORT|auto")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    memory: Memory = "auto",
+    quantization: Quantization = None,
     ranker: Annotated[str | None, typer.Option(help="CLIP that ranks predictions: folder or cached id.", metavar="ID")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = MAX_PIXELS,
     offline: Offline = False,
@@ -132,7 +135,14 @@ def batch(
             engine=_engine(engine, address),
             address=address,
             parquet=parquet,
-            load=LoadOptions(device=device, dtype=dtype, offline=offline, allow_pickle=allow_pickle),
+            load=LoadOptions(
+                device=device,
+                dtype=dtype,
+                offline=offline,
+                allow_pickle=allow_pickle,
+                memory=memory,
+                quantization=quantization,
+            ),
             ranker=ranker,
             max_pixels=max_pixels,
         )

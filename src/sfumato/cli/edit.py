@@ -15,7 +15,7 @@ import typer
 from PIL import Image
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Offline
+from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Memory, Offline, Quantization
 from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
 from sfumato.cli.generated import generated
@@ -219,6 +219,8 @@ def edit(
     metadata: Annotated[bool, typer.Option(help="Store the request in each picture, for `sfumato replay`.")] = True,
     device: Device = None,
     dtype: Dtype = None,
+    memory: Memory = "auto",
+    quantization: Quantization = None,
     ranker: Annotated[str | None, typer.Option(help="CLIP that ranks predictions: folder or cached id.", metavar="ID")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = MAX_PIXELS,
     offline: Offline = False,
@@ -232,7 +234,14 @@ def edit(
         settings = Settings(
             out=out,
             force=force,
-            load=LoadOptions(device=device, dtype=dtype, offline=offline, allow_pickle=allow_pickle),
+            load=LoadOptions(
+                device=device,
+                dtype=dtype,
+                offline=offline,
+                allow_pickle=allow_pickle,
+                memory=memory,
+                quantization=quantization,
+            ),
             ranker=ranker,
             max_pixels=max_pixels,
             save_mask=save_mask,

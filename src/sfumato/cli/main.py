@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import sfumato
-from sfumato.cli.arguments import Debug, Force, Json, Out
+from sfumato.cli.arguments import Debug, Device, Force, Json, Out
 from sfumato.cli.commands.bench import bench
 from sfumato.cli.commands.replay import replay
 from sfumato.cli.commands.serve import serve
@@ -109,9 +109,20 @@ app.command()(serve)
 
 
 @app.command()
-def doctor(as_json: Json = False, debug: Debug = False) -> None:
-    """Report what this machine has and what is missing."""
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Say instead with which settings this model fits.", metavar="ID|FOLDER|FILE")
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Report what this machine has and what is missing, or how a model fits it."""
     with reported(as_json, debug):
+        if model is not None:
+            from sfumato.cli import fitting
+
+            return fitting.run(model, device, as_json)
         from sfumato.cli.doctor import run
 
         run(as_json)

@@ -59,7 +59,12 @@ def run(
     _check_sources(whole, stored.facts)
     changes |= by_field(whole.pictures()) | _as_then(stored, whole, file, max_pixels)
     facts = stored.facts
-    load = replace(load, device=load.device or facts.get("device"), dtype=load.dtype or facts.get("dtype"))
+    load = replace(
+        load,
+        device=load.device or facts.get("device"),
+        dtype=load.dtype or facts.get("dtype"),
+        quantization=facts.get("quantization"),
+    )
     settings = Settings(load=load, max_pixels=max_pixels)
     with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:
         for batch in _batches(whole, stored.seed):

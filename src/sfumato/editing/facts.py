@@ -17,13 +17,14 @@ WORDS_SHOWN = 60
 LIBRARIES = ("torch", "diffusers", "transformers")  # the pixels depend on their versions
 
 
-def facts(edit: Prepared, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Values that a replay compares, see `EditResult.facts`. Device and dtype are the editor's."""
+def facts(edit: Prepared, device: torch.device, dtype: torch.dtype, quantization: str | None = None) -> dict[str, Any]:
+    """Values that a replay compares, see `EditResult.facts`. Device, dtype and quantization are the editor's."""
     backbone, parts = edit.backbone, [window.inputs for window in edit.windows]
     return {
         "versions": versions(),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
+        **({} if quantization is None else {"quantization": quantization}),
         "prediction_type": backbone.traits.prediction,
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -44,7 +44,8 @@ def check_region(request: EditRequest, denoiser: Denoiser, card: MethodCard, opt
         )
     if (request.step_cache or 1) > 1 or request.candidates:
         raise OptionError(
-            "region goes with neither step_cache nor candidates: leave them out, or leave region out.", code="option-contradiction"
+            "region goes with neither step_cache nor candidates: leave them out, or leave region out.",
+            code="option-contradiction",
         )
     if request.control:
         raise Unsupported("region computes no control pictures: leave them out, or leave region out.")

@@ -162,14 +162,14 @@ def test_stable_diffusion_2_is_told_apart_with_a_note(
 def load_sd2(file: Path, **options: Any) -> Any:
     """The family's mark is wider than the tiny network, which is therefore built from a file without it."""
     with pytest.MonkeyPatch.context() as patch:
-        read = loading._read_file
+        read = loading.read_file
 
         def without_mark(path: Path, config: Path, given: Any) -> Any:
             weights = {name: tensor for name, tensor in load_file(path).items() if name != SD2_MARK}
             save_file(weights, copy := path.with_name("built.safetensors"))
             return read(copy, config, given)
 
-        patch.setattr(loading, "_read_file", without_mark)
+        patch.setattr(loading, "read_file", without_mark)
         return load(file, **options)
 
 

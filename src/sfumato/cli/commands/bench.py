@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.cli.arguments import Debug, Device, Dtype, Json, Offline, Out
+from sfumato.cli.arguments import Debug, Device, Dtype, Json, Memory, Offline, Out, Quantization
 from sfumato.cli.commands.bench_speed import speed
 from sfumato.cli.failures import reported
 from sfumato.errors import OptionError
@@ -50,6 +50,8 @@ def quality(
     force: Annotated[bool, typer.Option("--force", help="Start anew instead of going on with what is there.")] = False,
     device: Device = None,
     dtype: Dtype = None,
+    memory: Memory = "auto",
+    quantization: Quantization = None,
     offline: Offline = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -81,7 +83,7 @@ def quality(
                 seed=seed,
                 out=out,
                 force=force,
-                load=LoadOptions(device=device, dtype=dtype, offline=offline),
+                load=LoadOptions(device=device, dtype=dtype, offline=offline, memory=memory, quantization=quantization),
                 as_json=as_json,
             )
         )

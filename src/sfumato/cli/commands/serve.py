@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.cli.arguments import AllowPickle, Debug, Devices, Dtype, Offline
+from sfumato.cli.arguments import AllowPickle, Debug, Devices, Dtype, Memory, Offline, Quantization
 from sfumato.cli.failures import reported
 
 
@@ -37,6 +37,8 @@ def serve(
     ] = None,
     device: Devices = None,
     dtype: Dtype = None,
+    memory: Memory = "auto",
+    quantization: Quantization = None,
     vae: Annotated[str | None, typer.Option(help="Autoencoder in place of the model's own.", metavar="FILE|FOLDER")] = None,
     prediction_type: Annotated[
         str | None,
@@ -99,7 +101,7 @@ def serve(
             origins=tuple(allow_origin or ()),
             devices=tuple(device or (None,)),
             share=share,
-            load=LoadOptions(dtype=dtype, offline=offline, allow_pickle=allow_pickle),
+            load=LoadOptions(dtype=dtype, offline=offline, allow_pickle=allow_pickle, memory=memory, quantization=quantization),
             vae=vae,
             prediction_type=prediction_type,
             branch=branch,
