@@ -1,24 +1,33 @@
-"""Memory and time of edits of large pictures: `python scripts/large_pictures.py [MEGAPIXELS ...]`.
+"""Memory and time of edits of large pictures: `python scripts/large_pictures.py [--format png] [MEGAPIXELS ...]`.
 
-Each edit is a process of its own, `sfumato edit` with the embedded model, four predictions and four steps, of a JPEG as large
-as a camera's. Printed are the largest resident set, as the kernel counted it, and the seconds it took. The first line is a
-picture so small that what is left is Python, the libraries and the model.
+Each edit is a process of its own, with the fast embedded model, four steps, one prediction and then four, of a JPEG as large as a
+camera's; a small picture is edited first, so that nothing is measured that is done once. Printed are seconds of processor time by
+stage (reading and preparing, sampling, finishing, writing) and what reading, finishing and writing take on top of the same edit
+of a small picture; then the largest resident set, as the kernel counted it, and what of it is on top.
 """
 
+import argparse
+import json
 import math
 import os
+import resource
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
 from rich.console import Console
 
-from sfumato import examples
+from sfumato import Editor, EditRequest, examples
+from sfumato.cli.grid import source_tile
+from sfumato.cli.results import format_of, write_results
 
-SIZES = (0.25, 24, 48, 61)
+SMALL, SIZES = 0.25, (12.0, 24.0, 48.0, 61.0)
+STAGES = ("prepare", "sample", "finish", "write")
+SHARE = 0.1  # side of the mask, of the picture's height
 
 
 def camera_picture(path: Path, megapixels: float) -> tuple[int, int]:
@@ -29,31 +38,62 @@ def camera_picture(path: Path, megapixels: float) -> tuple[int, int]:
     return size
 
 
-def edit(source: Path, size: tuple[int, int], out: Path, share: float, *options: str) -> tuple[float, float]:
-    """Mebibytes of the largest resident set and seconds of one edit of a square of this share of the picture's height."""
-    side = round(size[1] * share)
-    box = f"{size[0] // 3},{size[1] // 3},{side},{side}"
-    command = [sys.executable, "-m", "sfumato", "edit", str(source), "a red ball", "--box", box, "--steps", "4", "-n", "4"]
-    start = time.perf_counter()
-    running = subprocess.Popen([*command, "--max-pixels", "1000000000", "--out", str(out), *options], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(running.pid, 0)
-    if status:
-        raise SystemExit(f"the edit of {source} failed")
-    return usage.ru_maxrss / 1024, time.perf_counter() - start
+def one_edit(source: Path, small: Path, n: int, file_format: str) -> None:
+    """Edit the small picture and then the other one; print the seconds by stage and the largest resident set as JSON."""
+    editor = Editor(model="embedded-fast", max_pixels=10**9)
+    for path in (small, source):
+        width, height = Image.open(path).size
+        box = (width // 3, height // 3, round(height * SHARE), round(height * SHARE))
+        request = EditRequest(image=path, prompt="a red ball", box=box, steps=4, n=n)
+        tile = source_tile(Image.open(small), None)
+        with TemporaryDirectory() as folder:
+            clock = [time.process_time()]
+            prepared = editor.prepare(request)
+            clock.append(time.process_time())
+            latents = list(editor.sample(prepared.samples))
+            clock.append(time.process_time())
+            result = editor.finish(prepared, latents)
+            clock.append(time.process_time())
+            write_results(Path(folder), result, tile, format_of(file_format), metadata=True)
+            clock.append(time.process_time())
+    seconds = dict(zip(STAGES, (after - before for before, after in pairwise(clock)), strict=True))
+    sys.stdout.write(json.dumps({**seconds, "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}) + "\n")
+
+
+def measured(source: Path, small: Path, n: int, file_format: str) -> dict[str, float]:
+    """`one_edit` in a process of its own."""
+    command = [sys.executable, __file__, "--edit", str(source), str(small), str(n), file_format]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
-    """Measure every size that was asked for, with a small and a large mask."""
-    sizes = [float(text) for text in sys.argv[1:]] or SIZES
+    """Measure every size that was asked for, with one prediction and with four."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("megapixels", nargs="*", type=float, default=SIZES)
+    parser.add_argument("--format", choices=("jpeg", "png"), default="jpeg", help="of the predictions")
+    parser.add_argument("--edit", nargs=4, metavar=("SOURCE", "SMALL", "N", "FORMAT"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.edit is not None:
+        source, small, n, file_format = asked.edit
+        one_edit(Path(source), Path(small), int(n), file_format)
+        return
     console = Console()
-    console.print("megapixels   mask          MiB   seconds")
+    console.print("megapixels  n  " + "".join(f"{stage:>9}" for stage in STAGES) + "   on top      MiB   on top")
     with TemporaryDirectory() as folder:
-        for megapixels in sizes:
-            source = Path(folder) / f"{megapixels}.jpg"
-            size = camera_picture(source, megapixels)
-            for share in (0.1, 0.6):
-                memory, seconds = edit(source, size, Path(folder) / f"{megapixels}-{share}", share)
-                console.print(f"{megapixels:10g}   {share:4.0%} {memory:12.0f} {seconds:9.1f}", highlight=False)
+        small = Path(folder) / "small.jpg"
+        camera_picture(small, SMALL)
+        for n in (1, 4):
+            least = measured(small, small, n, asked.format)
+            for megapixels in asked.megapixels:
+                source = Path(folder) / f"{megapixels}.jpg"
+                camera_picture(source, megapixels)
+                found = measured(source, small, n, asked.format)
+                more = sum(found[stage] - least[stage] for stage in STAGES if stage != "sample")
+                shown = "".join(f"{found[stage]:9.2f}" for stage in STAGES)
+                memory = f"{found['MiB']:9.0f}{found['MiB'] - least['MiB']:9.0f}"
+                console.print(f"{megapixels:10g}  {n}  {shown}{more:9.2f}{memory}", highlight=False)
 
 
 if __name__ == "__main__":

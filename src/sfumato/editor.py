@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sfumato.accel.base import Accelerator
+from sfumato.accel.region.store import FeatureStore
 from sfumato.backbones import loading
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.options import LoadOptions
@@ -127,6 +128,7 @@ class Editor:
         self.model, self.lora = held.own.model, held.own.lora
         self.scorers = Scorers(ranker, self.device)
         self.accelerators: tuple[Accelerator, ...] = ()  # attached to the denoiser in every edit
+        self.features = FeatureStore()  # of pictures that were edited in region mode
 
     def edit(
         self,
@@ -189,6 +191,7 @@ class Editor:
             if (backbone := self._held.get(choice)) is not self.backbone:
                 self.backbone = backbone
                 self.scorers.forget()
+                self.features.clear()
             card = tasks.choose_method(request, backbone.traits, named)
             request = request.model_copy(update={"method": card.name})
             resolved = resolve(request, backbone, card, allow_pickle=self._held.options.allow_pickle)
@@ -232,7 +235,7 @@ class Editor:
         Raises:
             Cancelled, ResourceError: See `sfumato.errors`.
         """
-        return sample(samples, self.accelerators)
+        return sample(samples, self.accelerators, self.features)
 
     def finish(self, edit: Prepared, made: Iterable[Latents], *, save_steps: Path | None = None) -> EditResult:
         """Third stage: decode the latents of one edit, reconstruct the background, rank, and compose the pictures.

@@ -172,6 +172,11 @@ class EditRequest(WithOptions):
     window: Literal["auto", "whole"] | Box = Field(
         "auto", description="Part of the image given to the model: auto (around the mask; far islands apart), whole, or x,y,w,h."
     )
+    region: bool = Field(
+        False,
+        description="Compute only what is around the mask and read the rest from kept features of the source: quicker where the "
+        "mask is a small part of the window, most of all when a picture is edited again. Approximate.",
+    )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
     background: (
         Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "decoder-local", "none"] | None

@@ -73,9 +73,10 @@ def commands(document: Path) -> Iterator[list[str]]:
 def complaint(words: list[str]) -> str | None:
     """What typer says against the words after `sfumato`, read but not run: an unknown command or flag, a missing argument."""
     command: Any = typer.main.get_command(app)
+    root = command
     context, name, rest = typer.Context(command, info_name="sfumato"), "sfumato", words
     try:
-        while rest and hasattr(command, "list_commands"):
+        while rest and hasattr(command, "list_commands") and not (command is not root and rest[0].startswith("-")):
             name, command, rest = command.resolve_command(context, rest)
         if rest and "--help" not in rest:
             command.make_context(name, list(rest), parent=context)

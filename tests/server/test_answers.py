@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.pictures.deep import encode_png
+from sfumato.pictures.png import encode_png
 from sfumato.pictures.reading import Picture, read
 from sfumato.server.worker import editor_maker
 from tests.server import pictures

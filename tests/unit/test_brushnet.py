@@ -238,6 +238,7 @@ def test_the_base_may_have_a_lora(folder: Path, branch: str, tmp_path: Path, fie
     layer = "unet.mid_block.resnets.0.time_emb_proj"
     rows, columns = UNet2DConditionModel.from_pretrained(folder / "unet").mid_block.resnets[0].time_emb_proj.weight.shape
     file = tmp_path / "lora.safetensors"
-    save_file({f"{layer}.lora_A.weight": torch.ones(2, columns), f"{layer}.lora_B.weight": torch.ones(rows, 2)}, file)
+    down, up = torch.ones(2, columns), torch.arange(2.0 * rows).reshape(rows, 2)  # a shift of all channels alike is normed away
+    save_file({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, file)
     made = [pixels(Editor(str(folder), dtype="float32", branch=branch, lora=lora).edit(**fields)) for lora in ((), (str(file),))]
     assert not np.array_equal(made[0], made[1])

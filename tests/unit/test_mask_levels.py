@@ -109,7 +109,7 @@ def test_any_colour_on_black_is_edited_with_a_note(colour: tuple[int, int, int])
         assert "#{:02x}{:02x}{:02x}".format(*colour) in found.notes[0]
     for quality in (75, 95):
         change = read_it(jpeg(Image.fromarray(painted(colour)), quality)).change
-        assert np.abs(change - BOX).sum() <= 0.15 * BOX.sum()  # JPEG halves the resolution of colours
+        assert (change != BOX).sum() <= 0.15 * BOX.sum()  # JPEG halves the resolution of colours
         assert change[BOX > 0].mean() > 0.95
 
 
@@ -145,7 +145,7 @@ def test_dark_masks_with_soft_edges_or_compression_are_cut_between_their_two_gre
         dark = shape.point(lambda value: value * 100 // 255)
         for mask in (dark, jpeg(dark, 95)):
             found = read_it(mask)
-            assert np.abs(found.change - expected).sum() <= 4 * radius
+            assert (found.change != expected).sum() <= 4 * radius
             assert "was read as white" in found.notes[0]
     found = read_it(jpeg(Image.fromarray(BOX * 60), 75))
     np.testing.assert_array_equal(found.change, BOX)

@@ -12,9 +12,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from sfumato.pictures.deep import DeepImage, encode_png
+from sfumato.pictures.deep import DeepImage
 from sfumato.pictures.encoding import losses
 from sfumato.pictures.picture import Part, put_back
+from sfumato.pictures.png import encode_png
 from sfumato.pictures.reading import Picture, read, restore, write
 
 RNG = np.random.default_rng(0)

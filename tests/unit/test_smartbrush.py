@@ -9,6 +9,7 @@ from PIL import Image
 
 from sfumato import Editor
 from sfumato.backbones import hub
+from sfumato.editing.tasks import preferred
 from sfumato.embedded.adapter import Adapter, base_digest
 from sfumato.errors import MaskError, ModelNotFound, OptionError, Unsupported
 from sfumato.request import make_request
@@ -137,3 +138,17 @@ def test_predictions_do_not_depend_on_their_batch(editor: Editor, fields: dict[s
     alone = editor.edit(**fields, precision=4, seed=1)
     pair = np.asarray(together.images[together.seeds.index(1)]).astype(int), np.asarray(alone.images[0]).astype(int)
     assert np.abs(pair[0] - pair[1]).max() <= 1  # a batch may round differently
+
+
+@pytest.mark.parametrize(
+    ("fields", "method"),
+    [
+        ({"task": "shape", "prompt": "a red ball"}, "smartbrush"),
+        ({"task": "shape", "prompt": "a red ball", "fitting": 0.5}, "powerpaint"),  # which alone has that option
+        ({"task": "remove"}, "powerpaint"),
+        ({"task": "remove", "prompt": "grass"}, "blended-latent-diffusion"),
+        ({"task": "remove", "model": "embedded-fast"}, "blended-latent-diffusion"),
+    ],
+)
+def test_the_embedded_model_has_a_version_for_a_task(fields: dict[str, Any], method: str, picture_file: Path) -> None:
+    assert preferred(make_request({"image": picture_file, "box": (1, 1, 9, 9), **fields})) == method

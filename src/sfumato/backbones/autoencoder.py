@@ -9,6 +9,7 @@ from diffusers.models.autoencoders.autoencoder_asym_kl import AsymmetricAutoenco
 from torch import Tensor
 
 from sfumato.backbones.base import Seen
+from sfumato.backbones.encodings import Encodings, digest, version
 from sfumato.backbones.finite import check_decoded, check_latents, is_finite
 from sfumato.errors import Unsupported
 
@@ -21,7 +22,7 @@ class LatentAutoencoder:
     `z = (code - latents_mean) * scaling_factor / latents_std`.
 
     The module is set to evaluation mode, frozen and laid out channels-last, in place. If it is declared to overflow in float16
-    (SDXL's `force_upcast`), or does overflow, a float32 copy is used.
+    (SDXL's `force_upcast`), or does overflow, a float32 copy is used. Encodings of the last pictures are kept.
 
     Args:
         vae: With diffusers' `encode` and `decode`.
@@ -37,6 +38,7 @@ class LatentAutoencoder:
         self.vae = freeze(copy.deepcopy(vae).float() if overflows else vae)
         self.name, self.device = name, device
         self.notes: list[str] = []
+        self.encodings = Encodings()
         self.latent_channels = int(getattr(vae.config, "latent_channels", None) or vae.config.z_dim)
         halvings = getattr(vae.config, "temperal_downsample", None) or vae.config.block_out_channels[1:]
         self.factor = 2 ** len(halvings)
@@ -53,7 +55,7 @@ class LatentAutoencoder:
         start = None if generator is None else generator.get_state()
 
         def encode() -> Tensor:
-            encoded = self.vae.encode(self._to_vae(pixels.to(self.device, self.vae.dtype)))
+            encoded = self._encoded(pixels)
             if hasattr(encoded, "latents"):  # VQModel: no posterior; quantised when decoded
                 code: Tensor = encoded.latents
                 return code.float()
@@ -63,6 +65,16 @@ class LatentAutoencoder:
             return encoded.latent_dist.sample(generator).float()
 
         return self._scaled(self._finite(encode, "encoding"))
+
+    def _encoded(self, pixels: Tensor) -> Any:
+        """What the module makes of pixels. Of a single picture its posterior is kept, from which every sample is drawn."""
+
+        def encode() -> Any:
+            return self.vae.encode(self._to_vae(pixels.to(self.device, self.vae.dtype)))
+
+        if len(pixels) > 1:
+            return encode()
+        return self.encodings.get((self.vae.dtype, version(self.vae), digest(pixels)), encode)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:

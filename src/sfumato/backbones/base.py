@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.backbones.capabilities import Capability, Layout
+from sfumato.backbones.encodings import Encodings
 from sfumato.backbones.former import FormerNames
 from sfumato.masks.window import CONTEXT
 from sfumato.noise.levels import Prediction
@@ -299,6 +300,7 @@ class Backbone(FormerNames):
         text_encoder: Encodes prompts; None for models without text.
         branch_tasks: The text encoder of the method's branch, with learned words for tasks, if that has one of its own.
         loading_notes: Notes for the user on how it was loaded.
+        encoded_texts: Where encoded prompts are kept; None keeps none, as the user may change a pipeline of their own.
     """
 
     denoiser: Denoiser
@@ -306,6 +308,7 @@ class Backbone(FormerNames):
     text_encoder: TextEncoder | None = None
     branch_tasks: TaskText | None = None
     loading_notes: list[str] = field(default_factory=list)
+    encoded_texts: Encodings | None = None
 
     @property
     def traits(self) -> Traits:

@@ -62,7 +62,7 @@ class Cascade:
         stage = self.stages[given.channels.shape[1]]
         x = torch.cat([x.to(device), given.channels.to(device)], dim=1).to(self.traits.dtype)
         x = F.pixel_unshuffle(x, stage.patch).contiguous(memory_format=torch.channels_last)
-        output = stage.call(stage.unet, x, torch.tensor(timestep, dtype=torch.float32, device=device), given.text)
+        output = stage.call(stage.unet, x, torch.full((), timestep, dtype=torch.float32, device=device), given.text)
         output = F.pixel_shuffle(output.float(), stage.patch)
         return Output(output[:, :COLOURS], output[:, COLOURS:] if output.shape[1] > COLOURS else None)
 

@@ -46,6 +46,7 @@ class FamilyCard:
             the same components.
         unused: Keyword arguments of diffusers' loader that leave out what is not used.
         method_defaults: By method, its own options where the family wants others than its default preset has.
+        task_defaults: By method, values in place of those that its tasks bring (`TaskCard.defaults`).
         clip: What ranks and guides by default.
         empty: What its models are told of a place where nothing stands, for tasks without words.
         models, branches: By method, what ships with the model of this name for the methods that need further training.
@@ -62,6 +63,7 @@ class FamilyCard:
     pipelines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unused: Mapping[str, Any] = field(default_factory=dict)
     method_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    task_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clip: str = PAPER_CLIP
     empty: str = EMPTY_SCENE
     models: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +84,8 @@ FAMILIES: tuple[FamilyCard, ...] = (
         # What was there shows through much noise, so the embedded model starts from its blurred surroundings, and early. What
         # else was tried is right less often, or as often within noise (docs/bench.md).
         defaults={"steps": 20, "guidance_scale": 3.0, "start_fraction": 0.1, "fill": "blur"},
+        # The authors' 10 is for Stable Diffusion; here it tints the ground that is left (docs/methods/powerpaint.md).
+        task_defaults={"powerpaint": {"guidance_scale": 3.0}, "powerpaint-v2": {"guidance_scale": 3.0}},
         clip="embedded",
         empty="empty",
         models={
@@ -96,7 +100,7 @@ FAMILIES: tuple[FamilyCard, ...] = (
             "controlnet-inpainting": "embedded-controlnet",
         },
         fast={name: {"scheduler": "dpm++", "steps": 8} for name in ("stable-inpainting", "blended-latent-diffusion")},
-        prefers={"edit": "stable-inpainting", "shape": "powerpaint"},
+        prefers={"edit": "stable-inpainting", "shape": "smartbrush", "remove": "powerpaint"},
     ),
     FamilyCard(
         name="embedded-fast",

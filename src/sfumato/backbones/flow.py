@@ -8,6 +8,7 @@ keeps its cells: packing 2x2 of them into tokens is part of the call.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,24 @@ from sfumato.errors import Unsupported
 NATIVE_CELLS = 128  # latent cells a side of the pictures that all of them were trained for: 1024 pixels
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenSites:
+    """Where a transformer of diffusers has the picture's tokens. Its last layer, for each token, is `proj_out`.
+
+    Args:
+        embedder: The module that makes them of the latents.
+        rotary: The module that computes the angles of rotary embeddings, of the picture's tokens in its first call; None if
+            positions are added by the embedder.
+        rotated: How many of the tensors that it gives belong to the picture's tokens, with the text's in front or without.
+        text_first: Whether the text's tokens come before them in joint attention.
+    """
+
+    embedder: str
+    rotary: str | None = None
+    rotated: int = 2
+    text_first: bool = True
+
+
 class FlowTransformer(ABC):
     """What the families share; see `Denoiser` for the interface.
 
@@ -34,6 +53,7 @@ class FlowTransformer(ABC):
 
     packed: ClassVar[bool] = True  # whether tokens are made outside the transformer
     keeps_norm: ClassVar[bool] = False  # see `Traits`
+    sites: ClassVar[TokenSites | None] = None  # None if its tokens cannot be left out
 
     def __init__(self, transformer: Any, traits: Traits) -> None:
         self.transformer, self.traits = transformer, traits

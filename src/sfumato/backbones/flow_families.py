@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sfumato.backbones import flow_text
 from sfumato.backbones.autoencoder import LatentAutoencoder, freeze
 from sfumato.backbones.base import Backbone, Conditions, Text
-from sfumato.backbones.flow import FlowTransformer, flow_traits
+from sfumato.backbones.flow import FlowTransformer, TokenSites, flow_traits
 from sfumato.backbones.packing import PATCH, pack, unpack
 
 
@@ -26,6 +26,7 @@ class StableDiffusion3(FlowTransformer):
     """Stable Diffusion 3 and 3.5: three text encoders, of which the largest may be left out."""
 
     packed = False
+    sites = TokenSites(embedder="pos_embed", text_first=False)
 
     @classmethod
     def side(cls, transformer: Any) -> int:
@@ -46,6 +47,8 @@ class StableDiffusion3(FlowTransformer):
 class Flux(FlowTransformer):
     """FLUX.1: CLIP's pooled vector and T5's tokens; [dev] takes an embedded guidance scale, [schnell] none."""
 
+    sites = TokenSites(embedder="x_embedder", rotary="pos_embed")
+
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         text = text_of(given).states
         height, width = x.shape[-2] // PATCH, x.shape[-1] // PATCH
@@ -65,6 +68,8 @@ class Flux(FlowTransformer):
 
 class Flux2Klein(FlowTransformer):
     """FLUX.2 [klein]: Qwen3 reads the prompt."""
+
+    sites = TokenSites(embedder="x_embedder", rotary="pos_embed")
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         text = text_of(given).states
@@ -101,6 +106,7 @@ class QwenImage(FlowTransformer):
     """Qwen-Image: Qwen2.5-VL reads the prompt; guidance keeps the length of each token's velocity."""
 
     keeps_norm = True
+    sites = TokenSites(embedder="img_in", rotary="pos_embed", rotated=1)
 
     def _velocity(self, x: Tensor, sigma: Tensor, given: Conditions) -> Tensor:
         shape = (1, x.shape[-2] // PATCH, x.shape[-1] // PATCH)

@@ -62,7 +62,7 @@ class PixelUNet:
         """See `Denoiser`. Differentiable, where gradients are enabled; the conditions play no part."""
         device = self.traits.device
         x = F.pixel_unshuffle(x.to(device, self.traits.dtype), self.patch).contiguous(memory_format=torch.channels_last)
-        output = self.unet(x, torch.tensor(timestep, dtype=torch.float32, device=device)).sample
+        output = self.unet(x, torch.full((), timestep, dtype=torch.float32, device=device)).sample
         output = F.pixel_shuffle(output.float(), self.patch)
         return Output(output[:, :COLOURS], output[:, COLOURS:] if output.shape[1] > COLOURS else None)
 

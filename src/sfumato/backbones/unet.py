@@ -105,7 +105,7 @@ class UNet:
         """Latents and timestep as the network takes them, and the conditions of every row."""
         device = self.traits.device
         x = x.to(device, self.traits.dtype).contiguous(memory_format=torch.channels_last)
-        return x, torch.tensor(timestep, dtype=torch.float32, device=device), expand(given, len(x))
+        return x, torch.full((), timestep, dtype=torch.float32, device=device), expand(given, len(x))
 
     def _output(self, made: Tensor) -> Output:
         channels = self.traits.latent_channels

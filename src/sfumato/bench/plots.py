@@ -58,8 +58,8 @@ def bars(
     return "".join([*parts, "</svg>"])
 
 
-def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str, y_name: str) -> str:
-    """Points with intervals: label, x, y. The x axis begins at 0; the y axis spans the data."""
+def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str, y_name: str, *, named: bool = False) -> str:
+    """Points with intervals: label, x, y; with the labels beside them if `named`. Both axes begin at 0."""
     width = 460
     x_top = _ceiling([x for _, x, _ in points], None)
     y_top = _ceiling([y for _, _, y in points], None)
@@ -80,6 +80,9 @@ def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str,
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="6" fill="{colour(i)}">'
             f"<title>{escape(label)}: {x.value:.3g} {escape(x_name)}, {y.value:.3g}</title></circle>"
         )
+        if named:
+            right = cx > width / 2
+            parts.append(_text(cx - 9 if right else cx + 9, cy - 5, label, "end" if right else "start"))
     return "".join([*parts, "</svg>"])
 
 
@@ -87,6 +90,17 @@ def legend(labels: Sequence[str]) -> str:
     """Which colour is which series."""
     keys = [f'<span class="key"><i style="background:{colour(i)}"></i>{escape(label)}</span>' for i, label in enumerate(labels)]
     return f'<p class="legend">{"".join(keys)}</p>'
+
+
+def standalone(plot: str, title: str) -> str:
+    """A plot as a file of its own, on white, with its title below."""
+    style = (
+        "svg{font:11px system-ui,sans-serif;background:#fff}.grid{stroke:#d5d5d5}"
+        ".line{stroke:#1a1a1a;fill:none;stroke-width:1.3}.dash{stroke:#6a6a6a;stroke-dasharray:5 4}"
+    )
+    head = '<svg xmlns="http://www.w3.org/2000/svg" '
+    body = plot.removeprefix("<svg ").removesuffix("</svg>")
+    return f"{head}{body}<style>{style}</style>{_text(LEFT, HEIGHT - 1, title, 'start')}</svg>\n"
 
 
 def _frame(width: float, title: str) -> list[str]:

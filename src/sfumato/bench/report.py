@@ -18,6 +18,7 @@ from sfumato.bench.tables import Rows, heading_of, labels_of, loop_of
 from sfumato.bench.tasks import Example
 
 LARGEST = 4_500_000  # bytes; fewer examples are shown until it fits
+AGAINST_TIME = "precision against time"
 MOST_EXAMPLES = 4  # of each task
 TILE = 160  # pixels of a shown picture, at most
 BARS = {  # what is plotted, and where a perfect result lies
@@ -172,19 +173,30 @@ def _plots(rows: Rows) -> str:
         if any(value for _, given in series for value in given):
             title = METRICS[metric].title
             plots.append(f"<div><h3>{html.escape(title)}</h3>{bars(tasks, series, title, ideal)}</div>")
-    points = [
-        (
-            label,
-            _mean([values.get((t, *key, "seconds")) for t in tasks]),
-            _mean([values.get((t, *key, "precision_first")) for t in tasks]),
-        )
-        for key, label in names.items()
-    ]
-    drawn = [(label, x, y) for label, x, y in points if x and y]
-    if drawn:
-        plot = scatter(drawn, "precision against time", "seconds per edit", "precision, first")
-        plots.append(f"<div><h3>precision against time, mean over tasks</h3>{plot}</div>")
+    if plot := precision_against_time(rows):
+        plots.append(f"<div><h3>{AGAINST_TIME}, mean over tasks</h3>{plot}</div>")
     return f'{legend(list(names.values()))}<div class="plots">{"".join(plots)}</div>'
+
+
+def precision_against_time(rows: Rows, *, named: bool = False) -> str:
+    """Scatter plot of all variants, means over tasks; empty if either was not measured.
+
+    Args:
+        rows: `summary` of results.json.
+        named: Write the variants' names beside the points.
+    """
+    values = {
+        (row["task"], row["method"], row["model"], row["metric"]): Value(row["value"], row["ci_low"], row["ci_high"])
+        for row in rows
+    }
+    tasks = dict.fromkeys(row["task"] for row in rows)
+
+    def mean(key: tuple[str, str], metric: str) -> Value | None:
+        return _mean([values.get((task, *key, metric)) for task in tasks])
+
+    points = [(label, mean(key, "seconds"), mean(key, "precision_first")) for key, label in labels_of(rows).items()]
+    drawn = [(label, x, y) for label, x, y in points if x and y]
+    return scatter(drawn, AGAINST_TIME, "seconds per edit", "precision, first", named=named) if drawn else ""
 
 
 def _mean(values: Sequence[Value | None]) -> Value | None:

@@ -26,7 +26,8 @@ from sfumato.cli.staging import check_space, staged
 from sfumato.cli.standard_input import piped
 from sfumato.errors import OptionError
 from sfumato.pictures.capacity import Canvas, check_format, check_mask_file
-from sfumato.pictures.reading import MAX_PIXELS, restore, write
+from sfumato.pictures.picture import put_back
+from sfumato.pictures.reading import MAX_PIXELS, write
 from sfumato.pictures.writing import SUFFIXES, Format
 from sfumato.request import EditRequest, EditResult
 
@@ -103,7 +104,7 @@ def _look(request: EditRequest, settings: Settings) -> tuple[Canvas, Image.Image
 
     tasks.check_controls(request, named=True)
     given = read_given(request, settings.max_pixels)
-    return Canvas.of(given.picture), source_tile(restore(given.picture.rgb, given.picture), given.original)
+    return Canvas.of(given.picture), source_tile(put_back(given.picture, []), given.original)
 
 
 def _check(place: Destination, canvas: Canvas, settings: Settings) -> Format:

@@ -117,4 +117,4 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         run(as_json)
 
 
-app.command()(bench)
+app.add_typer(bench, name="bench")

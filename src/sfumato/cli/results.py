@@ -81,11 +81,14 @@ def write_results(folder: Path, result: EditResult, source: Image.Image, file_fo
     summary = record(result, file_names(len(result.images), file_format))
     size = tile_size(result.mask.size)
     tiles = []
-    for index, (name, image) in enumerate(zip(names, one_by_one(result.images), strict=True)):
+    images = one_by_one(result.images)
+    for index, name in enumerate(names):
+        image = next(images)
         if index == 0:
             summary["notes"] = [*result.notes, *losses(image, file_format, stored=metadata)]
         write(image, folder / name, format=file_format, metadata=_stored(result, index, metadata), keep=Metadata.of(image))
         tiles.append(tile(image, size))
+        del image  # before the next one is made: large ones take much memory
     write(draw_grid(source, result.mask, tiles, result.seeds, result.scores), folder / GRID)
     (folder / RECORD).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary

@@ -1,8 +1,10 @@
 """Parsed prompts of one edit."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 from sfumato.backbones.base import Text, TextEncoder, WeighingTextEncoder
+from sfumato.backbones.encodings import Encodings, digest
 from sfumato.text.chunks import Embedding
 from sfumato.text.clip import Parts
 from sfumato.text.grammar import Span, words
@@ -45,11 +47,23 @@ class Texts:
         ending = [*last[:-1], replace(last[-1], text=last[-1].text + told.after)] if joins else [*last, Span(told.after)]
         return replace(self, prompt=told.text(self.prompt), parts=([*parts, ending], negative))
 
-    def encode(self, encoder: TextEncoder) -> tuple[Text, Text]:
-        """Encoded negative prompt and prompt, in this order. An empty negative is encoded as no prompt."""
+    def encode(self, encoder: TextEncoder, kept: Encodings | None = None) -> tuple[Text, Text]:
+        """Encoded negative prompt and prompt, in this order. An empty negative is encoded as no prompt.
+
+        Args:
+            encoder: The model's.
+            kept: Where those of earlier edits are, by this encoder.
+        """
+        if kept is not None:
+            return kept.get(self._key(), lambda: self.encode(encoder))
         if self.parts is None or not isinstance(encoder, WeighingTextEncoder):
             unconditional, conditional = encoder.encode([self.negative or None, self.prompt])
             return unconditional, conditional
         prompt, negative = self.parts
         unconditional, conditional = encoder.encode_parts([negative, prompt], self.embeddings, self.clip_skip)
         return (unconditional if words(negative) else encoder.no_prompt(unconditional)), conditional
+
+    def _key(self) -> Hashable:
+        """All that the encoded prompts depend on."""
+        learned = tuple((each.path, each.words, *map(digest, each.vectors)) for each in self.embeddings)
+        return self.prompt, self.negative, repr(self.parts), learned, self.clip_skip

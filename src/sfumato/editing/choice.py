@@ -6,6 +6,7 @@ from sfumato.backbones import loading
 from sfumato.backbones.attaching import check_kind
 from sfumato.backbones.base import Backbone
 from sfumato.backbones.capabilities import BRANCHES
+from sfumato.backbones.encodings import Encodings
 from sfumato.backbones.families import FAMILIES
 from sfumato.backbones.options import LoadOptions
 from sfumato.backbones.prediction import check_given, reading
@@ -112,4 +113,6 @@ class Held:
         return self._backbone
 
     def _load(self, wanted: Choice) -> Backbone:
-        return loading.load(**wanted._asdict(), **vars(self.options))
+        backbone = loading.load(**wanted._asdict(), **vars(self.options))
+        backbone.encoded_texts = Encodings()
+        return backbone

@@ -185,9 +185,9 @@ class PreparedWindow:
     def _key(self, sampling: Sampling) -> Hashable:
         """What must be equal within a batch; all else may differ by row.
 
-        Methods guided by CLIP never share a batch, nor do candidates, of which all are in one.
+        Methods guided by CLIP and edits in region mode never share a batch, nor do candidates, of which all are in one.
         """
-        if self.edit.guide is not None or self.rejects:
+        if self.edit.guide is not None or self.rejects or self.request.region:
             return id(self)
         settings = {name: value for name, value in vars(sampling).items() if name != "settings"} | dict(sampling.settings)
         return (
@@ -213,6 +213,11 @@ class PreparedWindow:
             return [score.index for score in edit.rank(edit, self.request, [pictures], [])]
 
         return Rejection(self.count, self.request.n, self.decode, inputs.pixels, inputs.mask_pixels, order)
+
+    def note(self, note: str) -> None:
+        """Add a note, once."""
+        if note not in self.notes:
+            self.notes.append(note)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) of this window to pixels; decoders that can, see what surrounds the edit."""

@@ -19,7 +19,7 @@ from sfumato.masks.fill import fill
 from sfumato.masks.islands import MOST, Windows, choose_windows, one_window
 from sfumato.masks.latent import is_thin, to_latent
 from sfumato.masks.precision import rougher
-from sfumato.masks.reading import SoftMask
+from sfumato.masks.reading import AnyMask, hard
 from sfumato.masks.start import Start
 from sfumato.masks.window import Window, crop, resize, resize_soft_mask, target_size
 from sfumato.methods.base import DRAWING
@@ -91,8 +91,10 @@ def sha256(source: ImageSource) -> str:
     return digest.hexdigest()
 
 
-def to_levels(change: SoftMask) -> np.ndarray:
-    """A (H, W) soft mask in [0, 1] as uint8, converted in blocks of rows to save memory."""
+def to_levels(change: AnyMask) -> np.ndarray:
+    """A (H, W) mask in [0, 1] as uint8 of 0 to 255; a soft one is converted in blocks of rows to save memory."""
+    if change.dtype == np.uint8:
+        return np.asarray(change * np.uint8(255), np.uint8)
     levels = np.empty(change.shape, np.uint8)
     for top in range(0, len(change), ROWS):
         levels[top : top + ROWS] = np.rint(change[top : top + ROWS] * 255)
@@ -118,8 +120,8 @@ def prepare(
     """
     read_in = read_given(request, max_pixels)
     picture, area = read_in.picture, read_in.area
-    mask = (area.change > 0).astype(np.uint8)
-    backdrop = request.invert_mask and bool(mask.mean() > BACKDROP)
+    mask = hard(area.change)
+    backdrop = request.invert_mask and bool(np.count_nonzero(mask) > BACKDROP * mask.size)
     # A background is edited in one window, even if the objects before it divide its mask.
     choose = one_window if backdrop else choose_windows
     shown = canvas.with_context(mask, read_in.original) if read_in.original and request.window == "auto" else mask
@@ -127,7 +129,7 @@ def prepare(
     windows = chosen.windows
     if precision:
         area = rougher(area, windows, precision)
-        mask = (area.change > 0).astype(np.uint8)
+        mask = hard(area.change)
     feather = request.mask_feather
     if feather is None:
         feather = (
@@ -146,7 +148,7 @@ def prepare(
         _cut_out(
             request,
             window,
-            crop(area.change, window),
+            crop(area.change, window).astype(np.float32),
             (crop(read_in.seen, window), crop(read_in.painted, window)),
             tuple(crop(control, window) for control in read_in.controls),
             feather,
@@ -162,7 +164,7 @@ def prepare(
 def _cut_out(
     request: EditRequest,
     window: Window,
-    change: SoftMask,
+    change: np.ndarray,
     colours: tuple[np.ndarray, np.ndarray],
     controls: tuple[np.ndarray, ...],
     feather: float | None,
@@ -176,7 +178,7 @@ def _cut_out(
     Args:
         request: The edit.
         window: The window.
-        change: The mask in it.
+        change: The mask in it, float32.
         colours: The source in it, without and with scribble.
         controls: The control pictures in it.
         feather: Width of the soft edges in pixels; None chooses it.

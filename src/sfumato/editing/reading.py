@@ -9,8 +9,8 @@ from sfumato.editing import tasks
 from sfumato.editing.layers import align
 from sfumato.errors import ImageError, MaskError, OptionError
 from sfumato.masks import canvas
-from sfumato.masks.reading import Area, SoftMask, grow_mask, is_full, read_area
-from sfumato.masks.window import resize, resize_soft_mask
+from sfumato.masks.reading import AnyMask, Area, grow_mask, hard, is_full, read_area
+from sfumato.masks.window import bounding_box, resize, resize_soft_mask
 from sfumato.pictures.reading import MAX_PIXELS, Picture, read
 from sfumato.pictures.sizing import fitted
 from sfumato.request import EditRequest, ImageSource
@@ -40,7 +40,7 @@ class Given:
     controls: tuple[np.ndarray, ...] = ()
 
 
-def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, SoftMask, np.ndarray]:
+def read_pictures(request: EditRequest, max_pixels: int = MAX_PIXELS) -> tuple[Picture, AnyMask, np.ndarray]:
     """Read the pictures of a request, at the output's size.
 
     Returns:
@@ -68,7 +68,7 @@ def read_given(request: EditRequest, max_pixels: int) -> Given:
             "The mask covers the whole image, so no background is left to keep: leave some of it black.", code="mask-full"
         )
     if request.scribble is not None:
-        given = replace(given, painted=_paint(given.seen, change > 0, request.scribble, max_pixels))
+        given = replace(given, painted=_paint(given.seen, hard(change), request.scribble, max_pixels))
     controls = tuple(
         _read_control(source, name, given.seen, max_pixels)
         for name, source in request.pictures().items()
@@ -110,13 +110,13 @@ def _read_area(request: EditRequest, picture: Picture, max_pixels: int) -> Area:
 
 def _with_shadow(area: Area) -> Area:
     """The mask grown a little, to cover the blurred outline and the shadow of what is removed."""
-    mask = area.change.astype(np.uint8)
-    radius = round(SHADOW * math.sqrt(int(mask.sum())))
+    mask = hard(area.change)
+    radius = round(SHADOW * math.sqrt(int(np.count_nonzero(mask))))
     grown = grow_mask(mask, min(radius, MOST_SHADOW)) if radius else mask
     if radius == 0 or is_full(grown):
         return area
     note = f"The mask was grown by {min(radius, MOST_SHADOW)} pixels, so that edges and shadows go too; mask_grow says otherwise."
-    return Area(change=grown.astype(np.float32), notes=(*area.notes, note))
+    return Area(change=grown, notes=(*area.notes, note))
 
 
 def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels: int) -> np.ndarray:
@@ -128,8 +128,12 @@ def _paint(rgb: np.ndarray, mask: np.ndarray, scribble: ImageSource, max_pixels:
             f"{rgb.shape[1]}x{rgb.shape[0]}: paint it on a picture of that size.",
             code="scribble-size",
         )
-    cover = mask[..., None] * (1.0 if layer.alpha is None else layer.alpha[..., None] / 255)
-    return np.rint(rgb * (1 - cover) + layer.rgb * cover).astype(np.uint8)
+    painted = rgb.copy()
+    x, y, width, height = bounding_box(mask)
+    part = np.s_[y : y + height, x : x + width]
+    cover = mask[part][..., None] * (1.0 if layer.alpha is None else layer.alpha[part][..., None] / 255)
+    painted[part] = np.rint(rgb[part] * (1 - cover) + layer.rgb[part] * cover).astype(np.uint8)
+    return painted
 
 
 def _read_control(source: ImageSource, name: str, seen: np.ndarray, max_pixels: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from sfumato.backbones.families import FamilyCard, able, family
 from sfumato.denoising.prompts import Texts
 from sfumato.editing import tasks
 from sfumato.editing.prompts import read_texts
+from sfumato.editing.regional import check_region
 from sfumato.errors import OptionError, Unsupported
 from sfumato.methods.base import DRAWING, TEXT_FIELDS, MethodCard, MethodOptions, Preset
 from sfumato.methods.registry import CARDS, fields_of, method_fields, runs_on
@@ -95,6 +96,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     if card.guided and options.clip_model is None:
         options = options.updated({"clip_model": known.clip})
     brought, set_by_preset = tasks.defaults(request, traits, card), dict(preset.defaults)
+    check_region(request, backbone.denoiser, card, options)
     values = _family_values(traits) | {"preset": name}
     values |= set_by_preset | brought if request.preset is None else brought | set_by_preset
     if "start_fraction" in brought:  # the same setting in other units
@@ -186,6 +188,10 @@ def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> No
         raise OptionError(
             f"{request.candidates} candidates are fewer than the {request.n} predictions wanted: raise candidates, or lower n.",
             code="option-contradiction",
+        )
+    if request.region and ((request.step_cache or 1) > 1 or (request.candidates or 0) > request.n):
+        raise OptionError(
+            "Region mode keeps features of its own: leave step_cache and candidates out, or region.", code="option-contradiction"
         )
     if (request.candidates or 0) > request.n and request.rank == "none":
         raise OptionError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.accel.base import Accelerator, attached
 from sfumato.accel.batch_invariance import BatchInvariance
+from sfumato.accel.region.store import FeatureStore
 from sfumato.accel.rows import LiveRows
 from sfumato.accel.step_cache import StepCache
 from sfumato.backbones.base import expand
@@ -18,6 +19,7 @@ from sfumato.denoising.base import Model, Pair, join
 from sfumato.editing.memory import halve, if_it_fits
 from sfumato.editing.prepared import PreparedWindow, Sample
 from sfumato.editing.progress import Listener, Progress
+from sfumato.editing.regional import region_of
 from sfumato.editing.rejection import Rejection
 from sfumato.editing.scoring import average_scores
 from sfumato.errors import is_out_of_memory
@@ -39,7 +41,9 @@ class Latents:
     latents: Tensor
 
 
-def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) -> Iterator[Latents]:
+def sample(
+    samples: Sequence[Sample], accelerators: Sequence[Accelerator] = (), store: FeatureStore | None = None
+) -> Iterator[Latents]:
     """Sample in as few batches as keys and memory allow; each prediction is as if sampled alone.
 
     If an edit's listener raises, the error becomes its `failure`, its rows are dropped from the batch, and the others go on.
@@ -48,6 +52,7 @@ def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) 
     Args:
         samples: Of one edit or several, on one model; those of one window next to each other.
         accelerators: Attached to the denoiser while a batch is sampled.
+        store: Where region mode keeps features; by default for this call.
 
     Returns:
         The latents of each window in each batch.
@@ -56,6 +61,7 @@ def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) 
         ResourceError: out-of-memory, with a single prediction.
         Exception: Error of a listener, when no edit is left.
     """
+    store = store or FeatureStore()
     groups: dict[Hashable, list[Sample]] = {}
     for each in samples:
         groups.setdefault((each.window.index, each.key), []).append(each)
@@ -66,7 +72,7 @@ def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) 
             size = min(len(left), *(each.window.limit for each in left))
             batch = left if left[0].window.rejects else left[:size]
             try:
-                made = if_it_fits(_batch, batch, accelerators)
+                made = if_it_fits(_batch, batch, accelerators, store)
             except Exception as error:
                 ended = any(each.window.edit.failure is error for each in batch)
                 if not ended or all(each.window.edit.failure is not None for each in samples):
@@ -79,7 +85,7 @@ def sample(samples: Sequence[Sample], accelerators: Sequence[Accelerator] = ()) 
             yield from made
 
 
-def _batch(batch: Sequence[Sample], accelerators: Sequence[Accelerator]) -> list[Latents]:
+def _batch(batch: Sequence[Sample], accelerators: Sequence[Accelerator], store: FeatureStore) -> list[Latents]:
     """Sample one batch; edits that failed meanwhile are left out of the result."""
     shares = [(window, tuple(each.seed for each in own)) for window, own in groupby(batch, key=lambda each: each.window)]
     window = batch[0].window
@@ -91,7 +97,10 @@ def _batch(batch: Sequence[Sample], accelerators: Sequence[Accelerator]) -> list
     with torch.inference_mode():
         with _timed(shares, "encode"):
             task, pair = _task(shares), _pair(shares)
-        with _timed(shares, "denoise"), attached(backbone.denoiser, [*ours, *accelerators, rows]) as denoiser:
+            regional, note = region_of(backbone.denoiser, task, pair, rows, store) if window.request.region else ([], None)
+        if note is not None:
+            window.note(note)
+        with _timed(shares, "denoise"), attached(backbone.denoiser, [*ours, *accelerators, *regional, rows]) as denoiser:
             model = Model(denoiser=denoiser, pair=pair, guidance=window.guidance)
             latents = window.method.run(model, task, _watch(shares, rows, rejection), None)
     if rejection is not None:

@@ -117,9 +117,20 @@ def usual_method(model: str, task: Task = "edit") -> str:
 
 
 def preferred(request: EditRequest) -> str:
-    """The method to load the model for, of a request that names none: the usual one, if it has all that the request sets."""
-    name = usual_method(request.model, request.task)
-    return name if _takes(registry.get(name), request) else request.method
+    """The method to load the model for, of a request that names none.
+
+    To remove, fill and outpaint by words it is the default one. Else it is the usual one, if it does the task and has all that
+    the request sets, or for other tasks than edit one that ships for the model and does.
+    """
+    if has_words(request) and request.task not in DRAWING:
+        return request.method
+    known = next((card for card in FAMILIES if card.name == request.model and request.task in card.prefers), None)
+    others = [] if known is None or request.task == "edit" else list(known.models)
+    for name in (usual_method(request.model, request.task), *others):
+        card = registry.get(name)
+        if request.task in card.tasks and _takes(card, request):
+            return name
+    return request.method
 
 
 def edits_strokes(request: EditRequest) -> bool:
@@ -161,7 +172,8 @@ def check_method(request: EditRequest, traits: Traits, card: MethodCard) -> None
 def defaults(request: EditRequest, traits: Traits, card: MethodCard) -> dict[str, Any]:
     """The task's defaults for fields of the request that are None."""
     task = card.tasks[request.task]
-    values = dict(task.defaults)
+    own = family(traits.family).task_defaults.get(card.name, {})
+    values = {name: own.get(name, value) for name, value in task.defaults.items()}
     if not has_words(request) and all(getattr(request, name) is None for name in FOR_WORDS):
         values |= task.wordless or {}
     return values if traits.can(Capability.TEXT) else {name: value for name, value in values.items() if name not in TEXT_FIELDS}

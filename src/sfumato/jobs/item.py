@@ -20,7 +20,7 @@ from sfumato.request import EditRequest, by_field
 OWN = frozenset(
     {
         *("prompt", "negative_prompt", "prompt_weights", "guard", "seed", "n", "fill"),
-        *("box", "mask_mode", "invert_mask", "soft_mask", "mask_grow", "mask_feather", "window", "size", "shrink"),
+        *("box", "mask_mode", "invert_mask", "soft_mask", "mask_grow", "mask_feather", "window", "size", "shrink", "region"),
         *("background", "keep_unmasked", "rank", "strip"),
     }
 )

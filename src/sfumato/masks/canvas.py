@@ -11,7 +11,7 @@ from PIL import Image
 
 from sfumato.errors import ImageError, OptionError
 from sfumato.masks.margins import Margin
-from sfumato.masks.reading import Box, Mask, SoftMask
+from sfumato.masks.reading import AnyMask, Box, Mask
 from sfumato.pictures.files import RAISE
 from sfumato.pictures.picture import Picture
 from sfumato.pictures.samples import Pixels, narrow
@@ -40,7 +40,7 @@ class Canvas:
 
     picture: Picture
     seen: Pixels
-    change: SoftMask
+    change: AnyMask
     original: Box
 
 
@@ -77,7 +77,7 @@ def check_size(size: tuple[int, int], sides: Sides, max_pixels: int) -> None:
         )
 
 
-def enlarge(picture: Picture, sides: Sides, change: SoftMask | None = None) -> Canvas:
+def enlarge(picture: Picture, sides: Sides, change: AnyMask | None = None) -> Canvas:
     """Put margins around a picture.
 
     Args:
@@ -99,7 +99,7 @@ def enlarge(picture: Picture, sides: Sides, change: SoftMask | None = None) -> C
         samples=None if picture.samples is None else mirrored(picture.samples),
     )
     known = np.full((height, width), 255, np.uint8) if picture.alpha is None else picture.alpha
-    may = np.zeros((height, width), np.float32) if change is None else change
+    may = np.zeros((height, width), np.uint8) if change is None else change
     return Canvas(
         picture=larger,
         seen=narrow(visible(larger.rgb, np.pad(known, around))),

@@ -116,7 +116,8 @@ def _meaning_of_transparency(mask: Picture, alpha: Values, source: Picture) -> t
 
 def _bright(mask: Picture, by_colour: bool, soft: bool) -> Levels:
     """Its brightness; of colours on black, if asked for, their strongest channel."""
-    grey = np.asarray(Image.fromarray(mask.rgb).convert("L"))
+    plain = mask.mode[0] in "1LIF" and mask.mode != "LAB"  # three equal channels
+    grey = mask.rgb[..., 0].copy() if plain else np.asarray(Image.fromarray(mask.rgb).convert("L"))
     hint = f"its brightest value is {grey.max()} of 255; {NEAR_WHITE}"
     notes: tuple[str, ...] = ()
     if mask.alpha is not None:
@@ -124,7 +125,7 @@ def _bright(mask: Picture, by_colour: bool, soft: bool) -> Levels:
         if mask.alpha.max() < 255 and mask.alpha.min() == mask.alpha.max():
             notes = (f"All of the mask has alpha {mask.alpha.max()}, so it was read by the brightness of its colours.",)
     found = Levels(values=grey, hint=hint, notes=notes)
-    if not painted.saturated(mask.rgb).any():
+    if plain or not painted.saturated(mask.rgb).any():
         return found
     if not by_colour:
         return _with_note(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.errors import MaskError, OptionError
-from sfumato.masks.reading import Box, Mask, SoftMask
+from sfumato.masks.reading import AnyMask, Box, Mask, SoftMask
 
 CONTEXT = 1.6  # side of the window, relative to the longer side of the mask's bounding box, unless a model has its own
 
@@ -134,11 +134,12 @@ def resize(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return np.asarray(cv2.resize(array, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC))
 
 
-def resize_soft_mask(change: SoftMask, size: tuple[int, int]) -> SoftMask:
-    """Resize a (H, W) soft mask to (width, height): the mean over what may change.
+def resize_soft_mask(change: AnyMask, size: tuple[int, int]) -> SoftMask:
+    """Resize a (H, W) mask, hard or soft, to (width, height): the mean over what may change, as a soft mask.
 
     A pixel that any of the mask falls on may change, so thin strokes survive, and a {0, 1} mask stays one.
     """
+    change = change.astype(np.float32, copy=False)
     smaller = min(change.shape[1], size[0]), min(change.shape[0], size[1])
     total = cv2.resize(change, smaller, interpolation=cv2.INTER_AREA)
     covered = cv2.resize((change > 0).astype(np.float32), smaller, interpolation=cv2.INTER_AREA)

@@ -61,6 +61,15 @@ class MethodOptions(BaseModel):
     mask_blur: float = 0.0
     precision: int | None = None
 
+    @property
+    def known_background(self) -> bool:
+        """Whether the latents outside the mask are, in every step, the source with one noise: that drawn first."""
+        return False
+
+    def widest(self, mask: "Tensor", shrink: bool) -> "Tensor":
+        """Where latents may change in any step, (1|B, 1, h, w), for a mask and whether it is shrunk (see `EditTask`)."""
+        return mask
+
     @classmethod
     def exposed(cls, *, remote: bool = False) -> dict[str, FieldInfo]:
         """Options that a request may set, by name; if `remote`, without those that name files of this machine."""

@@ -21,7 +21,7 @@ def text_pair(models: Backbone, edit: EditInputs[Any]) -> Pair:
     shared = textless(models, edit)
     if models.text_encoder is None:
         return Pair(unconditional=shared, conditional=shared)
-    unconditional, conditional = edit.texts.encode(models.text_encoder)
+    unconditional, conditional = edit.texts.encode(models.text_encoder, models.encoded_texts)
     return Pair(unconditional=replace(shared, text=unconditional), conditional=replace(shared, text=conditional))
 
 

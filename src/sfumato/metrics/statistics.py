@@ -1,7 +1,8 @@
-"""Bootstrap confidence intervals of means and of paired differences (Efron 1979)."""
+"""Bootstrap confidence intervals of means, medians and paired differences (Efron 1979)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,10 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over examples with its 95 % interval.
+    """A mean, or another statistic, over examples with its 95 % interval.
 
     Args:
-        value, low, high: The mean, and the ends of the interval.
+        value, low, high: The statistic, and the ends of the interval.
         n: Examples it was taken over.
     """
 
@@ -29,8 +30,13 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def estimate(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> Estimate:
+def estimate(values: Sequence[float], seed: int = 0, draws: int = DRAWS, statistic: Callable[..., Any] = np.mean) -> Estimate:
     """Mean of one value per example, and the percentile interval of the means of examples drawn again with replacement.
+
+    Args:
+        values: One for each example.
+        seed, draws: Of the bootstrap.
+        statistic: In place of the mean; takes an array and an axis.
 
     Raises:
         ValueError: Without values.
@@ -39,9 +45,9 @@ def estimate(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> Esti
         raise ValueError("nothing to take the mean of")
     array = np.asarray(values, np.float64)
     places = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
-    means = array[places].mean(1)
+    means = statistic(array[places], axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value=float(array.mean()), low=float(low), high=float(high), n=len(array))
+    return Estimate(value=float(statistic(array, axis=0)), low=float(low), high=float(high), n=len(array))
 
 
 def paired_difference(first: Sequence[float | None], second: Sequence[float | None], seed: int = 0) -> Estimate | None:

@@ -5,7 +5,6 @@ Their samples are decoded by OpenCV, and believed if they agree with the 8 bits 
 
 import struct
 import warnings
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -16,13 +15,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from sfumato.errors import ImageError, ResourceError
-from sfumato.pictures.samples import ROWS, Samples, narrow
+from sfumato.pictures.png import encode_png
+from sfumato.pictures.samples import Samples, narrow
 from sfumato.pictures.strips import to_image
 from sfumato.pictures.tiff import encode_tiff, read_by_tifffile
-
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class DeepImage(Image.Image):
@@ -206,49 +202,6 @@ def _agrees(samples: NDArray[np.uint16], image: Image.Image) -> bool:
     if seen.ndim != 3 or seen.shape[:2] != samples.shape[:2]:
         return False
     return int(np.abs((samples[..., :3] >> 8).astype(np.int16) - seen[..., :3]).max()) <= 1
-
-
-def encode_png(samples: NDArray[np.uint16], info: dict[Any, Any], params: dict[str, Any]) -> bytes:
-    """(H, W, C) samples as a 16-bit PNG (https://www.w3.org/TR/png-3/), rows filtered by "sub".
-
-    Pillow writes what goes with them, text, profile and the like, into a PNG of one pixel, whose chunks are taken over.
-    """
-    height, width, channels = samples.shape
-    small = Image.new(MODES[channels], (1, 1))
-    small.info = dict(info)
-    buffer = BytesIO()
-    small.save(buffer, "PNG", **params)
-    deflate = zlib.compressobj(int(params.get("compress_level", 6)))
-    packed = b"".join(deflate.compress(_filtered(samples[start : start + ROWS])) for start in range(0, height, ROWS))
-    header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
-    extra = b"".join(whole for kind, whole in _chunks(buffer.getvalue()) if kind not in (b"IHDR", b"IDAT", b"IEND"))
-    return _PNG + _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", packed + deflate.flush()) + _chunk(b"IEND", b"")
-
-
-def _filtered(rows: NDArray[np.uint16]) -> bytes:
-    """Rows as big-endian bytes, each byte less the one of the pixel to the left, after the filter's number."""
-    height, width, channels = rows.shape
-    step = 2 * channels
-    plain = np.ascontiguousarray(rows.astype(">u2")).view(np.uint8).reshape(height, width * step)
-    result = np.empty((height, 1 + width * step), np.uint8)
-    result[:, 0] = 1
-    result[:, 1 : 1 + step] = plain[:, :step]
-    np.subtract(plain[:, step:], plain[:, :-step], out=result[:, 1 + step :])
-    return result.tobytes()
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def _chunks(png: bytes) -> list[tuple[bytes, bytes]]:
-    """The kind and all bytes of each chunk."""
-    found, place = [], len(_PNG)
-    while place < len(png):
-        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
-        found.append((png[place + 4 : place + 8], png[place:end]))
-        place = end
-    return found
 
 
 def _as_tiff(image: DeepImage, params: dict[str, Any]) -> bytes:

@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from sfumato.pictures.deep import DeepImage
 from sfumato.pictures.metadata import JPEG_SEGMENT, OWN_PREFIX, Metadata
+from sfumato.pictures.png import MODES, SOURCE, encode_image
 from sfumato.pictures.samples import narrow
 from sfumato.pictures.tiff import encode_tiff
 
@@ -23,6 +24,7 @@ SUFFIXES: dict[str, Format] = {
     ".tiff": "TIFF",
 }
 SUFFIX_OF: dict[Format, str] = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
+FAST_FROM = 2**22  # pixels; of larger pictures PNG is written by `sfumato.pictures.png`, in a fraction of the time
 _QUALITY: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -60,9 +62,11 @@ def encode(
     if format == "TIFF":
         exif = kept.exif if not stored else _exif_with(kept.exif, stored)
         return encode_tiff(_samples(image), icc=icc, exif=exif, xmp=kept.xmp, dpi=kept.dpi)
-    bare = image.copy() if format == "PNG" else eight_bits(image)
-    bare.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    bare = _shared(image) if format == "PNG" else eight_bits(image)
+    bare.info = {key: value for key, value in image.info.items() if key in ("transparency", SOURCE)}
     params = _QUALITY[format] | _params(format, kept, stored or {}) | options
+    if format == "PNG" and image.mode in MODES.values() and image.width * image.height > FAST_FROM and not _only_pillow(image):
+        return encode_image(image, bare.info, {"icc_profile": icc, **params})
     buffer = BytesIO()
     bare.save(buffer, format, icc_profile=icc, **params)
     return buffer.getvalue()
@@ -90,6 +94,19 @@ def bits_of(image: Image.Image) -> int:
     return 16 if isinstance(image, DeepImage) or image.mode.startswith("I;16") else 8
 
 
+def _only_pillow(image: Image.Image) -> bool:
+    """Whether it saves itself: it has 16 bits, or a transparent colour."""
+    return isinstance(image, DeepImage) or "transparency" in image.info
+
+
+def _shared(image: Image.Image) -> Image.Image:
+    """A picture with the same pixels, in the same memory, and an `info` of its own."""
+    if isinstance(image, DeepImage):
+        return image.copy()
+    image.load()
+    return image._new(image.im)
+
+
 def eight_bits(image: Image.Image) -> Image.Image:
     """The nearest picture of 8 bits, a plain PIL image."""
     if isinstance(image, DeepImage):
@@ -97,7 +114,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     elif image.mode.startswith("I;16"):
         plain = Image.fromarray(narrow(np.asarray(image).astype(np.uint16)))
     else:
-        return image.copy()
+        return _shared(image)
     plain.info = dict(image.info)
     return plain
 

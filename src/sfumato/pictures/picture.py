@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfumato.pictures import deep
+from sfumato.pictures import deep, strips
 from sfumato.pictures.colour import ColourSpace
 from sfumato.pictures.encoding import Format
 from sfumato.pictures.metadata import Metadata
 from sfumato.pictures.modes import as_rgb
 from sfumato.pictures.orientation import UPRIGHT
+from sfumato.pictures.png import SOURCE, Bands
 from sfumato.pictures.samples import ROWS, Pixels, Samples, narrow, top_of, widen
 from sfumato.pictures.transparency import resample, visible
 
@@ -60,6 +62,17 @@ class Picture:
         if self.samples is not None:
             return self.samples
         return self.rgb if self.alpha is None else np.dstack([self.rgb, self.alpha])
+
+    def part(self, place: slice | tuple[slice, slice]) -> Samples:
+        """`own` in a place, without all of it being put together."""
+        if self.samples is not None:
+            return self.samples[place]
+        return self.rgb[place] if self.alpha is None else np.dstack([self.rgb[place], self.alpha[place]])
+
+    @cached_property
+    def bands(self) -> Bands:
+        """Its rows, packed once for all PNG files of results."""
+        return Bands(self.part)
 
     @property
     def depth(self) -> int:
@@ -119,18 +132,36 @@ def put_back(picture: Picture, parts: Sequence[Part], *, whole: bool = False, st
         whole: Take the edited parts as they are, not by their opacity.
         strip: Leave out the source's metadata.
     """
-    canvas = picture.own.copy()
-    for part in parts:
-        _lay(canvas, picture, part, whole)
-    info = {"icc_profile": picture.icc} if picture.icc is not None else {}
-    return deep.as_image(canvas, info | ({} if strip else picture.metadata.info(picture.size)))
+    info: dict[Any, Any] = {SOURCE: picture.bands} | ({"icc_profile": picture.icc} if picture.icc is not None else {})
+    info |= {} if strip else picture.metadata.info(picture.size)
+    laid = [(_place(part), _laid(picture, part, whole)) for part in parts]
+    if picture.depth == 16:
+        canvas = picture.own.copy()
+        for place, samples in laid:
+            canvas[place] = samples
+        return deep.as_image(canvas, info)
+    image = strips.assembled(lambda rows: _plain(picture.part(rows)), picture.size)
+    for part, (_, samples) in zip(parts, laid, strict=True):
+        image.paste(Image.fromarray(_plain(samples)), (part.left, part.top))
+    image.info = info
+    return image
 
 
-def _lay(canvas: Samples, picture: Picture, part: Part, whole: bool) -> None:
-    """Blend one part into the canvas, row by row."""
+def _plain(samples: Samples) -> Samples:
+    """As Pillow has them: grey without its channel."""
+    return samples[..., 0] if samples.shape[2] == 1 else samples
+
+
+def _place(part: Part) -> tuple[slice, slice]:
     height, width = part.colours.shape[:2]
-    place = np.s_[part.top : part.top + height, part.left : part.left + width]
-    below, cover = picture.own[place], None
+    return np.s_[part.top : part.top + height, part.left : part.left + width]
+
+
+def _laid(picture: Picture, part: Part, whole: bool) -> Samples:
+    """The picture's samples where the part is, with it blended in, row by row."""
+    height = len(part.colours)
+    kept = picture.part(_place(part))
+    result, below, cover = kept.copy(), kept, None
     if part.cover is not None and picture.alpha is not None and not (below[..., -1] == top_of(below)).all():
         cover = part.cover
         alpha = np.ascontiguousarray(below[..., -1])
@@ -139,9 +170,8 @@ def _lay(canvas: Samples, picture: Picture, part: Part, whole: bool) -> None:
     for start in range(0, height, ROWS):
         rows = np.s_[start : start + ROWS]
         share = np.ones_like(opacity[rows]) if whole else opacity[rows]
-        canvas[place][rows] = _blended(
-            canvas[place][rows], below[rows], colours[rows], share, None if cover is None else cover[rows]
-        )
+        result[rows] = _blended(kept[rows], below[rows], colours[rows], share, None if cover is None else cover[rows])
+    return result
 
 
 def _blended(
@@ -184,7 +214,7 @@ def restore(rgb: Pixels, picture: Picture) -> Image.Image:
 
 def _in_own_colours(colours: Samples, picture: Picture) -> Samples:
     """(H, W, 3) sRGB colours as the source has them: (H, W, 1) grey or (H, W, 3), in its colour space, of the same depth."""
-    grey = picture.own.shape[2] < 3 if picture.samples is not None else False
+    grey = picture.samples is not None and picture.samples.shape[2] < 3
     if picture.space is not None:
         return picture.space.from_srgb(colours)
     if not grey:

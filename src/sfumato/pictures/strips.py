@@ -1,7 +1,7 @@
 """Conversion of large pictures between Pillow and NumPy in strips, to limit memory."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +38,16 @@ def to_array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
 
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     """What `Image.fromarray(pixels)` gives, for (H, W) or (H, W, C) uint8, not empty."""
-    height, width = pixels.shape[:2]
-    rows = max(1, STRIP_PIXELS // width)
-    image = Image.new(Image.fromarray(pixels[:1]).mode, (width, height))
-    for top in range(0, height, rows):
-        image.paste(Image.fromarray(pixels[top : top + rows]), (0, top))
+    return assembled(lambda rows: pixels[rows], (pixels.shape[1], pixels.shape[0]))
+
+
+def assembled(rows: Callable[[slice], NDArray[np.uint8]], size: tuple[int, int]) -> Image.Image:
+    """The picture of this width and height that has these rows, each strip of them (h, W) or (h, W, C)."""
+    width, height = size
+    step = max(1, STRIP_PIXELS // width)
+    image = Image.new(Image.fromarray(rows(slice(0, 1))).mode, size)
+    for top in range(0, height, step):
+        image.paste(Image.fromarray(rows(slice(top, min(top + step, height)))), (0, top))
     return image
 
 

@@ -32,6 +32,16 @@ def test_the_summary_is_tidy() -> None:
     assert (diversity["value"], diversity["n"]) == (0.5, 1)
 
 
+def test_precision_against_time_names_its_points() -> None:
+    items = [record("add-0", name, precision_first=0.5, seconds=2.0) for name in ("a", "b")]
+    plot = report.precision_against_time(tidy(items), named=True)
+    assert plot.count("<circle") == 2
+    assert ">b</text>" in plot
+    assert ">b</text>" not in report.precision_against_time(tidy(items))
+    assert report.precision_against_time(tidy([record("add-0", "a", precision_first=0.5)])) == ""
+    assert plots.standalone(plot, "title").endswith(">title</text></svg>\n")
+
+
 def test_differences_are_paired_by_example() -> None:
     rng = np.random.default_rng(0)
     levels = rng.normal(20, 5, 12)

@@ -7,10 +7,17 @@ import typer
 
 from sfumato.backbones.options import LoadOptions
 from sfumato.cli.arguments import Debug, Device, Dtype, Json, Offline, Out
+from sfumato.cli.commands.bench_speed import speed
 from sfumato.cli.failures import reported
+from sfumato.errors import OptionError
+
+bench = typer.Typer(rich_markup_mode=None)
+bench.command()(speed)
 
 
-def bench(
+@bench.callback(invoke_without_command=True)
+def quality(
+    context: typer.Context,
     task: Annotated[
         list[str] | None, typer.Option("--task", "-t", help="Only this task; may be repeated.", metavar="NAME")
     ] = None,
@@ -49,6 +56,9 @@ def bench(
 ) -> None:
     """Measure methods, options and models on tasks with known answers; interrupted runs go on where they were."""
     with reported(as_json, debug):
+        if context.invoked_subcommand is not None:
+            _refuse_options(context, context.invoked_subcommand)
+            return
         from sfumato.cli.bench import Settings, run
 
         run(
@@ -74,4 +84,22 @@ def bench(
                 load=LoadOptions(device=device, dtype=dtype, offline=offline),
                 as_json=as_json,
             )
+        )
+
+
+def _refuse_options(context: typer.Context, command: str) -> None:
+    """Refuse options of this command before the name of one below it, which would not see them.
+
+    Raises:
+        OptionError: option-contradiction.
+    """
+    given = [
+        p.opts[0]
+        for p in context.command.params
+        if getattr(context.get_parameter_source(p.name or ""), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise OptionError(
+            f"{', '.join(given)} before '{command}' would have no effect; options of bench {command} stand behind it.",
+            code="option-contradiction",
         )

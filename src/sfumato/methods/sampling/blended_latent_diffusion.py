@@ -23,6 +23,7 @@ from torch import Tensor
 from sfumato.backbones.base import Traits
 from sfumato.denoising.base import Model
 from sfumato.errors import OptionError
+from sfumato.masks.latent import dilate
 from sfumato.masks.schedules import mask_schedule, shrink_schedule
 from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watch, option
 from sfumato.methods.blending import blend, check_finite, inputs, plan_steps
@@ -80,6 +81,15 @@ class Options(MethodOptions):
                 "final='clean' or 'none'.",
                 code="option-contradiction",
             )
+
+    @property
+    def known_background(self) -> bool:
+        """See `MethodOptions`."""
+        return (self.order, self.background_level, self.background_noise, self.init) == ("post", "next", "fixed", "source")
+
+    def widest(self, mask: Tensor, shrink: bool) -> Tensor:
+        """See `MethodOptions`: progressive mask shrinking begins with the most dilated mask."""
+        return dilate(mask, max(self.dilation_kernels, default=1)) if shrink else mask
 
     @property
     def schedule(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What an edit costs: counted calls and FLOPs, own overhead on stand-ins, and ratios of times."""
