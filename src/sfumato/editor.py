@@ -186,11 +186,7 @@ class Editor:
         names_controls, given = "control_model" in request.model_fields_set, request
         request = self._held.own.complete(request, self.method)
         tasks.check_controls(request, names_controls)
-        if keep_frames and (request.candidates or 0) > request.n:
-            raise OptionError(
-                "save_steps shows the first prediction, which may be dropped as a candidate; leave one of them out.",
-                code="option-contradiction",
-            )
+        tasks.check_frames(request, keep_frames)
         clock, meter = Clock(), Meter()
         listener = meter.wrapping(on_progress)
         with clock.stage("load"):

@@ -84,6 +84,19 @@ def check_controls(request: EditRequest, named: bool) -> None:
         )
 
 
+def check_frames(request: EditRequest, kept: bool) -> None:
+    """Refuse to keep the steps of the first prediction if it may be dropped as a candidate.
+
+    Raises:
+        OptionError: option-contradiction.
+    """
+    if kept and (request.candidates or 0) > request.n:
+        raise OptionError(
+            "save_steps shows the first prediction, which may be dropped as a candidate; leave one of them out.",
+            code="option-contradiction",
+        )
+
+
 def choose_method(request: EditRequest, traits: Traits, named: bool) -> MethodCard:
     """The method named by a request, or by default one that the model was trained for, or the first that does the task on it.
 

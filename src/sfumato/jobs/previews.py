@@ -14,7 +14,8 @@ from sfumato.masks.canvas import with_plain_margins
 from sfumato.pictures.encoding import encode
 from sfumato.pictures.picture import Picture
 from sfumato.pictures.strips import to_image
-from sfumato.request import Box, EditRequest
+from sfumato.request import EditRequest
+from sfumato.values import Box
 
 if TYPE_CHECKING:
     from sfumato.editing.progress import Progress
