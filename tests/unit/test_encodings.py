@@ -1,5 +1,6 @@
 """Encodings kept across edits: what a second edit does not encode again, with the same pictures as without."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ from sfumato import Editor
 from sfumato.backbones.encodings import Encodings
 
 
+def autoencoder_of(editor: Editor) -> Any:
+    return editor.backbone.autoencoder
+
+
 @pytest.fixture
 def fresh(editor: Editor) -> Editor:
     """The editor with nothing kept."""
-    editor.backbone.autoencoder.encodings = Encodings()
+    autoencoder_of(editor).encodings = Encodings()
     editor.backbone.encoded_texts = Encodings()
     return editor
 
@@ -24,7 +29,8 @@ def fresh(editor: Editor) -> Editor:
 def encoded(fresh: Editor, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often the autoencoder and the text encoder have encoded."""
     counts = {"pictures": 0, "texts": 0}
-    vae, text = fresh.backbone.autoencoder.vae, fresh.backbone.text_encoder
+    vae: Any = fresh.backbone.autoencoder.vae
+    text: Any = fresh.backbone.text_encoder
     encode, encode_parts = vae.encode, text.encode_parts
 
     def pictures(*args: Any, **kwargs: Any) -> Any:
@@ -60,9 +66,9 @@ def test_a_second_edit_encodes_only_what_is_new(
     Image.fromarray(smaller).save(tmp_path / "other.png")
     other_mask = made(fresh, fields, mask=tmp_path / "other.png")
     assert encoded == {"pictures": 1, "texts": 2}
-    fresh.backbone.autoencoder.encodings, fresh.backbone.encoded_texts = Encodings(), None
+    autoencoder_of(fresh).encodings, fresh.backbone.encoded_texts = Encodings(), None
     assert made(fresh, fields, prompt="a blue box") == other_prompt
-    fresh.backbone.autoencoder.encodings = Encodings(0)
+    autoencoder_of(fresh).encodings = Encodings(0)
     assert made(fresh, fields, mask=tmp_path / "other.png") == other_mask
     assert encoded["pictures"] > 2
 
@@ -77,7 +83,7 @@ def test_samples_of_the_posterior_are_drawn_from_the_seed(
     assert encoded["pictures"] == 1
     assert again == first
     assert len(set(first)) == 3
-    fresh.backbone.autoencoder.encodings = Encodings(0)
+    autoencoder_of(fresh).encodings = Encodings(0)
     assert made(fresh, fields) == first
     assert encoded["pictures"] == 4
     (third,) = made(fresh, fields, seed=2, n=1)
@@ -109,7 +115,7 @@ def test_memory_is_bounded() -> None:
         return torch.zeros(size, dtype=torch.uint8)
 
     for name in ("a", "b", "a", "c"):  # c drops b, the least recently used
-        kept.get(name, lambda name=name: make(name, 40))
+        kept.get(name, partial(make, name, 40))
     assert kept.bytes == 80
     kept.get("a", lambda: make("a", 40))
     kept.get("b", lambda: make("b", 40))

@@ -76,13 +76,13 @@ def read_sizes(source: Path) -> Sizes | None:
         from sfumato.backbones.gguf_files import base_of, network
 
         rest = of_components(base_of(source, str(source)), leave_out=("transformer",))
-        return rest and Sizes(networks=_ordered([*rest, network(source)]))
+        return Sizes(networks=_ordered([*rest, network(source)])) if rest else None
     if source.is_file():
         return _of_file(source) if file_kind(source) == "safetensors" else None
     if holds_powerpaint(source) or not ((source / "model_index.json").is_file() or (source / "unet").is_dir()):
         return None
     networks = of_components(source)
-    return networks and Sizes(networks=_ordered(networks), side=_native_side(source))
+    return Sizes(networks=_ordered(networks), side=_native_side(source)) if networks else None
 
 
 def of_components(folder: Path, leave_out: tuple[str, ...] = ()) -> list[Network] | None:

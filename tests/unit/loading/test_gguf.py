@@ -51,7 +51,8 @@ def write(file: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def test_a_gguf_file_edits_nearly_as_the_model_it_was_made_from(packed: Path, flux: Path) -> None:
     editor, exact = Editor(str(packed), device="cpu", dtype="float32"), Editor(str(flux), device="cpu", dtype="float32")
-    photo, fields = Image.new("RGB", (64, 64), "grey"), {"box": (16, 16, 32, 32), "prompt": "a ball", "steps": 2, "n": 1}
+    photo = Image.new("RGB", (64, 64), "grey")
+    fields: dict[str, Any] = {"box": (16, 16, 32, 32), "prompt": "a ball", "steps": 2, "n": 1}
 
     result = editor.edit(image=photo, rank="none", **fields)
 

@@ -96,6 +96,7 @@ def test_sizes_are_those_of_the_loaded_networks(sd1: Path, flux: Path) -> None:
         linear = (module.weight for module in loaded.modules() if isinstance(module, torch.nn.Linear))
         assert read.packed == sum(weight.numel() for weight in linear)
         assert [each.role for each in sizes.networks][-2:] == ["denoiser", "autoencoder"]
+    assert sizes is not None
     clip, t5 = (each for each in sizes.networks if each.role == "text encoder")
     assert clip.packed == 0 < t5.packed < t5.elements
 
@@ -176,7 +177,7 @@ def test_auto_says_what_it_chose(sd1: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ({"memory": "sequential", "quantization": "int8"}, "option-contradiction"),
     ],
 )
-def test_unknown_values_are_refused(options: dict[str, str], code: str) -> None:
+def test_unknown_values_are_refused(options: dict[str, Any], code: str) -> None:
     with pytest.raises(OptionError) as caught:
         Editor(**options)
     assert caught.value.code == code

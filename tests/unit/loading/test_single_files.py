@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sfumato.backbones import hub, loading, prediction
+from sfumato.backbones import hub, loading, pipes, prediction
 from sfumato.backbones.capabilities import Layout
 from sfumato.errors import BackboneError, ModelNotFound, Unsupported
 from sfumato.noise.plan import make_plan
@@ -162,7 +162,7 @@ def test_stable_diffusion_2_is_told_apart_with_a_note(
 def load_sd2(file: Path, **options: Any) -> Any:
     """The family's mark is wider than the tiny network, which is therefore built from a file without it."""
     with pytest.MonkeyPatch.context() as patch:
-        read = loading.read_file
+        read = pipes.read_file
 
         def without_mark(path: Path, config: Path, given: Any) -> Any:
             weights = {name: tensor for name, tensor in load_file(path).items() if name != SD2_MARK}
