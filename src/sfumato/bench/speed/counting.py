@@ -64,6 +64,12 @@ EDITS: dict[str, tuple[str, int, Callable[[Parts], Edit]]] = {  # title, channel
         4,
         lambda parts: _own(parts, steps=20, scheduler="dpm++", background="paste"),
     ),
+    "ours-dpm-8": ("the same, 8 steps", 4, lambda parts: _own(parts, steps=8, scheduler="dpm++", background="paste")),
+    "ours-dpm-8-interval": (
+        "the same, guidance between noise 1.5 and 20 alone",
+        4,
+        lambda parts: _own(parts, steps=8, scheduler="dpm++", background="paste", guidance_interval=(1.5, 20)),
+    ),
     "ours-lcm": ("sfumato, a model distilled to 4 steps", 4, lambda parts: _own(parts, **DISTILLED)),
 }
 
