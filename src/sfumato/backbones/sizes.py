@@ -179,10 +179,11 @@ def _is_table(tensor: str) -> bool:
 
 
 def _width(shapes: Shapes) -> int:
-    """The first convolution's channels, or the commonest input of linear layers."""
+    """The first convolution's channels, or the commonest input of linear layers; 0 without either."""
     firsts = ("encoder.conv_in.weight", "encoder.conv_in.conv.weight", "input_blocks.0.0.weight", "conv_in.weight")
     for first in firsts:
         for tensor, shape in shapes.items():
             if tensor.endswith(first) and len(shape) >= 4:
                 return shape[0]
-    return Counter(shape[1] for shape in shapes.values() if len(shape) == 2).most_common(1)[0][0]
+    inputs = Counter(shape[1] for shape in shapes.values() if len(shape) == 2).most_common(1)
+    return inputs[0][0] if inputs else 0

@@ -17,8 +17,8 @@ from sfumato.backbones.brushnet import WEIGHTS
 from sfumato.backbones.capabilities import Capability
 from sfumato.backbones.powerpaint_v2 import CLASS_NAME, PowerPaintV2
 from sfumato.embedded import adapter
-from sfumato.errors import BackboneError, ModelNotFound, UnsafeCheckpoint, Unsupported
-from sfumato.text.powerpaint import PLACEHOLDERS, V2, V2_BASE
+from sfumato.errors import BackboneError, UnsafeCheckpoint, Unsupported
+from sfumato.text.powerpaint import PLACEHOLDERS, PLAIN_BASE, V2, V2_BASE
 from tests import tiny_models
 from tests.tiny_branches import brushnet, tiny_brushnet, tiny_powerpaint_v2
 from tests.unit.loading.helpers import load
@@ -191,12 +191,5 @@ def test_embedded_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all((found[name] - weight).abs().max() < 2e-3 for name, weight in expected.items())
     words = model.branch_tasks.words
     assert [embedding.vectors[0].tolist() for embedding in words.embeddings] == [each.tolist() for each in vectors.values()]
-    assert words.base == {}
+    assert words.base == PLAIN_BASE
     assert model.branch_tasks.encode(V2["edit"].a).shape == (1, 16, tiny_models.TEXT_WIDTH)
-
-
-def test_weights_that_do_not_ship_yet_say_so() -> None:
-    if (hub.WEIGHTS / hub.BRANCHES["embedded-powerpaint-v2"]).is_dir():
-        pytest.skip("they ship")
-    with pytest.raises(ModelNotFound, match="The weights of 'embedded-powerpaint-v2' are missing here"):
-        hub.locate_branch("embedded-powerpaint-v2")
