@@ -46,7 +46,7 @@ def test_result_is_ordered_by_score_and_complete(editor: Editor, request_fields:
     assert {"load", "encode", "denoise", "background", "rank"} <= set(result.timings)
     resolved = result.request.model_dump()
     open_fields = {"box", "mask", "scribble", "size", "start_sigma", "mask_feather", "negative_prompt", "guidance_embedding"}
-    open_fields |= {"expand", "mask_grow"}
+    open_fields |= {"expand", "mask_grow", "guidance_interval", "step_cache", "candidates"}
     own = registry.fields_of(registry.get("blended-latent-diffusion"))
     open_fields |= {"vae", "prediction_type", "branch"} | registry.method_fields() - set(own)
     assert not [name for name, value in resolved.items() if value is None and name not in open_fields]

@@ -49,6 +49,7 @@ def write(file: Path, weights: dict[str, torch.Tensor]) -> None:
     writer.close()
 
 
+@pytest.mark.slow
 def test_a_gguf_file_edits_nearly_as_the_model_it_was_made_from(packed: Path, flux: Path) -> None:
     editor, exact = Editor(str(packed), device="cpu", dtype="float32"), Editor(str(flux), device="cpu", dtype="float32")
     photo = Image.new("RGB", (64, 64), "grey")

@@ -116,7 +116,7 @@ def edited(pipe: Any) -> np.ndarray:
     return np.asarray(result.images[0])
 
 
-@pytest.mark.parametrize("model", ["sd1", "flux"])
+@pytest.mark.parametrize("model", ["sd1", pytest.param("flux", marks=pytest.mark.slow)])
 def test_weights_that_are_moved_make_the_same_pictures(
     model: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +198,7 @@ def test_a_missing_package_is_named(sd1: Path, monkeypatch: pytest.MonkeyPatch) 
         load(sd1, quantization="int8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["int8", "fp8"])
 def test_packed_weights_edit(quantization: str, flux: Path) -> None:
     pytest.importorskip("torchao")
