@@ -11,7 +11,6 @@ from typing import Any
 from sfumato.backbones.checkpoints import components, read_index
 from sfumato.backbones.headers import Header
 from sfumato.backbones.hub import cached_snapshot
-from sfumato.backbones.sizes import Network, measure
 from sfumato.errors import BackboneError, ModelNotFound, ResourceError, Unsupported
 
 PART = "transformer"
@@ -61,12 +60,6 @@ def read_gguf(path: Path) -> tuple[Header, int]:
         raise BackboneError(f"'{path}' is damaged or cut short ({error}); fetch it again.") from error
     shapes = {tensor.name: tuple(int(side) for side in reversed(tensor.shape)) for tensor in tensors}
     return Header(path=path, shapes=shapes, metadata={}), sum(int(tensor.n_bytes) for tensor in tensors)
-
-
-def network(path: Path) -> Network:
-    """Size of the transformer in a file."""
-    header, count = read_gguf(path)
-    return measure(PART, "denoiser", header.shapes, packs=False, fixed_bytes=count)
 
 
 def base_of(path: Path, name: str) -> Path:

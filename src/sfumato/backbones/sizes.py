@@ -73,10 +73,12 @@ def read_sizes(source: Path) -> Sizes | None:
         BackboneError: A damaged header, or a model that is not supported.
     """
     if source.suffix == ".gguf" and source.is_file():
-        from sfumato.backbones.gguf_files import base_of, network
+        from sfumato.backbones.gguf_files import PART, base_of, read_gguf
 
-        rest = of_components(base_of(source, str(source)), leave_out=("transformer",))
-        return Sizes(networks=_ordered([*rest, network(source)])) if rest else None
+        header, count = read_gguf(source)
+        network = measure(PART, "denoiser", header.shapes, packs=False, fixed_bytes=count)
+        rest = of_components(base_of(source, str(source)), leave_out=(PART,))
+        return Sizes(networks=_ordered([*rest, network])) if rest else None
     if source.is_file():
         return _of_file(source) if file_kind(source) == "safetensors" else None
     if holds_powerpaint(source) or not ((source / "model_index.json").is_file() or (source / "unet").is_dir()):

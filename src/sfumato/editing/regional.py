@@ -8,7 +8,7 @@ from sfumato.accel.region.store import FeatureStore
 from sfumato.accel.region.tokens import TokenFeatures
 from sfumato.accel.region.unet import UNetFeatures
 from sfumato.accel.rows import LiveRows
-from sfumato.backbones.base import Denoiser
+from sfumato.backbones.base import Backbone, Denoiser
 from sfumato.backbones.flow import FlowTransformer
 from sfumato.backbones.unet import UNet
 from sfumato.denoising.base import Pair
@@ -21,12 +21,12 @@ MARGIN = 2  # latent cells around the mask that UNets compute
 MOST = 0.6  # share of the latents above which nothing is gained
 
 
-def check_region(request: EditRequest, denoiser: Denoiser, card: MethodCard, options: MethodOptions) -> None:
+def check_region(request: EditRequest, backbone: Backbone, card: MethodCard, options: MethodOptions) -> None:
     """Refuse region mode where it cannot be.
 
     Args:
         request: The edit.
-        denoiser: Of its model.
+        backbone: Its model.
         card, options: Its method.
 
     Raises:
@@ -49,6 +49,7 @@ def check_region(request: EditRequest, denoiser: Denoiser, card: MethodCard, opt
         )
     if request.control:
         raise Unsupported("region computes no control pictures: leave them out, or leave region out.")
+    denoiser = backbone.denoiser
     if not isinstance(denoiser, UNet) and (not isinstance(denoiser, FlowTransformer) or denoiser.sites is None):
         raise Unsupported(
             f"region cannot run {denoiser.traits.name}: it is written for the UNets of Stable Diffusion and the transformers of "

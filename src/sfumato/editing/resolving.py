@@ -96,7 +96,7 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     if card.guided and options.clip_model is None:
         options = options.updated({"clip_model": known.clip})
     brought, set_by_preset = tasks.defaults(request, traits, card), dict(preset.defaults)
-    check_region(request, backbone.denoiser, card, options)
+    check_region(request, backbone, card, options)
     values = _family_values(traits) | {"preset": name}
     values |= set_by_preset | brought if request.preset is None else brought | set_by_preset
     if "start_fraction" in brought:  # the same setting in other units
@@ -112,7 +112,8 @@ def resolve(request: EditRequest, backbone: Backbone, card: MethodCard, *, allow
     own = {option: value for option in options.exposed() if (value := getattr(options, option)) is not None}
     guard = GUARD if request.guard and traits.can(Capability.OPEN_VOCABULARY) else ""
     request = request.model_copy(update={**filled, "options": own})
-    step_cache.check(request.step_cache or 1, backbone.denoiser)
+    if request.step_cache:
+        step_cache.check(request.step_cache, backbone.denoiser)
     given = request.model_copy(update={"prompt": tasks.words(request, traits, card)})
     said = tasks.prompts_of(request.task, backbone, card)
     texts = read_texts(given, guard, backbone, said=said, allow_pickle=allow_pickle)
