@@ -27,6 +27,8 @@ from tests import tiny_flow, tiny_models
 from tests.guided import Calling
 from tests.properties.test_predictions import FEW, SIDE, Exact, Tasks, kinds, schedulers, task_of, tasks_of
 
+NATIVE = loading.choose_dtype(torch.device("cpu")) is torch.bfloat16  # else it is emulated, and takes minutes
+DTYPES = ["float32", pytest.param("bfloat16", marks=() if NATIVE else pytest.mark.slow)]
 EDITS: tuple[dict[str, Any], ...] = (
     {"prompt": "a red ball", "seed": 3, "n": 2, "fill": "noise"},
     {"prompt": "a blue cube", "seed": 4, "n": 1, "negative_prompt": "grass", "background": "poisson"},
@@ -248,7 +250,7 @@ def counted(editor: Editor) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_same_pixels_on_the_model_that_ships(dtype: str) -> None:
     """Soft masks and hard ones, decoded, restored and ranked."""
     editor = Editor(dtype=dtype)
@@ -267,7 +269,7 @@ def test_the_same_pixels_on_the_model_that_ships(dtype: str) -> None:
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("model", ["sd1", "sdxl", "sd3"])
 def test_what_stands_beside_a_prediction_does_not_matter(model: str, dtype: str, tmp_path: Path) -> None:
     """To the bit in batches of one size, of which the others are the same edit or other ones; in other sizes networks round."""

@@ -89,6 +89,7 @@ def test_a_server_tells_it(client: httpx.Client) -> None:
     assert set(methods["lanpaint"]["fields"]) == set(JobRequest.shared_fields()) - {
         "shrink",
         "soft_mask",
+        "step_cache",
         "control",
         "control_scale",
     }

@@ -57,6 +57,7 @@ def test_start_edit_kill_restart_stop(tmp_path: Path) -> None:
         assert running.wait(60) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_aliases_and_the_log_of_random_seeds(tmp_path: Path) -> None:
     options = ("--model", "embedded-fast", "--model-alias", "gpt-image-2=embedded-fast")
     with process(tmp_path, *options) as (running, address), httpx.Client(base_url=address, timeout=60, verify=False) as client:
@@ -72,6 +73,7 @@ def test_aliases_and_the_log_of_random_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.slow
 def test_hangup_ends_jobs_as_sigterm_does(tmp_path: Path) -> None:
     with (
         process(tmp_path, "--max-mib", "1") as (running, address),

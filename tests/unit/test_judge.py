@@ -201,6 +201,7 @@ def test_pairs_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
         scenes.load_pairs([path])
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path: Path) -> None:
     for index in (0, HELD_OUT):
         scenes.render_pairs(tmp_path, index, count=4, size=32)
@@ -211,6 +212,7 @@ def test_a_short_run_leaves_a_judge_and_says_how_good_it_is(tmp_path: Path) -> N
     assert [line.split(":")[0] for line in told[-3:]] == list(training.MAKERS)
 
 
+@pytest.mark.slow
 def test_a_run_can_begin_with_the_shipped_judge(tmp_path: Path) -> None:
     for index in (0, HELD_OUT):
         scenes.render_pairs(tmp_path, index, count=4, size=32)
