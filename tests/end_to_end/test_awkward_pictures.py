@@ -86,7 +86,7 @@ def test_what_an_inverted_mask_keeps_is_kept(editor: Editor, grow: int, feather:
         ((800, 600), (11, 13, 701, 399)),
     ],
 )
-@pytest.mark.parametrize("background", [None, "decoder"])
+@pytest.mark.parametrize("background", [None, "decoder-local", pytest.param("decoder", marks=pytest.mark.slow)])
 def test_a_window_is_put_back_where_it_was_cut(
     editor: Editor, size: tuple[int, int], window: Box, background: str | None
 ) -> None:
