@@ -168,6 +168,7 @@ def test_the_flow_is_the_denoisers_answer_in_other_variables() -> None:
     assert 0.53 < (noise > signal).float().mean() < 0.56
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flow", "distilled"])
 def test_a_few_steps_lower_the_loss_and_leave_the_base(unet: Any, kind: str) -> None:
     teacher, before = Teacher(unet, None, None, CPU), copy.deepcopy(unet.state_dict())  # type: ignore[arg-type]

@@ -92,6 +92,7 @@ def test_what_is_new_is_kept_whole_and_copies_of_low_rank(lesson: Any, course: A
     assert not any("attn" in key for key in course.adapter.up) or lesson is controlnet
 
 
+@pytest.mark.slow
 def test_the_loss_falls_by_what_is_seen_and_denoiser_and_copy_are_left(
     lesson: Any, course: Any, given: dict[str, torch.Tensor]
 ) -> None:

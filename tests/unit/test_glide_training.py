@@ -128,6 +128,7 @@ def losses_of(course: Any, given: dict[str, Tensor], hidden: bool = False) -> li
     return made
 
 
+@pytest.mark.slow
 def test_the_losses_fall_and_what_they_are_born_of_is_left(course: Any, given: dict[str, Tensor]) -> None:
     before = copy.deepcopy(course.network.state_dict())
     optimizer, losses = torch.optim.AdamW(course.adapter.parameters(), 5e-3), []

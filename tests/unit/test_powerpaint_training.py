@@ -138,6 +138,7 @@ def test_the_second_prompt_is_not_learned_from(course: Any) -> None:
     assert not course.adapter.learned["P_ctxt"].grad.any()
 
 
+@pytest.mark.slow
 def test_the_loss_falls(course: Any) -> None:
     optimizer, losses = torch.optim.AdamW(course.adapter.parameters(), 5e-3), []
     for _ in range(30):

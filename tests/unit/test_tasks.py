@@ -109,8 +109,11 @@ def test_what_does_not_go_together_is_refused(
     assert code in (None, told.value.code)
 
 
-@pytest.mark.parametrize("background", ["paste", "poisson", "latents", "decoder-solve", "none"])
-@pytest.mark.parametrize("method", ["blended-latent-diffusion", "lanpaint"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("background", ["paste", "poisson", pytest.param("latents", marks=SLOW), "decoder-solve", "none"])
+@pytest.mark.parametrize("method", ["blended-latent-diffusion", pytest.param("lanpaint", marks=SLOW)])
 def test_outpainting_keeps_the_original_to_the_bit(editor: Editor, image: Image.Image, method: str, background: str) -> None:
     fields = FAST | {"background": background, "n": 1, "method": method}
     result = editor.edit(image=image, task="outpaint", expand=("50%", 0, 0, 7), prompt="a wall", **fields)
