@@ -51,7 +51,7 @@ def test_outpainting_with_words_to_a_file(sfumato: Callable[..., Result], tmp_pa
 def test_removing_without_words(sfumato: Callable[..., Result], tmp_path: Path) -> None:
     result = sfumato("remove", SCENE, "--mask", MASK, "--save-mask", "seen.png", *FAST)
     assert result.exit_code == 0, result.stderr
-    assert any("given 'empty'" in note for note in json.loads(result.stdout)["notes"])
+    assert any("done by powerpaint" in note for note in json.loads(result.stdout)["notes"])
     made, source = np.asarray(Image.open(tmp_path / "out" / "00.png")), np.asarray(Image.open(SCENE))
     given, seen = (np.asarray(Image.open(path).convert("L")) > 127 for path in (MASK, tmp_path / "seen.png"))
     assert seen[given].all()
