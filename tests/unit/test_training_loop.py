@@ -73,6 +73,7 @@ def test_what_nothing_can_be_trained_with_is_refused(plan: dict[str, Any], named
     assert refused.value.code == "option-invalid"
 
 
+@pytest.mark.slow
 def test_two_workers_without_a_step_save_nothing(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="before the first step: nothing was trained") as refused:
         spawn(_train_without_a_step, (tmp_path,), 2, tmp_path)
@@ -107,6 +108,7 @@ def test_a_resumed_run_without_a_step_leaves_the_checkpoint(workers: int, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+@pytest.mark.slow
 def test_one_worker_s_steps_are_enough(tmp_path: Path) -> None:
     """The other's weights count as much as what it has seen: nothing."""
     spawn(_train_in_the_second_only, (tmp_path,), 2, tmp_path / "meeting")

@@ -26,6 +26,8 @@ from sfumato.training.scenes import HELD_OUT, render_shard
 
 SHORT = ("--minutes", "0.01", "--workers", "1")
 
+QUICK = {"denoiser", "inpainting", "glide"}  # one of each kind of part; the others are marked slow
+
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
@@ -85,6 +87,7 @@ def test_a_checkpoint_is_not_trained_over(train: Callable[..., Result], tmp_path
     assert checkpoint.read_bytes() == b"weights"
 
 
+@pytest.mark.slow
 def test_a_model_is_made_and_used(train: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "training"
     render_few(folder)
@@ -128,7 +131,7 @@ def test_no_workers_are_refused(train: Callable[..., Result]) -> None:
     assert "--workers" in result.stderr
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "world"])
+@pytest.mark.parametrize("part", [pytest.param(part, marks=() if part in QUICK else pytest.mark.slow) for part in PARTS[1:]])
 def test_a_part_without_a_step_writes_nothing(
     part: str, train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +155,7 @@ def test_a_part_without_a_step_writes_nothing(
     assert list((folder / part).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_plain_decoder_is_trained_alone(train: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "training"
     render_few(folder)
