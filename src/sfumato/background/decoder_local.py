@@ -3,12 +3,11 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Autoencoder, Seen
-from sfumato.background.features import features, last_convolution, whole
-from sfumato.background.fitting import KEEP_WEIGHT, trainable_inputs
+from sfumato.backbones.base import Autoencoder
+from sfumato.background.features import with_last_layer_fitted
 from sfumato.background.registry import Watch
 
 RIDGE = 1e-6
@@ -32,20 +31,7 @@ def reconstruct(
     Raises:
         Unsupported: If the decoder does not end in a plain convolution.
     """
-    results = []
-    with torch.inference_mode(False), torch.no_grad():
-        vae = whole(autoencoder.vae)
-        convolution = last_convolution(vae, "decoder-local")
-        latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
-        seen = Seen(pixels=source, mask=mask)
-        weight = mask + KEEP_WEIGHT * (1 - mask)
-        for i in range(len(latents)):
-            inputs, picture = features(autoencoder, vae, convolution, latents[i : i + 1], seen)
-            target = decoded[i : i + 1] * mask + source * (1 - mask)
-            results.append(picture + _local_fit(inputs[0], (target - picture)[0], weight[0]))
-            if watch is not None:
-                watch(i + 1, len(latents))
-    return torch.cat(results).clamp(-1, 1)
+    return with_last_layer_fitted(_local_fit, "decoder-local", autoencoder, latents, decoded, source, mask, watch=watch)
 
 
 def tile_side(channels: int) -> int:
@@ -53,17 +39,9 @@ def tile_side(channels: int) -> int:
     return 2 * math.ceil(math.sqrt(PIXELS_PER_UNKNOWN * (channels + 1)) / 2)
 
 
-def _local_fit(inputs: Tensor, residual: Tensor, weight: Tensor) -> Tensor:
-    """What a linear map of the features (C, H, W), other at every place, best explains of the residual (3, H, W).
-
-    Args:
-        inputs: The features.
-        residual: What is to be explained.
-        weight: (1, H, W) of each pixel's squared error.
-
-    Returns:
-        (1, 3, H, W), float32.
-    """
+def _local_fit(features: Tensor, residual: Tensor, weight: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """What a linear map of the features, other at every place, best explains of the residual; see `features.Fit`."""
+    inputs = features[0]
     height, width = inputs.shape[1:]
     side = tile_side(len(inputs))
     step = side // 2
@@ -71,7 +49,7 @@ def _local_fit(inputs: Tensor, residual: Tensor, weight: Tensor) -> Tensor:
     window = torch.outer(ramp, ramp).flatten()[:, None]  # (pixels, 1); shifted by half a side, copies add up to one
     device = torch.device("cpu") if inputs.device.type == "mps" else inputs.device  # MPS has no float64
     padding = (step, step + -width % step, step, step + -height % step)
-    rows = torch.cat([inputs, torch.ones_like(inputs[:1]), residual, weight]).to(device)
+    rows = torch.cat([inputs, torch.ones_like(inputs[:1]), residual[0], weight[0]]).to(device)
     rows = F.pad(rows[None], padding)[0]  # with weights of 0
     window, unknowns = window.to(device), len(inputs) + 1
     made = torch.zeros(3, *rows.shape[1:], dtype=torch.float64, device=device)

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.backbones.base import Autoencoder, Seen
-from sfumato.background.features import features, last_convolution, whole
-from sfumato.background.fitting import KEEP_WEIGHT, trainable_inputs
+from sfumato.backbones.base import Autoencoder
+from sfumato.background.features import with_last_layer_fitted
 from sfumato.background.registry import Watch
 
 RIDGE = 1e-6
@@ -33,25 +32,11 @@ def reconstruct(
     Raises:
         Unsupported: If the decoder does not end in a plain convolution.
     """
-    results = []
-    with torch.inference_mode(False), torch.no_grad():
-        vae = whole(autoencoder.vae)
-        convolution = last_convolution(vae, "decoder-solve")
-        latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
-        seen = Seen(pixels=source, mask=mask)
-        weight = mask + KEEP_WEIGHT * (1 - mask)
-        for i in range(len(latents)):
-            inputs, picture = features(autoencoder, vae, convolution, latents[i : i + 1], seen)
-            target = decoded[i : i + 1] * mask + source * (1 - mask)
-            kernel, bias = _solve(inputs, target - picture, weight, convolution)
-            results.append(picture + F.conv2d(inputs, kernel, bias, padding=convolution.padding))
-            if watch is not None:
-                watch(i + 1, len(latents))
-    return torch.cat(results).clamp(-1, 1)
+    return with_last_layer_fitted(_solve, "decoder-solve", autoencoder, latents, decoded, source, mask, watch=watch)
 
 
-def _solve(features: Tensor, residual: Tensor, weight: Tensor, convolution: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """The change of the convolution's kernel (3, C, k, k) and bias (3,) that best explains `residual` (1, 3, H, W)."""
+def _solve(features: Tensor, residual: Tensor, weight: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """What the convolution adds once its kernel (3, C, k, k) and bias (3,) best explain the residual; see `features.Fit`."""
     channels, (height, width), (tall, wide) = features.shape[1], features.shape[2:], convolution.kernel_size
     unknowns = channels * tall * wide + 1
     device = torch.device("cpu") if features.device.type == "mps" else features.device  # MPS has no float64
@@ -68,4 +53,5 @@ def _solve(features: Tensor, residual: Tensor, weight: Tensor, convolution: nn.C
         moment += weighted @ residual[0, :, top:bottom].flatten(1).T.to(device).double()
     gram.diagonal().add_(RIDGE * gram.trace() / unknowns)
     change = torch.cholesky_solve(moment, torch.linalg.cholesky(gram)).T.to(features)  # (3, C k k + 1)
-    return change[:, :-1].reshape(-1, channels, tall, wide), change[:, -1].contiguous()
+    kernel, bias = change[:, :-1].reshape(-1, channels, tall, wide), change[:, -1].contiguous()
+    return F.conv2d(features, kernel, bias, padding=convolution.padding)

@@ -1,13 +1,15 @@
-"""What enters a decoder's last convolution, for reconstructions that change this layer alone."""
+"""What enters a decoder's last convolution, and the loop of the reconstructions that change this layer alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sfumato.backbones.base import Autoencoder, Seen
 from sfumato.backbones.hooks import hooked
-from sfumato.background.fitting import decode, private_autoencoder
+from sfumato.background.fitting import KEEP_WEIGHT, decode, private_autoencoder, trainable_inputs
+from sfumato.background.registry import Watch
 from sfumato.errors import Unsupported
 
 
@@ -58,3 +60,47 @@ def features(autoencoder: Autoencoder, vae: Any, convolution: nn.Conv2d, latents
     with hooked([(convolution.register_forward_pre_hook, lambda module, given: caught.append(given[0]), {})]):
         picture = decode(autoencoder, vae, latents, seen)
     return caught[0].float(), picture.float()
+
+
+Fit = Callable[[Tensor, Tensor, Tensor, nn.Conv2d], Tensor]
+"""What a changed layer adds to a picture, (1, 3, H, W), float32.
+
+Of the features (1, C, H, W), the residual to be explained (1, 3, H, W), the weight of each pixel's squared error (1, 1, H, W),
+and the last convolution."""
+
+
+def with_last_layer_fitted(
+    fit: Fit,
+    name: str,
+    autoencoder: Autoencoder,
+    latents: Tensor,
+    decoded: Tensor,
+    source: Tensor,
+    mask: Tensor,
+    *,
+    watch: Watch | None,
+) -> Tensor:
+    """The predictions with the last layer fitted to each: to it inside the mask, and with more weight to the source outside.
+
+    Args:
+        fit: The change.
+        name: Of the reconstruction, for messages.
+        autoencoder, latents, decoded, source, mask, watch: Of `sfumato.background.registry.Reconstruct`.
+
+    Raises:
+        Unsupported: If the decoder does not end in a plain convolution.
+    """
+    results = []
+    with torch.inference_mode(False), torch.no_grad():
+        vae = whole(autoencoder.vae)
+        convolution = last_convolution(vae, name)
+        latents, decoded, source, mask = trainable_inputs(autoencoder, latents, decoded, source, mask)
+        seen = Seen(pixels=source, mask=mask)
+        weight = mask + KEEP_WEIGHT * (1 - mask)
+        for i in range(len(latents)):
+            inputs, picture = features(autoencoder, vae, convolution, latents[i : i + 1], seen)
+            target = decoded[i : i + 1] * mask + source * (1 - mask)
+            results.append(picture + fit(inputs, target - picture, weight, convolution))
+            if watch is not None:
+                watch(i + 1, len(latents))
+    return torch.cat(results).clamp(-1, 1)
