@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,7 @@ def test_previews_of_a_large_picture_are_made_from_a_small_one(tmp_path: Path) -
     assert (whole[500:1000, 1000:1600] == (200, 20, 30)).all()
     expected = np.asarray(Image.fromarray(whole).resize((768, 512), Image.Resampling.BOX)).astype(int)
     assert np.abs(small - expected).mean() < 4
+    undecoded = replace(progress, latent_preview=lambda: Image.new("RGB", (16, 16), (20, 200, 30)))
+    other = pictures.pixels(pictures.decoded(previewer.small(undecoded)))
+    assert np.abs(other[140:250, 262:404] - (20, 200, 30)).max() < 8
+    assert previewer.whole(undecoded).tobytes() == previewer.whole(progress).tobytes()

@@ -57,6 +57,12 @@ def pixels(batch: int, side: int = 32) -> torch.Tensor:
     return draw(batch, 3, side, side).clamp(-1, 1)
 
 
+def test_previews_have_a_pixel_for_each_latent(backbone: Backbone) -> None:
+    seen = backbone.autoencoder.preview(latents(backbone, 2))
+    assert seen.shape == (2, 3, *latents(backbone, 2).shape[-2:])
+    assert seen.abs().max() <= 1
+
+
 def latents(backbone: Backbone, batch: int) -> torch.Tensor:
     return draw(batch, backbone.traits.latent_channels, 8, 8, seed=1)
 

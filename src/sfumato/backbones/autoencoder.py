@@ -13,6 +13,7 @@ from sfumato.backbones.base import Seen
 from sfumato.backbones.encodings import Encodings, digest, version
 from sfumato.backbones.finite import check_decoded, check_latents, is_finite
 from sfumato.backbones.hardware import free_memory
+from sfumato.backbones.latent_preview import LatentPreview
 from sfumato.backbones.memory import needs_tiles
 from sfumato.errors import Unsupported
 
@@ -42,6 +43,7 @@ class LatentAutoencoder:
         self.name, self.device = name, device
         self.notes: list[str] = []
         self.encodings = Encodings()
+        self._preview: LatentPreview | None = None
         self.latent_channels = int(getattr(vae.config, "latent_channels", None) or vae.config.z_dim)
         halvings = getattr(vae.config, "temperal_downsample", None) or vae.config.block_out_channels[1:]
         self.factor = 2 ** len(halvings)
@@ -92,6 +94,12 @@ class LatentAutoencoder:
         pixels = latents.shape[-2] * latents.shape[-1] * self.factor**2
         with self._tiled_if_needed(pixels):
             return self._finite(lambda: self._each_decoded(latents, seen), "decoding").clamp(-1.0, 1.0)
+
+    def preview(self, latents: Tensor) -> Tensor:
+        """See `Autoencoder.preview`. At the first, a small picture is encoded."""
+        if self._preview is None:
+            self._preview = LatentPreview(self.encode, self.factor)
+        return self._preview(latents)
 
     @contextmanager
     def _tiled_if_needed(self, pixels: int) -> Iterator[None]:

@@ -237,6 +237,9 @@ class Autoencoder(Protocol):
             seen: The picture around the edit, for decoders that see it; the others ignore it.
         """
 
+    def preview(self, latents: Tensor) -> Tensor:
+        """About what `decode` makes of latents (B, C, h, w), at their size and almost for nothing: (B, 3, h, w) in [-1, 1]."""
+
     def unscale(self, latents: Tensor) -> Tensor:
         """Latents to the code that `vae.decode` takes."""
 

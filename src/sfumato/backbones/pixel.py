@@ -40,6 +40,10 @@ class Pixels:
         """The pixels, clamped."""
         return latents.float().clamp(-1.0, 1.0)
 
+    def preview(self, latents: Tensor) -> Tensor:
+        """The pixels, clamped."""
+        return self.decode(latents)
+
     def unscale(self, latents: Tensor) -> Tensor:
         """The pixels as they are."""
         return latents

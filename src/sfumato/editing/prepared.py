@@ -230,14 +230,16 @@ class PreparedWindow:
         def watch(step: int, total: int, clean: Tensor) -> None:
             if self.edit.keeps_frames and done == 0:
                 self.frames = [*self.frames[: step - 1], clean[:1]]
-            batches, shown = 1 if self.rejects else -(-n // self.batch_size), self.shown
+            batches = 1 if self.rejects else -(-n // self.batch_size)
+            shown = clean[self.shown : self.shown + 1]
             self.on_progress(
                 Progress(
                     stage="denoise",
                     step=done // self.batch_size * total + step,
                     total=batches * total,
                     share=(done + rows * step / total) / n,
-                    preview=lambda: Image.fromarray(to_uint8(self.decode(clean[shown : shown + 1])[0])),
+                    preview=lambda: Image.fromarray(to_uint8(self.decode(shown)[0])),
+                    latent_preview=lambda: Image.fromarray(to_uint8(self.edit.backbone.autoencoder.preview(shown)[0])),
                     window=self.inputs.window,
                     inputs=self.inputs,
                 )

@@ -24,6 +24,7 @@ class Progress:
         stage: "load", "encode", "denoise", "background" or "rank"; the third and fourth alternate if there are several batches.
         step, total: Work done in this stage, over all predictions.
         preview: Makes the current prediction as a picture of the window, when asked; None where there is none.
+        latent_preview: The same almost for nothing, at the latents' size: colours and rough shapes, no details.
         window: Where in the picture the preview belongs.
         inputs: The pictures as they were read, in that window.
         share: Part of this stage's work that is done, in [0, 1], where batches of different sizes make it differ from
@@ -36,6 +37,7 @@ class Progress:
     step: int
     total: int
     preview: "Callable[[], Image.Image] | None" = None
+    latent_preview: "Callable[[], Image.Image] | None" = None
     window: "Window | None" = None
     inputs: "Inputs | None" = None
     share: float | None = None

@@ -46,11 +46,11 @@ class Previewer:
         return time.monotonic() >= self.next_time
 
     def small(self, progress: Progress) -> bytes:
-        """The whole picture with the prediction in it, as a JPEG of at most 768 pixels a side."""
+        """The whole picture with the prediction in it, not decoded, as a JPEG of at most 768 pixels a side."""
         start = time.monotonic()
         if self._small is None:
             self._small = self._layers(progress, SIDE)
-        data = encode(self._small.with_predictions(self._seen(progress)), "JPEG", quality=QUALITY)
+        data = encode(self._small.with_predictions(self._seen(progress, small=True)), "JPEG", quality=QUALITY)
         now = time.monotonic()
         self.next_time = now + max(LEAST_SECONDS, (now - start) / SHARE)
         return data
@@ -69,11 +69,12 @@ class Previewer:
         given = read_given(self.request, self.max_pixels)
         return _Layers.of(given.picture, to_levels(given.area.change), given.original, side)
 
-    def _seen(self, progress: Progress) -> dict[Window, Image.Image]:
-        """The last prediction of every window, at the model's size."""
-        assert progress.preview is not None
+    def _seen(self, progress: Progress, *, small: bool = False) -> dict[Window, Image.Image]:
+        """The last prediction of every window, at the model's size, or at the latents' if it is small."""
+        make = (progress.latent_preview if small else None) or progress.preview
+        assert make is not None
         assert progress.window is not None
-        self._patches[progress.window] = progress.preview()
+        self._patches[progress.window] = make()
         return self._patches
 
 
