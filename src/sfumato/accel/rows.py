@@ -32,11 +32,12 @@ class LiveRows:
     def __init__(self, count: int, limit: int | None = None) -> None:
         self.live = torch.ones(count, dtype=torch.bool)
         self.limit = limit or count
+        self.whole = self.limit >= count  # whether the network is given all rows at once
         self.calls, self.total, self.index = 0, count, torch.arange(count)
 
     def drop(self, rows: slice | Sequence[int]) -> None:
         """Drop these rows from now on."""
-        self.live[rows] = False
+        self.live[rows], self.whole = False, False
 
     @contextmanager
     def attached(self, denoiser: Denoiser) -> Iterator[Denoiser]:
@@ -56,11 +57,12 @@ class _Live:
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
         rows, branches = self.rows, len(x) // len(self.rows.live)
         rows.calls, rows.total = rows.calls + 1, len(x)
+        if rows.whole:
+            if len(rows.index) != len(x):
+                rows.index = torch.arange(len(x))
+            return self.inner(x, timestep, given)
         live = rows.live.repeat(branches).nonzero()[:, 0]
         parts = live.split(rows.limit * branches)
-        if len(parts) == 1 and len(live) == len(x):
-            rows.index = live
-            return self.inner(x, timestep, given)
         made = [self._part(part, x, timestep, given) for part in parts]
 
         def spread(part: Tensor, whole: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Interface between sampling loops and models: a denoiser with conditions and guidance bound to it."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -17,6 +17,13 @@ class Pair:
 
     unconditional: Conditions
     conditional: Conditions
+    _stacked: dict[int, Conditions] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def stacked(self, count: int) -> Conditions:
+        """Both in a batch of 2 `count`: `count` rows of the unconditional, then of the conditional. Kept for later steps."""
+        if count not in self._stacked:
+            self._stacked[count] = join([expand(self.unconditional, count), expand(self.conditional, count)])
+        return self._stacked[count]
 
 
 class Guidance(Protocol):
@@ -54,11 +61,6 @@ class Model:
     def __call__(self, x: Tensor, step: Step) -> Output:
         """The guided output for (B, C, h, w) scaled latents at `step.timestep`."""
         return self.guidance(self.denoiser, self.pair, x, step)
-
-
-def stack(first: Conditions, second: Conditions, count: int) -> Conditions:
-    """Both conditions in a batch of 2 `count`: `count` rows of the first, then of the second."""
-    return join([expand(first, count), expand(second, count)])
 
 
 def join(several: Sequence[Conditions]) -> Conditions:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfumato.backbones.base import Denoiser, Output, Traits
 from sfumato.backbones.packing import pack, unpack
-from sfumato.denoising.base import Pair, stack
+from sfumato.denoising.base import Pair
 from sfumato.noise.plan import Step
 
 EVERYWHERE = (0.0, math.inf)
@@ -60,7 +60,7 @@ def _both_branches(denoiser: Denoiser, pair: Pair, x: Tensor, step: Step) -> tup
     """Conditional and unconditional output: in one batch of 2B if `traits.stacks_branches`, else in two calls."""
     if not denoiser.traits.stacks_branches:
         return denoiser(x, step.timestep, pair.conditional), denoiser(x, step.timestep, pair.unconditional)
-    both = denoiser(torch.cat([x, x]), step.timestep, stack(pair.unconditional, pair.conditional, len(x)))
+    both = denoiser(torch.cat([x, x]), step.timestep, pair.stacked(len(x)))
     halves = [None if part is None else part.chunk(2) for part in (both.prediction, both.variance, both.mask)]
     unconditional, conditional = (Output(*(None if half is None else half[i] for half in halves)) for i in (0, 1))  # type: ignore[arg-type]
     return conditional, unconditional
