@@ -55,6 +55,7 @@ class Editor:
         memory: Where the weights are kept: "full" (on the device), "offload" (there one network at a time), "sequential" (one
             layer at a time), or "auto", the first of them that fits. The pictures are the same.
         quantization: Weights of linear layers in "int8", "fp8" or "nf4"; approximate.
+        compile: Compile the denoiser's blocks when they are first called; the same but for rounding.
 
     Raises:
         BackboneError, ResourceError: The model is absent, unsafe or not supported; it fits in no way.
@@ -79,6 +80,7 @@ class Editor:
         control_model: tuple[str, ...] = (),
         memory: str = "auto",
         quantization: str | None = None,
+        compile: bool = False,
     ) -> None:
         registry.get(method)
         chosen_device = loading.choose_device(device)
@@ -90,6 +92,7 @@ class Editor:
             allow_pickle=allow_pickle,
             memory=memory,
             quantization=quantization,
+            compile=compile,
         )
         own = Choice(model, tuple(lora), vae, prediction_type, branch, tuple(control_model))
         self._hold(Held(own, options), chosen_device, chosen_dtype, method, ranker, max_pixels)
@@ -285,7 +288,7 @@ class Editor:
                 *text_notes(edit, request),
                 *background_notes(request),
             ],
-            facts=facts(edit, self.device, self.dtype, self._held.options.quantization),
+            facts=facts(edit, self.device, self.dtype, self._held.options),
         )
 
 

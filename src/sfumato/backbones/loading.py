@@ -55,6 +55,7 @@ def load(
     control_model: Sequence[str] = (),
     memory: str = "auto",
     quantization: str | None = None,
+    compile: bool = False,
 ) -> "Backbone":
     """Load a model.
 
@@ -72,6 +73,7 @@ def load(
         control_model: ControlNets for control pictures, each as `branch`.
         memory: Where the weights are kept: "full", "offload", "sequential", or "auto"; see `LoadOptions`.
         quantization: Format of the weights of linear layers: "int8", "fp8" or "nf4"; see `LoadOptions`.
+        compile: Compile the denoiser's blocks when they are first called; see `LoadOptions`.
 
     Raises:
         ModelNotFound: No such folder or file (model-not-found), or an id that is not in the cache (model-not-cached).
@@ -83,7 +85,7 @@ def load(
         OptionError: Unknown device, dtype, prediction type, memory or quantization.
     """
     check_given(prediction_type)
-    check_choices(memory, quantization)
+    check_choices(memory, quantization, compile=compile)
     if offline:
         go_offline()
     device = choose_device(device)
@@ -103,6 +105,10 @@ def load(
             branches=bool(branch or control_model),
         )
         backbone = _load(source, given)
+        if compile:
+            from sfumato.backbones.compiling import compile_blocks
+
+            compile_blocks(backbone)
         if branch is None and not control_model:
             return backbone
         from sfumato.backbones.attaching import attach

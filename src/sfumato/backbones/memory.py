@@ -46,8 +46,8 @@ class Need:
         return self.device <= free.device and self.main <= free.main
 
 
-def check_choices(memory: str, quantization: str | None) -> None:
-    """Refuse unknown values, and layer-by-layer placement of packed weights, which accelerate does not know.
+def check_choices(memory: str, quantization: str | None, *, compile: bool = False) -> None:
+    """Refuse unknown values, and layer-by-layer placement of what cannot be moved so: packed weights, compiled blocks.
 
     Raises:
         OptionError: option-memory, option-quantization, option-contradiction.
@@ -59,6 +59,11 @@ def check_choices(memory: str, quantization: str | None) -> None:
     if memory == "sequential" and quantization is not None:
         raise OptionError(
             f"Weights in {quantization} are not moved layer by layer: leave --quantization out, or use --memory offload.",
+            code="option-contradiction",
+        )
+    if memory == "sequential" and compile:
+        raise OptionError(
+            "Compiled blocks are not moved layer by layer: leave --compile out, or use --memory offload.",
             code="option-contradiction",
         )
 

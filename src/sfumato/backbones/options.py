@@ -19,6 +19,7 @@ class LoadOptions:
         memory: "full" keeps all weights on the device, "offload" only the network that is at work, "sequential" only the layer;
             "auto" takes the first of them that fits.
         quantization: "int8", "fp8" or "nf4": format of the denoiser's linear layers, and of large text encoders'; approximate.
+        compile: Compile the denoiser's blocks when they are first called; the same but for rounding.
     """
 
     device: "str | torch.device | None" = None
@@ -27,3 +28,4 @@ class LoadOptions:
     allow_pickle: bool = False
     memory: str = "auto"
     quantization: str | None = None
+    compile: bool = False

@@ -19,6 +19,7 @@ Memory = Annotated[
     str, typer.Option(help="Weights on the device: all, a network or a layer at a time.", metavar="auto|full|offload|sequential")
 ]
 Quantization = Annotated[str | None, typer.Option(help="Weights in fewer bits; approximate.", metavar="int8|fp8|nf4")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the model's blocks at their first call; for a GPU.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled checkpoints too.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")]

@@ -13,7 +13,7 @@ from sfumato.batch.files import FileOptions
 from sfumato.batch.naming import Naming
 from sfumato.batch.row import Row
 from sfumato.batch.sharding import Shard
-from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Json, Memory, Offline, Quantization
+from sfumato.cli.arguments import AllowPickle, Compile, Debug, Device, Dtype, Force, Json, Memory, Offline, Quantization
 from sfumato.cli.destination import only_folder
 from sfumato.cli.failures import reported
 from sfumato.cli.generated import generated
@@ -70,8 +70,8 @@ class Settings:
     def parameters(self) -> dict[str, Any]:
         """What results depend on besides their rows."""
         files = {"name": self.files.naming.pattern, "layer": self.files.naming.layer, "format": self.files.format}
-        packed = {} if self.load.quantization is None else {"quantization": self.load.quantization}
-        return {**files, "metadata": self.files.metadata, "dtype": self.load.dtype, "ranker": self.ranker, **packed}
+        other = {name: value for name in ("quantization", "compile") if (value := getattr(self.load, name))}
+        return {**files, "metadata": self.files.metadata, "dtype": self.load.dtype, "ranker": self.ranker, **other}
 
 
 def command(summary: str, arguments: Sequence[str] = ()) -> Any:
@@ -109,6 +109,7 @@ def batch(
     dtype: Dtype = None,
     memory: Memory = "auto",
     quantization: Quantization = None,
+    compile: Compile = False,
     ranker: Annotated[str | None, typer.Option(help="CLIP that ranks predictions: folder or cached id.", metavar="ID")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = MAX_PIXELS,
     offline: Offline = False,
@@ -142,6 +143,7 @@ def batch(
                 allow_pickle=allow_pickle,
                 memory=memory,
                 quantization=quantization,
+                compile=compile,
             ),
             ranker=ranker,
             max_pixels=max_pixels,

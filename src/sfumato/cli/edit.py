@@ -15,7 +15,7 @@ import typer
 from PIL import Image
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.cli.arguments import AllowPickle, Debug, Device, Dtype, Force, Memory, Offline, Quantization
+from sfumato.cli.arguments import AllowPickle, Compile, Debug, Device, Dtype, Force, Memory, Offline, Quantization
 from sfumato.cli.destination import STANDARD, Destination, check_sources, destination
 from sfumato.cli.failures import reported
 from sfumato.cli.generated import generated
@@ -221,6 +221,7 @@ def edit(
     dtype: Dtype = None,
     memory: Memory = "auto",
     quantization: Quantization = None,
+    compile: Compile = False,
     ranker: Annotated[str | None, typer.Option(help="CLIP that ranks predictions: folder or cached id.", metavar="ID")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.", metavar="INT")] = MAX_PIXELS,
     offline: Offline = False,
@@ -241,6 +242,7 @@ def edit(
                 allow_pickle=allow_pickle,
                 memory=memory,
                 quantization=quantization,
+                compile=compile,
             ),
             ranker=ranker,
             max_pixels=max_pixels,

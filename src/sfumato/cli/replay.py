@@ -64,6 +64,7 @@ def run(
         device=load.device or facts.get("device"),
         dtype=load.dtype or facts.get("dtype"),
         quantization=facts.get("quantization"),
+        compile=facts.get("compile", False),
     )
     settings = Settings(load=load, max_pixels=max_pixels)
     with TemporaryDirectory() if out is None else staged(folder, [name], {}, force=force, replace_earlier=False) as place:

@@ -8,6 +8,7 @@ import torch
 
 import sfumato
 from sfumato.backbones.capabilities import BRANCHES
+from sfumato.backbones.options import LoadOptions
 from sfumato.editing import tasks
 from sfumato.editing.prepared import Prepared
 from sfumato.masks.islands import surrounding
@@ -17,14 +18,15 @@ WORDS_SHOWN = 60
 LIBRARIES = ("torch", "diffusers", "transformers")  # the pixels depend on their versions
 
 
-def facts(edit: Prepared, device: torch.device, dtype: torch.dtype, quantization: str | None = None) -> dict[str, Any]:
-    """Values that a replay compares, see `EditResult.facts`. Device, dtype and quantization are the editor's."""
+def facts(edit: Prepared, device: torch.device, dtype: torch.dtype, load: LoadOptions) -> dict[str, Any]:
+    """Values that a replay compares, see `EditResult.facts`. Device, dtype and how models are loaded are the editor's."""
     backbone, parts = edit.backbone, [window.inputs for window in edit.windows]
     return {
         "versions": versions(),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
-        **({} if quantization is None else {"quantization": quantization}),
+        **({} if load.quantization is None else {"quantization": load.quantization}),
+        **({"compile": True} if load.compile else {}),
         "prediction_type": backbone.traits.prediction,
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

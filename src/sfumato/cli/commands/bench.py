@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.cli.arguments import Debug, Device, Dtype, Json, Memory, Offline, Out, Quantization
+from sfumato.cli.arguments import Compile, Debug, Device, Dtype, Json, Memory, Offline, Out, Quantization
 from sfumato.cli.commands.bench_speed import speed
 from sfumato.cli.failures import reported
 from sfumato.errors import OptionError
@@ -52,6 +52,7 @@ def quality(
     dtype: Dtype = None,
     memory: Memory = "auto",
     quantization: Quantization = None,
+    compile: Compile = False,
     offline: Offline = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -83,7 +84,9 @@ def quality(
                 seed=seed,
                 out=out,
                 force=force,
-                load=LoadOptions(device=device, dtype=dtype, offline=offline, memory=memory, quantization=quantization),
+                load=LoadOptions(
+                    device=device, dtype=dtype, offline=offline, memory=memory, quantization=quantization, compile=compile
+                ),
                 as_json=as_json,
             )
         )

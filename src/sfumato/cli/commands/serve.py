@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sfumato.backbones.options import LoadOptions
-from sfumato.cli.arguments import AllowPickle, Debug, Devices, Dtype, Memory, Offline, Quantization
+from sfumato.cli.arguments import AllowPickle, Compile, Debug, Devices, Dtype, Memory, Offline, Quantization
 from sfumato.cli.failures import reported
 
 
@@ -39,6 +39,7 @@ def serve(
     dtype: Dtype = None,
     memory: Memory = "auto",
     quantization: Quantization = None,
+    compile: Compile = False,
     vae: Annotated[str | None, typer.Option(help="Autoencoder in place of the model's own.", metavar="FILE|FOLDER")] = None,
     prediction_type: Annotated[
         str | None,
@@ -101,7 +102,14 @@ def serve(
             origins=tuple(allow_origin or ()),
             devices=tuple(device or (None,)),
             share=share,
-            load=LoadOptions(dtype=dtype, offline=offline, allow_pickle=allow_pickle, memory=memory, quantization=quantization),
+            load=LoadOptions(
+                dtype=dtype,
+                offline=offline,
+                allow_pickle=allow_pickle,
+                memory=memory,
+                quantization=quantization,
+                compile=compile,
+            ),
             vae=vae,
             prediction_type=prediction_type,
             branch=branch,
