@@ -6,12 +6,15 @@ import queue
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from sfumato.backbones.hub import ships
+from sfumato.backbones.options import LoadOptions
 from sfumato.batch.local import Setup, edit_here
 from sfumato.batch.log import logged
 from sfumato.batch.output import Place
@@ -24,6 +27,8 @@ MOST_CRASHES = 3  # of workers that ran a row, before the row is taken to be the
 POLL_SECONDS = 0.2  # in which a request to stop is noticed
 GRACE_SECONDS = 10.0  # for the present step of what is given up
 STOP = "stop"
+ROWS_EACH = 4  # with fewer, another process would spend more on its start than it saves
+PROCESS_BYTES = 3 << 29  # of a process with a model that ships, and a large picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,33 @@ def cores() -> int:
     if asked.isdecimal() and int(asked):
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def edit_with_all_cores(work: Work, setup: Setup, load: LoadOptions) -> Iterator[RowResult]:
+    """Edit rows in a process for each core where that is quicker and there is room, else in this process with all cores.
+
+    Args:
+        work, setup: As in `edit_in_workers`.
+        load: Of the setup.
+    """
+    rows = iter(work.rows)
+    first = list(islice(rows, ROWS_EACH * cores()))
+    work, count = replace(work, rows=chain(first, rows)), usual_count(first, load) if work.same_model else 1
+    yield from edit_in_workers(work, setup, count) if count > 1 else edit_here(work, setup)
+
+
+def usual_count(first: Sequence[Row], load: LoadOptions) -> int:
+    """How many processes edit a batch of one model by default, given as many of its first rows as could make a difference.
+
+    On a CPU with a model that ships, one for each core, as far as rows and memory allow; `scripts/batch_workers.py` measured
+    that. Other models lie in memory once for each process, and have one.
+    """
+    count = min(len(first) // ROWS_EACH, cores())
+    if count < 2 or not ships(first[0].options.get("model") or "embedded"):
+        return 1
+    from sfumato.backbones.hardware import choose_device, free_main_memory
+
+    return max(1, min(count, free_main_memory() // PROCESS_BYTES)) if choose_device(load.device).type == "cpu" else 1
 
 
 def edit_in_workers(work: Work, setup: Setup, count: int) -> Iterator[RowResult]:

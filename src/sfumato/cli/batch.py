@@ -229,10 +229,10 @@ def run(rows: "Rows", settings: Settings, as_json: bool) -> bool:
 def _executor(settings: Settings) -> "Execute":
     """What edits the rows."""
     from sfumato.batch.local import EngineOptions, edit_here, setup_of
-    from sfumato.batch.workers import edit_in_workers
+    from sfumato.batch.workers import edit_in_workers, edit_with_all_cores
 
     engine = EngineOptions(load=settings.load, ranker=settings.ranker, max_pixels=settings.max_pixels)
-    setup, workers = setup_of(engine, settings.files), settings.workers or 1
+    setup, workers = setup_of(engine, settings.files), settings.workers
     if settings.engine == "ray":
         from sfumato.batch.ray_driver import Cluster
         from sfumato.batch.ray_engine import edit_on_ray
@@ -240,6 +240,8 @@ def _executor(settings: Settings) -> "Execute":
         named = str(settings.load.device or "").partition(":")[0]
         cluster = Cluster(address=settings.address, workers=settings.workers, gpu=named == "cuda" if named else None)
         return lambda work: edit_on_ray(work, setup, cluster)
+    if workers is None:
+        return lambda work: edit_with_all_cores(work, setup, settings.load)
     if workers > 1:
         return lambda work: edit_in_workers(work, setup, workers)
     return lambda work: edit_here(work, setup)

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from sfumato.backbones import hardware
+from sfumato.backbones.options import LoadOptions
 from sfumato.batch import workers
 from sfumato.batch.ledger import Counts
-from sfumato.batch.row import RowResult
+from sfumato.batch.row import Row, RowResult
 from sfumato.batch.runner import Settings, Work, run_batch
-from sfumato.batch.workers import cores, edit_in_workers
+from sfumato.batch.workers import cores, edit_in_workers, edit_with_all_cores, usual_count
 from sfumato.errors import ModelNotFound
 from tests.batches import SETUP, here, pictures_in, rows_of
 
@@ -39,6 +42,36 @@ def test_workers_make_the_same_pictures_and_outlive_their_crashes(tmp_path: Path
 def test_what_every_row_would_meet_ends_the_batch(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="absent"):
         run_batch(rows_of(tmp_path / "in", 3, model="absent"), one, Settings(out=tmp_path / "out"))
+
+
+def test_a_process_for_each_core_where_rows_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.setattr(hardware, "free_main_memory", lambda: 64 * 2**30)
+    monkeypatch.setattr(hardware, "choose_device", torch.device)
+    rows, cpu = [Row(key=str(number)) for number in range(16)], LoadOptions(device="cpu")
+    assert [usual_count(rows[:count], cpu) for count in (0, 1, 7, 8, 15, 16)] == [1, 1, 1, 2, 3, 4]
+    assert usual_count(rows, LoadOptions(device="cuda")) == 1
+    assert usual_count([replace(row, options={"model": "stabilityai/sd"}) for row in rows], cpu) == 1
+    assert usual_count([replace(row, options={"model": "embedded-fast"}) for row in rows], cpu) == 4
+    monkeypatch.setattr(hardware, "free_main_memory", lambda: 3 * 2**30)
+    assert usual_count(rows, cpu) == 2
+    monkeypatch.setattr(hardware, "free_main_memory", lambda: 0)
+    assert usual_count(rows, cpu) == 1
+
+
+def test_the_first_rows_are_looked_at_and_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    rows = rows_of(tmp_path / "in", 11)
+    run_batch(rows, here, Settings(out=tmp_path / "alone"))
+    asked: list[int] = []
+
+    def execute(work: Work) -> Iterator[RowResult]:
+        monkeypatch.setattr(workers, "usual_count", lambda first, load: asked.append(len(first)) or 2)
+        return edit_with_all_cores(work, SETUP, LoadOptions())
+
+    assert run_batch(rows, execute, Settings(out=tmp_path / "out")) == Counts(done=11)
+    assert asked == [8]
+    assert pictures_in(tmp_path / "out") == pictures_in(tmp_path / "alone")
 
 
 def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
