@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.batches import rows_of
 
-OPTIONS = ["--box", "40,40,48,48", "--prompt", "a red ball", "-n", "1"]
+PROMPT, OPTIONS = "a red ball", ["--box", "40,40,48,48", "-n", "1"]
 SFUMATO = [sys.executable, "-m", "sfumato"]
 
 
@@ -36,8 +36,8 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             pictures, out = Path(folder) / "in", Path(folder)
             names = [row.pictures["image"] for row in rows_of(pictures, edits, side=128)]
-            batch = seconds([*SFUMATO, "batch", str(pictures), *OPTIONS, "--out", str(out / "batch")])
-            loop = seconds(*([*SFUMATO, "edit", name, *OPTIONS, "--out", str(out / Path(name).stem)] for name in names))
+            batch = seconds([*SFUMATO, "batch", str(pictures), "--prompt", PROMPT, *OPTIONS, "--out", str(out / "batch")])
+            loop = seconds(*([*SFUMATO, "edit", name, PROMPT, *OPTIONS, "--out", str(out / Path(name).stem)] for name in names))
             console.print(f"{edits} edits: batch {batch:.1f} s, shell loop {loop:.1f} s, ratio {loop / batch:.1f}")
 
 
