@@ -70,7 +70,7 @@ def first_latents(source: Tensor, start: Tensor, mask: Tensor, eps: Tensor, plan
 
 def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
     """`inside` where the mask (1|B, 1, h, w) is 1, `outside` where it is 0, to the bit."""
-    return mask * inside + (1 - mask) * outside
+    return torch.lerp(outside, inside, mask)
 
 
 def check_finite(latents: Tensor, model: Traits, step: int, steps: int) -> None:
