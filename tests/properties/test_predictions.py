@@ -94,6 +94,9 @@ class Exact:
     def decode(self, latents: Tensor, seen: Seen | None = None) -> Tensor:
         return F.interpolate(latents[:, :3], scale_factor=self.factor).clamp(-1, 1)
 
+    def preview(self, latents: Tensor) -> Tensor:
+        return latents[:, :3].clamp(-1, 1)
+
     def unscale(self, latents: Tensor) -> Tensor:
         return latents
 

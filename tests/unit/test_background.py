@@ -48,6 +48,9 @@ class TinyAutoencoder:
         code = self.unscale(latents).to(self.dtype)
         return self.vae.decode(code, **seen_by(self.vae, seen, code)).sample.float().clamp(-1, 1)
 
+    def preview(self, latents: Tensor) -> Tensor:
+        return self.decode(latents)
+
 
 @dataclass
 class Case:

@@ -1,7 +1,7 @@
 """Worker processes: the same pictures, and what becomes of the rows of those that crash."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,8 +65,12 @@ def test_the_first_rows_are_looked_at_and_not_lost(tmp_path: Path, monkeypatch: 
     run_batch(rows, here, Settings(out=tmp_path / "alone"))
     asked: list[int] = []
 
+    def both(first: Sequence[Row], load: LoadOptions) -> int:
+        asked.append(len(first))
+        return 2
+
     def execute(work: Work) -> Iterator[RowResult]:
-        monkeypatch.setattr(workers, "usual_count", lambda first, load: asked.append(len(first)) or 2)
+        monkeypatch.setattr(workers, "usual_count", both)
         return edit_with_all_cores(work, SETUP, LoadOptions())
 
     assert run_batch(rows, execute, Settings(out=tmp_path / "out")) == Counts(done=11)
