@@ -6,7 +6,7 @@ from html import escape
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a", "#b8a900")  # Okabe and Ito, less black
 HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 210, 14, 28, 46, 12
-BAR, GAP = 22, 22
+BAR, GAP, LETTER = 22, 16, 6
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ def bars(
         line: Draw a dashed line at this value.
     """
     top = _ceiling([v for _, values in series for v in values if v is not None], line)
-    group = max(len(series) * BAR, 44) + GAP
-    width = LEFT + len(groups) * group + RIGHT
+    groups_wide = [max(len(series) * BAR, LETTER * len(name)) + GAP for name in groups]
+    width = LEFT + sum(groups_wide) + RIGHT
     parts = [*_frame(width, title), *_y_axis(0, top, width)]
     for g, name in enumerate(groups):
-        middle = LEFT + g * group + group / 2
+        middle = LEFT + sum(groups_wide[:g]) + groups_wide[g] / 2
         parts.append(_text(middle, HEIGHT - BOTTOM + 16, name, "middle"))
         for s, (label, values) in enumerate(series):
             value = values[g]

@@ -61,7 +61,7 @@ def plots(records: Iterable[Record]) -> dict[str, str]:
         made[WORK] = standalone(bars([record["row"] for record in calls], [("TFLOP", values)], title), title)
     if timed := [record for record in records if record["ledger"] == "clock"]:
         series = [(clock, [Value(record[clock]["ratio"], *record[clock]["interval"]) for record in timed]) for clock in CLOCKS]
-        title = "times: ratio with interval"
+        title = "ratio of times with its interval: left by the wall clock, right by the processor's"
         made[RATIOS] = standalone(bars([record["row"] for record in timed], series, title, line=1.0), title)
     return made
 
