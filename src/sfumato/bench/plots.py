@@ -59,18 +59,19 @@ def bars(
 
 
 def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str, y_name: str, *, named: bool = False) -> str:
-    """Points with intervals: label, x, y; with the labels beside them if `named`. Both axes begin at 0."""
-    width = 460
+    """Points with intervals: label, x, y; with a key to the labels on the right if `named`. Both axes begin at 0."""
+    plane = 460
+    width = plane + (LETTER * max(map(len, (label for label, _, _ in points)), default=0) + GAP if named else 0)
     x_top = _ceiling([x for _, x, _ in points], None)
     y_top = _ceiling([y for _, _, y in points], None)
-    parts = [*_frame(width, title), *_y_axis(0, y_top, width)]
+    parts = [*_frame(width, title), *_y_axis(0, y_top, plane)]
 
     def across(value: float) -> float:
-        return LEFT + value / x_top * (width - LEFT - RIGHT)
+        return LEFT + value / x_top * (plane - LEFT - RIGHT)
 
     ticks = [x_top * i / 4 for i in range(5)]
     parts += [_text(across(tick), HEIGHT - BOTTOM + 14, f"{tick:.3g}", "middle") for tick in ticks]
-    parts.append(_text(width - RIGHT, HEIGHT - 2, x_name, "end"))
+    parts.append(_text(plane - RIGHT, HEIGHT - 2, x_name, "end"))
     parts.append(_text(LEFT + 4, TOP - 3, y_name, "start"))
     for i, (label, x, y) in enumerate(points):
         cx, cy = across(x.value), _y(y.value, 0, y_top)
@@ -81,8 +82,9 @@ def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str,
             f"<title>{escape(label)}: {x.value:.3g} {escape(x_name)}, {y.value:.3g}</title></circle>"
         )
         if named:
-            right = cx > width / 2
-            parts.append(_text(cx - 9 if right else cx + 9, cy - 5, label, "end" if right else "start"))
+            row = TOP + 6 + 18 * i
+            parts.append(f'<circle cx="{plane + 4}" cy="{row}" r="5" fill="{colour(i)}"/>')
+            parts.append(_text(plane + 14, row + 4, label, "start"))
     return "".join([*parts, "</svg>"])
 
 

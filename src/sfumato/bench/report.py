@@ -183,7 +183,7 @@ def precision_against_time(rows: Rows, *, named: bool = False) -> str:
 
     Args:
         rows: `summary` of results.json.
-        named: Write the variants' names beside the points.
+        named: Write the variants' names on the right.
     """
     values = {
         (row["task"], row["method"], row["model"], row["metric"]): Value(row["value"], row["ci_low"], row["ci_high"])
