@@ -27,7 +27,6 @@ MOST_CRASHES = 3  # of workers that ran a row, before the row is taken to be the
 POLL_SECONDS = 0.2  # in which a request to stop is noticed
 GRACE_SECONDS = 10.0  # for the present step of what is given up
 STOP = "stop"
-ROWS_EACH = 4  # with fewer, another process would spend more on its start than it saves
 PROCESS_BYTES = 3 << 29  # of a process with a model that ships, and a large picture
 
 
@@ -54,42 +53,49 @@ def cores() -> int:
 
 
 def edit_with_all_cores(work: Work, setup: Setup, load: LoadOptions) -> Iterator[RowResult]:
-    """Edit rows in a process for each core where that is quicker and there is room, else in this process with all cores.
+    """Edit rows in a process for each core where that is quicker, else in this process with all cores.
 
     Args:
         work, setup: As in `edit_in_workers`.
         load: Of the setup.
     """
     rows = iter(work.rows)
-    first = list(islice(rows, ROWS_EACH * cores()))
-    work, count = replace(work, rows=chain(first, rows)), usual_count(first, load) if work.same_model else 1
-    yield from edit_in_workers(work, setup, count) if count > 1 else edit_here(work, setup)
+    first = list(islice(rows, cores()))
+    work, count = replace(work, rows=chain(first, rows)), usual_count(first, load) if work.same_model else None
+    yield from edit_here(work, setup) if count is None else edit_in_workers(work, setup, count, threads=1)
 
 
-def usual_count(first: Sequence[Row], load: LoadOptions) -> int:
-    """How many processes edit a batch of one model by default, given as many of its first rows as could make a difference.
+def usual_count(first: Sequence[Row], load: LoadOptions) -> int | None:
+    """How many processes with one thread each edit a batch of one model by default; None for this one, with all cores.
 
-    On a CPU with a model that ships, one for each core, as far as rows and memory allow; `scripts/batch_workers.py` measured
-    that. Other models lie in memory once for each process, and have one.
+    On a CPU with a model that ships, one for each core, as far as rows and memory allow: `scripts/batch_workers.py` measured
+    that. Other models lie in memory once for each process. Each has one thread however few they are, as the number of threads
+    can change a pixel by a level, and a batch that goes on has fewer rows left.
+
+    Args:
+        first: The first rows, at least as many as there are cores if there are so many.
+        load: How they load their model.
     """
-    count = min(len(first) // ROWS_EACH, cores())
-    if count < 2 or not ships(first[0].options.get("model") or "embedded"):
-        return 1
+    if not first or not ships(first[0].options.get("model") or "embedded"):
+        return None
     from sfumato.backbones.hardware import choose_device, free_main_memory
 
-    return max(1, min(count, free_main_memory() // PROCESS_BYTES)) if choose_device(load.device).type == "cpu" else 1
+    if choose_device(load.device).type != "cpu":
+        return None
+    return max(1, min(len(first), cores(), free_main_memory() // PROCESS_BYTES))
 
 
-def edit_in_workers(work: Work, setup: Setup, count: int) -> Iterator[RowResult]:
+def edit_in_workers(work: Work, setup: Setup, count: int, threads: int | None = None) -> Iterator[RowResult]:
     """Edit rows in worker processes, which get them one after the other as they have done the ones before.
 
-    Each has an equal share of the cores. A worker that crashes is started again. The row that it ran is tried again; when it has
+    A worker that crashes is started again. The row that it ran is tried again; when it has
     taken `MOST_CRASHES` workers with it, it is a fault, "worker-crashed".
 
     Args:
         work: The rows, and where their files go.
         setup: What each worker works with.
         count: Number of workers.
+        threads: Of each; an equal share of the cores by default.
 
     Yields:
         What became of each row, in the order in which they end.
@@ -98,7 +104,7 @@ def edit_in_workers(work: Work, setup: Setup, count: int) -> Iterator[RowResult]
         EditError: A worker cannot go on, for a reason that the others share, such as a full disk.
         ResourceError: workers-crashed: workers crash before they run a row.
     """
-    pool = _Pool(work, setup, count)
+    pool = _Pool(work, setup, count, threads or max(1, cores() // count))
     try:
         yield from pool.results()
     finally:
@@ -138,14 +144,14 @@ class _Worker:
 class _Pool:
     """All workers of a batch, seen from the process that has the ledger."""
 
-    def __init__(self, work: Work, setup: Setup, count: int) -> None:
+    def __init__(self, work: Work, setup: Setup, count: int, threads: int) -> None:
         self._work, self._setup = work, setup
         self._rows, self._again = iter(work.rows), deque[Row]()
         self._crashes: Counter[str] = Counter()
         self._early_crashes = 0
         self._failure: EditError | None = None
         self._dismissed = False
-        self._threads = max(1, cores() // count)
+        self._threads = threads
         self._workers = [self._worker() for _ in range(count)]
 
     def results(self) -> Iterator[RowResult]:

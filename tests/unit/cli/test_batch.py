@@ -16,6 +16,12 @@ from tests.unit.cli.painter import Painter
 Run = Callable[..., Result]
 
 
+@pytest.fixture(autouse=True)
+def painted_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The painter is in this process alone."""
+    monkeypatch.setattr("sfumato.batch.workers.usual_count", lambda first, load: None)
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Three pictures in a tree, of three formats."""
