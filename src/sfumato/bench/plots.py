@@ -83,7 +83,7 @@ def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str,
         )
         if named:
             row = TOP + 6 + 18 * i
-            parts.append(f'<circle cx="{plane + 4}" cy="{row}" r="5" fill="{colour(i)}"/>')
+            parts.append(f'<rect x="{plane}" y="{row - 4}" width="9" height="9" fill="{colour(i)}"/>')
             parts.append(_text(plane + 14, row + 4, label, "start"))
     return "".join([*parts, "</svg>"])
 
