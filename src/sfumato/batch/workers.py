@@ -88,8 +88,8 @@ def usual_count(first: Sequence[Row], load: LoadOptions) -> int | None:
 def edit_in_workers(work: Work, setup: Setup, count: int, threads: int | None = None) -> Iterator[RowResult]:
     """Edit rows in worker processes, which get them one after the other as they have done the ones before.
 
-    A worker that crashes is started again. The row that it ran is tried again; when it has
-    taken `MOST_CRASHES` workers with it, it is a fault, "worker-crashed".
+    A worker that crashes is started again. The row that it ran is tried again; when it has taken `MOST_CRASHES` workers with it,
+    it is a fault, "worker-crashed".
 
     Args:
         work: The rows, and where their files go.
