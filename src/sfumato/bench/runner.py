@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import torch
 from PIL import Image
 
 from sfumato.backbones.hub import WEIGHTS
@@ -22,10 +23,13 @@ from sfumato.bench.suitability import obstacle
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, check_distinct
 from sfumato.editing.choice import Choice
+from sfumato.editing.prepared import PreparedWindow
+from sfumato.editing.sampling import Latents
 from sfumato.editor import Editor
 from sfumato.errors import OptionError, ResourceError
 from sfumato.masks.feather import soft_edge
 from sfumato.pictures.writing import write, write_text
+from sfumato.request import EditRequest, make_request
 
 RUN, ITEMS = "run.json", "items"
 SHOWN = 4  # predictions kept as pictures, best first
@@ -127,7 +131,7 @@ def run(
                     on_progress(done, total, f"loading {variants[i].model}")
                     editor = loading.editor(variants[i])
                     device = editor.device
-                    _edit(editor, example, variants[i], seed=plan.seed, n=1)  # the first edit loads and warms up
+                    editor.edit(_request(example, variants[i], seed=plan.seed, n=1))  # the first edit loads and warms up
                 on_progress(done, total, f"{name} {variants[i].name}")
                 path = _path(out, i, name)
                 finished[i, name] = _one(
@@ -150,10 +154,14 @@ def _one(
     """Run, measure and store one edit; the record is written last."""
     seed, n = seed_and_n
     with costs(editor) as cost:
-        result = _edit(editor, example, variant, seed=seed, n=n)
-    # the same prediction once more, as it was before any pixel of the source was pasted around it
-    bare = {"n": 1, "seed": result.seeds[0], "keep_unmasked": False, "rank": "none", "background": _unpasted(variant)}
-    raw = _edit(editor, example, variant, **bare)
+        prepared = editor.prepare(_request(example, variant, seed=seed, n=n))
+        latents = list(editor.sample(prepared.samples))
+        result = editor.finish(prepared, latents)
+    # the first prediction's latents decoded once more, without any pixel of the source pasted around them
+    one = {"n": 1, "seed": result.seeds[0], "candidates": None, "rank": "none"}
+    again = editor.prepare(_request(example, variant, **one, keep_unmasked=False, background=_unpasted(variant)))
+    place = prepared.windows[0].kept.index(result.seeds[0] - seed)
+    raw = editor.finish(again, [_of_prediction(place, latents, window) for window in again.windows])
     made = EditOutputs(
         predictions=[_rgb(image) for image in result.images],
         raw=_rgb(raw.images[0]),
@@ -181,13 +189,19 @@ def _one(
     return record
 
 
+def _of_prediction(place: int, latents: Sequence[Latents], window: PreparedWindow) -> Latents:
+    """What was sampled for the prediction at this place in one window."""
+    mine = torch.cat([part.latents for part in latents if part.window.index == window.index])
+    return Latents(window=window, latents=mine[place : place + 1])
+
+
 def _unpasted(variant: Variant) -> str:
     """The variant's background reconstruction if the decoder makes it, else none."""
     background = variant.fields.get("background") or "none"
     return "none" if BACKGROUNDS[background].pastes else background
 
 
-def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) -> Any:
+def _request(example: Example, variant: Variant, **changes: Any) -> EditRequest:
     # captions are plain English, and what others publish on them was made with models that read brackets so
     fields = {"mask_mode": "grey", "prompt_weights": False, **example.fields, **variant.fields, **changes}
     image = Image.fromarray(example.image)
@@ -196,7 +210,7 @@ def _edit(editor: Editor, example: Example, variant: Variant, **changes: Any) ->
     else:  # the editor adds the margins
         left, top, width, height = example.inner
         given = {"image": image.crop((left, top, left + width, top + height))}
-    return editor.edit(**given, prompt=example.prompt, **{"model": variant.model, "method": variant.method, **fields})
+    return make_request({**given, "prompt": example.prompt, "model": variant.model, "method": variant.method, **fields})
 
 
 def _mask(mask: np.ndarray, soft: bool) -> Image.Image:

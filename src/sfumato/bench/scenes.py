@@ -6,10 +6,13 @@ from sfumato.bench.runner import Plan
 from sfumato.bench.tasks import SIZE, TASKS, Example, check_tasks, example
 
 EXAMPLES, QUICK = 32, 8
+PREDICTIONS, QUICK_PREDICTIONS = 4, 2
 QUICK_TASKS = ("replace", "add", "remove", "recolour", "background", "thin", "scribble", "unseen")
 
 
-def plan(tasks: Sequence[str] = (), count: int = EXAMPLES, size: int = SIZE, predictions: int = 4, seed: int = 0) -> Plan:
+def plan(
+    tasks: Sequence[str] = (), count: int = EXAMPLES, size: int = SIZE, predictions: int = PREDICTIONS, seed: int = 0
+) -> Plan:
     """All examples of some tasks; the first `count` of a longer plan are the same.
 
     Args:

@@ -122,7 +122,8 @@ def _prepare(settings: Settings) -> tuple["Plan", "Instruments", str]:
 
         count = settings.examples or (scenes.QUICK if settings.quick else scenes.EXAMPLES)
         tasks = settings.tasks or (scenes.QUICK_TASKS if settings.quick else ())
-        plan = scenes.plan(tasks, count, settings.size, settings.predictions or 4, settings.seed)
+        n = settings.predictions or (scenes.QUICK_PREDICTIONS if settings.quick else scenes.PREDICTIONS)
+        plan = scenes.plan(tasks, count, settings.size, n, settings.seed)
         return plan, SceneInstruments.load(), f"{count} examples of each task on rendered scenes of {settings.size} pixels"
     if settings.data is None:
         raise OptionError(f"The protocol {settings.protocol} needs --data DIR; see docs/bench.md.", code="data-missing")

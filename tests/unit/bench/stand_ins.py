@@ -1,6 +1,7 @@
 """What the tests of the benchmark share: an editor and a judge without a model, and a small plan."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,7 +14,9 @@ from sfumato.bench.counting import Cost
 from sfumato.bench.measuring import EditOutputs, SceneInstruments
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant, parse
+from sfumato.editing.sampling import Latents
 from sfumato.embedded.judge import Reading
+from sfumato.request import EditRequest
 
 METHOD = "blended-latent-diffusion"
 SIZE = (24, 32)  # height, width: not square, so that swapped axes show
@@ -23,20 +26,38 @@ class FakeEditor:
     """Paints the masked area in a flat colour; each call of the model is one of a counted backbone."""
 
     made: ClassVar[list[dict[str, Any]]] = []
+    stop_after: ClassVar[int] = sys.maxsize  # calls of `sample`
 
     def __init__(self, **options: Any) -> None:
         self.options, self.device = options, torch.device("cpu")
         self.backbone = SimpleNamespace(traits=SimpleNamespace(device=self.device))
         self.accelerators: tuple[Any, ...] = ()
+        self.sampled = 0
 
-    def edit(self, **fields: Any) -> Any:
+    def edit(self, request: EditRequest) -> Any:
+        prepared = self.prepare(request)
+        return self.finish(prepared, list(self.sample(prepared.samples)))
+
+    def prepare(self, request: EditRequest) -> Any:
+        fields = {name: value for name in request.model_fields_set if (value := getattr(request, name)) is not None}
         self.made.append(fields)
-        if stop := getattr(self, "stop_after", None):
-            if len(self.made) > stop:
+        window = SimpleNamespace(index=0, kept=list(range(request.n)))
+        return SimpleNamespace(fields=fields, windows=[window], samples=[(window, fields)])
+
+    def sample(self, samples: list[Any]) -> Iterator[Latents]:
+        """The seeds as latents."""
+        for window, fields in samples:
+            self.sampled += 1
+            if self.sampled > self.stop_after:
                 raise KeyboardInterrupt
-        steps = fields.get("steps") or 3
-        for counter in self.accelerators:
-            counter.calls += steps
+            for counter in self.accelerators:
+                counter.calls += fields.get("steps") or 3
+            seeds = [fields["seed"] + i for i in window.kept]
+            yield Latents(window=window, latents=torch.tensor(seeds).reshape(-1, 1, 1, 1))
+
+    def finish(self, prepared: Any, made: list[Latents]) -> Any:
+        fields, seeds = prepared.fields, [int(seed) for part in made for seed in part.latents]
+        assert seeds == [fields["seed"] + i for i in range(fields["n"])]
         source = np.asarray(fields["image"])
         if "expand" in fields:
             left, top, right, bottom = fields["expand"]
@@ -46,12 +67,10 @@ class FakeEditor:
         else:
             mask = np.asarray(fields["mask"]) > 0
         images = []
-        for i in range(fields["n"]):
-            painted = np.where(mask[..., None], np.uint8((fields["seed"] + i) % 200), source)
+        for seed in seeds:
+            painted = np.where(mask[..., None], np.uint8(seed % 200), source)
             images.append(Image.fromarray(painted if fields.get("keep_unmasked", True) else painted ^ np.uint8(1)))
-        return SimpleNamespace(
-            images=images, seeds=[fields["seed"] + i for i in range(fields["n"])], facts={"window": [0, 0, 8, 8]}
-        )
+        return SimpleNamespace(images=images, seeds=seeds, facts={"windows": [[0, 0, 8, 8]]})
 
 
 def tiny_plan(count: int = 3, make: Callable[[str], Example] | None = None) -> runner.Plan:

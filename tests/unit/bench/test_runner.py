@@ -176,13 +176,13 @@ def test_a_variant_that_reads_greys_gets_a_soft_edge_inside_the_mask(tmp_path: P
     assert 0 < soft[4, 4] < soft[8, 8] == 255
 
 
-def test_an_interrupted_run_goes_on_and_makes_nothing_twice(tmp_path: Path, loading: runner.Loading) -> None:
-    FakeEditor.stop_after = 4  # type: ignore[attr-defined]
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            runner.run(tiny_plan(), variants("default"), instruments(), tmp_path, loading)
-    finally:
-        del FakeEditor.stop_after  # type: ignore[attr-defined]
+def test_an_interrupted_run_goes_on_and_makes_nothing_twice(
+    tmp_path: Path, loading: runner.Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEditor, "stop_after", 2)  # the first edit warms up
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(tiny_plan(), variants("default"), instruments(), tmp_path, loading)
+    monkeypatch.undo()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("items/*/*.json")}
     assert len(kept) == 1
     items, _ = runner.run(tiny_plan(), variants("default"), instruments(), tmp_path, loading)

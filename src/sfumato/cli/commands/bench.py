@@ -24,7 +24,9 @@ def quality(
     suite: Annotated[
         str | None, typer.Option(help="An ablation: background|shrinking|ranking|start|guidance|wordless.", metavar="NAME")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="8 examples instead of 32, of the first eight tasks.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="8 examples of 2 predictions, not 32 of 4, and the first eight tasks alone.")
+    ] = False,
     examples: Annotated[int | None, typer.Option(min=1, help="Examples of each task.", metavar="INT")] = None,
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of the rendered scenes in pixels.", metavar="INT")] = 128,
     predictions: Annotated[int | None, typer.Option("-n", min=1, help="Predictions of each edit.", metavar="INT")] = None,
