@@ -1,8 +1,9 @@
 """Region mode: what it costs and what it changes.
 
-- `python scripts/region.py quality [EXAMPLES] [SIDE] [FOLDER]`: the embedded model on rendered scenes of SIDE pixels, masks of
-  5, 10, 25 and 50 % of the picture: counted FLOPs of the denoiser, PSNR under the mask against the dense edit of the same seed,
-  seams, the greatest difference outside the mask, and precision by the judge. FOLDER keeps the pictures: source, dense, region.
+- `python scripts/region.py quality [EXAMPLES] [SIDE] [FOLDER]`: the embedded model on the benchmark's scenes at SIDE pixels, with square
+  masks of 5, 10, 25 and 50 % of the picture and several `region_start`: counted FLOPs of the denoiser, PSNR under the mask
+  against the dense edit of the same seed, the greatest difference outside the mask, seams, and how often the judge reads what
+  was asked for, dense -> region. FOLDER keeps the pictures: source, dense, region.
 - `python scripts/region.py clock [ROUNDS]`: seconds of the denoiser, dense, first and later edit in turn, and dense again as a
   null test, on a UNet of Stable Diffusion 1.5's size with random weights.
 """
@@ -28,18 +29,17 @@ from sfumato.accel.base import Grade
 from sfumato.accel.region.area import area_around
 from sfumato.accel.region.unet import UNetFeatures
 from sfumato.backbones.base import Conditions, Denoiser, Output
+from sfumato.backbones.loading import choose_dtype
+from sfumato.bench.tasks import example
 from sfumato.editing.regional import MARGIN
 from sfumato.embedded.judge import Judge
-from sfumato.embedded.world.scene import random_scene
-from sfumato.embedded.world.split import LEARNED
-from sfumato.embedded.world.surfaces import COLOURS
 from sfumato.metrics.border import seam_ratio
 from sfumato.metrics.fidelity import greatest_error, psnr
 from sfumato.metrics.precision import matches
 from sfumato.request import make_request
 
 SHARES = (0.05, 0.10, 0.25, 0.50)
-SEED = 20_261
+STARTS = (0.0, 0.1, 0.2)  # region_start
 console = Console(soft_wrap=True)
 
 
@@ -79,7 +79,7 @@ class Counting:
 
 @dataclass(frozen=True)
 class Compared:
-    """One edit, dense and in region mode."""
+    """One edit in region mode beside the dense one."""
 
     first: float
     later: float
@@ -89,44 +89,52 @@ class Compared:
     right: tuple[bool, bool]
 
 
-def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, folder: Path | None) -> Compared:
-    """One scene: something is painted under a square mask."""
-    rng = np.random.default_rng([SEED, number])
-    source, _ = random_scene(rng, LEARNED).render(side)
-    mask = square(share, side, tuple(rng.uniform(0.2, 0.8, 2)))
-    wanted = {"colour": str(rng.choice(list(COLOURS))), "kind": str(rng.choice(LEARNED.kinds))}
+def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, folder: Path | None) -> list[Compared]:
+    """One scene of the benchmark's task `add`, a square mask around the place of the object; for each of STARTS."""
+    given = example("add", number, side)
+    rows, columns = np.nonzero(given.mask)
+    mask = square(share, side, (rows.mean() / side, columns.mean() / side))
+    inside = mask.astype(bool)
     fields: dict[str, Any] = {
-        "image": Image.fromarray(source),
+        "image": Image.fromarray(given.image),
         "mask": Image.fromarray(mask * np.uint8(255)),
+        "prompt": given.prompt,
+        "seed": number,
         "window": "whole",
         "n": 1,
+        "rank": "none",
+        "background": "paste",
+        "method": "blended-latent-diffusion",  # the embedded model's own would be the one that it was trained for
     }
-    fields |= {"prompt": f"a {wanted['colour']} {wanted['kind']}", "seed": number, "rank": "none", "background": "paste"}
-    fields["method"] = "blended-latent-diffusion"  # the embedded model's own would be the one that it was trained for
 
-    def edited(region: bool) -> tuple[NDArray[np.uint8], int]:
+    def edited(**region: Any) -> tuple[NDArray[np.uint8], int]:
         counting = Counting()
         editor.accelerators = (counting,)
-        made = editor.edit(**fields, region=region).images[0]
+        made = editor.edit(**fields, **region).images[0]
         return np.asarray(made), counting.total
 
-    editor.features.clear()
-    (dense, whole), (region, first), (_, later) = edited(False), edited(True), edited(True)
-    inside = mask.astype(bool)
+    dense, whole = edited()
+    pictures, compared = [given.image, dense], []
+    for start in STARTS:
+        editor.features.clear()
+        (made, first), (_, later) = (edited(region=True, region_start=start) for _ in range(2))
+        readings = judge.read(np.stack([dense, made]), np.stack([inside] * 2))
+        fit = psnr(made, dense, inside)
+        assert fit is not None
+        compared.append(
+            Compared(
+                first / whole,
+                later / whole,
+                fit,
+                greatest_error(made, given.image, ~inside),
+                (seam_ratio(dense, given.image, inside), seam_ratio(made, given.image, inside)),
+                (matches(readings[0], given.wanted), matches(readings[1], given.wanted)),
+            )
+        )
+        pictures.append(made)
     if folder is not None:
-        strip = np.concatenate([source, dense, region], 1)
-        Image.fromarray(strip).save(folder / f"{round(100 * share):02d}-{number:03d}.png")
-    readings = judge.read(np.stack([dense, region]), np.stack([inside] * 2))
-    fit = psnr(region, dense, inside)
-    assert fit is not None
-    return Compared(
-        first / whole,
-        later / whole,
-        fit,
-        greatest_error(region, source, ~inside),
-        (seam_ratio(dense, source, inside), seam_ratio(region, source, inside)),
-        (matches(readings[0], wanted), matches(readings[1], wanted)),
-    )
+        Image.fromarray(np.concatenate(pictures, 1)).save(folder / f"{round(100 * share):02d}-{number:03d}.png")
+    return compared
 
 
 def quality(examples: int, side: int, folder: Path | None) -> None:
@@ -137,17 +145,19 @@ def quality(examples: int, side: int, folder: Path | None) -> None:
     denoiser: Any = editor.backbone.denoiser
     denoiser.traits = replace(denoiser.traits, resolution=side)
     console.print(f"\nembedded model, {side}x{side} pixels, {examples} scenes each\n")
-    console.print("| mask | first / dense | later / dense | PSNR under the mask: median, least | outside | seam | precision |")
-    console.print("| --- | --- | --- | --- | --- | --- | --- |")
+    console.print("| mask | start | first / dense | later / dense | PSNR: median, least | outside | seam | right |")
+    console.print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for share in SHARES:
-        made = [compare(editor, judge, share, number, side, folder) for number in range(examples)]
-        fits = [each.fit for each in made]
-        seams, right = (np.mean([getattr(each, name) for each in made], 0) for name in ("seams", "right"))
-        console.print(
-            f"| {share:.0%} | {np.mean([each.first for each in made]):.2f} | {np.mean([each.later for each in made]):.2f} | "
-            f"{np.median(fits):.1f}, {min(fits):.1f} | {max(each.outside for each in made):.0f} | "
-            f"{seams[0]:.2f} -> {seams[1]:.2f} | {right[0]:.2f} -> {right[1]:.2f} |"
-        )
+        of_scenes = [compare(editor, judge, share, number, side, folder) for number in range(examples)]
+        for start, made in zip(STARTS, zip(*of_scenes, strict=True), strict=True):
+            fits = [each.fit for each in made]
+            seams, right = (np.mean([getattr(each, name) for each in made], 0) for name in ("seams", "right"))
+            console.print(
+                f"| {share:.0%} | {start:g} | {np.mean([each.first for each in made]):.2f} | "
+                f"{np.mean([each.later for each in made]):.2f} | {np.median(fits):.1f}, {min(fits):.1f} | "
+                f"{max(each.outside for each in made):.0f} | {seams[0]:.2f} -> {seams[1]:.2f} | "
+                f"{right[0]:.2f} -> {right[1]:.2f} |"
+            )
 
 
 def tiled(unet: Any) -> Any:
@@ -166,10 +176,11 @@ def clock(rounds: int) -> None:
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-    unet = tiled(unet).to(torch.bfloat16, memory_format=torch.channels_last).eval()
+    dtype = choose_dtype(torch.device("cpu"), None)
+    unet = tiled(unet).to(dtype, memory_format=torch.channels_last).eval()
     generator = torch.Generator().manual_seed(1)
     x, states = torch.randn(1, 4, 64, 64, generator=generator), torch.randn(2, 77, 768, generator=generator)
-    x, states = x.bfloat16().to(memory_format=torch.channels_last), states.bfloat16()
+    x, states = x.to(dtype, memory_format=torch.channels_last), states.to(dtype)
     rows = torch.zeros(2, dtype=torch.long)
 
     def whole(count: int = 2) -> Tensor:
@@ -177,6 +188,7 @@ def clock(rounds: int) -> None:
         return made
 
     assert whole().isfinite().all()
+    console.print(f"\n{dtype}, {torch.get_num_threads()} threads, {rounds} rounds\n")
     console.print("| mask | null test | first / dense | later / dense |\n| --- | --- | --- | --- |")
     for share in SHARES:
         features = UNetFeatures(unet, area_around(torch.from_numpy(square(share, 64))[None, None].float(), MARGIN))
@@ -209,7 +221,7 @@ def main() -> None:
             folder = Path(given[2]) if len(given) > 2 else None
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-            quality(int(given[0]) if given else 16, int(given[1]) if len(given) > 1 else 512, folder)
+            quality(int(given[0]) if given else 16, int(given[1]) if len(given) > 1 else 256, folder)
 
 
 if __name__ == "__main__":

@@ -177,6 +177,9 @@ class EditRequest(WithOptions):
         description="Compute only what is around the mask and read the rest from kept features of the source: quicker where the "
         "mask is a small part of the window, most of all when a picture is edited again. Approximate.",
     )
+    region_start: float = Field(
+        0.1, ge=0, lt=1, description="Fraction of the steps that region mode computes whole before, as they decide the layout."
+    )
     shrink: Literal["auto", "on", "off"] = Field("auto", description="Progressive mask shrinking, for thin masks.")
     background: (
         Literal["paste", "blurred", "poisson", "matte", "latents", "decoder", "decoder-solve", "decoder-local", "none"] | None

@@ -190,7 +190,20 @@ def test_a_later_edit_pays_the_area_alone(editor: Editor, fields: dict[str, Any]
     assert another == negative == first
     assert all(np.array_equal(one, two) for one, two in zip(made.images, again.images, strict=True))
     assert made.request.region
-    assert any("Region mode computed 10% of the latents" in note for note in made.notes)
+    assert any("Region mode computed 10% of the latents in 3 of 3 steps" in note for note in made.notes)
+
+
+def test_the_first_steps_are_whole(editor: Editor, fields: dict[str, Any]) -> None:
+    """The layout of what is drawn is decided there; no features are kept of them."""
+    editor.features.clear()
+    half = {**fields, "region": True, "region_start": 0.4}
+    (first, made), (later, _) = calls(editor, half), calls(editor, half)
+    dense, whole, area = (4, 4, 32, 32), (2, 4, 32, 32), (4, 4, 10, 10)
+    assert first == [dense, whole, area, whole, area]
+    assert later == [dense, area, area]
+    assert any("in 2 of 3 steps" in note for note in made.notes)
+    assert any("region_start does nothing" in note for note in editor.edit(**fields, region_start=0.4).notes)
+    assert not any("region_start" in note for note in editor.edit(**fields).notes)
 
 
 def test_only_the_mask_changes_and_little_by_region_mode(editor: Editor, fields: dict[str, Any]) -> None:

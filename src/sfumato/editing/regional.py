@@ -42,10 +42,9 @@ def check_region(request: EditRequest, backbone: Backbone, card: MethodCard, opt
             "do: use the method blended-latent-diffusion with its default preset, or leave region out.",
             code="option-contradiction",
         )
-    if (request.step_cache or 1) > 1 or request.candidates:
+    if (request.step_cache or 1) > 1 or (request.candidates or 0) > request.n:
         raise OptionError(
-            "region goes with neither step_cache nor candidates: leave them out, or leave region out.",
-            code="option-contradiction",
+            "Region mode keeps features of its own: leave step_cache and candidates out, or region.", code="option-contradiction"
         )
     if request.control:
         raise Unsupported("region computes no control pictures: leave them out, or leave region out.")
@@ -58,7 +57,7 @@ def check_region(request: EditRequest, backbone: Backbone, card: MethodCard, opt
 
 
 def region_of(
-    denoiser: Denoiser, task: EditTask[Any, Any], pair: Pair, rows: LiveRows, store: FeatureStore
+    denoiser: Denoiser, task: EditTask[Any, Any], pair: Pair, rows: LiveRows, store: FeatureStore, start: float
 ) -> tuple[list[Region], str]:
     """The accelerator of a batch of one window in region mode, none where too much of the latents is edited; and a note.
 
@@ -67,6 +66,7 @@ def region_of(
         task, pair: What the batch is sampled from.
         rows: Its rows.
         store: Keeps features between batches and edits.
+        start: Fraction of the steps that is computed whole before.
     """
     features, share, kind = _features(denoiser, task)
     if share > MOST:
@@ -80,8 +80,10 @@ def region_of(
     eps = NoiseStream(task.seeds, source.shape[1:], device).draw()
     known = Background(source=source, eps=eps, plan=task.plan)
     key = features.key, task.plan.run, task.seeds, digest(source, *text, *given.extras.values())
-    region = Region(features, known, given, rows, store, key)
-    return [region], f"Region mode computed {share:.0%} of the {kind} in every step, which is approximate."
+    steps = len(task.plan.run)
+    whole = round(start * steps)
+    region = Region(features, known, given, rows, store, key, whole)
+    return [region], f"Region mode computed {share:.0%} of the {kind} in {steps - whole} of {steps} steps, which is approximate."
 
 
 def _features(denoiser: Denoiser, task: EditTask[Any, Any]) -> tuple[Features, float, str]:

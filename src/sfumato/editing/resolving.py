@@ -190,10 +190,6 @@ def _check_options(request: EditRequest, traits: Traits, card: MethodCard) -> No
             f"{request.candidates} candidates are fewer than the {request.n} predictions wanted: raise candidates, or lower n.",
             code="option-contradiction",
         )
-    if request.region and ((request.step_cache or 1) > 1 or (request.candidates or 0) > request.n):
-        raise OptionError(
-            "Region mode keeps features of its own: leave step_cache and candidates out, or region.", code="option-contradiction"
-        )
     if (request.candidates or 0) > request.n and request.rank == "none":
         raise OptionError(
             "Candidates are dropped by their rank, and rank is none: name another, or leave candidates out.",

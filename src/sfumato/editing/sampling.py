@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.accel.base import Accelerator, attached
 from sfumato.accel.batch_invariance import BatchInvariance
+from sfumato.accel.region.accelerator import Region
 from sfumato.accel.region.store import FeatureStore
 from sfumato.accel.rows import LiveRows
 from sfumato.accel.step_cache import StepCache
@@ -89,17 +90,18 @@ def _batch(batch: Sequence[Sample], accelerators: Sequence[Accelerator], store: 
     """Sample one batch; edits that failed meanwhile are left out of the result."""
     shares = [(window, tuple(each.seed for each in own)) for window, own in groupby(batch, key=lambda each: each.window)]
     window = batch[0].window
-    backbone = window.edit.backbone
+    backbone, request = window.edit.backbone, window.request
     rows = LiveRows(len(batch), window.limit)
     rejection = window.rejection() if window.rejects else None
-    ours: list[Accelerator] = [StepCache(step_cache, rows)] if (step_cache := window.request.step_cache or 1) > 1 else []
+    ours: list[Accelerator] = [StepCache(step_cache, rows)] if (step_cache := request.step_cache or 1) > 1 else []
     ours += [BatchInvariance()] if BatchInvariance.applies(backbone.traits) else []
     with torch.inference_mode():
         with _timed(shares, "encode"):
             task, pair = _task(shares), _pair(shares)
-            regional, note = region_of(backbone.denoiser, task, pair, rows, store) if window.request.region else ([], None)
-        if note is not None:
-            window.note(note)
+            regional: list[Region] = []
+            if request.region:
+                regional, note = region_of(backbone.denoiser, task, pair, rows, store, request.region_start)
+                window.note(note)
         with _timed(shares, "denoise"), attached(backbone.denoiser, [*ours, *accelerators, *regional, rows]) as denoiser:
             model = Model(denoiser=denoiser, pair=pair, guidance=window.guidance)
             latents = window.method.run(model, task, _watch(shares, rows, rejection), None)

@@ -20,8 +20,8 @@ from sfumato.request import EditRequest, by_field
 OWN = frozenset(
     {
         *("prompt", "negative_prompt", "prompt_weights", "guard", "seed", "n", "fill"),
-        *("box", "mask_mode", "invert_mask", "soft_mask", "mask_grow", "mask_feather", "window", "size", "shrink", "region"),
-        *("background", "keep_unmasked", "rank", "strip"),
+        *("box", "mask_mode", "invert_mask", "soft_mask", "mask_grow", "mask_feather", "window", "size", "shrink"),
+        *("region", "region_start", "background", "keep_unmasked", "rank", "strip"),
     }
 )
 

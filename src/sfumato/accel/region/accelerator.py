@@ -79,6 +79,7 @@ class Region:
         rows: The rows of the batch; those that were dropped are left out by an accelerator outside this one.
         store: Keeps the features.
         source: What the features depend on.
+        whole: Steps that are computed whole before.
     """
 
     grade = Grade.APPROXIMATE
@@ -91,9 +92,10 @@ class Region:
         rows: LiveRows,
         store: FeatureStore,
         source: Hashable,
+        whole: int = 0,
     ) -> None:
         self.features, self.background, self.conditions = features, background, conditions
-        self.rows, self.store, self.source = rows, store, source
+        self.rows, self.store, self.source, self.whole = rows, store, source, whole
 
     @contextmanager
     def attached(self, denoiser: Denoiser) -> Iterator[Denoiser]:
@@ -104,7 +106,9 @@ class Region:
 class _Regional:
     def __init__(self, inner: Denoiser, region: Region) -> None:
         self.inner, self.region = inner, region
-        self._steps = {step.timestep: step for step in region.background.plan.run}
+        run = region.background.plan.run
+        self._whole = {step.timestep for step in run[: region.whole]}
+        self._steps = {step.timestep: step for step in run}
         self._current: tuple[int, Sequence[Kept]] | None = None
 
     @property
@@ -113,6 +117,8 @@ class _Regional:
         return self.inner.traits
 
     def __call__(self, x: Tensor, timestep: float, given: Conditions) -> Output:
+        if timestep in self._whole:
+            return self.inner(x, timestep, given)
         region, step = self.region, self._steps[timestep]
         kept, rows = self._kept(step), self._rows(x)
         with region.features.replaying(kept, rows):
