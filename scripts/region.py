@@ -1,9 +1,9 @@
 """Region mode: what it costs and what it changes.
 
-- `python scripts/region.py quality [EXAMPLES] [SIDE] [FOLDER]`: the embedded model on the benchmark's scenes at SIDE pixels, with square
-  masks of 5, 10, 25 and 50 % of the picture and several `region_start`: counted FLOPs of the denoiser, PSNR under the mask
-  against the dense edit of the same seed, the greatest difference outside the mask, seams, and how often the judge reads what
-  was asked for, dense -> region. FOLDER keeps the pictures: source, dense, region.
+- `python scripts/region.py quality [EXAMPLES] [SIDE] [FOLDER]`: the embedded model on the benchmark's scenes at SIDE pixels, with
+  square masks of 5, 10, 25 and 50 % of the picture and several `region_start`: counted FLOPs of the denoiser, PSNR under the
+  mask against the dense edit of the same seed, the greatest difference outside the mask, seams, and how often the judge reads
+  what was asked for, dense -> region. FOLDER keeps the pictures: source, dense, region.
 - `python scripts/region.py clock [ROUNDS]`: seconds of the denoiser, dense, first and later edit in turn, and dense again as a
   null test, on a UNet of Stable Diffusion 1.5's size with random weights.
 """
