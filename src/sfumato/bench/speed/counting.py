@@ -58,6 +58,11 @@ EDITS: dict[str, tuple[str, int, Callable[[Parts], Edit]]] = {  # title, channel
     "ours-second": ("sfumato, defaults, second edit of a picture", 4, _second),
     "ours-paste": ("sfumato, defaults, background=paste", 4, lambda parts: _own(parts, background="paste")),
     "ours-9": ("sfumato, 9 channels, defaults", 9, lambda parts: _own(parts, method="stable-inpainting")),
+    "ours-9-fast": (
+        "the same, as --fast sets it: DPM-Solver++, 6 steps",
+        9,
+        lambda parts: _own(parts, method="stable-inpainting", scheduler="dpm++", steps=6),
+    ),
     "ours-20": ("sfumato, DDIM, 20 steps, all of them run", 4, lambda parts: _own(parts, steps=20, **EQUAL)),
     "ours-dpm": (
         "sfumato, DPM-Solver++, 20 steps, background=paste",
