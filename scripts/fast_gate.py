@@ -26,8 +26,7 @@ from sfumato.metrics.precision import matches, read_predictions
 from sfumato.metrics.statistics import paired_difference
 from sfumato.metrics.text_match import text_match
 
-EXACT = "exact:method=stable-inpainting"
-FAST = "fast:method=stable-inpainting,fast=true"
+EXACT = "method=stable-inpainting"
 OFFICIAL = "official:method=blended-latent-diffusion,preset=official-sd2,window=whole"
 MEASURES = ("text_match", "precision", "seam")
 
@@ -99,12 +98,16 @@ def passes(found: dict[str, list[dict[str, float]]], name: str) -> bool:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("variants", nargs="*", default=[FAST], help="as of `sfumato bench --compare`")
+    parser.add_argument("variants", nargs="*", default=["fast:fast=true"], help="as of `sfumato bench --compare`")
+    parser.add_argument(
+        "--exact", default=EXACT, metavar="KEY=VALUE,...", help="what the exact edits are made with, and the variants by default"
+    )
     parser.add_argument("--examples", type=int, default=32, help="of each task")
     parser.add_argument("--tasks", nargs="+", default=["replace", "add"])
     parser.add_argument("--regret", type=int, default=0, metavar="N", help="measure early rejection of N candidates")
     given = parser.parse_args()
-    variants = [parse(text, "embedded", "stable-inpainting") for text in [EXACT, *given.variants]]
+    exactly = parse(f"exact:{given.exact}", "embedded", "stable-inpainting")
+    variants = [exactly, *(parse(text, exactly.model, exactly.method, exactly.fields) for text in given.variants)]
     official = parse(OFFICIAL, "embedded", "blended-latent-diffusion")
     cases = [example(task, number) for task in given.tasks for number in range(given.examples)]
     instruments, console = SceneInstruments.load(), Console(soft_wrap=True)
