@@ -1,4 +1,4 @@
-"""Which variants can make an example: not every method has every task, or does without words."""
+"""Which variants can make an example: not every method has every task and option, or does without words."""
 
 from sfumato.bench.tasks import Example
 from sfumato.bench.variants import Variant
@@ -13,9 +13,13 @@ def obstacle(example: Example, variant: Variant) -> str | None:
     Only what one task asks of a method is looked for here; options that are wrong in themselves are refused by the editor.
     """
     fields = {"task": "edit", **example.fields, **variant.fields}
-    task = registry.get(variant.method).tasks.get(fields["task"])
+    card = registry.get(variant.method)
+    task = card.tasks.get(fields["task"])
     if task is None:
         return f"{variant.method} has no task {fields['task']}"
+    unknown = registry.method_fields().intersection(example.fields).difference(registry.fields_of(card))
+    if unknown:
+        return f"{variant.method} has no option {min(unknown)}"
     if not example.prompt:
         if task.wordless is None:
             return f"{variant.method} needs words"

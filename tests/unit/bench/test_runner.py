@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sfumato.accel.base import attached
 from sfumato.bench import runner
 from sfumato.bench.counting import Cost, costs
 from sfumato.bench.measuring import EditOutputs, Measured, SceneInstruments, cost_values
+from sfumato.bench.suitability import obstacle
 from sfumato.bench.tasks import Example
 from sfumato.editing.choice import Choice
 from sfumato.errors import OptionError, ResourceError
@@ -113,6 +115,13 @@ def test_what_a_method_cannot_do_is_left_out_with_a_note(tmp_path: Path, loading
     assert (again, device) == (items, None)
     with pytest.raises(OptionError, match=r"Nothing was edited.*blended-diffusion needs words"):
         runner.run(plan, variants(texts[1]), instruments(), tmp_path / "other", loading)
+
+
+def test_an_option_that_a_task_needs_and_a_method_lacks_leaves_it_out() -> None:
+    drawn = Example(**{**vars(tiny_plan().make("add-0")), "fields": {"scribble": Image.new("RGBA", (16, 16))}})
+    default, jumps = variants("default", "repaint")
+    assert obstacle(drawn, default) is None
+    assert obstacle(drawn, jumps) == "repaint has no option scribble"
 
 
 @pytest.mark.parametrize(
