@@ -4,8 +4,8 @@
   square masks of 5, 10, 25 and 50 % of the picture and several `region_start`: counted FLOPs of the denoiser, PSNR under the
   mask against the dense edit of the same seed, the greatest difference outside the mask, seams, and how often the judge reads
   what was asked for, dense -> region. FOLDER keeps the pictures: source, dense, region.
-- `python scripts/region.py clock [ROUNDS]`: seconds of the denoiser, dense, first and later edit in turn, and dense again as a
-  null test, on a UNet of Stable Diffusion 1.5's size with random weights.
+- `python scripts/region.py clock [ROUNDS] [CELLS]`: seconds of the denoiser, dense, first and later edit in turn, and dense again
+  as a null test, on a UNet of Stable Diffusion 1.5's size with random weights and latents of CELLS x CELLS.
 """
 
 import sys
@@ -170,7 +170,7 @@ def tiled(unet: Any) -> Any:
     return unet
 
 
-def clock(rounds: int) -> None:
+def clock(rounds: int, cells: int) -> None:
     """Seconds of one guided step, in turn; the first two rounds warm up."""
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
 
@@ -179,7 +179,7 @@ def clock(rounds: int) -> None:
     dtype = choose_dtype(torch.device("cpu"), None)
     unet = tiled(unet).to(dtype, memory_format=torch.channels_last).eval()
     generator = torch.Generator().manual_seed(1)
-    x, states = torch.randn(1, 4, 64, 64, generator=generator), torch.randn(2, 77, 768, generator=generator)
+    x, states = torch.randn(1, 4, cells, cells, generator=generator), torch.randn(2, 77, 768, generator=generator)
     x, states = x.to(dtype, memory_format=torch.channels_last), states.to(dtype)
     rows = torch.zeros(2, dtype=torch.long)
 
@@ -188,10 +188,10 @@ def clock(rounds: int) -> None:
         return made
 
     assert whole().isfinite().all()
-    console.print(f"\n{dtype}, {torch.get_num_threads()} threads, {rounds} rounds\n")
+    console.print(f"\n{dtype}, {torch.get_num_threads()} threads, latents {cells}x{cells}, {rounds} rounds\n")
     console.print("| mask | null test | first / dense | later / dense |\n| --- | --- | --- | --- |")
     for share in SHARES:
-        features = UNetFeatures(unet, area_around(torch.from_numpy(square(share, 64))[None, None].float(), MARGIN))
+        features = UNetFeatures(unet, area_around(torch.from_numpy(square(share, cells))[None, None].float(), MARGIN))
         ratios = []
         for _ in range(rounds + 2):
             before = time.perf_counter()
@@ -216,7 +216,7 @@ def main() -> None:
     what, given = sys.argv[1], sys.argv[2:]
     with torch.inference_mode():
         if what == "clock":
-            clock(int(given[0]) if given else 15)
+            clock(int(given[0]) if given else 15, int(given[1]) if len(given) > 1 else 64)
         else:
             folder = Path(given[2]) if len(given) > 2 else None
             if folder is not None:
