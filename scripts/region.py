@@ -30,7 +30,7 @@ from sfumato.accel.region.area import area_around
 from sfumato.accel.region.unet import UNetFeatures
 from sfumato.backbones.base import Conditions, Denoiser, Output
 from sfumato.backbones.loading import choose_dtype
-from sfumato.bench.tasks import example
+from sfumato.bench.tasks import Example, example
 from sfumato.editing.regional import MARGIN
 from sfumato.embedded.judge import Judge
 from sfumato.metrics.border import seam_ratio
@@ -81,20 +81,17 @@ class Counting:
 class Compared:
     """One edit in region mode beside the dense one."""
 
-    first: float
-    later: float
     fit: float
     outside: float
     seams: tuple[float, float]
     right: tuple[bool, bool]
 
 
-def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, folder: Path | None) -> list[Compared]:
-    """One scene of the benchmark's task `add`, a square mask around the place of the object; for each of STARTS."""
+def case(share: float, number: int, side: int) -> tuple[Example, NDArray[np.uint8], dict[str, Any]]:
+    """A scene of the benchmark's task `add`, a square mask around the place of its object, and the edit."""
     given = example("add", number, side)
     rows, columns = np.nonzero(given.mask)
     mask = square(share, side, (rows.mean() / side, columns.mean() / side))
-    inside = mask.astype(bool)
     fields: dict[str, Any] = {
         "image": Image.fromarray(given.image),
         "mask": Image.fromarray(mask * np.uint8(255)),
@@ -106,31 +103,42 @@ def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, 
         "background": "paste",
         "method": "blended-latent-diffusion",  # the embedded model's own would be the one that it was trained for
     }
+    return given, mask, fields
 
-    def edited(**region: Any) -> tuple[NDArray[np.uint8], int]:
+
+def flops(editor: Editor, share: float, side: int) -> list[tuple[float, float]]:
+    """Counted in the first scene for each of STARTS: the first edit and a later one as shares of the dense one."""
+    _, _, fields = case(share, 0, side)
+
+    def counted(**region: Any) -> int:
         counting = Counting()
         editor.accelerators = (counting,)
-        made = editor.edit(**fields, **region).images[0]
-        return np.asarray(made), counting.total
+        editor.edit(**fields, **region)
+        editor.accelerators = ()
+        return counting.total
 
-    dense, whole = edited()
-    pictures, compared = [given.image, dense], []
+    whole, shares = counted(), []
     for start in STARTS:
         editor.features.clear()
-        (made, first), (_, later) = (edited(region=True, region_start=start) for _ in range(2))
+        first, later = (counted(region=True, region_start=start) for _ in range(2))
+        shares.append((first / whole, later / whole))
+    return shares
+
+
+def compare(editor: Editor, judge: Judge, share: float, number: int, side: int, folder: Path | None) -> list[Compared]:
+    """One scene, for each of STARTS."""
+    given, mask, fields = case(share, number, side)
+    inside = mask.astype(bool)
+    dense = np.asarray(editor.edit(**fields).images[0])
+    pictures, compared = [given.image, dense], []
+    for start in STARTS:
+        made = np.asarray(editor.edit(**fields, region=True, region_start=start).images[0])
         readings = judge.read(np.stack([dense, made]), np.stack([inside] * 2))
         fit = psnr(made, dense, inside)
         assert fit is not None
-        compared.append(
-            Compared(
-                first / whole,
-                later / whole,
-                fit,
-                greatest_error(made, given.image, ~inside),
-                (seam_ratio(dense, given.image, inside), seam_ratio(made, given.image, inside)),
-                (matches(readings[0], given.wanted), matches(readings[1], given.wanted)),
-            )
-        )
+        seams = (seam_ratio(dense, given.image, inside), seam_ratio(made, given.image, inside))
+        right = (matches(readings[0], given.wanted), matches(readings[1], given.wanted))
+        compared.append(Compared(fit, greatest_error(made, given.image, ~inside), seams, right))
         pictures.append(made)
     if folder is not None:
         Image.fromarray(np.concatenate(pictures, 1)).save(folder / f"{round(100 * share):02d}-{number:03d}.png")
@@ -149,12 +157,11 @@ def quality(examples: int, side: int, folder: Path | None) -> None:
     console.print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for share in SHARES:
         of_scenes = [compare(editor, judge, share, number, side, folder) for number in range(examples)]
-        for start, made in zip(STARTS, zip(*of_scenes, strict=True), strict=True):
+        for start, made, (first, later) in zip(STARTS, zip(*of_scenes, strict=True), flops(editor, share, side), strict=True):
             fits = [each.fit for each in made]
             seams, right = (np.mean([getattr(each, name) for each in made], 0) for name in ("seams", "right"))
             console.print(
-                f"| {share:.0%} | {start:g} | {np.mean([each.first for each in made]):.2f} | "
-                f"{np.mean([each.later for each in made]):.2f} | {np.median(fits):.1f}, {min(fits):.1f} | "
+                f"| {share:.0%} | {start:g} | {first:.2f} | {later:.2f} | {np.median(fits):.1f}, {min(fits):.1f} | "
                 f"{max(each.outside for each in made):.0f} | {seams[0]:.2f} -> {seams[1]:.2f} | "
                 f"{right[0]:.2f} -> {right[1]:.2f} |"
             )
