@@ -17,7 +17,7 @@ from sfumato.bench.summary import METRICS
 from sfumato.bench.tables import Rows, heading_of, labels_of, loop_of
 from sfumato.bench.tasks import Example
 
-LARGEST = 4_500_000  # bytes; fewer examples are shown until it fits
+LARGEST = 3_000_000  # bytes; fewer examples are shown until it fits
 AGAINST_TIME = "precision against time"
 MOST_EXAMPLES = 4  # of each task
 TILE = 160  # pixels of a shown picture, at most

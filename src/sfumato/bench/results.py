@@ -59,6 +59,15 @@ def finish(
         "notes": list(dict.fromkeys(notes)),
         "items": items,
     }
-    write_text(json.dumps(results, indent=1, allow_nan=False), path)
+    write_text(json.dumps(_short(results), separators=(",", ":"), allow_nan=False), path)
     write_text(report.build(results, out, plan.make), out / REPORT)
     return results
+
+
+def _short(value: Any) -> Any:
+    """The same with six digits of every number: more are noise, and most of the file."""
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
