@@ -47,7 +47,7 @@ def finish(
     """
     path = out / RESULTS
     earlier = json.loads(path.read_text(encoding="utf-8")) if device is None and path.is_file() else {}
-    results = {
+    results: dict[str, Any] = {
         "summary": tidy(items),
         "comparisons": compare(items, [(variant.title, variant.model) for variant in variants]),
         "about": about,
@@ -59,7 +59,8 @@ def finish(
         "notes": list(dict.fromkeys(notes)),
         "items": items,
     }
-    write_text(json.dumps(_short(results), separators=(",", ":"), allow_nan=False), path)
+    results = _short(results)
+    write_text(json.dumps(results, separators=(",", ":"), allow_nan=False), path)
     write_text(report.build(results, out, plan.make), out / REPORT)
     return results
 
