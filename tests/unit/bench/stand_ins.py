@@ -58,6 +58,7 @@ class FakeEditor:
     def finish(self, prepared: Any, made: list[Latents]) -> Any:
         fields, seeds = prepared.fields, [int(seed) for part in made for seed in part.latents]
         assert seeds == [fields["seed"] + i for i in range(fields["n"])]
+        seeds.reverse()  # best first: the last one, so that no place is right by chance
         source = np.asarray(fields["image"])
         if "expand" in fields:
             left, top, right, bottom = fields["expand"]
