@@ -225,6 +225,14 @@ def test_candidates_give_the_same_whatever_the_batch_size(editor: Editor, photo:
     assert any("step_cache" in note for note in one.notes)
 
 
+@pytest.mark.parametrize(("method", "model"), [("repaint", "embedded"), ("glide", "embedded-glide")])
+def test_a_chain_says_in_how_many_of_its_steps_there_was_guidance(photo: Any, method: str, model: str) -> None:
+    fields = {**FIELDS, "image": photo, "steps": 3, "n": 1, "method": method, "rank": "none"}
+    editor = Editor(model, dtype="float32")
+    for interval, share in (((1.5, 1e9), "1 of 3"), ((0, 1e9), "2 of 3")):  # the noisiest level holds no signal at all
+        assert editor.edit(**fields, guidance_interval=interval).notes[0] == f"There was guidance in {share} steps."
+
+
 def test_neutral_settings_change_nothing(editor: Editor, photo: Any) -> None:
     fields = {**FIELDS, "image": photo, "steps": 3, "n": 2}
     plain = editor.edit(**fields)

@@ -1,7 +1,6 @@
 """Notes on what made an edit cheaper and other than it would have been."""
 
 from sfumato.editing.prepared import Prepared, PreparedWindow
-from sfumato.noise.plan import Plan
 
 
 def speed_notes(edit: Prepared) -> list[str]:
@@ -34,7 +33,5 @@ def _guidance_notes(window: PreparedWindow) -> list[str]:
         return []
     if window.guidance_scale == 1.0:
         return ["guidance_interval does nothing at guidance_scale 1, where there is no guidance."]
-    if not isinstance(window.plan, Plan):
-        return []
     steps = window.plan.run
     return [f"There was guidance in {sum(map(window.guidance.acts, steps))} of {len(steps)} steps."]

@@ -42,6 +42,11 @@ class Chain:
         self.betas = 1 - abar / self._previous
         self._abar = abar
 
+    @property
+    def run(self) -> tuple[Step, ...]:
+        """The step down from each level, noisiest first."""
+        return tuple(self.step(index) for index in reversed(range(self.steps)))
+
     def step(self, index: int) -> Step:
         """The step down from `index`."""
         return Step(index=index, timestep=self.timesteps[index], before=self.levels[index], after=self.below(index))

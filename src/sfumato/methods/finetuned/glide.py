@@ -28,6 +28,7 @@ from sfumato.methods.base import EditTask, MethodOptions, Preset, Sampling, Watc
 from sfumato.methods.blending import blend, check_finite, inputs
 from sfumato.methods.conditioning import text_pair
 from sfumato.noise.chain import Chain
+from sfumato.noise.plan import Step
 from sfumato.noise.stream import NoiseStream
 
 FAST = (
@@ -65,6 +66,11 @@ class Chains:
 
     base: Chain
     upsampler: Chain
+
+    @property
+    def run(self) -> tuple[Step, ...]:
+        """The steps of the base, which alone are guided."""
+        return self.base.run
 
 
 def plan(model: Traits, sampling: Sampling, options: Options) -> Chains:
