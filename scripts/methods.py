@@ -32,6 +32,7 @@ QUALITY = (
     "seam_ratio",
     "texture_ratio",
     "counterfactual_psnr",
+    "background_psnr_raw",
     "model_calls",
     "cpu_seconds",
 )
@@ -48,6 +49,8 @@ CLAIMS: tuple[tuple[str, str, Callable[[float], float]], ...] = (  # each as a m
         lambda ratio: -abs(math.log(max(ratio, FLAT))),
     ),
 )
+
+ByKey = dict[tuple[str, str], dict[str, list[dict[str, Any]]]]  # values of the edits, by method and model, then by task
 
 TILE, SHOWN = 176, 3
 STRIPS: dict[str, dict[str, Any]] = {
@@ -74,23 +77,60 @@ STRIPS: dict[str, dict[str, Any]] = {
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Every variant over all tasks, with 95 % intervals; then what differs from the first by more than noise."""
+    """What is right of each task, then every metric with 95 % intervals, then what differs from the first by more than noise."""
     items = results["items"]
+    n = len(items[0]["seeds"])
+    about = f"{results['about']}; {n} prediction{'s' if n > 1 else ''} each"
+    facts = f"*{about}. Made {results['date']} by `{results['command']}`.*"
     tasks = list(dict.fromkeys(item["task"] for item in items))
-    shown = [metric for metric in QUALITY if any(item["values"].get(metric) is not None for item in items)]
-    titles = [*(METRICS[metric].title for metric in shown), *(f"right: {task}" for task in tasks)]
-    lines = [_row("variant", *titles), _row(*["---"] * (len(titles) + 1))]
-    for method, model in series_of(items):
-        mine = [item for item in items if _key(item) == (method, model)]
-        right = [
-            _mean([item["values"].get("precision_all") for item in mine if item["task"] == task], "precision_all")
-            for task in tasks
-        ]
-        name = method if model == "embedded" else f"{method}, {model}"
-        lines.append(_row(name, *(_cell([item["values"].get(metric) for item in mine], metric) for metric in shown), *right))
-    facts = f"{results['about']}; {len(items[0]['seeds'])} predictions each. Made {results['date']} by `{results['command']}`"
-    blocks = (lines, [f"*{facts}.*"], _differences(results["comparisons"]), *_at_equal_calls(items), _claims(items))
+    by_key: ByKey = {key: {} for key in series_of(items)}
+    for item in items:
+        by_key[_key(item)].setdefault(item["task"], []).append(item["values"])
+    rest = (_differences(results["comparisons"]), *_at_equal_calls(items), _claims(items))
+    blocks = (["Right, of all predictions:"], _right(by_key, tasks), [facts], *_means(by_key, tasks, several=n > 1), *rest)
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _right(by_key: ByKey, tasks: Sequence[str]) -> list[str]:
+    """Share of all predictions that are right, by variant and task."""
+    lines = [_row("variant", *tasks), _row(*["---"] * (len(tasks) + 1))]
+    for key, of_task in by_key.items():
+        shares = (_mean(_values(of_task.get(task, []), "precision_all"), "precision_all") for task in tasks)
+        lines.append(_row(_name(*key), *shares))
+    return lines
+
+
+def _means(by_key: ByKey, tasks: Sequence[str], *, several: bool) -> list[list[str]]:
+    """Metrics by variant, over the tasks that all variants have; one that has a single task counts for nothing here.
+
+    Args:
+        by_key: Values of the edits.
+        tasks: All.
+        several: Whether there are several predictions, of which one is first.
+    """
+    counted = [of_task for of_task in by_key.values() if len(of_task) > 1] or list(by_key.values())
+    common = [task for task in tasks if all(task in of_task for of_task in counted)]
+    edits = [values for of_task in by_key.values() for task in common for values in of_task.get(task, [])]
+    shown = [m for m in QUALITY if any(v.get(m) is not None for v in edits) and (several or m != "precision_first")]
+    lines = [_row("variant", *(METRICS[metric].title for metric in shown)), _row(*["---"] * (len(shown) + 1))]
+    for key, of_task in by_key.items():
+        if set(common) <= set(of_task):
+            mine = [values for task in common for values in of_task[task]]
+            lines.append(_row(_name(*key), *(_cell(_values(mine, metric), metric) for metric in shown)))
+    left_out = [task for task in tasks if task not in common]
+    return [lines, [f"*Means over the tasks{f' but for {_listed(left_out)}, which not all have' if left_out else ''}.*"]]
+
+
+def _name(method: str, model: str) -> str:
+    return method if model == "embedded" or f"model={model}" in method else f"{method}, {model}"
+
+
+def _values(edits: Iterable[dict[str, Any]], metric: str) -> list[float | None]:
+    return [values.get(metric) for values in edits]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _row(*cells: str) -> str:

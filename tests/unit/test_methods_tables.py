@@ -42,11 +42,33 @@ def results() -> dict[str, Any]:
 
 def test_the_tables_hold_means_intervals_and_what_exceeds_noise(methods: Any) -> None:
     lines = methods.tables(results()).splitlines()
-    assert lines[0] == "| variant | precision, all | model calls | CPU seconds | right: add | right: remove |"
-    assert lines[2] == "| first | 0.50 | 2 | 3.00 [2.00, 4.00] | 0.50 | 0.50 |"
-    assert lines[3] == "| second, other | 1.00 | 12 | 13.00 [12.00, 14.00] | 1.00 | 1.00 |"
-    assert lines[5] == "*2 examples of each task; 2 predictions each. Made 2026-11-24 by `sfumato bench --quick`.*"
+    assert lines[2:6] == [
+        "| variant | add | remove |",
+        "| --- | --- | --- |",
+        "| first | 0.50 | 0.50 |",
+        "| second, other | 1.00 | 1.00 |",
+    ]
+    assert lines[7] == "*2 examples of each task; 2 predictions each. Made 2026-11-24 by `sfumato bench --quick`.*"
+    assert lines[9] == "| variant | precision, all | model calls | CPU seconds |"
+    assert lines[11] == "| first | 0.50 | 2 | 3.00 [2.00, 4.00] |"
+    assert lines[12] == "| second, other | 1.00 | 12 | 13.00 [12.00, 14.00] |"
+    assert lines[14] == "*Means over the tasks.*"
     assert lines[-1] == "- second on other: precision, all +0.50 [+0.50, +0.50], CPU seconds +10.00 [+10.00, +10.00]"
+
+
+def test_means_are_over_the_tasks_that_all_variants_have(methods: Any) -> None:
+    given = results()
+    second = next(item for item in given["items"] if item["method"] == "second")
+    alone = second | {"task": "shape", "method": "alone"}
+    first = given["items"][0] | {"task": "shape", "values": {"precision_all": 0.0, "model_calls": 9.0}}
+    lines = methods.tables(given | {"items": [*given["items"], first, alone], "comparisons": []}).splitlines()
+    assert lines[4:7] == [
+        "| first | 0.50 | 0.50 | 0.00 |",
+        "| second, other | 1.00 | 1.00 | - |",
+        "| alone, other | - | - | 1.00 |",
+    ]
+    assert lines[12] == "| first | 0.50 | 2 | 3.00 [2.00, 4.00] |"
+    assert lines[15:] == ["*Means over the tasks but for shape, which not all have.*"]
 
 
 def test_methods_are_compared_with_the_default_at_as_many_calls(methods: Any) -> None:
@@ -92,7 +114,7 @@ def test_a_page_keeps_what_is_around_the_marks(methods: Any, tmp_path: Path) -> 
     page.write_text(f"before\n{methods.BEGIN}\nold\n{methods.END}\nafter\n")
     methods.write_tables(file, page)
     once = page.read_text()
-    assert once.startswith(f"before\n{methods.BEGIN}\n\n| variant |")
+    assert once.startswith(f"before\n{methods.BEGIN}\n\nRight, of all predictions:\n\n| variant |")
     assert once.endswith(f"{methods.END}\nafter\n")
     assert "old" not in once
     methods.write_tables(file, page)
