@@ -45,6 +45,7 @@ def test_edit(sfumato: Callable[..., Result], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     record = json.loads(result.stdout)
+    assert record["notes"] == []
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"00.png", "01.png", "grid.png", "result.json"}
     assert sorted(record["seeds"]) == [0, 1]
     totals = [scores["total"] for scores in record["scores"]]

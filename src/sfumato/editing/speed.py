@@ -13,7 +13,7 @@ def speed_notes(edit: Prepared) -> list[str]:
         notes += _guidance_notes(window)
     if (request.step_cache or 1) > 1:
         notes.append(f"Of {request.step_cache} steps one computed the model's deeper levels (step_cache), which changes details.")
-    if "region_start" in request.model_fields_set and not request.region:
+    if request.region_start != type(request).model_fields["region_start"].default and not request.region:
         notes.append("region_start does nothing without region.")
     first = edit.windows[0]
     if first.count > request.n and not first.rejects:
