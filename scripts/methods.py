@@ -36,7 +36,8 @@ QUALITY = (
     "model_calls",
     "cpu_seconds",
 )
-COMPARED = tuple(metric for metric in QUALITY if metric != "model_calls")
+COMPARED = tuple(metric for metric in QUALITY if metric not in ("precision_first", "model_calls"))
+STROKE, BORDER = "thin", ("seam_ratio", "texture_ratio")
 NEARLY = 0.1  # of the model calls
 FLAT = 1e-3  # of a patch without any grain
 LATENT, ANCESTOR = "blended-latent-diffusion", "blended-diffusion"
@@ -78,7 +79,7 @@ STRIPS: dict[str, dict[str, Any]] = {
 
 def tables(results: dict[str, Any]) -> str:
     """What is right of each task, then every metric with 95 % intervals, then what differs from the first by more than noise."""
-    items = results["items"]
+    items = [_bordered(item) for item in results["items"]]
     n = len(items[0]["seeds"])
     about = f"{results['about']}; {n} prediction{'s' if n > 1 else ''} each"
     facts = f"*{about}. Made {results['date']} by `{results['command']}`.*"
@@ -86,9 +87,16 @@ def tables(results: dict[str, Any]) -> str:
     by_key: ByKey = {key: {} for key in series_of(items)}
     for item in items:
         by_key[_key(item)].setdefault(item["task"], []).append(item["values"])
-    rest = (_differences(results["comparisons"]), *_at_equal_calls(items), _claims(items))
+    rest = (_differences(compare(items, list(by_key))), *_at_equal_calls(items), _claims(items))
     blocks = (["Right, of all predictions:"], _right(by_key, tasks), [facts], *_means(by_key, tasks, several=n > 1), *rest)
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _bordered(item: dict[str, Any]) -> dict[str, Any]:
+    """An edit without the metrics of the mask's border if the mask is a stroke, which has nothing but a border."""
+    if item["task"] != STROKE:
+        return item
+    return item | {"values": {metric: value for metric, value in item["values"].items() if metric not in BORDER}}
 
 
 def _right(by_key: ByKey, tasks: Sequence[str]) -> list[str]:
@@ -118,7 +126,9 @@ def _means(by_key: ByKey, tasks: Sequence[str], *, several: bool) -> list[list[s
             mine = [values for task in common for values in of_task[task]]
             lines.append(_row(_name(*key), *(_cell(_values(mine, metric), metric) for metric in shown)))
     left_out = [task for task in tasks if task not in common]
-    return [lines, [f"*Means over the tasks{f' but for {_listed(left_out)}, which not all have' if left_out else ''}.*"]]
+    means = f"Means over the tasks{f' but for {_listed(left_out)}, which not all have' if left_out else ''}"
+    without = f"; seam and texture without {STROKE}, whose masks are all border" if STROKE in common else ""
+    return [lines, [f"*{means}{without}.*"]]
 
 
 def _name(method: str, model: str) -> str:

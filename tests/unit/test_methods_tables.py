@@ -10,7 +10,6 @@ import pytest
 
 from sfumato.backbones.families import family
 from sfumato.backbones.hub import BRANCHES, EMBEDDED, WEIGHTS
-from sfumato.bench.summary import compare
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,9 +34,8 @@ def results() -> dict[str, Any]:
         for task in ("add", "remove")
         for number in (0, 2)
     ]
-    keys = [("first", "embedded"), ("second", "other")]
     about = {"about": "2 examples of each task", "date": "2026-11-24", "command": "sfumato bench --quick"}
-    return {"items": items, "comparisons": compare(items, keys), **about}
+    return {"items": items, **about}
 
 
 def test_the_tables_hold_means_intervals_and_what_exceeds_noise(methods: Any) -> None:
@@ -61,14 +59,30 @@ def test_means_are_over_the_tasks_that_all_variants_have(methods: Any) -> None:
     second = next(item for item in given["items"] if item["method"] == "second")
     alone = second | {"task": "shape", "method": "alone"}
     first = given["items"][0] | {"task": "shape", "values": {"precision_all": 0.0, "model_calls": 9.0}}
-    lines = methods.tables(given | {"items": [*given["items"], first, alone], "comparisons": []}).splitlines()
+    lines = methods.tables(given | {"items": [*given["items"], first, alone]}).splitlines()
     assert lines[4:7] == [
         "| first | 0.50 | 0.50 | 0.00 |",
         "| second, other | 1.00 | 1.00 | - |",
         "| alone, other | - | - | 1.00 |",
     ]
     assert lines[12] == "| first | 0.50 | 2 | 3.00 [2.00, 4.00] |"
-    assert lines[15:] == ["*Means over the tasks but for shape, which not all have.*"]
+    assert lines[15:16] == ["*Means over the tasks but for shape, which not all have.*"]
+
+
+def test_strokes_have_no_seam(methods: Any) -> None:
+    def edit(task: str, seam: float) -> dict[str, Any]:
+        return {
+            "name": task,
+            "task": task,
+            "method": "m",
+            "model": "e",
+            "seeds": [1],
+            "values": {"seam_ratio": seam, "model_calls": 1},
+        }
+
+    lines = methods.tables(results() | {"items": [edit("add", 1.0), edit("thin", 9.0)]}).splitlines()
+    assert "| m, e | 1.00 | 1 |" in lines
+    assert "*Means over the tasks; seam and texture without thin, whose masks are all border.*" in lines
 
 
 def test_methods_are_compared_with_the_default_at_as_many_calls(methods: Any) -> None:
