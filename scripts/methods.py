@@ -1,6 +1,7 @@
 """What docs/methods shows of the methods side by side on the embedded models.
 
     python scripts/methods.py table RESULTS.json docs/methods/README.md    write the tables between the marks in that file
+    python scripts/methods.py differences RESULTS.json FIRST SECOND [TASK ...]    of two of their lines, without some tasks
     python scripts/methods.py strips docs/images/methods                   a picture for each method's page
 
 `RESULTS.json` is what `sfumato bench` wrote; the command that made it is in the tables' caption.
@@ -97,6 +98,21 @@ def _bordered(item: dict[str, Any]) -> dict[str, Any]:
     if item["task"] != STROKE:
         return item
     return item | {"values": {metric: value for metric, value in item["values"].items() if metric not in BORDER}}
+
+
+def differences(results: dict[str, Any], first: str, second: str, left_out: Sequence[str] = ()) -> str:
+    """What differs between two variants, named as in the tables, by more than noise, over the tasks but for some.
+
+    Raises:
+        ValueError: There is no such variant.
+    """
+    names = {_name(*key): key for key in series_of(results["items"])}
+    if unknown := [name for name in (first, second) if name not in names]:
+        raise ValueError(f"No variant is called {unknown[0]!r}; there are {', '.join(map(repr, names))}.")
+    keys = [names[first], names[second]]
+    chosen = [_bordered(item) for item in results["items"] if _key(item) in keys and item["task"] not in left_out]
+    items = [item | {"task": EVERY_TASK} for item in chosen]  # which one alone would not be compared over
+    return "\n".join(_differences(compare(items, keys)) or [f"{second} does not differ from {first} by more than noise."])
 
 
 def _right(by_key: ByKey, tasks: Sequence[str]) -> list[str]:
@@ -258,6 +274,9 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["table", results, page]:
             write_tables(Path(results), Path(page))
+        case ["differences", results, first, second, *left_out]:
+            found = differences(json.loads(Path(results).read_text(encoding="utf-8")), first, second, left_out)
+            sys.stdout.write(f"{found}\n")  # rich would read the names' brackets as styles
         case ["strips", folder]:
             write_strips(Path(folder))
         case _:

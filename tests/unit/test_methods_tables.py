@@ -85,6 +85,17 @@ def test_strokes_have_no_seam(methods: Any) -> None:
     assert "*Means over the tasks; seam and texture without thin, whose masks are all border.*" in lines
 
 
+def test_two_lines_are_compared_by_their_names(methods: Any) -> None:
+    lines = methods.differences(results(), "second, other", "first").splitlines()
+    assert lines[0] == "Differences from second on other over all tasks that exceed noise:"
+    assert lines[2:] == ["- first on embedded: precision, all -0.50 [-0.50, -0.50], CPU seconds -10.00 [-10.00, -10.00]"]
+    assert methods.differences(results(), "second, other", "first", ["add"]) == "\n".join(lines)  # by chance as large
+    same = results() | {"items": [item | {"values": {"precision_all": 0.5}} for item in results()["items"]]}
+    assert methods.differences(same, "first", "second, other") == "second, other does not differ from first by more than noise."
+    with pytest.raises(ValueError, match="No variant is called 'third'; there are 'first', 'second, other'"):
+        methods.differences(results(), "first", "third")
+
+
 def test_methods_are_compared_with_the_default_at_as_many_calls(methods: Any) -> None:
     right = {methods.LATENT: (18, 0.0), f"{methods.LATENT} [steps=60]": (54, 0.25), "lanpaint": (52, 1.0), "slow": (99, 1.0)}
     items = [
