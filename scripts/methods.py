@@ -192,11 +192,11 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _at_equal_calls(items: list[dict[str, Any]]) -> list[list[str]]:
-    """Of each variant of the default with other options, the differences of what costs as many model calls (to a tenth)."""
+    """Of each variant of the default with other steps, the differences of what costs as many model calls (to a tenth)."""
     series = series_of(items)
     calls = {key: np.mean([item["values"]["model_calls"] for item in items if _key(item) == key]) for key in series}
     blocks = []
-    for reference in (key for key in series[1:] if key[0].startswith(f"{LATENT} [") and key[1] == series[0][1]):
+    for reference in (key for key in series[1:] if key[0].startswith(f"{LATENT} [steps=") and key[1] == series[0][1]):
         others = [key for key in series if key != reference and abs(calls[key] / calls[reference] - 1) < NEARLY]
         if others:
             rows = compare([item for item in items if _key(item) in (reference, *others)], [reference, *others])
