@@ -10,7 +10,7 @@ from sfumato.cli.failures import reported
 
 
 def speed(
-    tier: Annotated[str, typer.Option(help="A minute, or about ten.", metavar="bar|local")] = "bar",
+    tier: Annotated[str, typer.Option(help="A minute, or about fifteen.", metavar="bar|local")] = "bar",
     row: Annotated[
         list[str] | None, typer.Option(help="Only this row, as calls or overhead; may be repeated.", metavar="NAME")
     ] = None,
