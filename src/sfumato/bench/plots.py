@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a", "#b8a900")  # Okabe and Ito, less black
-HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 210, 14, 28, 46, 12
+HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 220, 14, 38, 46, 12
 BAR, GAP, LETTER = 22, 16, 6
 
 
@@ -71,7 +71,7 @@ def scatter(points: Sequence[tuple[str, Value, Value]], title: str, x_name: str,
 
     ticks = [x_top * i / 4 for i in range(5)]
     parts += [_text(across(tick), HEIGHT - BOTTOM + 14, f"{tick:.3g}", "middle") for tick in ticks]
-    parts.append(_text(plane - RIGHT, HEIGHT - 2, x_name, "end"))
+    parts.append(_text(plane - RIGHT, HEIGHT - 5, x_name, "end"))
     parts.append(_text(LEFT + 4, TOP - 3, y_name, "start"))
     for i, (label, x, y) in enumerate(points):
         cx, cy = across(x.value), _y(y.value, 0, y_top)
@@ -102,7 +102,7 @@ def standalone(plot: str, title: str) -> str:
     )
     head = '<svg xmlns="http://www.w3.org/2000/svg" '
     body = plot.removeprefix("<svg ").removesuffix("</svg>")
-    return f"{head}{body}<style>{style}</style>{_text(LEFT, HEIGHT - 1, title, 'start')}</svg>\n"
+    return f"{head}{body}<style>{style}</style>{_text(LEFT, HEIGHT - 5, title, 'start')}</svg>\n"
 
 
 def _frame(width: float, title: str) -> list[str]:
