@@ -112,7 +112,8 @@ def differences(results: dict[str, Any], first: str, second: str, left_out: Sequ
     keys = [names[first], names[second]]
     chosen = [_bordered(item) for item in results["items"] if _key(item) in keys and item["task"] not in left_out]
     items = [item | {"task": EVERY_TASK} for item in chosen]  # which one alone would not be compared over
-    return "\n".join(_differences(compare(items, keys)) or [f"{second} does not differ from {first} by more than noise."])
+    over = f"all tasks{f' but for {_listed(left_out)}' if left_out else ''}"
+    return "\n".join(_differences(compare(items, keys), over) or [f"{second} does not differ from {first} by more than noise."])
 
 
 def _right(by_key: ByKey, tasks: Sequence[str]) -> list[str]:
@@ -177,10 +178,10 @@ def _cell(values: Sequence[float | None], metric: str) -> str:
     return f"{found.value:.{d}f}" + (f" [{found.low:.{d}f}, {found.high:.{d}f}]" if found.low < found.high else "")
 
 
-def _differences(rows: list[dict[str, Any]]) -> list[str]:
-    """Over all tasks, one line a variant."""
+def _differences(rows: list[dict[str, Any]], over: str = "all tasks") -> list[str]:
+    """Over all tasks, one line a variant; `over` names them in the heading."""
     chosen = [row for row in rows if row["task"] == EVERY_TASK and row["metric"] in COMPARED and row["exceeds_noise"]]
-    lines = [f"Differences from {' on '.join(rows[0]['against'])} over all tasks that exceed noise:", ""] if chosen else []
+    lines = [f"Differences from {' on '.join(rows[0]['against'])} over {over} that exceed noise:", ""] if chosen else []
     for method, model in series_of(chosen):
         parts = [
             f"{METRICS[row['metric']].title} {row['difference']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"

@@ -1,9 +1,9 @@
 """Region mode: what it costs and what it changes.
 
 - `python scripts/region.py quality [EXAMPLES] [SIDE] [FOLDER]`: the embedded model on the benchmark's scenes at SIDE pixels, with
-  square masks of 5, 10 and 25 % of the picture (at 50 % an edit of so few cells is dense) and several `region_start`: counted
-  FLOPs of the denoiser, PSNR under the mask against the dense edit of the same seed, the greatest difference outside the mask,
-  seams, and how often the judge reads what was asked for, dense -> region. FOLDER keeps the pictures: source, dense, region.
+  square masks of 5, 10, 25 and 50 % of the picture and several `region_start`: counted FLOPs of the denoiser, PSNR under the
+  mask against the dense edit of the same seed, the greatest difference outside the mask, seams, and how often the judge reads
+  what was asked for, dense -> region, with the difference. FOLDER keeps the pictures: source, dense, region.
 - `python scripts/region.py clock [ROUNDS] [CELLS]`: seconds of the denoiser, dense, first and later edit in turn, and dense again
   as a null test, on a UNet of Stable Diffusion 1.5's size with random weights and latents of CELLS x CELLS.
 """
@@ -156,7 +156,7 @@ def quality(examples: int, side: int, folder: Path | None) -> None:
     console.print(f"\nembedded model, {side}x{side} pixels, {examples} scenes each\n")
     console.print("| mask | start | first / dense | later / dense | PSNR: median, least | outside | seam | right | difference |")
     console.print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for share in SHARES[:-1]:
+    for share in SHARES:
         of_scenes = [compare(editor, judge, share, number, side, folder) for number in range(examples)]
         for start, made, (first, later) in zip(STARTS, zip(*of_scenes, strict=True), flops(editor, share, side), strict=True):
             fits = [each.fit for each in made]
